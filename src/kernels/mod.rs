@@ -1,0 +1,53 @@
+//! Every kernel of the crate, one struct per WGSL file, over your own `wgpu::Buffer`s.
+//!
+//! Tensors are rows of quads (four elements): a row of `cols` elements takes
+//! `cols.div_ceil(4)` quads, and the elements between are zero. Row statistics are plain f32.
+//! Gradients of parameters are f32 and either overwritten or added to; activations are
+//! overwritten. [`ALL`] is what the contract test walks.
+
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod loss;
+pub mod matmul;
+pub mod normalization;
+pub mod optimizer;
+pub mod random;
+pub mod reduce;
+pub mod shared;
+pub mod softmax;
+pub mod step;
+
+pub use attention::*;
+pub use elementwise::*;
+pub use embedding::*;
+pub use loss::*;
+pub use matmul::*;
+pub use normalization::*;
+pub use optimizer::*;
+pub use random::*;
+pub use reduce::*;
+pub use softmax::*;
+pub use step::*;
+
+use crate::kernel::Declaration;
+
+/// Every kernel, by family.
+pub const FAMILIES: &[(&str, &[Declaration])] = &[
+    ("attention", attention::ALL),
+    ("elementwise", elementwise::ALL),
+    ("embedding", embedding::ALL),
+    ("loss", loss::ALL),
+    ("matmul", matmul::ALL),
+    ("normalization", normalization::ALL),
+    ("optimizer", optimizer::ALL),
+    ("random", random::ALL),
+    ("reduce", reduce::ALL),
+    ("softmax", softmax::ALL),
+    ("step", step::ALL),
+];
+
+/// Every kernel of the crate.
+pub fn all() -> impl Iterator<Item = &'static Declaration> {
+    FAMILIES.iter().flat_map(|(_, kernels)| kernels.iter())
+}

@@ -1,0 +1,6 @@
+//! The optimizer family.
+
+use crate::kernel::Declaration;
+
+/// Every kernel of this family.
+pub const ALL: &[Declaration] = &[];

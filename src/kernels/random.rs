@@ -1,0 +1,6 @@
+//! The random family.
+
+use crate::kernel::Declaration;
+
+/// Every kernel of this family.
+pub const ALL: &[Declaration] = &[];

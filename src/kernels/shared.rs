@@ -1,0 +1,15 @@
+//! WGSL that several kernels share, for use in your own [`kernel!`](crate::kernel!) as well.
+
+use crate::kernel::Fragment;
+use crate::wgsl;
+
+/// `Quad`, `unpack`, `pack` over f32 storage.
+pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
+/// `flat_group`: the index of a workgroup in a folded grid.
+pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
+/// `workgroup_sum`, `workgroup_max` and their u32 twins over 64 invocations.
+pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
+/// Tests on bits and functions that WGSL does not give accurately enough.
+pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
+/// `StepInput`, `StepState` and the other device structs of [`step`](crate::step).
+pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");

@@ -1,0 +1,1 @@
+//! The attention family as plain f64 loops.

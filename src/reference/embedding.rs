@@ -1,0 +1,1 @@
+//! The embedding family as plain f64 loops.

@@ -1,0 +1,1 @@
+//! The loss family as plain f64 loops.

@@ -1,0 +1,1 @@
+//! The matmul family as plain f64 loops.

@@ -1,0 +1,1 @@
+//! The normalization family as plain f64 loops.

@@ -1,0 +1,1 @@
+//! The optimizer family as plain f64 loops.

@@ -1,0 +1,1 @@
+//! The random family as plain f64 loops.

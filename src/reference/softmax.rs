@@ -1,0 +1,1 @@
+//! The softmax family as plain f64 loops.

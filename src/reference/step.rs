@@ -1,0 +1,1 @@
+//! The step family as plain f64 loops.

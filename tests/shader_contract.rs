@@ -1,0 +1,84 @@
+//! Every kernel's Rust declaration says exactly what its WGSL says. Needs no GPU.
+#![cfg(feature = "contract")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use evenkeel::contract;
+use evenkeel::kernel::{Field, Fragment};
+use evenkeel::kernels::{self, shared};
+use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorSettings};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn wgsl_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|e| e == "wgsl")).collect()
+}
+
+#[test]
+fn declarations_match_shaders() {
+    let failures: Vec<_> = kernels::all().filter_map(|k| contract::check(k).err()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn every_shader_file_is_owned() {
+    let owned: BTreeSet<_> =
+        kernels::all().flat_map(|kernel| kernel.fragments).map(|f| f.text).collect();
+    for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]
+        .into_iter()
+        .flatten()
+    {
+        let text = fs::read_to_string(&file).expect("readable");
+        assert!(owned.contains(text.as_str()), "{} belongs to no kernel", file.display());
+    }
+}
+
+#[test]
+fn names_are_unique() {
+    let mut names = BTreeSet::new();
+    for kernel in kernels::all() {
+        assert!(names.insert(kernel.name), "{} is declared twice", kernel.name);
+    }
+}
+
+#[test]
+fn every_kernel_has_a_reference() {
+    for (family, kernels) in kernels::FAMILIES {
+        let path = root().join(format!("src/reference/{family}.rs"));
+        let text = fs::read_to_string(&path).expect("readable");
+        for kernel in *kernels {
+            let function = format!("pub fn {}(", kernel.name);
+            assert!(text.contains(&function), "{} has no `{function}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn device_structs_match() {
+    let structs: &[(&str, &[Field])] = &[
+        ("StepInput", StepInput::FIELDS),
+        ("StepState", StepState::FIELDS),
+        ("TelemetryRecord", TelemetryRecord::FIELDS),
+        ("ScanPartial", ScanPartial::FIELDS),
+        ("Chunk", Chunk::FIELDS),
+        ("TensorSettings", TensorSettings::FIELDS),
+    ];
+    let Fragment { text, .. } = shared::STEP_STATE;
+    let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");
+    for (name, declared) in structs {
+        let (ty, _) = module
+            .types
+            .iter()
+            .find(|(_, ty)| ty.name.as_deref() == Some(name))
+            .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
+        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
+        let declared: Vec<_> =
+            declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
+        assert_eq!(found, declared, "{name}");
+    }
+}

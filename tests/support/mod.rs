@@ -1,0 +1,92 @@
+//! What every GPU test needs: an adapter, data, and comparison with a named tolerance.
+#![allow(dead_code, reason = "each test binary uses its share")]
+
+use std::sync::OnceLock;
+
+use evenkeel::Gpu;
+
+/// The adapter of the environment, or `None` where there is none and none is required.
+pub fn gpu() -> Option<Gpu> {
+    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
+    GPU.get_or_init(|| match pollster::block_on(Gpu::new()) {
+        Ok(gpu) => Some(gpu),
+        Err(error) if std::env::var_os("EVENKEEL_REQUIRE_GPU").is_some() => panic!("{error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    })
+    .clone()
+}
+
+/// `count` values in [-1, 1), the same for the same seed (a 64-bit linear congruence).
+pub fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
+    (0..count)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+        })
+        .collect()
+}
+
+/// `count` token ids below `bound`.
+pub fn tokens(seed: u64, count: usize, bound: u32) -> Vec<u32> {
+    let unit = values(seed, count).into_iter().map(|x| (x + 1.0) / 2.0);
+    unit.map(|x| ((x * bound as f32) as u32).min(bound - 1)).collect()
+}
+
+/// Dense (rows, cols) to rows of quads, padded with zeros.
+pub fn pad(dense: &[f32], cols: usize) -> Vec<f32> {
+    let mut padded = Vec::new();
+    for row in dense.chunks(cols) {
+        padded.extend_from_slice(row);
+        padded.resize(padded.len().next_multiple_of(4), 0.0);
+    }
+    padded
+}
+
+/// Rows of quads to dense (rows, cols); panics where the padding is not zero.
+pub fn unpad(padded: &[f32], cols: usize) -> Vec<f32> {
+    let mut dense = Vec::new();
+    for (r, row) in padded.chunks(cols.next_multiple_of(4)).enumerate() {
+        dense.extend_from_slice(&row[..cols]);
+        assert!(row[cols..].iter().all(|x| x.to_bits() == 0), "padding of row {r}: {row:?}");
+    }
+    dense
+}
+
+/// f32 to f64, for the reference.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Reads a whole buffer of f32.
+pub fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {
+    pollster::block_on(gpu.read(buffer, 0, buffer.size() as usize / 4)).expect("readable")
+}
+
+/// Allowed error |actual - expected| <= absolute + relative * |expected|, and where it comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    pub absolute: f64,
+    pub relative: f64,
+    pub because: &'static str,
+}
+
+/// Compares with a tolerance; a NaN or Inf that the reference does not have fails.
+#[track_caller]
+pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: Tolerance) {
+    assert_eq!(actual.len(), expected.len(), "{what}: length");
+    let Tolerance { absolute, relative, because } = tolerance;
+    for (i, (&a, &e)) in actual.iter().zip(expected).enumerate() {
+        let error = (f64::from(a) - e).abs();
+        assert!(
+            error <= absolute + relative * e.abs(),
+            "{what}[{i}]: {a} instead of {e}, error {error:.3e}, allowed {absolute:e} + \
+             {relative:e} relative ({because})"
+        );
+    }
+}
