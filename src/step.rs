@@ -60,12 +60,13 @@ device_struct! {
         gradient_norm: f32,
         /// Factor of the norm clip, at most 1.
         clip_coefficient: f32,
-        /// `clip_coefficient / loss_scale`: what optimizers multiply gradients with.
+        /// `clip_coefficient / (loss_scale * gradient_prescale)`: with the prescale, what optimizers
+        /// multiply gradients with.
         gradient_scale: f32,
         /// Bound on each |gradient| after `gradient_scale`; at most 1e18, so that squares are
         /// finite.
         clip_value: f32,
-        /// Learning rate of this step.
+        /// Learning rate of the last applied step.
         learning_rate: f32,
         /// [`APPLY`] or [`SKIP`].
         verdict: u32,
@@ -77,6 +78,9 @@ device_struct! {
         zero_count: u32,
         /// Steps skipped in a row.
         skipped_in_row: u32,
+        /// 1; a smaller power of two where `gradient_scale` alone would be below f32's normal range,
+        /// as it is when gradients near f32's limit are clipped.
+        gradient_prescale: f32,
     }
 }
 
@@ -97,7 +101,7 @@ device_struct! {
         applied: u32,
         /// Steps skipped so far, this one included.
         skipped_total: u32,
-        /// Learning rate of this step.
+        /// See [`StepState::learning_rate`].
         learning_rate: f32,
         /// See [`Reason`].
         reason: u32,
@@ -116,8 +120,8 @@ device_struct! {
         /// Largest |g| of the chunk, as bits: the order of non-negative floats is that of their
         /// bits, with Inf and NaN on top.
         max_bits: u32,
-        /// Sum of (|g| / 2^e)², where 2^e is the power of two at or below the largest |g|; between
-        /// 1 and 4 times the count, 0 for a chunk of zeros.
+        /// Sum of (|g| / 2^e)², where 2^e is the power of two at or below the largest |g|, at least
+        /// 2^-126; 0 for a chunk of zeros, without meaning where an element is not finite.
         scaled_sum: f32,
         /// Elements that are NaN or Inf.
         nonfinite_count: u32,

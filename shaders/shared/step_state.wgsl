@@ -28,6 +28,7 @@ struct StepState {
     nonfinite_count: u32,
     zero_count: u32,
     skipped_in_row: u32,
+    gradient_prescale: f32,
 }
 
 struct TelemetryRecord {

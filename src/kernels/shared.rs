@@ -13,3 +13,9 @@ pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
 pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
 /// `StepInput`, `StepState` and the other device structs of [`step`](crate::step).
 pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
+/// Magnitudes outside f32's range: `Wide`, `widen`, `narrow`, `quotient`, `power_of_two`.
+pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
+/// `combine` and `fold` of scan partials; wants [`WIDE`] and [`STEP_STATE`].
+pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
+/// `clipped`: the gradient as optimizers see it; wants [`STEP_STATE`].
+pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");

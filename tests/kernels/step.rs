@@ -1,1 +1,608 @@
-rows! {}
+//! The frame of a step. The norm is compared with f64 over the whole range of f32, and what a
+//! non-finite gradient leaves behind is compared bit by bit.
+
+use evenkeel::kernels::*;
+use evenkeel::reference::step::{self as reference, Norm, Scan, State, VerdictSettings};
+use evenkeel::step::{APPLY, Chunk, Reason, SKIP, ScanPartial, StepInput, StepState};
+use evenkeel::{Gpu, step::TelemetryRecord};
+
+use crate::support::{Tolerance, assert_close, read, values, wide};
+
+const SUM: Tolerance = Tolerance {
+    absolute: 0.0,
+    relative: 1e-6,
+    because: "a square and 11 additions, half an ULP each, of terms of one sign",
+};
+const NORM: Tolerance = Tolerance {
+    absolute: 1.5e-45,
+    relative: 2e-6,
+    because: "a square, up to 40 additions, a root, two quotients; results may be subnormal",
+};
+const ROUNDING: Tolerance =
+    Tolerance { absolute: 0.0, relative: 1.2e-7, because: "one f32 rounding" };
+
+/// Quiet and signalling NaN with either sign and several payloads, and both infinities.
+const NONFINITE: [u32; 9] = [
+    0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0x7f80_0001, 0x7fa5_5555, 0xff81_2345, 0xffbf_ffff,
+    0x7f80_0000, 0xff80_0000,
+];
+/// Finite values next to them in bits or in size: the largest, the smallest normal, subnormals.
+const FINITE: [u32; 7] = [
+    0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_fffe, 0x0080_0000, 0x007f_ffff, 0x0000_0001, 0x8000_0001,
+];
+
+rows! { gradient_scan, verdict, seed_gradient, commit, telemetry, accumulate }
+
+/// Tensors laid out one behind the other, each padded to whole quads.
+pub struct Flat {
+    pub elements: Vec<f32>,
+    pub table: Vec<(u64, u64)>,
+    pub chunks: Vec<Chunk>,
+}
+
+pub fn flatten(tensors: &[Vec<f32>]) -> Flat {
+    let (mut elements, mut table) = (Vec::new(), Vec::new());
+    for tensor in tensors {
+        table.push((elements.len() as u64, tensor.len() as u64));
+        elements.extend_from_slice(tensor);
+        elements.resize(elements.len().next_multiple_of(4), 0.0);
+    }
+    let chunks = chunks(table.iter().copied());
+    Flat { elements, table, chunks }
+}
+
+impl Flat {
+    /// The elements of a chunk, without padding.
+    fn share(&self, chunk: &Chunk) -> &[f32] {
+        let start = chunk.offset as usize * 4;
+        &self.elements[start..start + chunk.elements as usize]
+    }
+}
+
+/// Settings that touch nothing: no clip, a constant learning rate.
+pub fn plain() -> VerdictSettings {
+    VerdictSettings {
+        norm: Norm::None,
+        max_norm: 1.0,
+        clip_value: 1e18,
+        beta1: 0.9,
+        beta2: 0.999,
+        learning_rates: vec![1.0],
+    }
+}
+
+pub fn clip(norm: Norm, max_norm: f64) -> VerdictSettings {
+    VerdictSettings { norm, max_norm, ..plain() }
+}
+
+/// A state before the first step.
+pub fn fresh(loss_scale: f32) -> StepState {
+    StepState { loss_scale, gradient_prescale: 1.0, ..Default::default() }
+}
+
+/// The buffers of scan and verdict for one layout.
+pub struct Judge {
+    pub chunks: wgpu::Buffer,
+    pub gradient: wgpu::Buffer,
+    pub partials: wgpu::Buffer,
+    pub state: wgpu::Buffer,
+    pub chunk_count: u32,
+    scan: evenkeel::gpu::Dispatch,
+    verdict: evenkeel::gpu::Dispatch,
+}
+
+impl Judge {
+    pub fn new(gpu: &Gpu, flat: &Flat, settings: &VerdictSettings, state: StepState) -> Self {
+        Self::with_factor(gpu, flat, settings, state, 1.0)
+    }
+
+    pub fn with_factor(
+        gpu: &Gpu,
+        flat: &Flat,
+        settings: &VerdictSettings,
+        state: StepState,
+        learning_rate_factor: f32,
+    ) -> Self {
+        let chunk_count = flat.chunks.len() as u32;
+        let chunks = gpu.upload("chunks", &flat.chunks);
+        let gradient = gpu.upload("gradient", &flat.elements);
+        let partials = gpu.buffer("partials", 16 * u64::from(chunk_count));
+        let input =
+            gpu.upload("input", &[StepInput { learning_rate_factor, ..Default::default() }]);
+        let rates: Vec<f32> = settings.learning_rates.iter().map(|&rate| rate as f32).collect();
+        let rates = gpu.upload("learning rates", &rates);
+        let state = gpu.upload("state", &[state]);
+        let scan = gpu.prepare(&GradientScan {
+            params: GradientScanParams { chunk_count },
+            chunks: chunks.as_entire_buffer_binding(),
+            gradient: gradient.as_entire_buffer_binding(),
+            partials: partials.as_entire_buffer_binding(),
+        });
+        let verdict = gpu.prepare(&Verdict {
+            params: VerdictParams {
+                partial_count: chunk_count,
+                norm: match settings.norm {
+                    Norm::None => NORM_NONE,
+                    Norm::L2 => NORM_L2,
+                    Norm::Max => NORM_MAX,
+                },
+                max_norm: settings.max_norm as f32,
+                clip_value: settings.clip_value as f32,
+                beta1: settings.beta1 as f32,
+                one_minus_beta1: (1.0 - settings.beta1) as f32,
+                beta2: settings.beta2 as f32,
+                one_minus_beta2: (1.0 - settings.beta2) as f32,
+                schedule_length: settings.learning_rates.len() as u32,
+            },
+            input: input.as_entire_buffer_binding(),
+            partials: partials.as_entire_buffer_binding(),
+            learning_rates: rates.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        Self { chunks, gradient, partials, state, chunk_count, scan, verdict }
+    }
+
+    /// Replaces the gradient by one of the same layout.
+    pub fn set_gradient(&self, gpu: &Gpu, elements: &[f32]) {
+        gpu.write(&self.gradient, 0, bytemuck::cast_slice(elements));
+    }
+
+    pub fn run(&self, gpu: &Gpu) {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.encode(&mut encoder, [&self.scan, &self.verdict]);
+        gpu.submit(encoder);
+    }
+
+    pub fn state(&self, gpu: &Gpu) -> StepState {
+        pollster::block_on(gpu.read(&self.state, 0, 1)).expect("readable")[0]
+    }
+
+    fn partials(&self, gpu: &Gpu) -> Vec<ScanPartial> {
+        let count = self.chunk_count as usize;
+        pollster::block_on(gpu.read(&self.partials, 0, count)).expect("readable")
+    }
+}
+
+/// A state in f64, for the reference.
+pub fn wide_state(state: &StepState) -> State {
+    State {
+        loss_scale: state.loss_scale.into(),
+        applied_total: state.applied_total,
+        skipped_total: state.skipped_total,
+        skipped_in_row: state.skipped_in_row,
+        bias_correction1: state.bias_correction1.into(),
+        bias_correction2: state.bias_correction2.into(),
+        gradient_norm: state.gradient_norm.into(),
+        clip_coefficient: state.clip_coefficient.into(),
+        gradient_scale: f64::from(state.gradient_scale) * f64::from(state.gradient_prescale),
+        clip_value: state.clip_value.into(),
+        learning_rate: state.learning_rate.into(),
+        applied: state.verdict == APPLY,
+    }
+}
+
+/// Runs scan and verdict once and compares both with f64. Returns the state.
+#[track_caller]
+fn check(
+    gpu: &Gpu,
+    what: &str,
+    tensors: &[Vec<f32>],
+    settings: &VerdictSettings,
+    loss_scale: f32,
+) -> StepState {
+    let flat = flatten(tensors);
+    let judge = Judge::new(gpu, &flat, settings, fresh(loss_scale));
+    judge.run(gpu);
+    check_partials(what, &flat, &judge.partials(gpu));
+    let (state, scan) = (judge.state(gpu), scan_of(tensors));
+    let expected = reference::verdict(settings, &scan, 1.0, &wide_state(&fresh(loss_scale)));
+    assert_state(what, &state, &scan, &expected);
+    state
+}
+
+fn scan_of(tensors: &[Vec<f32>]) -> Scan {
+    reference::gradient_scan(&wide(&tensors.concat()))
+}
+
+#[track_caller]
+fn check_partials(what: &str, flat: &Flat, partials: &[ScanPartial]) {
+    for (chunk, partial) in flat.chunks.iter().zip(partials) {
+        let share = flat.share(chunk);
+        let scan = reference::gradient_scan(&wide(share));
+        let max_bits = share.iter().map(|g| g.to_bits() & 0x7fff_ffff).max();
+        assert_eq!(Some(partial.max_bits), max_bits, "{what}, {chunk:?}");
+        assert_eq!(partial.nonfinite_count, scan.nonfinite_count, "{what}, {chunk:?}");
+        assert_eq!(partial.zero_count, scan.zero_count, "{what}, {chunk:?}");
+        if scan.nonfinite_count == 0 {
+            let exponent = (partial.max_bits >> 23).max(1) as i32 - 127;
+            let unit = 4f64.powi(exponent);
+            assert_close(what, &[partial.scaled_sum], &[scan.sum_of_squares / unit], SUM);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_state(what: &str, state: &StepState, scan: &Scan, expected: &State) {
+    assert_eq!(state.verdict, if expected.applied { APPLY } else { SKIP }, "{what}");
+    assert_eq!(state.nonfinite_count, scan.nonfinite_count, "{what}");
+    assert_eq!(state.zero_count, scan.zero_count, "{what}");
+    assert_eq!(state.applied_total, expected.applied_total, "{what}");
+    assert_eq!(state.skipped_total, expected.skipped_total, "{what}");
+    assert_eq!(state.skipped_in_row, expected.skipped_in_row, "{what}");
+    if expected.applied {
+        assert_eq!(state.reason, Reason::None as u32, "{what}");
+        let coefficient = expected.clip_coefficient;
+        assert_close(what, &[state.gradient_norm], &[expected.gradient_norm], NORM);
+        assert_close(what, &[state.clip_coefficient], &[coefficient], NORM);
+        let scale = wide_state(state).gradient_scale / expected.gradient_scale;
+        assert_close(what, &[scale as f32], &[1.0], NORM);
+        assert!(!(f32::from_bits(1)..f32::MIN_POSITIVE).contains(&state.gradient_scale), "{what}");
+        assert_close(what, &[state.learning_rate], &[expected.learning_rate], ROUNDING);
+        assert_close(what, &[state.bias_correction1], &[expected.bias_correction1], ROUNDING);
+        assert_close(what, &[state.bias_correction2], &[expected.bias_correction2], ROUNDING);
+    } else {
+        assert_eq!(state.reason, Reason::NonFiniteGradient as u32, "{what}");
+        assert_eq!(state.gradient_norm.to_bits(), 0x7f80_0000, "{what}");
+    }
+}
+
+/// Every finite f32 pattern is as likely as any other.
+fn any_finite(seed: u64, count: usize) -> Vec<f32> {
+    let (high, low) = (values(seed, count), values(seed + 1, count));
+    let word = |x: f32| ((x + 1.0) * 32768.0) as u32 & 0xffff;
+    let bits = high.iter().zip(&low).map(|(&h, &l)| word(h) << 16 | word(l));
+    bits.map(|bits| if bits & 0x7f80_0000 == 0x7f80_0000 { bits & 0xbfff_ffff } else { bits })
+        .map(f32::from_bits)
+        .collect()
+}
+
+fn gradient_scan(gpu: &Gpu) {
+    for size in [1, 3, 4, 255, 256, 257, 1009, 2047, 2048, 2049, 65_535, 65_536, 65_537] {
+        let mut gradient = values(size as u64, size);
+        gradient.iter_mut().step_by(7).for_each(|g| *g = 0.0);
+        gradient.iter_mut().skip(3).step_by(11).for_each(|g| *g = -0.0);
+        check(gpu, &format!("{size} elements"), &[gradient], &plain(), 1.0);
+    }
+    let short: Vec<_> = (1..=9).map(|length| values(length, length as usize)).collect();
+    check(gpu, "lengths 1 to 9", &short, &plain(), 1.0);
+    for empty in [0, 1, 2] {
+        let mut tensors = vec![values(1, 5), values(2, 2050)];
+        tensors.insert(empty, Vec::new());
+        check(gpu, &format!("tensor {empty} is empty"), &tensors, &plain(), 1.0);
+    }
+    // More chunks than a dimension of a grid takes, and than a verdict's block of partials.
+    let tiny: Vec<_> = values(3, 70_001).into_iter().map(|g| vec![g]).collect();
+    check(gpu, "70,001 tensors", &tiny, &plain(), 1.0);
+    check(gpu, "any finite", &[any_finite(1, 40_000)], &plain(), 1.0);
+    check_bits(gpu);
+    check_repeats(gpu);
+}
+
+/// The test on bits sees every NaN and Inf wherever it is, and nothing else.
+fn check_bits(gpu: &Gpu) {
+    let lengths = [5, 2049, 0, 1000];
+    let tensors: Vec<_> = lengths.iter().map(|&n| values(n as u64, n)).collect();
+    let flat = flatten(&tensors);
+    let judge = Judge::new(gpu, &flat, &plain(), fresh(1.0));
+    for place in [(0, 0), (1, 1024), (1, 2047), (1, 2048), (3, 500), (3, 999)] {
+        let at = flat.table[place.0].0 as usize + place.1;
+        for bits in NONFINITE.into_iter().chain(FINITE) {
+            let mut elements = flat.elements.clone();
+            elements[at] = f32::from_bits(bits);
+            judge.set_gradient(gpu, &elements);
+            judge.run(gpu);
+            let expected = u32::from(NONFINITE.contains(&bits));
+            let count: u32 = judge.partials(gpu).iter().map(|p| p.nonfinite_count).sum();
+            assert_eq!(count, expected, "{bits:#x} at {place:?}");
+            let state = judge.state(gpu);
+            assert_eq!(state.nonfinite_count, expected, "{bits:#x} at {place:?}");
+            assert_eq!(state.verdict, 1 - expected, "{bits:#x} at {place:?}");
+        }
+    }
+    let all: Vec<_> = NONFINITE.into_iter().chain(FINITE).map(f32::from_bits).collect();
+    let state = check(gpu, "all at once", &[all], &plain(), 1.0);
+    assert_eq!(state.nonfinite_count, NONFINITE.len() as u32);
+}
+
+fn check_repeats(gpu: &Gpu) {
+    let tensors: Vec<_> = (0..20).map(|i| values(i, 97 * i as usize)).collect();
+    let judge = Judge::new(gpu, &flatten(&tensors), &clip(Norm::L2, 0.5), fresh(1.0));
+    judge.run(gpu);
+    let (partials, norm) = (judge.partials(gpu), judge.state(gpu).gradient_norm);
+    for _ in 0..100 {
+        judge.run(gpu);
+        assert_eq!(judge.partials(gpu), partials);
+        assert_eq!(judge.state(gpu).gradient_norm.to_bits(), norm.to_bits());
+    }
+}
+
+fn verdict(gpu: &Gpu) {
+    check_extremes(gpu);
+    check_pytorch_cases(gpu);
+    check_constant_lists(gpu);
+    check_skip(gpu);
+    check_schedule(gpu);
+    check_bias_corrections(gpu);
+
+    for settings in [plain(), clip(Norm::L2, 1.0), clip(Norm::Max, 1.0)] {
+        for tensors in [vec![], vec![vec![]], vec![vec![0.0; 10], vec![-0.0; 2049]]] {
+            let state = check(gpu, "nothing but zeros", &tensors, &settings, 1.0);
+            assert_eq!((state.gradient_norm, state.clip_coefficient), (0.0, 1.0));
+        }
+    }
+    for (asked, expected) in [(0.5, 0.5), (1e18, 1e18), (3e38, 1e18)] {
+        let settings = VerdictSettings { clip_value: asked, ..plain() };
+        let state = check(gpu, "clip value", &[vec![1.0]], &settings, 1.0);
+        assert_eq!(state.clip_value, expected);
+    }
+}
+
+/// Norms that naive f32 arithmetic gives as 0 or Inf.
+fn check_extremes(gpu: &Gpu) {
+    let mix: Vec<_> = (0..3000).map(|i| if i % 2 == 0 { 1e30 } else { -1e-30 }).collect();
+    let mut apart = vec![1e-30; 5000];
+    apart[4999] = 1e30;
+    let cases = [
+        ("1000 x 1e20", vec![1e20; 1000]),
+        ("1000 x 1e-25", vec![-1e-25; 1000]),
+        ("1000 x 1e-42", vec![1e-42; 1000]),
+        ("one smallest subnormal", vec![f32::from_bits(1)]),
+        ("5000 x f32::MAX", vec![f32::MAX; 5000]),
+        ("1e30 and 1e-30", mix),
+        ("1e30 in another chunk than 1e-30", apart),
+        ("any finite", any_finite(5, 3000)),
+    ];
+    for (name, gradient) in cases {
+        for loss_scale in [1.0, 65_536.0, 0.25, 3.0] {
+            for max_norm in [1.0, 1e-6, 1e30] {
+                for norm in [Norm::None, Norm::L2, Norm::Max] {
+                    let what = format!("{name}, scale {loss_scale}, {norm:?} {max_norm:e}");
+                    let tensors = [gradient.clone()];
+                    check(gpu, &what, &tensors, &clip(norm, max_norm), loss_scale);
+                }
+            }
+        }
+    }
+}
+
+/// test_clip_grad_norm of PyTorch.
+fn check_pytorch_cases(gpu: &Gpu) {
+    let tensors = [(1..=100).map(|i| i as f32).collect(), vec![1e-3; 10]];
+    for (norm, expected) in [(Norm::L2, 581.678_605), (Norm::Max, 100.0)] {
+        let state = check(gpu, "1..100", &tensors, &clip(norm, 2.0), 1.0);
+        assert_close("norm", &[state.gradient_norm], &[expected], NORM);
+        let scale = wide_state(&state).gradient_scale;
+        let clipped: Vec<_> = wide(&tensors.concat()).iter().map(|g| g * scale).collect();
+        let after = reference::gradient_scan(&clipped);
+        let after = if norm == Norm::L2 { after.sum_of_squares.sqrt() } else { after.largest };
+        assert!((after - 2.0).abs() <= 1e-6, "{norm:?}: clipped to {after}");
+    }
+    let small: Vec<f32> = values(4, 100).iter().map(|g| (g + 1.0) / 2e4).collect();
+    for norm in [Norm::L2, Norm::Max] {
+        for loss_scale in [1.0, 65_536.0] {
+            let tensors = [small.clone(), vec![0.002; 10]];
+            let state = check(gpu, "below", &tensors, &clip(norm, 2.0), loss_scale);
+            assert_eq!((state.clip_coefficient, state.gradient_scale * loss_scale), (1.0, 1.0));
+        }
+    }
+}
+
+/// Lists of fours as in test_multi_tensor_l2norm of Transformer Engine: sums are exact.
+fn check_constant_lists(gpu: &Gpu) {
+    let lists = [
+        (777, 555, 55, 1082.663_38),
+        (555, 65_537, 1, 4.0 * 66_092f64.sqrt()),
+        (65_537, 555, 55, 7626.333_33),
+        (33_333, 555, 55, 5460.910_02),
+        (555 * 555, 7777 * 77, 1, 4.0 * 906_854f64.sqrt()),
+    ];
+    for (first, second, repeats, norm) in lists {
+        let tensors = [vec![4.0; first], vec![4.0; second]].repeat(repeats);
+        let what = format!("({first}, {second}) x {repeats}");
+        let state = check(gpu, &what, &tensors, &clip(Norm::L2, 1.0), 1.0);
+        assert_close(&what, &[state.gradient_norm], &[norm], NORM);
+        let scaled = check(gpu, &what, &tensors, &clip(Norm::L2, 1.0), 0.25);
+        assert_eq!(scaled.gradient_norm, state.gradient_norm * 4.0, "{what}");
+    }
+}
+
+/// A skipped step leaves all but its own fields as they were, bit by bit.
+fn check_skip(gpu: &Gpu) {
+    let flat = flatten(&[values(1, 100), values(2, 3000)]);
+    let before = StepState {
+        loss_scale: 1024.0,
+        growth_count: 17,
+        applied_total: 41,
+        skipped_total: 5,
+        bias_correction1: 0.3,
+        bias_correction2: 0.02,
+        gradient_norm: 1.5,
+        clip_coefficient: 0.5,
+        gradient_scale: 0.25,
+        clip_value: 2.0,
+        learning_rate: 0.125,
+        verdict: APPLY,
+        skipped_in_row: 2,
+        gradient_prescale: 0.5,
+        ..Default::default()
+    };
+    for bits in NONFINITE {
+        let judge = Judge::new(gpu, &flat, &clip(Norm::L2, 1.0), before);
+        let mut elements = flat.elements.clone();
+        elements[2000] = f32::from_bits(bits);
+        elements[2001] = 0.0;
+        judge.set_gradient(gpu, &elements);
+        judge.run(gpu);
+        let expected = StepState {
+            verdict: SKIP,
+            reason: Reason::NonFiniteGradient as u32,
+            skipped_total: 6,
+            skipped_in_row: 3,
+            gradient_norm: f32::INFINITY,
+            nonfinite_count: 1,
+            zero_count: 1,
+            ..before
+        };
+        assert_eq!(judge.state(gpu), expected, "{bits:#x}");
+        judge.set_gradient(gpu, &flat.elements);
+        judge.run(gpu);
+        let state = judge.state(gpu);
+        let scan = reference::gradient_scan(&wide(&flat.elements[..100 + 3000]));
+        let settings = clip(Norm::L2, 1.0);
+        let good = reference::verdict(&settings, &scan, 1.0, &wide_state(&expected));
+        assert_eq!((state.applied_total, state.skipped_total, state.skipped_in_row), (42, 6, 0));
+        assert_eq!((state.verdict, state.reason, state.growth_count), (APPLY, 0, 17));
+        assert_close("norm", &[state.gradient_norm], &[good.gradient_norm], NORM);
+        let beta1 = 0.3 * 0.9 + 0.1;
+        assert_close("bias correction", &[state.bias_correction1], &[beta1], ROUNDING);
+    }
+}
+
+/// Only applied steps advance the schedule; its last learning rate stays.
+fn check_schedule(gpu: &Gpu) {
+    let settings = VerdictSettings { learning_rates: vec![0.1, 0.2, 0.3], ..plain() };
+    let flat = flatten(&[vec![1.0, 2.0]]);
+    let judge = Judge::with_factor(gpu, &flat, &settings, fresh(1.0), 0.5);
+    let mut expected = wide_state(&fresh(1.0));
+    for bad in [true, false, true, true, false, false, false, true, false] {
+        let first = if bad { f32::NAN } else { 1.0 };
+        judge.set_gradient(gpu, &[first, 2.0, 0.0, 0.0]);
+        judge.run(gpu);
+        let scan = reference::gradient_scan(&[first.into(), 2.0]);
+        expected = reference::verdict(&settings, &scan, 0.5, &expected);
+        let state = judge.state(gpu);
+        assert_close("rate", &[state.learning_rate], &[expected.learning_rate], ROUNDING);
+        assert_eq!(state.applied_total, expected.applied_total);
+        assert_eq!(state.skipped_total, expected.skipped_total);
+        assert_eq!(state.skipped_in_row, expected.skipped_in_row);
+    }
+    assert_close("last rate", &[judge.state(gpu).learning_rate], &[0.15], ROUNDING);
+}
+
+fn check_bias_corrections(gpu: &Gpu) {
+    let tolerance = Tolerance {
+        absolute: 0.0,
+        relative: 4.7e-6,
+        because: "beta2 in f32, and the recurrence's roundings over 1000 steps",
+    };
+    let judge = Judge::new(gpu, &flatten(&[vec![1.0]]), &plain(), fresh(1.0));
+    for t in 1..=1000 {
+        judge.run(gpu);
+        if t < 5 || t % 100 == 0 {
+            let state = judge.state(gpu);
+            let corrections = [state.bias_correction1, state.bias_correction2];
+            let expected = [1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t)];
+            assert_close(&format!("step {t}"), &corrections, &expected, tolerance);
+        }
+    }
+}
+
+fn seed_gradient(gpu: &Gpu) {
+    for (loss_scale, factor) in [(1.0, 1.0), (65_536.0, 0.25), (3.0, 1.0 / 3.0)] {
+        let state = gpu.upload("state", &[fresh(loss_scale)]);
+        let y = gpu.upload("y", &[7.0f32; 4]);
+        gpu.run(&SeedGradient {
+            params: SeedGradientParams { factor },
+            state: state.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        });
+        let expected = reference::seed_gradient(loss_scale.into(), factor.into());
+        let y = read(gpu, &y);
+        assert_close("seed", &y[..1], &[expected], ROUNDING);
+        assert_eq!(y[1..], [7.0; 3]);
+    }
+}
+
+/// Words of any kind: floats, NaN, subnormals, integers.
+fn words(seed: u64, count: usize) -> Vec<u32> {
+    let special = NONFINITE.into_iter().chain(FINITE).cycle();
+    let any = any_finite(seed, count).into_iter().map(f32::to_bits).zip(special);
+    any.enumerate().map(|(i, (any, special))| if i % 3 == 0 { special } else { any }).collect()
+}
+
+fn commit(gpu: &Gpu) {
+    for quads in [1, 3, 63, 64, 65, 1009, 65_535 * 64 + 3] {
+        for verdict in [APPLY, SKIP] {
+            let (staged, committed) = (words(1, quads * 4), words(2, quads * 4));
+            let state = gpu.upload("state", &[StepState { verdict, ..fresh(1.0) }]);
+            let source = gpu.upload("staged", &staged);
+            let target = gpu.upload("committed", &[&committed[..], &[9; 4]].concat());
+            gpu.run(&Commit {
+                params: CommitParams { quads: quads as u32 },
+                state: state.as_entire_buffer_binding(),
+                staged: source.as_entire_buffer_binding(),
+                committed: target.as_entire_buffer_binding(),
+            });
+            let found: Vec<u32> =
+                pollster::block_on(gpu.read(&target, 0, quads * 4 + 4)).expect("readable");
+            let expected = reference::commit(verdict, &staged, &committed);
+            assert!(found[..quads * 4] == expected, "{quads} quads, verdict {verdict}");
+            assert_eq!(found[quads * 4..], [9; 4], "{quads} quads, past the end");
+        }
+    }
+}
+
+fn telemetry(gpu: &Gpu) {
+    const CAPACITY: u32 = 3;
+    let ring = gpu.buffer("ring", u64::from(CAPACITY) * size_of::<TelemetryRecord>() as u64);
+    let finite = [1.5f32.to_bits(), 0x8000_0000, 1];
+    let mut expected = [TelemetryRecord::default(); CAPACITY as usize];
+    for (step, bits) in (0..).zip(finite.into_iter().chain(NONFINITE)) {
+        let input = StepInput { seed: 3, step, microbatch: 1, learning_rate_factor: 1.0 };
+        let state = StepState {
+            loss_scale: 1024.0,
+            applied_total: step + 100,
+            skipped_total: step + 200,
+            gradient_norm: if step % 2 == 0 { f32::INFINITY } else { 2.5 },
+            clip_coefficient: 0.5,
+            learning_rate: 0.125,
+            verdict: step % 2,
+            reason: 1 - step % 2,
+            nonfinite_count: 7,
+            zero_count: 8,
+            ..fresh(1024.0)
+        };
+        let (inputs, states) = (gpu.upload("input", &[input]), gpu.upload("state", &[state]));
+        let loss = gpu.upload("loss", &[bits]);
+        gpu.run(&Telemetry {
+            params: TelemetryParams { capacity: CAPACITY },
+            input: inputs.as_entire_buffer_binding(),
+            state: states.as_entire_buffer_binding(),
+            loss: loss.as_entire_buffer_binding(),
+            ring: ring.as_entire_buffer_binding(),
+        });
+        expected[(step % CAPACITY) as usize] = reference::telemetry(&input, &state, bits);
+        let found: Vec<TelemetryRecord> =
+            pollster::block_on(gpu.read(&ring, 0, CAPACITY as usize)).expect("readable");
+        let (found, expected): (&[u32], &[u32]) =
+            (bytemuck::cast_slice(&found), bytemuck::cast_slice(&expected));
+        assert_eq!(found, expected, "step {step}, loss {bits:#x}");
+    }
+}
+
+fn accumulate(gpu: &Gpu) {
+    let tolerance = Tolerance {
+        absolute: 1.3e-7,
+        relative: 1.2e-7,
+        because: "a product and a sum of values below 1, one f32 rounding each",
+    };
+    for size in [1, 3, 4, 255, 256, 257, 1009, 65_535 * 256 + 5] {
+        let (x, before) = (values(1, size), values(2, size));
+        for accumulate in [0, 1] {
+            let factor = 1.0 / 3.0;
+            let (gx, y) = (gpu.upload("x", &x), gpu.upload("y", &before));
+            gpu.run(&Accumulate {
+                params: AccumulateParams {
+                    quads: size.div_ceil(4) as u32,
+                    factor,
+                    accumulate,
+                },
+                x: gx.as_entire_buffer_binding(),
+                y: y.as_entire_buffer_binding(),
+            });
+            let before = (accumulate == 1).then(|| wide(&before));
+            let expected = reference::accumulate(factor.into(), &wide(&x), before.as_deref());
+            assert_close("accumulate", &read(gpu, &y)[..size], &expected, tolerance);
+        }
+    }
+}
