@@ -13,3 +13,5 @@ pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
 pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
 /// `StepInput`, `StepState` and the other device structs of [`step`](crate::step).
 pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
+/// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
+pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
