@@ -15,3 +15,5 @@ pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
 pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
 pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
+/// Threefry-4x32, uniform and normal numbers.
+pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");
