@@ -43,6 +43,58 @@ pub fn activate_backward(kind: Activation, x: &[f64], dy: &[f64]) -> Vec<f64> {
     x.iter().zip(dy).map(|(&x, dy)| dy * derivative(x)).collect()
 }
 
+/// y = x.
+pub fn copy_quads(x: &[f64]) -> Vec<f64> {
+    x.to_vec()
+}
+
+/// y = factor x.
+pub fn scale(factor: f64, x: &[f64]) -> Vec<f64> {
+    x.iter().map(|x| factor * x).collect()
+}
+
+/// y = a b, element by element.
+pub fn multiply(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a * b).collect()
+}
+
+/// `y[r, c] = x[r, c] + b[r % period, c]`, where b is (period, cols).
+pub fn broadcast_add(x: &[f64], b: &[f64]) -> Vec<f64> {
+    x.iter().zip(b.iter().cycle()).map(|(x, b)| x + b).collect()
+}
+
+/// y = cap tanh(x / cap).
+pub fn soft_cap(cap: f64, x: &[f64]) -> Vec<f64> {
+    x.iter().map(|x| cap * (x / cap).tanh()).collect()
+}
+
+/// dx = dy (1 - tanh²(x / cap)).
+pub fn soft_cap_backward(cap: f64, x: &[f64], dy: &[f64]) -> Vec<f64> {
+    x.iter().zip(dy).map(|(x, dy)| dy * 4.0 * sigmoid_derivative(2.0 * x / cap)).collect()
+}
+
+/// y = silu(gate) up, where each row of x is gate | up; x is (rows, 2 hidden).
+pub fn swiglu(hidden: usize, x: &[f64]) -> Vec<f64> {
+    let mut y = Vec::with_capacity(x.len() / 2);
+    for row in x.chunks(2 * hidden) {
+        let (gate, up) = row.split_at(hidden);
+        y.extend(gate.iter().zip(up).map(|(gate, up)| gate * sigmoid(*gate) * up));
+    }
+    y
+}
+
+/// dgate | dup of each row: dy up silu'(gate) | dy silu(gate).
+pub fn swiglu_backward(hidden: usize, x: &[f64], dy: &[f64]) -> Vec<f64> {
+    let mut dx = Vec::with_capacity(x.len());
+    for (row, dy) in x.chunks(2 * hidden).zip(dy.chunks(hidden)) {
+        let (gate, up) = row.split_at(hidden);
+        let dsilu = activate_backward(Activation::Silu, gate, dy);
+        dx.extend(dsilu.iter().zip(up).map(|(dsilu, up)| dsilu * up));
+        dx.extend(gate.iter().zip(dy).map(|(gate, dy)| dy * gate * sigmoid(*gate)));
+    }
+    dx
+}
+
 /// 1 / (1 + exp(-x)).
 pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
