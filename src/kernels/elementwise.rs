@@ -1,6 +1,6 @@
 //! Kernels that treat every element alike. Padding stays zero: each maps zeros to zero.
 
-use super::shared::{GRID, QUAD_F32};
+use super::shared::{ACTIVATION, GRID, QUAD_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -23,5 +23,241 @@ kernel! {
     }
 }
 
+/// The functions of [`Activate`] and of every kernel with a fused activation, by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Activation {
+    /// x
+    #[default]
+    None = 0,
+    /// max(x, 0)
+    Relu = 1,
+    /// x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2: GPT-2's GELU, PyTorch's `approximate="tanh"`.
+    GeluTanh = 2,
+    /// x Φ(x), Φ the distribution function of the standard normal.
+    GeluErf = 3,
+    /// x / (1 + exp(-x)), also called swish.
+    Silu = 4,
+    /// tanh(x)
+    Tanh = 5,
+}
+
+impl Activation {
+    /// Every activation.
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::Relu, Self::GeluTanh, Self::GeluErf, Self::Silu, Self::Tanh];
+}
+
+kernel! {
+    /// y = f(x). NaN stays NaN.
+    pub Activate = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/activate.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform ActivateParams {
+        /// Quads in each buffer.
+        quads: u32,
+        /// An [`Activation`] as u32.
+        kind: u32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// dx = dy f'(x), where x is what the forward pass read. The derivative of ReLU at 0 is 0.
+    pub ActivateBackward =
+        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/activate_backward.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform ActivateBackwardParams {
+        /// Quads in each buffer.
+        quads: u32,
+        /// An [`Activation`] as u32.
+        kind: u32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads)
+        Read dy,
+        /// (quads), overwritten.
+        Write dx,
+    }
+}
+
+kernel! {
+    /// y = x. Also the yardstick of bandwidth: no kernel can move its bytes faster.
+    pub CopyQuads = [QUAD_F32, GRID, wgsl!("../../shaders/copy_quads.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform CopyQuadsParams {
+        /// Quads in each buffer.
+        quads: u32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// y = factor x.
+    pub Scale = [QUAD_F32, GRID, wgsl!("../../shaders/scale.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform ScaleParams {
+        /// Quads in each buffer.
+        quads: u32,
+        /// The factor.
+        factor: f32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// y = a b, element by element.
+    pub Multiply = [QUAD_F32, GRID, wgsl!("../../shaders/multiply.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform MultiplyParams {
+        /// Quads in each buffer.
+        quads: u32,
+    }
+    buffers {
+        /// (quads)
+        Read a,
+        /// (quads)
+        Read b,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// `y[r, c] = x[r, c] + b[r % period, c]`: a bias with period 1, learned positions with the
+    /// context length as period.
+    pub BroadcastAdd = [QUAD_F32, GRID, wgsl!("../../shaders/broadcast_add.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform BroadcastAddParams {
+        /// Quads in `x` and in `y`.
+        quads: u32,
+        /// Quads in `b`: period times quads per row, at least 1.
+        period_quads: u32,
+    }
+    buffers {
+        /// (rows, cols) as quads
+        Read x,
+        /// (period, cols) as quads
+        Read b,
+        /// (rows, cols) as quads, overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// y = cap tanh(x / cap): logits that cannot leave (-cap, cap), as in Gemma 2.
+    pub SoftCap = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/soft_cap.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform SoftCapParams {
+        /// Quads in each buffer.
+        quads: u32,
+        /// The bound, above 0.
+        cap: f32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// dx = dy (1 - tanh²(x / cap)), where x is what the forward pass read.
+    pub SoftCapBackward =
+        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/soft_cap_backward.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform SoftCapBackwardParams {
+        /// Quads in each buffer.
+        quads: u32,
+        /// The bound, above 0.
+        cap: f32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads)
+        Read dy,
+        /// (quads), overwritten.
+        Write dx,
+    }
+}
+
+kernel! {
+    /// y = silu(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer").
+    pub Swiglu = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/swiglu.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform SwigluParams {
+        /// Quads in `y`: rows times `hidden_quads`.
+        quads: u32,
+        /// Quads in a row of `y`: hidden / 4, where hidden is a multiple of 4.
+        hidden_quads: u32,
+    }
+    buffers {
+        /// (rows, 2 hidden): gate | up
+        Read x,
+        /// (rows, hidden), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// dgate = dy up silu'(gate), dup = dy silu(gate), where x is what the forward pass read.
+    pub SwigluBackward = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/swiglu_backward.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform SwigluBackwardParams {
+        /// Quads in `dy`: rows times `hidden_quads`.
+        quads: u32,
+        /// Quads in a row of `dy`: hidden / 4, where hidden is a multiple of 4.
+        hidden_quads: u32,
+    }
+    buffers {
+        /// (rows, 2 hidden): gate | up
+        Read x,
+        /// (rows, hidden)
+        Read dy,
+        /// (rows, 2 hidden): dgate | dup, overwritten.
+        Write dx,
+    }
+}
+
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[Add::DECLARATION];
+pub const ALL: &[Declaration] = &[
+    Activate::DECLARATION,
+    ActivateBackward::DECLARATION,
+    Add::DECLARATION,
+    BroadcastAdd::DECLARATION,
+    CopyQuads::DECLARATION,
+    Multiply::DECLARATION,
+    Scale::DECLARATION,
+    SoftCap::DECLARATION,
+    SoftCapBackward::DECLARATION,
+    Swiglu::DECLARATION,
+    SwigluBackward::DECLARATION,
+];

@@ -19,3 +19,7 @@ pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
 pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
 /// `clipped`: the gradient as optimizers see it; wants [`STEP_STATE`].
 pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
+/// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
+pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
+/// Threefry-4x32, uniform and normal numbers.
+pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");

@@ -1,9 +1,10 @@
 //! Elementwise kernels. Sizes around the workgroup, a prime, and more than 65,535 workgroups.
 
+use evenkeel::kernel::Fragment;
 use evenkeel::kernels::*;
-use evenkeel::{Gpu, reference};
+use evenkeel::{Gpu, kernel, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, values, wide};
+use crate::support::{self, Tolerance, assert_close, pad, read, unpad, values, wide};
 
 /// Elements: around a quad, around a workgroup of 64 quads, a prime.
 const SIZES: &[usize] = &[1, 3, 4, 255, 256, 257, 1009];
@@ -13,20 +14,277 @@ const HUGE: usize = 65_535 * 256 + 5;
 const ROUNDING: Tolerance =
     Tolerance { absolute: 0.0, relative: 1.2e-7, because: "one f32 rounding" };
 
-rows! { add }
+/// The functions are exact but for a handful of f32 roundings and the driver's exp, to which WGSL
+/// allows 3 + 2|x| ULP.
+const FUNCTION: Tolerance =
+    Tolerance { absolute: 3e-7, relative: 6e-7, because: "a few roundings and one exp" };
+/// `FUNCTION` times a factor of at most 40.
+const PRODUCT: Tolerance = Tolerance { absolute: 1.2e-5, ..FUNCTION };
+
+rows! {
+    activate, activate_backward, add, broadcast_add, copy_quads, multiply, scale, soft_cap,
+    soft_cap_backward, swiglu, swiglu_backward,
+}
+
+type Binding<'a> = wgpu::BufferBinding<'a>;
+
+/// Uploads padded inputs of one size, runs with (quads, inputs, output), and gives the output of
+/// the same size, which held garbage before.
+fn apply(gpu: &Gpu, inputs: &[&[f32]], run: impl Fn(u32, &[Binding<'_>], Binding<'_>)) -> Vec<f32> {
+    let size = inputs[0].len();
+    let uploaded: Vec<_> = inputs.iter().map(|x| gpu.upload("input", &pad(x, size))).collect();
+    let bindings: Vec<_> = uploaded.iter().map(|x| x.as_entire_buffer_binding()).collect();
+    let output = gpu.upload("output", &vec![7.0f32; size.next_multiple_of(4)]);
+    run(size.div_ceil(4) as u32, &bindings, output.as_entire_buffer_binding());
+    unpad(&read(gpu, &output), size)
+}
+
+fn copy_quads(gpu: &Gpu) {
+    for &size in SIZES {
+        let x = values(1, size);
+        let y = apply(gpu, &[&x], |quads, inputs, y| {
+            gpu.run(&CopyQuads { params: CopyQuadsParams { quads }, x: inputs[0].clone(), y });
+        });
+        let expected = reference::elementwise::copy_quads(&wide(&x));
+        assert_close("copy_quads", &y, &expected, Tolerance { relative: 0.0, ..ROUNDING });
+    }
+}
+
+fn scale(gpu: &Gpu) {
+    for &size in SIZES {
+        for factor in [-3.7, 0.0, 1e-20] {
+            let x = values(1, size);
+            let y = apply(gpu, &[&x], |quads, inputs, y| {
+                let params = ScaleParams { quads, factor };
+                gpu.run(&Scale { params, x: inputs[0].clone(), y });
+            });
+            let expected = reference::elementwise::scale(f64::from(factor), &wide(&x));
+            assert_close("scale", &y, &expected, ROUNDING);
+        }
+    }
+}
+
+fn multiply(gpu: &Gpu) {
+    for &size in SIZES {
+        let (a, b) = (values(1, size), values(2, size));
+        let y = apply(gpu, &[&a, &b], |quads, inputs, y| {
+            let params = MultiplyParams { quads };
+            gpu.run(&Multiply { params, a: inputs[0].clone(), b: inputs[1].clone(), y });
+        });
+        let expected = reference::elementwise::multiply(&wide(&a), &wide(&b));
+        assert_close("multiply", &y, &expected, ROUNDING);
+    }
+}
+
+fn broadcast_add(gpu: &Gpu) {
+    for (rows, period, cols) in [(1, 1, 1), (5, 1, 3), (12, 4, 5), (7, 3, 64), (66, 33, 257)] {
+        let (x, b) = (values(1, rows * cols), values(2, period * cols));
+        let (gx, gb) = (gpu.upload("x", &pad(&x, cols)), gpu.upload("b", &pad(&b, cols)));
+        let y = gpu.upload("y", &vec![7.0f32; rows * cols.next_multiple_of(4)]);
+        let quads = cols.div_ceil(4);
+        gpu.run(&BroadcastAdd {
+            params: BroadcastAddParams {
+                quads: (rows * quads) as u32,
+                period_quads: (period * quads) as u32,
+            },
+            x: gx.as_entire_buffer_binding(),
+            b: gb.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        });
+        let expected = reference::elementwise::broadcast_add(&wide(&x), &wide(&b));
+        assert_close("broadcast_add", &unpad(&read(gpu, &y), cols), &expected, ROUNDING);
+    }
+}
+
+fn soft_cap(gpu: &Gpu) {
+    for cap in [0.5, 30.0] {
+        let x = sweep();
+        let y = apply(gpu, &[&x], |quads, inputs, y| {
+            gpu.run(&SoftCap { params: SoftCapParams { quads, cap }, x: inputs[0].clone(), y });
+        });
+        let expected = reference::elementwise::soft_cap(f64::from(cap), &wide(&x));
+        assert_close("soft_cap", &y, &expected, FUNCTION);
+        assert!(y.iter().all(|y| y.abs() <= cap), "beyond the cap");
+    }
+}
+
+fn soft_cap_backward(gpu: &Gpu) {
+    for cap in [0.5, 30.0] {
+        let x = sweep();
+        let dy = values(4, x.len());
+        let dx = apply(gpu, &[&x, &dy], |quads, inputs, dx| {
+            let params = SoftCapBackwardParams { quads, cap };
+            let (x, dy) = (inputs[0].clone(), inputs[1].clone());
+            gpu.run(&SoftCapBackward { params, x, dy, dx });
+        });
+        let (x, dy) = (wide(&x), wide(&dy));
+        let expected = reference::elementwise::soft_cap_backward(f64::from(cap), &x, &dy);
+        assert_close("soft_cap_backward", &dx, &expected, FUNCTION);
+    }
+}
+
+/// Rows and hidden sizes of SwiGLU, with gates far into both tails.
+const GATED: &[(usize, usize)] = &[(1, 4), (3, 8), (2, 256), (17, 12), (5, 1024)];
+
+fn gated(rows: usize, hidden: usize) -> Vec<f32> {
+    values(5, rows * 2 * hidden).iter().map(|x| 40.0 * x * x * x).collect()
+}
+
+fn swiglu(gpu: &Gpu) {
+    for &(rows, hidden) in GATED {
+        let x = gated(rows, hidden);
+        let gx = gpu.upload("x", &x);
+        let y = gpu.upload("y", &vec![7.0f32; rows * hidden]);
+        let hidden_quads = hidden as u32 / 4;
+        gpu.run(&Swiglu {
+            params: SwigluParams { quads: rows as u32 * hidden_quads, hidden_quads },
+            x: gx.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        });
+        let expected = reference::elementwise::swiglu(hidden, &wide(&x));
+        assert_close("swiglu", &read(gpu, &y), &expected, PRODUCT);
+    }
+}
+
+fn swiglu_backward(gpu: &Gpu) {
+    for &(rows, hidden) in GATED {
+        let (x, dy) = (gated(rows, hidden), values(6, rows * hidden));
+        let (gx, gdy) = (gpu.upload("x", &x), gpu.upload("dy", &dy));
+        let dx = gpu.upload("dx", &vec![7.0f32; rows * 2 * hidden]);
+        let hidden_quads = hidden as u32 / 4;
+        gpu.run(&SwigluBackward {
+            params: SwigluBackwardParams { quads: rows as u32 * hidden_quads, hidden_quads },
+            x: gx.as_entire_buffer_binding(),
+            dy: gdy.as_entire_buffer_binding(),
+            dx: dx.as_entire_buffer_binding(),
+        });
+        let expected = reference::elementwise::swiglu_backward(hidden, &wide(&x), &wide(&dy));
+        assert_close("swiglu_backward", &read(gpu, &dx), &expected, PRODUCT);
+    }
+}
 
 fn add(gpu: &Gpu) {
     for &size in SIZES.iter().chain(&[HUGE]) {
         let (a, b) = (values(1, size), values(2, size));
-        let (ga, gb) = (gpu.upload("a", &pad(&a, size)), gpu.upload("b", &pad(&b, size)));
-        let y = gpu.buffer("y", ga.size());
-        gpu.run(&Add {
-            params: AddParams { quads: size.div_ceil(4) as u32 },
-            a: ga.as_entire_buffer_binding(),
-            b: gb.as_entire_buffer_binding(),
-            y: y.as_entire_buffer_binding(),
+        let y = apply(gpu, &[&a, &b], |quads, inputs, y| {
+            let params = AddParams { quads };
+            gpu.run(&Add { params, a: inputs[0].clone(), b: inputs[1].clone(), y });
         });
         let expected = reference::elementwise::add(&wide(&a), &wide(&b));
-        assert_close("add", &read(gpu, &y)[..size], &expected, ROUNDING);
+        assert_close("add", &y, &expected, ROUNDING);
+    }
+}
+
+/// Arguments from -20 to 20, tiny ones of both signs, and large ones of both signs.
+fn sweep() -> Vec<f32> {
+    let dense = (-20_000..=20_000).map(|i| i as f32 * 1e-3);
+    let special = [0.0, 1e-30, 1e-6, 1e-3, 0.624_999, 0.625, 30.0, 88.0, 100.0, 1e4, 1e30];
+    dense.chain(special).chain(special.map(|x| -x)).collect()
+}
+
+fn activate(gpu: &Gpu) {
+    let x = sweep();
+    for kind in Activation::ALL {
+        let y = run_activate(gpu, kind, &x);
+        let expected = reference::elementwise::activate(kind, &wide(&x));
+        assert_close(&format!("{kind:?}"), &y, &expected, FUNCTION);
+        let tiny = run_activate(gpu, kind, &[1e-30, -1e-30]);
+        let expected = reference::elementwise::activate(kind, &[1e-30, -1e-30]);
+        let relative = Tolerance { absolute: 0.0, ..FUNCTION };
+        assert_close(&format!("{kind:?} of tiny x"), &tiny, &expected, relative);
+    }
+    for kind in Activation::ALL {
+        let y = run_activate(gpu, kind, &[f32::NAN; 5]);
+        assert!(y.iter().all(|y| y.is_nan()), "{kind:?} must not hide NaN: {y:?}");
+    }
+}
+
+fn run_activate(gpu: &Gpu, kind: Activation, x: &[f32]) -> Vec<f32> {
+    apply(gpu, &[x], |quads, inputs, y| {
+        let params = ActivateParams { quads, kind: kind as u32 };
+        gpu.run(&Activate { params, x: inputs[0].clone(), y });
+    })
+}
+
+fn activate_backward(gpu: &Gpu) {
+    let x = sweep();
+    let dy = values(3, x.len());
+    for kind in Activation::ALL {
+        let dx = apply(gpu, &[&x, &dy], |quads, inputs, dx| {
+            let params = ActivateBackwardParams { quads, kind: kind as u32 };
+            let (x, dy) = (inputs[0].clone(), inputs[1].clone());
+            gpu.run(&ActivateBackward { params, x, dy, dx });
+        });
+        let expected = reference::elementwise::activate_backward(kind, &wide(&x), &wide(&dy));
+        assert_close(&format!("derivative of {kind:?}"), &dx, &expected, FUNCTION);
+    }
+}
+
+kernel! {
+    /// Functions of the shared fragment that no kernel exposes by themselves.
+    pub SharedFunction = [
+        shared::ACTIVATION,
+        Fragment {
+            path: "shared_function.wgsl",
+            text: "
+                // y[i] = f(x[i]): 0 erf, 1 tanh, 2 sigmoid. One invocation per quad.
+                struct SharedFunctionParams { quads: u32, function: u32 }
+                @group(0) @binding(0) var<uniform> params: SharedFunctionParams;
+                @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+                @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+                @compute @workgroup_size(64)
+                fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+                    if id.x < params.quads {
+                        switch params.function {
+                            case 0u: { y[id.x] = erf_accurate(x[id.x]); }
+                            case 1u: { y[id.x] = tanh_accurate(x[id.x]); }
+                            default: { y[id.x] = sigmoid(x[id.x]); }
+                        }
+                    }
+                }",
+        },
+    ];
+    workgroup [64, 1, 1];
+    grid |params| evenkeel::kernel::grid(params.quads.div_ceil(64));
+    uniform SharedFunctionParams {
+        /// Quads.
+        quads: u32,
+        /// Which function.
+        function: u32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+type Function = fn(f64) -> f64;
+
+/// Accurate relative to the result, so in the smallest arguments as well; sigmoid's lower tail has
+/// the driver's exp in full, 3 + 2|x| ULP, and may be 0 below the smallest normal number.
+#[test]
+fn shared_functions() {
+    let Some(gpu) = support::gpu() else { return };
+    // The functions map padding to other values than 0, so there is none.
+    let mut x = sweep();
+    x.resize(x.len().next_multiple_of(4), 1.0);
+    let sigmoid = reference::elementwise::sigmoid;
+    let functions: [(&str, Function, f64); 3] = [
+        ("erf", reference::elementwise::erf, 3e-7),
+        ("tanh", f64::tanh, 3e-7),
+        ("sigmoid", sigmoid, 5e-6),
+    ];
+    for (function, (name, f, relative)) in (0..).zip(functions) {
+        let y = apply(&gpu, &[&x], |quads, inputs, y| {
+            let params = SharedFunctionParams { quads, function };
+            gpu.run(&SharedFunction { params, x: inputs[0].clone(), y });
+        });
+        let expected: Vec<_> = x.iter().map(|&x| f(x.into())).collect();
+        let because = "a few roundings, and one exp where sigmoid is small";
+        let tolerance = Tolerance { absolute: 2e-38, relative, because };
+        assert_close(name, &y, &expected, tolerance);
+        assert!(y.iter().all(|y| y.abs() <= 1.0), "{name} beyond 1");
     }
 }

@@ -1,0 +1,31 @@
+// w[r, c] = low (1 - u) + high u, u uniform in (0, 1) by the element's dense index r cols + c
+// alone, padding 0. One invocation per quad.
+struct InitializeUniformParams {
+    rows: u32,
+    cols: u32,
+    seed: u32,
+    stream: u32,
+    low: f32,
+    high: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: InitializeUniformParams;
+@group(0) @binding(1) var<storage, read_write> w: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = flat_group(group, groups) * 64u + lane;
+    let quads = (params.cols + 3u) / 4u;
+    if i < params.rows * quads {
+        let first = i / quads * params.cols + i % quads * 4u;
+        let u = uniform_unit(initialize_words(first, params.seed, params.stream));
+        // Between the bounds whatever the rounding.
+        let values = clamp(mix(vec4(params.low), vec4(params.high), u),
+            vec4(params.low), vec4(params.high));
+        w[i] = mask_padding(values, i % quads, params.cols);
+    }
+}

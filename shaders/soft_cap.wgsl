@@ -1,0 +1,16 @@
+// y[i] = cap tanh(x[i] / cap). One invocation per quad.
+struct SoftCapParams { quads: u32, cap: f32 }
+
+@group(0) @binding(0) var<uniform> params: SoftCapParams;
+@group(0) @binding(1) var<storage, read> x: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> y: array<Quad>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = flat_group(group, groups) * 64u + lane;
+    if i < params.quads { y[i] = pack(params.cap * tanh_accurate(unpack(x[i]) / params.cap)); }
+}

@@ -1,0 +1,25 @@
+// dgate = dy up silu'(gate), dup = dy silu(gate), where a row of x is gate | up and one of dx is
+// dgate | dup. One invocation per quad of dy writes one quad in each half.
+struct SwigluBackwardParams { quads: u32, hidden_quads: u32 }
+
+@group(0) @binding(0) var<uniform> params: SwigluBackwardParams;
+@group(0) @binding(1) var<storage, read> x: array<Quad>;
+@group(0) @binding(2) var<storage, read> dy: array<Quad>;
+@group(0) @binding(3) var<storage, read_write> dx: array<Quad>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = flat_group(group, groups) * 64u + lane;
+    if i < params.quads {
+        let gate_index = i + i / params.hidden_quads * params.hidden_quads;
+        let up_index = gate_index + params.hidden_quads;
+        let gate = unpack(x[gate_index]);
+        let upstream = unpack(dy[i]);
+        dx[gate_index] = pack(upstream * unpack(x[up_index]) * silu_derivative(gate));
+        dx[up_index] = pack(upstream * silu(gate));
+    }
+}
