@@ -1,6 +1,386 @@
-//! The normalization family.
+//! Layer, RMS and batch normalization. Statistics are f32 and two-pass: the mean, then the sum of
+//! centred squares; E[x²] - mean² would lose a small variance beside a large mean.
+//!
+//! Squares must fit f32: |x| < 1e18 is safe. Parameter gradients of the row norms come as partial
+//! sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
 
-use crate::kernel::Declaration;
+use super::reduce::column_tiles;
+use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW};
+use crate::kernel::{Declaration, Kernel, grid};
+use crate::{kernel, wgsl};
+
+kernel! {
+    /// y = (x - mean) / sqrt(variance + eps) * weight + bias over each row.
+    pub LayerNorm = [QUAD_F32, GRID, ROW, REDUCE, wgsl!("../../shaders/layer_norm.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform LayerNormParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Added to the variance; positive, so that a constant row has a finite 1 / std.
+        eps: f32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (cols)
+        Read weight,
+        /// (cols)
+        Read bias,
+        /// (rows, cols), overwritten.
+        Write y,
+        /// (rows): mean, 1 / std, overwritten.
+        Write statistics,
+    }
+}
+
+kernel! {
+    /// sum = x + residual; y = layer norm of the sum.
+    pub ResidualLayerNorm = [
+        QUAD_F32, GRID, ROW, REDUCE,
+        wgsl!("../../shaders/residual_layer_norm.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform ResidualLayerNormParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Added to the variance; positive, so that a constant row has a finite 1 / std.
+        eps: f32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (rows, cols)
+        Read residual,
+        /// (cols)
+        Read weight,
+        /// (cols)
+        Read bias,
+        /// (rows, cols), overwritten.
+        Write sum,
+        /// (rows, cols), overwritten.
+        Write y,
+        /// (rows): mean, 1 / std, overwritten.
+        Write statistics,
+    }
+}
+
+kernel! {
+    /// dx = rstd (w dy - mean(w dy) - xhat mean(w dy xhat)), plus `residual_gradient` if asked.
+    /// Serves [`ResidualLayerNorm`] too, with its sum as x.
+    pub LayerNormBackward = [
+        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        wgsl!("../../shaders/layer_norm_backward.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform LayerNormBackwardParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// 1 adds `residual_gradient`, 0 does not read it.
+        add_residual: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (cols)
+        Read weight,
+        /// (rows, cols): gradient of y.
+        Read dy,
+        /// (rows): mean, 1 / std.
+        Read statistics,
+        /// (rows, cols): further gradient of x, of the residual path.
+        /// Any buffer where `add_residual` is 0.
+        Read residual_gradient,
+        /// (rows, cols), overwritten.
+        Write dx,
+    }
+}
+
+kernel! {
+    /// Sums of dy xhat and of dy over blocks of rows.
+    pub LayerNormParameterPartials = [
+        QUAD_F32, GRID, ROW, COLUMN_TILE,
+        wgsl!("../../shaders/layer_norm_parameter_partials.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
+    uniform LayerNormParameterPartialsParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Rows per block; see [`row_blocks`].
+        rows_per_block: u32,
+        /// Blocks of rows.
+        blocks: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (rows, cols): gradient of y.
+        Read dy,
+        /// (rows): mean, 1 / std.
+        Read statistics,
+        /// (blocks, cols), overwritten.
+        Write weight_partials,
+        /// (blocks, cols), overwritten.
+        Write bias_partials,
+    }
+}
+
+kernel! {
+    /// y = x / sqrt(mean(x²) + eps) * weight over each row.
+    pub RmsNorm = [QUAD_F32, GRID, ROW, REDUCE, wgsl!("../../shaders/rms_norm.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform RmsNormParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Added to the mean square; positive, so that a row of zeros has a finite 1 / std.
+        eps: f32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (cols)
+        Read weight,
+        /// (rows, cols), overwritten.
+        Write y,
+        /// (rows): 1 / std, overwritten.
+        Write statistics,
+    }
+}
+
+kernel! {
+    /// sum = x + residual; y = RMS norm of the sum.
+    pub ResidualRmsNorm = [
+        QUAD_F32, GRID, ROW, REDUCE,
+        wgsl!("../../shaders/residual_rms_norm.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform ResidualRmsNormParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Added to the mean square; positive, so that a row of zeros has a finite 1 / std.
+        eps: f32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (rows, cols)
+        Read residual,
+        /// (cols)
+        Read weight,
+        /// (rows, cols), overwritten.
+        Write sum,
+        /// (rows, cols), overwritten.
+        Write y,
+        /// (rows): 1 / std, overwritten.
+        Write statistics,
+    }
+}
+
+kernel! {
+    /// dx = rstd (w dy - xhat mean(w dy xhat)), plus `residual_gradient` if asked. Serves
+    /// [`ResidualRmsNorm`] too, with its sum as x.
+    pub RmsNormBackward = [
+        QUAD_F32, GRID, ROW, REDUCE,
+        wgsl!("../../shaders/rms_norm_backward.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform RmsNormBackwardParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// 1 adds `residual_gradient`, 0 does not read it.
+        add_residual: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (cols)
+        Read weight,
+        /// (rows, cols): gradient of y.
+        Read dy,
+        /// (rows): 1 / std.
+        Read statistics,
+        /// (rows, cols): further gradient of x, of the residual path.
+        /// Any buffer where `add_residual` is 0.
+        Read residual_gradient,
+        /// (rows, cols), overwritten.
+        Write dx,
+    }
+}
+
+kernel! {
+    /// Sums of dy xhat over blocks of rows.
+    pub RmsNormParameterPartials = [
+        QUAD_F32, GRID, ROW, COLUMN_TILE,
+        wgsl!("../../shaders/rms_norm_parameter_partials.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
+    uniform RmsNormParameterPartialsParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Rows per block; see [`row_blocks`].
+        rows_per_block: u32,
+        /// Blocks of rows.
+        blocks: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (rows, cols): gradient of y.
+        Read dy,
+        /// (rows): 1 / std.
+        Read statistics,
+        /// (blocks, cols), overwritten.
+        Write weight_partials,
+    }
+}
+
+kernel! {
+    /// Mean and biased variance of every feature over the rows.
+    pub BatchNormStatistics = [
+        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        wgsl!("../../shaders/batch_norm_statistics.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.features.div_ceil(4));
+    uniform BatchNormStatisticsParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        features: u32,
+    }
+    buffers {
+        /// (rows, features)
+        Read x,
+        /// (2, features): means, then variances, overwritten.
+        Write statistics,
+    }
+}
+
+kernel! {
+    /// y = (x - mean) / sqrt(variance + eps) * weight + bias for every feature, with the statistics
+    /// of the batch in training and the running ones in evaluation.
+    pub BatchNorm = [QUAD_F32, GRID, ROW, wgsl!("../../shaders/batch_norm.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid((params.rows * params.features.div_ceil(4)).div_ceil(64));
+    uniform BatchNormParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        features: u32,
+        /// Added to the variance; positive, so that a constant row has a finite 1 / std.
+        eps: f32,
+    }
+    buffers {
+        /// (rows, features)
+        Read x,
+        /// (2, features): means, then variances.
+        Read statistics,
+        /// (features)
+        Read weight,
+        /// (features)
+        Read bias,
+        /// (rows, features), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// Gradients of [`BatchNorm`] over [`BatchNormStatistics`] of the same x.
+    pub BatchNormBackward = [
+        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        wgsl!("../../shaders/batch_norm_backward.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.features.div_ceil(4));
+    uniform BatchNormBackwardParams {
+        /// Rows.
+        rows: u32,
+        /// Elements in a row, without padding.
+        features: u32,
+        /// Added to the variance; positive, so that a constant row has a finite 1 / std.
+        eps: f32,
+        /// 1 adds to what is there, 0 overwrites.
+        accumulate: u32,
+    }
+    buffers {
+        /// (rows, features)
+        Read x,
+        /// (rows, features): gradient of y.
+        Read dy,
+        /// (2, features): means, then variances, of the batch.
+        Read statistics,
+        /// (features)
+        Read weight,
+        /// (rows, features), overwritten.
+        Write dx,
+        /// (features), overwritten or added to, as `accumulate` says.
+        Write dweight,
+        /// (features), overwritten or added to, as `accumulate` says.
+        Write dbias,
+    }
+}
+
+kernel! {
+    /// staged = (1 - momentum) previous + momentum batch, the variances made unbiased. They are
+    /// staged first, so that a step that is skipped does not move the committed ones.
+    pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/batch_norm_running.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid((2 * params.features.div_ceil(4)).div_ceil(64));
+    uniform BatchNormRunningParams {
+        /// Elements in a row, without padding.
+        features: u32,
+        /// Rows.
+        rows: u32,
+        /// Weight of the batch, 0.1 by convention.
+        momentum: f32,
+        /// 1 continues from `staged`, 0 starts from `base`.
+        from_staged: u32,
+    }
+    buffers {
+        /// (2, features): output of [`BatchNormStatistics`].
+        Read batch,
+        /// (2, features): the committed running statistics.
+        Read base,
+        /// (2, features), overwritten.
+        Write staged,
+    }
+}
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[];
+pub const ALL: &[Declaration] = &[
+    LayerNorm::DECLARATION,
+    ResidualLayerNorm::DECLARATION,
+    LayerNormBackward::DECLARATION,
+    LayerNormParameterPartials::DECLARATION,
+    RmsNorm::DECLARATION,
+    ResidualRmsNorm::DECLARATION,
+    RmsNormBackward::DECLARATION,
+    RmsNormParameterPartials::DECLARATION,
+    BatchNormStatistics::DECLARATION,
+    BatchNorm::DECLARATION,
+    BatchNormBackward::DECLARATION,
+    BatchNormRunning::DECLARATION,
+];

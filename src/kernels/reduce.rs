@@ -1,6 +1,90 @@
-//! The reduce family.
+//! Sums over rows and over columns. A bias gradient is [`ColumnPartials`] followed by
+//! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
+//! be deterministic.
 
-use crate::kernel::Declaration;
+use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE};
+use crate::kernel::{Declaration, Kernel, grid};
+use crate::{kernel, wgsl};
+
+/// Workgroups that cover a row of quads, in tiles as `shared/column_tile.wgsl` cuts them.
+pub(crate) const fn column_tiles(col_quads: u32) -> u32 {
+    let width = if col_quads > 8 { 16 } else { col_quads.next_power_of_two() };
+    col_quads.div_ceil(width)
+}
+
+/// `(rows_per_block, blocks)` for the kernels that leave partial sums per block of rows: at most
+/// 128 blocks, which keep a GPU busy yet leave [`ColumnSum`] little to do.
+pub const fn row_blocks(rows: u32) -> (u32, u32) {
+    let per_block = rows.div_ceil(128);
+    let per_block = if per_block < 64 { 64 } else { per_block };
+    (per_block, rows.div_ceil(per_block))
+}
+
+kernel! {
+    /// `partials[b, c] = sum of x[r, c]` over the rows r of block b.
+    /// Use [`row_blocks`] to choose the blocks.
+    pub ColumnPartials = [
+        QUAD_F32, GRID, COLUMN_TILE,
+        wgsl!("../../shaders/column_partials.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(column_tiles(params.col_quads) * params.blocks);
+    uniform ColumnPartialsParams {
+        /// Rows.
+        rows: u32,
+        /// Quads in a row.
+        col_quads: u32,
+        /// Rows per block; see [`row_blocks`].
+        rows_per_block: u32,
+        /// Blocks of rows.
+        blocks: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// (blocks, cols), overwritten.
+        Write partials,
+    }
+}
+
+kernel! {
+    /// `y[c] = sum_b partials[b, c]`: folds partial sums into a parameter's gradient.
+    pub ColumnSum = [GRID, COLUMN_TILE, wgsl!("../../shaders/column_sum.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(column_tiles(params.col_quads));
+    uniform ColumnSumParams {
+        /// Blocks of rows.
+        blocks: u32,
+        /// Quads in a row.
+        col_quads: u32,
+        /// 1 adds to what is there, 0 overwrites.
+        accumulate: u32,
+    }
+    buffers {
+        /// (blocks, cols)
+        Read partials,
+        /// (cols), overwritten or added to, as `accumulate` says.
+        Write y,
+    }
+}
+
+kernel! {
+    /// `mean = sum_r values[r] / rows`, in one workgroup.
+    pub RowMean = [REDUCE, wgsl!("../../shaders/row_mean.wgsl")];
+    workgroup [64, 1, 1];
+    grid |_params| [1, 1, 1];
+    uniform RowMeanParams {
+        /// Rows.
+        rows: u32,
+    }
+    buffers {
+        /// (rows)
+        Read values,
+        /// (1), overwritten; 0 without rows.
+        Write mean,
+    }
+}
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[];
+pub const ALL: &[Declaration] =
+    &[ColumnPartials::DECLARATION, ColumnSum::DECLARATION, RowMean::DECLARATION];

@@ -23,3 +23,14 @@ pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
 pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
 /// Threefry-4x32, uniform and normal numbers.
 pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");
+/// `row_quads`, `is_element`, `masked`, `sum4`: rows of quads and their padding.
+pub const ROW: Fragment = wgsl!("../../shaders/shared/row.wgsl");
+/// `workgroup_sum_vec4` over 64 invocations.
+pub const REDUCE_VEC4: Fragment = wgsl!("../../shaders/shared/reduce_vec4.wgsl");
+/// `tile_width`, `fold_tile`: column sums by workgroups of 64.
+pub const COLUMN_TILE: Fragment = wgsl!("../../shaders/shared/column_tile.wgsl");
+/// `log_one_plus`, `one_minus_exp`, `exp4_nonpositive`, `nan_from`; joined after [`NUMERICS`].
+pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
+/// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
+/// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
+pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");

@@ -1,0 +1,43 @@
+// sum = x + residual; y = sum / sqrt(mean(sum^2) + eps) * weight over each row of the sum. One
+// workgroup per row.
+struct ResidualRmsNormParams {
+    rows: u32,
+    cols: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: ResidualRmsNormParams;
+@group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
+@group(0) @binding(2) var<storage, read> residual: array<Quad>; // (rows, cols)
+@group(0) @binding(3) var<storage, read> weight: array<Quad>; // (cols)
+@group(0) @binding(4) var<storage, read_write> sum: array<Quad>; // (rows, cols)
+@group(0) @binding(5) var<storage, read_write> y: array<Quad>; // (rows, cols)
+@group(0) @binding(6) var<storage, read_write> statistics: array<f32>; // (rows): 1 / std
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = flat_group(group, groups);
+    if row < params.rows {
+        let quads = row_quads(params.cols);
+        let base = row * quads;
+        var partial = 0.0;
+        for (var q = lane; q < quads; q += 64u) {
+            // As stored: the backward pass reads the rounded sum.
+            let stored = pack(unpack(x[base + q]) + unpack(residual[base + q]));
+            sum[base + q] = stored;
+            let values = unpack(stored);
+            partial += dot(values, values);
+        }
+        let mean_square = workgroup_sum(lane, partial) / f32(params.cols);
+        let rstd = inverseSqrt(mean_square + params.eps);
+        for (var q = lane; q < quads; q += 64u) {
+            let values = unpack(sum[base + q]) * rstd * unpack(weight[q]);
+            y[base + q] = pack(masked(values, is_element(q, params.cols)));
+        }
+        if lane == 0u { statistics[row] = rstd; }
+    }
+}

@@ -1,0 +1,42 @@
+// dx = rstd * (w dy - xhat mean(w dy xhat)) with xhat = x rstd, the mean over the row; plus
+// residual_gradient where add_residual is set. One workgroup per row.
+struct RmsNormBackwardParams {
+    rows: u32,
+    cols: u32,
+    add_residual: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: RmsNormBackwardParams;
+@group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
+@group(0) @binding(2) var<storage, read> weight: array<Quad>; // (cols)
+@group(0) @binding(3) var<storage, read> dy: array<Quad>; // (rows, cols)
+@group(0) @binding(4) var<storage, read> statistics: array<f32>; // (rows): 1 / std
+@group(0) @binding(5) var<storage, read> residual_gradient: array<Quad>; // (rows, cols)
+@group(0) @binding(6) var<storage, read_write> dx: array<Quad>; // (rows, cols)
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = flat_group(group, groups);
+    if row < params.rows {
+        let quads = row_quads(params.cols);
+        let base = row * quads;
+        let rstd = statistics[row];
+        var partial = 0.0;
+        for (var q = lane; q < quads; q += 64u) {
+            let normalized = unpack(x[base + q]) * rstd;
+            partial += dot(unpack(weight[q]) * unpack(dy[base + q]), normalized);
+        }
+        let projection = workgroup_sum(lane, partial) / f32(params.cols);
+        for (var q = lane; q < quads; q += 64u) {
+            let normalized = unpack(x[base + q]) * rstd;
+            let weighted = unpack(weight[q]) * unpack(dy[base + q]);
+            var values = rstd * (weighted - normalized * projection);
+            if params.add_residual != 0u { values += unpack(residual_gradient[base + q]); }
+            dx[base + q] = pack(masked(values, is_element(q, params.cols)));
+        }
+    }
+}
