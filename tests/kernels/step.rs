@@ -23,13 +23,19 @@ const ROUNDING: Tolerance =
 
 /// Quiet and signalling NaN with either sign and several payloads, and both infinities.
 const NONFINITE: [u32; 9] = [
-    0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0x7f80_0001, 0x7fa5_5555, 0xff81_2345, 0xffbf_ffff,
-    0x7f80_0000, 0xff80_0000,
+    0x7fc0_0000,
+    0xffc0_0000,
+    0x7fff_ffff,
+    0x7f80_0001,
+    0x7fa5_5555,
+    0xff81_2345,
+    0xffbf_ffff,
+    0x7f80_0000,
+    0xff80_0000,
 ];
 /// Finite values next to them in bits or in size: the largest, the smallest normal, subnormals.
-const FINITE: [u32; 7] = [
-    0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_fffe, 0x0080_0000, 0x007f_ffff, 0x0000_0001, 0x8000_0001,
-];
+const FINITE: [u32; 7] =
+    [0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_fffe, 0x0080_0000, 0x007f_ffff, 0x0000_0001, 0x8000_0001];
 
 rows! { gradient_scan, verdict, seed_gradient, commit, telemetry, accumulate }
 
@@ -397,7 +403,8 @@ fn check_constant_lists(gpu: &Gpu) {
         (555 * 555, 7777 * 77, 1, 4.0 * 906_854f64.sqrt()),
     ];
     for (first, second, repeats, norm) in lists {
-        let tensors = [vec![4.0; first], vec![4.0; second]].repeat(repeats);
+        let list = [vec![4.0; first], vec![4.0; second]];
+        let tensors: Vec<_> = list.iter().cycle().take(2 * repeats).cloned().collect();
         let what = format!("({first}, {second}) x {repeats}");
         let state = check(gpu, &what, &tensors, &clip(Norm::L2, 1.0), 1.0);
         assert_close(&what, &[state.gradient_norm], &[norm], NORM);
@@ -592,11 +599,7 @@ fn accumulate(gpu: &Gpu) {
             let factor = 1.0 / 3.0;
             let (gx, y) = (gpu.upload("x", &x), gpu.upload("y", &before));
             gpu.run(&Accumulate {
-                params: AccumulateParams {
-                    quads: size.div_ceil(4) as u32,
-                    factor,
-                    accumulate,
-                },
+                params: AccumulateParams { quads: size.div_ceil(4) as u32, factor, accumulate },
                 x: gx.as_entire_buffer_binding(),
                 y: y.as_entire_buffer_binding(),
             });
