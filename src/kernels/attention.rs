@@ -1,6 +1,166 @@
-//! The attention family.
+//! Causal self-attention by online softmax: no (time, time) matrix in memory.
+//!
+//! `qkv` holds (batch * time) rows of `heads` query heads, `kv_heads` key heads and `kv_heads`
+//! value heads side by side; query head h attends to key head `h / (heads / kv_heads)`. A head has
+//! `head_quads` quads: its dimension is a multiple of 4 and at most 128. The backward pass is
+//! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
+//! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
+//!
+//! The plain form, for comparison and for small sizes, is
+//! [`MatmulTransposedB`](super::MatmulTransposedB), [`CausalSoftmax`],
+//! [`Matmul`](super::Matmul).
 
-use crate::kernel::Declaration;
+use super::shared::{ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, QUAD_F32, REDUCE};
+use crate::kernel::{Declaration, Kernel, grid};
+use crate::{kernel, wgsl};
+
+/// The largest `head_quads`.
+pub const MAX_HEAD_QUADS: u32 = 32;
+
+/// Rows of a head that one workgroup computes.
+const BLOCK: u32 = 64;
+
+/// An attention kernel: all have the same parameters and the constant `head_quads`.
+macro_rules! attention_kernel {
+    (
+        $(#[$doc:meta])*
+        pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
+        grid |$p:ident| $grid:expr;
+        buffers { $($buffers:tt)* }
+    ) => {
+        kernel! {
+            $(#[$doc])*
+            pub $Kernel = [$($fragment),+];
+            workgroup [64, 1, 1];
+            grid |$p| $grid;
+            overrides {
+                /// Quads in a head, at most [`MAX_HEAD_QUADS`].
+                head_quads
+            }
+            uniform $Params {
+                /// Sequences.
+                batch: u32,
+                /// Positions in a sequence.
+                time: u32,
+                /// Query heads; a multiple of `kv_heads`.
+                heads: u32,
+                /// Key heads, and as many value heads.
+                kv_heads: u32,
+                /// Factor on q·k.
+                scale: f32,
+                /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.
+                soft_cap: f32,
+            }
+            buffers { $($buffers)* }
+        }
+    };
+}
+
+attention_kernel! {
+    /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
+    pub Attention, AttentionParams = [
+        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention.wgsl"),
+    ];
+    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head), overwritten.
+        Write output,
+        /// f32 (batch, heads, time), overwritten.
+        Write log_sum_exp,
+    }
+}
+
+attention_kernel! {
+    /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
+    pub AttentionDelta, AttentionDeltaParams = [
+        QUAD_F32, GRID, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention_delta.wgsl"),
+    ];
+    grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
+    buffers {
+        /// (batch * time, heads * head)
+        Read output,
+        /// (batch * time, heads * head)
+        Read output_gradient,
+        /// f32 (batch, heads, time), overwritten.
+        Write delta,
+    }
+}
+
+attention_kernel! {
+    /// The gradient of the queries.
+    pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
+        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention_backward_query.wgsl"),
+    ];
+    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head)
+        Read output_gradient,
+        /// f32 (batch, heads, time)
+        Read log_sum_exp,
+        /// f32 (batch, heads, time)
+        Read delta,
+        /// Laid out as `qkv`; the columns of the queries are overwritten.
+        Write qkv_gradient,
+    }
+}
+
+attention_kernel! {
+    /// The gradients of the keys and values.
+    pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
+        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention_backward_key_value.wgsl"),
+    ];
+    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head)
+        Read output_gradient,
+        /// f32 (batch, heads, time)
+        Read log_sum_exp,
+        /// f32 (batch, heads, time)
+        Read delta,
+        /// Laid out as `qkv`; the columns of the keys and values are overwritten.
+        Write qkv_gradient,
+    }
+}
+
+kernel! {
+    /// The causal softmax of a whole matrix of scores, row r being query `r % time`.
+    pub CausalSoftmax = [
+        QUAD_F32, GRID, REDUCE, ACTIVATION, wgsl!("../../shaders/causal_softmax.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform CausalSoftmaxParams {
+        /// batch * heads * time.
+        rows: u32,
+        /// Positions in a sequence.
+        time: u32,
+        /// Factor on the scores.
+        scale: f32,
+        /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.
+        soft_cap: f32,
+    }
+    buffers {
+        /// (rows, time)
+        Read scores,
+        /// (rows, time), overwritten.
+        Write probabilities,
+    }
+}
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[];
+pub const ALL: &[Declaration] = &[
+    Attention::DECLARATION,
+    AttentionDelta::DECLARATION,
+    AttentionBackwardQuery::DECLARATION,
+    AttentionBackwardKeyValue::DECLARATION,
+    CausalSoftmax::DECLARATION,
+];

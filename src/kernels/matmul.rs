@@ -1,6 +1,258 @@
-//! The matmul family.
+//! Matrix products, batched, of tensors that may be parts of wider ones.
+//!
+//! Every product is C = A·B with A of (rows, inner), B of (inner, cols) and C of (rows, cols); the
+//! name says which operand is stored transposed. Sizes count elements and are arbitrary; offsets
+//! and strides count quads. Batch index z is `outer * inner_count + inner`, and an operand starts
+//! at `offset + outer * outer_stride + inner / inner_group * inner_stride`: with `inner` as the
+//! head, heads that lie side by side in the columns of a row are multiplied without a transpose,
+//! and an `inner_group` above one lets several query heads share a key head.
+//!
+//! Each product exists twice with the same parameters and buffers: through workgroup memory, and
+//! `*_direct` in registers only, which is faster where
+//! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
-use crate::kernel::Declaration;
+use super::shared::{
+    ACTIVATION, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_A_ROWS, PRODUCT_ACTIVATED,
+    PRODUCT_B_COLUMNS, PRODUCT_B_ROWS, PRODUCT_DIRECT, PRODUCT_STORE, PRODUCT_TILED, QUAD_F32,
+};
+use crate::kernel::{Declaration, Kernel, grid};
+use crate::{kernel, wgsl};
+
+/// Rows and columns of C that one workgroup computes.
+const TILE: u32 = 64;
+
+const fn tiles(rows: u32, cols: u32, batch: u32) -> [u32; 3] {
+    grid(rows.div_ceil(TILE) * cols.div_ceil(TILE) * batch)
+}
+
+/// A product kernel: the parameters that all have in common, then those of its own.
+macro_rules! product {
+    (
+        $(#[$doc:meta])*
+        pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
+        rows of A, B are |$rows:ident, $cols:ident, $inner:ident| $a_row:ident, $b_row:ident;
+        own { $($(#[$field_doc:meta])* $field:ident: $field_type:ident),* $(,)? }
+        buffers { $($buffers:tt)* }
+    ) => {
+        kernel! {
+            $(#[$doc])*
+            pub $Kernel = [$($fragment),+];
+            workgroup [64, 1, 1];
+            grid |params| tiles(params.rows, params.cols, params.batch);
+            uniform $Params {
+                /// Rows of C.
+                rows: u32,
+                /// Columns of C.
+                cols: u32,
+                /// Terms of each sum.
+                inner: u32,
+                /// Products: outer count times `inner_count`.
+                batch: u32,
+                /// Products that share an outer index; at least 1.
+                inner_count: u32,
+                /// 0 overwrites C, 1 adds to it.
+                accumulate: u32,
+                $($(#[$field_doc])* $field: $field_type,)*
+                /// Factor on the product.
+                alpha: f32,
+                /// First quad of A.
+                a_offset: u32,
+                /// Quads from one stored row of A to the next.
+                a_row_stride: u32,
+                /// Quads from one outer index to the next in A.
+                a_outer_stride: u32,
+                /// Quads from one inner group to the next in A.
+                a_inner_stride: u32,
+                /// Inner indices that share a matrix of A; at least 1.
+                a_inner_group: u32,
+                /// First quad of B.
+                b_offset: u32,
+                /// Quads from one stored row of B to the next.
+                b_row_stride: u32,
+                /// Quads from one outer index to the next in B.
+                b_outer_stride: u32,
+                /// Quads from one inner group to the next in B.
+                b_inner_stride: u32,
+                /// Inner indices that share a matrix of B; at least 1.
+                b_inner_group: u32,
+                /// First quad of C.
+                c_offset: u32,
+                /// Quads from one row of C to the next.
+                c_row_stride: u32,
+                /// Quads from one outer index to the next in C.
+                c_outer_stride: u32,
+                /// Quads from one inner index to the next in C.
+                c_inner_stride: u32,
+            }
+            buffers { $($buffers)* }
+        }
+
+        impl $Params {
+            /// One product of matrices that fill their buffers; C is overwritten.
+            pub const fn dense($rows: u32, $cols: u32, $inner: u32) -> Self {
+                Self {
+                    rows: $rows,
+                    cols: $cols,
+                    inner: $inner,
+                    batch: 1,
+                    inner_count: 1,
+                    accumulate: 0,
+                    $($field: 0,)*
+                    alpha: 1.0,
+                    a_offset: 0,
+                    a_row_stride: $a_row.div_ceil(4),
+                    a_outer_stride: 0,
+                    a_inner_stride: 0,
+                    a_inner_group: 1,
+                    b_offset: 0,
+                    b_row_stride: $b_row.div_ceil(4),
+                    b_outer_stride: 0,
+                    b_inner_stride: 0,
+                    b_inner_group: 1,
+                    c_offset: 0,
+                    c_row_stride: $cols.div_ceil(4),
+                    c_outer_stride: 0,
+                    c_inner_stride: 0,
+                }
+            }
+        }
+    };
+}
+
+product! {
+    /// C = alpha A·B: the data gradient of a linear layer.
+    pub Matmul, MatmulParams = [
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_TILED,
+        wgsl!("../../shaders/matmul.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, cols;
+    own {}
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// (batch, rows, cols), overwritten or added to.
+        Write c,
+    }
+}
+
+product! {
+    /// C = f(alpha A·Bᵀ + bias): a linear layer whose weight is stored as (out, in).
+    pub MatmulTransposedB, MatmulTransposedBParams = [
+        QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
+        PRODUCT_STORE, PRODUCT_TILED, wgsl!("../../shaders/matmul_transposed_b.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, inner;
+    own {
+        /// 1 where there is a bias.
+        has_bias: u32,
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation: u32,
+    }
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, cols, inner)
+        Read b,
+        /// (cols), the same for the whole batch; any buffer where `has_bias` is 0.
+        Read bias,
+        /// (batch, rows, cols), overwritten or added to.
+        Write c,
+        /// Laid out as `c`, overwritten with the argument of f where `activation` is not 0; else
+        /// any buffer that is bound nowhere else.
+        Write pre_activation,
+    }
+}
+
+product! {
+    /// C = alpha Aᵀ·B: the weight gradient of a linear layer.
+    pub MatmulTransposedA, MatmulTransposedAParams = [
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_TILED,
+        wgsl!("../../shaders/matmul_transposed_a.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| rows, cols;
+    own {}
+    buffers {
+        /// (batch, inner, rows)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// f32 (batch, rows, cols), overwritten or added to.
+        Write c,
+    }
+}
+
+product! {
+    /// C = alpha A·B, in registers only: the data gradient of a linear layer.
+    pub MatmulDirect, MatmulDirectParams = [
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
+        wgsl!("../../shaders/matmul_direct.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, cols;
+    own {}
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// (batch, rows, cols), overwritten or added to.
+        Write c,
+    }
+}
+
+product! {
+    /// C = f(alpha A·Bᵀ + bias), in registers only: a linear layer whose weight is stored as (out, in).
+    pub MatmulTransposedBDirect, MatmulTransposedBDirectParams = [
+        QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
+        PRODUCT_STORE, PRODUCT_DIRECT, wgsl!("../../shaders/matmul_transposed_b_direct.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, inner;
+    own {
+        /// 1 where there is a bias.
+        has_bias: u32,
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation: u32,
+    }
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, cols, inner)
+        Read b,
+        /// (cols), the same for the whole batch; any buffer where `has_bias` is 0.
+        Read bias,
+        /// (batch, rows, cols), overwritten or added to.
+        Write c,
+        /// Laid out as `c`, overwritten with the argument of f where `activation` is not 0; else
+        /// any buffer that is bound nowhere else.
+        Write pre_activation,
+    }
+}
+
+product! {
+    /// C = alpha Aᵀ·B, in registers only: the weight gradient of a linear layer.
+    pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
+        wgsl!("../../shaders/matmul_transposed_a_direct.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| rows, cols;
+    own {}
+    buffers {
+        /// (batch, inner, rows)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// f32 (batch, rows, cols), overwritten or added to.
+        Write c,
+    }
+}
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[];
+pub const ALL: &[Declaration] = &[
+    Matmul::DECLARATION,
+    MatmulTransposedB::DECLARATION,
+    MatmulTransposedA::DECLARATION,
+    MatmulDirect::DECLARATION,
+    MatmulTransposedBDirect::DECLARATION,
+    MatmulTransposedADirect::DECLARATION,
+];

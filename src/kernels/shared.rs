@@ -34,3 +34,27 @@ pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
 /// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
 /// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
 pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
+/// Activation functions, their derivatives, an accurate tanh and erf.
+pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
+/// `ProductParams` of a batched matrix product.
+pub const PRODUCT: Fragment = wgsl!("../../shaders/shared/product.wgsl");
+/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.
+pub const PRODUCT_ACTIVATED: Fragment = wgsl!("../../shaders/shared/product_activated.wgsl");
+/// `a_block` of A stored as (rows, inner).
+pub const PRODUCT_A_ROWS: Fragment = wgsl!("../../shaders/shared/product_a_rows.wgsl");
+/// `a_block` of A stored as (inner, rows).
+pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_a_columns.wgsl");
+/// `b_block` of B stored as (inner, cols).
+pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/shared/product_b_rows.wgsl");
+/// `b_block` of B stored as (cols, inner).
+pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_b_columns.wgsl");
+/// `multiply`: one tile of C per workgroup, through workgroup memory.
+pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/shared/product_tiled.wgsl");
+/// `multiply`: one tile of C per workgroup, in registers only.
+pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/shared/product_direct.wgsl");
+/// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
+pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wgsl");
+/// `AttentionParams`, the layout of heads, the transform of scores.
+pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
+/// Two tiles of rows in workgroup memory and their products with one invocation's row.
+pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");

@@ -1,1 +1,335 @@
-rows! {}
+//! Attention. Positions around a block of 64 and a tile of 16; grouped queries, soft cap, huge
+//! logits; the backward pass twice; the plain form against the online form.
+
+use evenkeel::kernels::*;
+use evenkeel::reference::attention::{self, Attention as Size};
+use evenkeel::{Gpu, reference};
+
+use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+
+rows! {
+    attention, attention_delta, attention_backward_query, attention_backward_key_value,
+    causal_softmax,
+}
+
+const fn size(batch: usize, time: usize, heads: usize, kv_heads: usize, head_dim: usize) -> Size {
+    Size { batch, time, heads, kv_heads, head_dim, scale: 0.5, soft_cap: 0.0 }
+}
+
+const CASES: &[Size] = &[
+    size(1, 1, 1, 1, 4),
+    size(2, 3, 2, 1, 8),
+    size(1, 16, 2, 2, 12),
+    size(2, 65, 3, 3, 8),
+    size(1, 131, 4, 2, 4),
+    Size { soft_cap: 0.8, ..size(2, 17, 6, 2, 16) },
+    size(1, 67, 1, 1, 128),
+];
+
+const ROUNDING: Tolerance = Tolerance {
+    absolute: 2e-5,
+    relative: 2e-5,
+    because: "f32 sums over positions and heads, exp at 3 + 2|x| units in the last place",
+};
+
+/// The buffers of one attention, forward and backward.
+struct Buffers {
+    qkv: wgpu::Buffer,
+    output: wgpu::Buffer,
+    log_sum_exp: wgpu::Buffer,
+    output_gradient: wgpu::Buffer,
+    delta: wgpu::Buffer,
+    qkv_gradient: wgpu::Buffer,
+}
+
+/// Fills a kernel's parameters, which are the same for all.
+macro_rules! params {
+    ($Params:ident, $size:expr) => {
+        $Params {
+            batch: $size.batch as u32,
+            time: $size.time as u32,
+            heads: $size.heads as u32,
+            kv_heads: $size.kv_heads as u32,
+            scale: $size.scale as f32,
+            soft_cap: $size.soft_cap as f32,
+        }
+    };
+}
+
+fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
+    let statistics = (size.batch * size.heads * size.time * 4) as u64;
+    let buffers = Buffers {
+        qkv: gpu.upload("qkv", qkv),
+        output: gpu.buffer("output", (size.output_len() * 4) as u64),
+        log_sum_exp: gpu.buffer("log_sum_exp", statistics),
+        output_gradient: gpu.upload("output_gradient", output_gradient),
+        delta: gpu.buffer("delta", statistics),
+        qkv_gradient: gpu.upload("qkv_gradient", &vec![7.0f32; size.qkv_len()]),
+    };
+    gpu.run(&Attention {
+        params: params!(AttentionParams, size),
+        head_quads: size.head_dim as u32 / 4,
+        qkv: buffers.qkv.as_entire_buffer_binding(),
+        output: buffers.output.as_entire_buffer_binding(),
+        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+    });
+    gpu.run(&AttentionDelta {
+        params: params!(AttentionDeltaParams, size),
+        head_quads: size.head_dim as u32 / 4,
+        output: buffers.output.as_entire_buffer_binding(),
+        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
+        delta: buffers.delta.as_entire_buffer_binding(),
+    });
+    buffers
+}
+
+fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
+    gpu.run(&AttentionBackwardQuery {
+        params: params!(AttentionBackwardQueryParams, size),
+        head_quads: size.head_dim as u32 / 4,
+        qkv: buffers.qkv.as_entire_buffer_binding(),
+        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
+        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        delta: buffers.delta.as_entire_buffer_binding(),
+        qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
+    });
+}
+
+fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
+    gpu.run(&AttentionBackwardKeyValue {
+        params: params!(AttentionBackwardKeyValueParams, size),
+        head_quads: size.head_dim as u32 / 4,
+        qkv: buffers.qkv.as_entire_buffer_binding(),
+        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
+        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        delta: buffers.delta.as_entire_buffer_binding(),
+        qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
+    });
+}
+
+fn data(size: &Size) -> (Vec<f32>, Vec<f32>) {
+    (values(1, size.qkv_len()), values(2, size.output_len()))
+}
+
+/// Splits rows of qkv into the columns of the queries and the rest.
+fn split<T: Copy>(size: &Size, qkv: &[T]) -> (Vec<T>, Vec<T>) {
+    let (width, queries) =
+        ((size.heads + 2 * size.kv_heads) * size.head_dim, size.heads * size.head_dim);
+    let rows = || qkv.chunks(width);
+    (
+        rows().flat_map(|row| &row[..queries]).copied().collect(),
+        rows().flat_map(|row| &row[queries..]).copied().collect(),
+    )
+}
+
+fn statistics(gpu: &Gpu, size: &Size, buffer: &wgpu::Buffer) -> Vec<f32> {
+    read(gpu, buffer)[..size.batch * size.heads * size.time].to_vec()
+}
+
+fn attention(gpu: &Gpu) {
+    for size in CASES {
+        let (qkv, output_gradient) = data(size);
+        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let (output, log_sum_exp) = attention::attention(&wide(&qkv), size);
+        assert_close(&format!("{size:?}"), &read(gpu, &buffers.output), &output, ROUNDING);
+        let actual = statistics(gpu, size, &buffers.log_sum_exp);
+        assert_close(&format!("lse of {size:?}"), &actual, &log_sum_exp, ROUNDING);
+    }
+    huge_logits(gpu);
+    nan_stays_visible(gpu);
+    plain_form_agrees(gpu);
+}
+
+/// Logits up to about 1e4: a softmax that is all but one-hot, and log-sum-exps of that size.
+fn huge_logits(gpu: &Gpu) {
+    let size = Size { scale: 2500.0, ..size(1, 70, 2, 1, 8) };
+    let (qkv, output_gradient) = data(&size);
+    let buffers = forward(gpu, &size, &qkv, &output_gradient);
+    backward_query(gpu, &size, &buffers);
+    backward_key_value(gpu, &size, &buffers);
+    let (output, log_sum_exp) = attention::attention(&wide(&qkv), &size);
+    assert!(log_sum_exp.iter().any(|x| x.abs() > 5e3), "the logits are huge");
+    // A score of 1e4 is rounded by up to 2^-11 in each of its eight products and sums.
+    let because = "scores of 1e4 rounded to f32";
+    let tolerance = Tolerance { absolute: 5e-3, relative: 5e-3, because };
+    assert_close("output", &read(gpu, &buffers.output), &output, tolerance);
+    let actual = statistics(gpu, &size, &buffers.log_sum_exp);
+    assert_close("log_sum_exp", &actual, &log_sum_exp, tolerance);
+    let gradient = read(gpu, &buffers.qkv_gradient);
+    assert!(gradient.iter().all(|x| x.is_finite()), "gradients are finite");
+}
+
+/// A NaN in a key reaches every query that sees the key, and no query before it.
+fn nan_stays_visible(gpu: &Gpu) {
+    let size = size(1, 40, 1, 1, 4);
+    let (mut qkv, output_gradient) = data(&size);
+    qkv[20 * 12 + 4] = f32::NAN;
+    let buffers = forward(gpu, &size, &qkv, &output_gradient);
+    for (i, x) in read(gpu, &buffers.output).iter().enumerate() {
+        assert_eq!(x.is_finite(), i / 4 < 20, "position {}: {x}", i / 4);
+    }
+}
+
+fn attention_delta(gpu: &Gpu) {
+    for size in CASES {
+        let (qkv, output_gradient) = data(size);
+        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let output = wide(&read(gpu, &buffers.output));
+        let expected = attention::attention_delta(&output, &wide(&output_gradient), size);
+        let actual = statistics(gpu, size, &buffers.delta);
+        assert_close(&format!("{size:?}"), &actual, &expected, ROUNDING);
+    }
+}
+
+fn attention_backward_query(gpu: &Gpu) {
+    for size in CASES {
+        let (qkv, output_gradient) = data(size);
+        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let expected =
+            attention::attention_backward_query(&wide(&qkv), &wide(&output_gradient), size);
+        let mut first = Vec::new();
+        for _ in 0..2 {
+            backward_query(gpu, size, &buffers);
+            let gradient = read(gpu, &buffers.qkv_gradient);
+            let (queries, others) = split(size, &gradient);
+            assert_close(&format!("{size:?}"), &queries, &split(size, &expected).0, ROUNDING);
+            assert!(others.iter().all(|x| *x == 7.0), "{size:?}: only the queries' columns");
+            assert!(first.is_empty() || bits(&first) == bits(&gradient), "{size:?}: same bits");
+            first = gradient;
+        }
+    }
+}
+
+fn attention_backward_key_value(gpu: &Gpu) {
+    for size in CASES {
+        let (qkv, output_gradient) = data(size);
+        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let expected =
+            attention::attention_backward_key_value(&wide(&qkv), &wide(&output_gradient), size);
+        let mut first = Vec::new();
+        for _ in 0..2 {
+            backward_key_value(gpu, size, &buffers);
+            let gradient = read(gpu, &buffers.qkv_gradient);
+            let (queries, others) = split(size, &gradient);
+            assert_close(&format!("{size:?}"), &others, &split(size, &expected).1, ROUNDING);
+            assert!(queries.iter().all(|x| *x == 7.0), "{size:?}: not the queries' columns");
+            assert!(first.is_empty() || bits(&first) == bits(&gradient), "{size:?}: same bits");
+            first = gradient;
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn causal_softmax(gpu: &Gpu) {
+    for (time, scale, soft_cap) in
+        [(1, 1.0, 0.0), (3, 1.0, 0.0), (5, 3.0, 2.0), (257, 40.0, 0.0), (64, 1e4, 0.0)]
+    {
+        let rows = 2 * time;
+        let scores = values(1, rows * time);
+        let g_scores = gpu.upload("scores", &pad(&scores, time));
+        let probabilities = gpu.buffer("probabilities", g_scores.size());
+        gpu.run(&CausalSoftmax {
+            params: CausalSoftmaxParams {
+                rows: rows as u32,
+                time: time as u32,
+                scale: scale as f32,
+                soft_cap: soft_cap as f32,
+            },
+            scores: g_scores.as_entire_buffer_binding(),
+            probabilities: probabilities.as_entire_buffer_binding(),
+        });
+        let expected = attention::causal_softmax(&wide(&scores), time, scale, soft_cap);
+        let because = "a score of `scale` rounded to f32, then exp";
+        let absolute = 1e-6 + 6e-8 * scale;
+        let tolerance = Tolerance { absolute, relative: 1e-5, because };
+        let what = format!("time {time}, scale {scale}, soft cap {soft_cap}");
+        let actual = read(gpu, &probabilities);
+        let actual = &actual[..rows * time.next_multiple_of(4)];
+        assert_close(&what, &unpad(actual, time), &expected, tolerance);
+    }
+    many_rows(gpu);
+}
+
+/// More rows than a dispatch has workgroups in one dimension.
+fn many_rows(gpu: &Gpu) {
+    let rows = 65_538;
+    let scores = values(3, rows * 2);
+    let g_scores = gpu.upload("scores", &pad(&scores, 2));
+    let probabilities = gpu.buffer("probabilities", g_scores.size());
+    gpu.run(&CausalSoftmax {
+        params: CausalSoftmaxParams { rows: rows as u32, time: 2, scale: 1.0, soft_cap: 0.0 },
+        scores: g_scores.as_entire_buffer_binding(),
+        probabilities: probabilities.as_entire_buffer_binding(),
+    });
+    let expected = attention::causal_softmax(&wide(&scores), 2, 1.0, 0.0);
+    let tolerance = Tolerance { absolute: 1e-6, relative: 1e-5, because: "exp and a quotient" };
+    assert_close("many rows", &unpad(&read(gpu, &probabilities), 2), &expected, tolerance);
+}
+
+/// Scores by a strided product over heads, a softmax, and a product with the values: the same
+/// output as the online form.
+fn plain_form_agrees(gpu: &Gpu) {
+    let size = Size { soft_cap: 1.5, ..size(2, 37, 4, 2, 8) };
+    let (qkv, output_gradient) = data(&size);
+    let online = forward(gpu, &size, &qkv, &output_gradient);
+    let (time, heads, head) = (37, 4, 2);
+    let (row, matrix) = (8 * head, 37 * 10);
+    let scores = gpu.buffer("scores", 2 * 4 * matrix * 16);
+    let probabilities = gpu.buffer("probabilities", scores.size());
+    let output = gpu.buffer("output", (size.output_len() * 4) as u64);
+    let spare = gpu.buffer("spare", 16);
+    gpu.run(&MatmulTransposedB {
+        params: MatmulTransposedBParams {
+            batch: 8,
+            inner_count: heads,
+            a_row_stride: row,
+            a_outer_stride: time * row,
+            a_inner_stride: head,
+            b_offset: 4 * head,
+            b_row_stride: row,
+            b_outer_stride: time * row,
+            b_inner_stride: head,
+            b_inner_group: 2,
+            c_outer_stride: heads * matrix as u32,
+            c_inner_stride: matrix as u32,
+            ..MatmulTransposedBParams::dense(time, time, 8)
+        },
+        a: online.qkv.as_entire_buffer_binding(),
+        b: online.qkv.as_entire_buffer_binding(),
+        bias: online.qkv.as_entire_buffer_binding(),
+        c: scores.as_entire_buffer_binding(),
+        pre_activation: spare.as_entire_buffer_binding(),
+    });
+    gpu.run(&CausalSoftmax {
+        params: CausalSoftmaxParams { rows: 8 * time, time, scale: 0.5, soft_cap: 1.5 },
+        scores: scores.as_entire_buffer_binding(),
+        probabilities: probabilities.as_entire_buffer_binding(),
+    });
+    gpu.run(&Matmul {
+        params: MatmulParams {
+            batch: 8,
+            inner_count: heads,
+            a_outer_stride: heads * matrix as u32,
+            a_inner_stride: matrix as u32,
+            b_offset: 6 * head,
+            b_row_stride: row,
+            b_outer_stride: time * row,
+            b_inner_stride: head,
+            b_inner_group: 2,
+            c_row_stride: heads * head,
+            c_outer_stride: time * heads * head,
+            c_inner_stride: head,
+            ..MatmulParams::dense(time, 8, time)
+        },
+        a: probabilities.as_entire_buffer_binding(),
+        b: online.qkv.as_entire_buffer_binding(),
+        c: output.as_entire_buffer_binding(),
+    });
+    let online = read(gpu, &online.output);
+    assert_close("plain", &read(gpu, &output), &wide(&online), ROUNDING);
+    let (expected, _) = reference::attention::attention(&wide(&qkv), &size);
+    assert_close("plain", &read(gpu, &output), &expected, ROUNDING);
+}

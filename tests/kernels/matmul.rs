@@ -1,1 +1,284 @@
-rows! {}
+//! Matrix products. Sizes below, at and above a tile of 64 x 64 and a step of 16 along the sum;
+//! heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
+
+use evenkeel::kernels::*;
+use evenkeel::reference::matmul::Product;
+use evenkeel::{Gpu, reference};
+
+use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+
+/// (rows, cols, inner)
+const SIZES: &[(usize, usize, usize)] = &[
+    (1, 1, 1),
+    (3, 4, 5),
+    (4, 3, 257),
+    (64, 64, 16),
+    (65, 67, 17),
+    (5, 255, 3),
+    (256, 5, 4),
+    (131, 130, 33),
+];
+
+rows! {
+    matmul, matmul_transposed_b, matmul_transposed_a,
+    matmul_direct, matmul_transposed_b_direct, matmul_transposed_a_direct,
+}
+
+/// Terms are at most 1, partial sums a few: every addition may lose half a unit of 2^-22.
+fn rounding(inner: usize) -> Tolerance {
+    let absolute = 1.2e-7 * (inner as f64 + 4.0);
+    Tolerance { absolute, relative: 3e-7, because: "one f32 rounding per term of the sum" }
+}
+
+/// Padded rows, and after them a quad of NaN that no product may touch.
+fn guarded(dense: &[f32], cols: usize) -> Vec<f32> {
+    let mut padded = pad(dense, cols);
+    padded.extend([f32::NAN; 16]);
+    padded
+}
+
+fn heads(dense: &[f32], width: usize, col: usize, cols: usize) -> Vec<f64> {
+    dense.chunks(width).flat_map(|row| wide(&row[col..col + cols])).collect()
+}
+
+fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBinding<'b> {
+    wgpu::BufferBinding { buffer, offset: bytes * index, size: std::num::NonZeroU64::new(bytes) }
+}
+
+/// One test per kernel. `a` and `b` give the stored shape (rows, cols) of an operand.
+macro_rules! product_test {
+    (
+        $name:ident, $Kernel:ident, $Params:ident, a $a:expr, b $b:expr, $extra:ident
+        $(, spare $spare_read:ident, $spare_write:ident)?
+    ) => {
+        fn $name(gpu: &Gpu) {
+            let shape_a: fn(Product) -> (usize, usize) = $a;
+            let shape_b: fn(Product) -> (usize, usize) = $b;
+            let launch = |params, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer| {
+                $(let $spare_write = gpu.buffer("spare", 16);)?
+                gpu.run(&$Kernel {
+                    params,
+                    a: a.as_entire_buffer_binding(),
+                    b: b.as_entire_buffer_binding(),
+                    $($spare_read: b.as_entire_buffer_binding(),
+                    $spare_write: $spare_write.as_entire_buffer_binding(),)?
+                    c: c.as_entire_buffer_binding(),
+                });
+            };
+
+            for &(rows, cols, inner) in SIZES {
+                let size = Product { rows, cols, inner };
+                let (a, b) = (values(1, rows * inner), values(2, inner * cols));
+                let ga = gpu.upload("a", &guarded(&a, shape_a(size).1));
+                let gb = gpu.upload("b", &guarded(&b, shape_b(size).1));
+                let before = values(3, rows * cols);
+                let c = gpu.upload("c", &pad(&before, cols));
+                let mut params = $Params::dense(rows as u32, cols as u32, inner as u32);
+                let mut expected = reference::matmul::$name(&wide(&a), &wide(&b), size);
+                let what = format!("{rows} x {cols} x {inner}");
+                launch(params, &ga, &gb, &c);
+                assert_close(&what, &unpad(&read(gpu, &c), cols), &expected, rounding(inner));
+
+                gpu.write(&c, 0, bytemuck::cast_slice(&pad(&before, cols)));
+                (params.accumulate, params.alpha) = (1, -0.5);
+                launch(params, &ga, &gb, &c);
+                for (e, before) in expected.iter_mut().zip(&before) {
+                    *e = f64::from(*before) - 0.5 * *e;
+                }
+                assert_close(&what, &unpad(&read(gpu, &c), cols), &expected, rounding(inner));
+            }
+
+            // Two sequences, four heads side by side in the columns, two heads per matrix of B.
+            let size = Product { rows: 12, cols: 20, inner: 8 };
+            let ((ar, ac), (br, bc)) = (shape_a(size), shape_b(size));
+            let (a, b) = (values(4, 2 * ar * 4 * ac), values(5, 2 * br * (4 + 2 * bc)));
+            let ga = gpu.upload("a", &a);
+            let gb = gpu.upload("b", &b);
+            let c = gpu.buffer("c", 2 * 12 * 4 * 20 * 4);
+            launch(
+                $Params {
+                    batch: 8,
+                    inner_count: 4,
+                    a_row_stride: ac as u32,
+                    a_outer_stride: (ar * ac) as u32,
+                    a_inner_stride: ac as u32 / 4,
+                    b_offset: 1,
+                    b_row_stride: 1 + bc as u32 / 2,
+                    b_outer_stride: br as u32 * (1 + bc as u32 / 2),
+                    b_inner_stride: bc as u32 / 4,
+                    b_inner_group: 2,
+                    c_row_stride: 20,
+                    c_outer_stride: 12 * 20,
+                    c_inner_stride: 5,
+                    ..$Params::dense(12, 20, 8)
+                },
+                &ga,
+                &gb,
+                &c,
+            );
+            let c = read(gpu, &c);
+            for (outer, head) in (0..8).map(|z| (z / 4, z % 4)) {
+                let a = &a[outer * ar * 4 * ac..][..ar * 4 * ac];
+                let b = &b[outer * br * (4 + 2 * bc)..][..br * (4 + 2 * bc)];
+                let expected = reference::matmul::$name(
+                    &heads(a, 4 * ac, head * ac, ac),
+                    &heads(b, 4 + 2 * bc, 4 + head / 2 * bc, bc),
+                    size,
+                );
+                let actual: Vec<_> = (0..12)
+                    .flat_map(|t| &c[(outer * 12 + t) * 80 + head * 20..][..20])
+                    .copied()
+                    .collect();
+                let what = format!("sequence {outer}, head {head}");
+                assert_close(&what, &actual, &expected, rounding(8));
+            }
+
+            $extra!(gpu, $Kernel, $Params);
+        }
+    };
+}
+
+/// Bias and activation at the end of a product, and the argument kept for the backward pass.
+macro_rules! activation_test {
+    ($gpu:ident, $Kernel:ident, $Params:ident) => {
+        let size = Product { rows: 70, cols: 37, inner: 19 };
+        let (a, b, bias) = (values(8, 70 * 19), values(9, 37 * 19), values(10, 37));
+        let ga = $gpu.upload("a", &pad(&a, 19));
+        let gb = $gpu.upload("b", &pad(&b, 19));
+        let g_bias = $gpu.upload("bias", &pad(&bias, 37));
+        let mut expected = reference::matmul::matmul_transposed_b(&wide(&a), &wide(&b), size);
+        for (i, e) in expected.iter_mut().enumerate() {
+            *e += f64::from(bias[i % 37]);
+        }
+        // One buffer of two parts: the output and what the activation was given.
+        let bytes = (70 * 40 * 4u64).next_multiple_of(256);
+        for (kind, f) in (0..).zip(ACTIVATIONS) {
+            for accumulate in [0, 1] {
+                let c = $gpu.buffer("c", 2 * bytes);
+                let residual = vec![0.75f32; 70 * 37];
+                $gpu.write(&c, 0, bytemuck::cast_slice(&pad(&residual, 37)));
+                $gpu.run(&$Kernel {
+                    params: $Params {
+                        has_bias: 1,
+                        activation: kind,
+                        accumulate,
+                        ..$Params::dense(70, 37, 19)
+                    },
+                    a: ga.as_entire_buffer_binding(),
+                    b: gb.as_entire_buffer_binding(),
+                    bias: g_bias.as_entire_buffer_binding(),
+                    c: chunk(&c, bytes, 0),
+                    pre_activation: chunk(&c, bytes, 1),
+                });
+                let data = read($gpu, &c);
+                let (c, pre) = data.split_at(bytes as usize / 4);
+                let added = 0.75 * f64::from(accumulate);
+                let activated: Vec<_> = expected.iter().map(|&x| added + f(x)).collect();
+                let what = format!("activation {kind}");
+                assert_close(&what, &unpad(&c[..70 * 40], 37), &activated, rounding(19));
+                let pre = unpad(&pre[..70 * 40], 37);
+                if kind == 0 {
+                    assert!(pre.iter().all(|x| *x == 0.0), "written without an activation");
+                } else {
+                    assert_close("argument", &pre, &expected, rounding(19));
+                }
+            }
+        }
+    };
+}
+
+/// More tiles than a dispatch has workgroups in one dimension. The grid and its inverse are the
+/// same text in every product; two of them stand for both kinds of tile.
+macro_rules! many_tiles_test {
+    ($gpu:ident, $Kernel:ident, $Params:ident) => {
+        let count = 65_541;
+        let (a, b) = (values(6, count), values(7, count));
+        let (ga, gb) = ($gpu.upload("a", &pad(&a, 1)), $gpu.upload("b", &pad(&b, 1)));
+        let c = $gpu.buffer("c", ga.size());
+        $gpu.run(&$Kernel {
+            params: $Params {
+                batch: count as u32,
+                a_outer_stride: 1,
+                b_outer_stride: 1,
+                c_outer_stride: 1,
+                ..$Params::dense(1, 1, 1)
+            },
+            a: ga.as_entire_buffer_binding(),
+            b: gb.as_entire_buffer_binding(),
+            c: c.as_entire_buffer_binding(),
+        });
+        let expected: Vec<_> =
+            a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).collect();
+        assert_close("batch", &unpad(&read($gpu, &c), 1), &expected, rounding(1));
+    };
+}
+
+/// Nothing beyond what every product is tested for.
+macro_rules! no_more {
+    ($gpu:ident, $Kernel:ident, $Params:ident) => {};
+}
+
+/// By the numbers of `shared/activation.wgsl`.
+const ACTIVATIONS: [fn(f64) -> f64; 6] = [
+    |x| x,
+    |x| x.max(0.0),
+    |x| {
+        let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        0.5 * x * (1.0 + u.tanh())
+    },
+    |x| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+    |x| x / (1.0 + (-x).exp()),
+    f64::tanh,
+];
+
+/// The Maclaurin series, which is exact to f64 rounding for the few units that occur here.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        let n = f64::from(n);
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+product_test!(
+    matmul,
+    Matmul,
+    MatmulParams,
+    a | s | (s.rows, s.inner),
+    b | s | (s.inner, s.cols),
+    many_tiles_test
+);
+product_test!(
+    matmul_direct,
+    MatmulDirect,
+    MatmulDirectParams,
+    a | s | (s.rows, s.inner),
+    b | s | (s.inner, s.cols),
+    many_tiles_test
+);
+product_test!(
+    matmul_transposed_a,
+    MatmulTransposedA,
+    MatmulTransposedAParams,
+    a | s | (s.inner, s.rows),
+    b | s | (s.inner, s.cols),
+    no_more
+);
+product_test!(
+    matmul_transposed_a_direct,
+    MatmulTransposedADirect,
+    MatmulTransposedADirectParams,
+    a | s | (s.inner, s.rows),
+    b | s | (s.inner, s.cols),
+    no_more
+);
+product_test!(
+    matmul_transposed_b, MatmulTransposedB, MatmulTransposedBParams,
+    a |s| (s.rows, s.inner), b |s| (s.cols, s.inner), activation_test, spare bias, pre_activation
+);
+product_test!(
+    matmul_transposed_b_direct, MatmulTransposedBDirect, MatmulTransposedBDirectParams,
+    a |s| (s.rows, s.inner), b |s| (s.cols, s.inner), activation_test, spare bias, pre_activation
+);

@@ -1,0 +1,48 @@
+// One 64 x 64 tile of C per workgroup without workgroup memory: each invocation reads the quads
+// that its 8 x 8 elements need. Faster where shaders run on a CPU, whose caches do the sharing.
+fn add_row(c: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
+    return fma(a.wwww, b[3], fma(a.zzzz, b[2], fma(a.yyyy, b[1], fma(a.xxxx, b[0], c))));
+}
+
+fn add_product(c: mat4x4<f32>, a: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4(
+        add_row(c[0], a[0], b),
+        add_row(c[1], a[1], b),
+        add_row(c[2], a[2], b),
+        add_row(c[3], a[3], b),
+    );
+}
+
+fn multiply(tile: u32, lane: u32) {
+    let tile_cols = (params.cols + 63u) / 64u;
+    let tiles = tile_cols * ((params.rows + 63u) / 64u);
+    let z = tile / tiles;
+    if z < params.batch {
+        let outer = z / params.inner_count;
+        let inner = z % params.inner_count;
+        let row = tile % tiles / tile_cols * 16u + lane / 8u * 2u;
+        let col = tile % tiles % tile_cols * 16u + lane % 8u * 2u;
+        let origin_a0 = a_origin(outer, inner, row);
+        let origin_a1 = a_origin(outer, inner, row + 1u);
+        let origin_b0 = b_origin(outer, inner, col);
+        let origin_b1 = b_origin(outer, inner, col + 1u);
+        let inner_quads = (params.inner + 3u) / 4u;
+        var c00 = mat4x4<f32>();
+        var c01 = mat4x4<f32>();
+        var c10 = mat4x4<f32>();
+        var c11 = mat4x4<f32>();
+        for (var k = 0u; k < inner_quads; k++) {
+            let b0 = b_block(origin_b0, k);
+            let b1 = b_block(origin_b1, k);
+            let a0 = a_block(origin_a0, k);
+            c00 = add_product(c00, a0, b0);
+            c01 = add_product(c01, a0, b1);
+            let a1 = a_block(origin_a1, k);
+            c10 = add_product(c10, a1, b0);
+            c11 = add_product(c11, a1, b1);
+        }
+        let first = params.c_offset + outer * params.c_outer_stride
+            + inner * params.c_inner_stride;
+        store_blocks(first, row, col, 1u, c00, c01, c10, c11);
+    }
+}

@@ -1,0 +1,66 @@
+// One 64 x 64 tile of C per workgroup, 16 elements of `inner` at a time through workgroup memory.
+// Each invocation owns 8 x 8 elements as four blocks: matrix columns are rows of C.
+const TILE_PITCH = 17u; // 16 quads and one, so that transposed stores meet fewer bank conflicts
+var<workgroup> tile_a: array<vec4<f32>, 272>; // (16 inner, 64 rows)
+var<workgroup> tile_b: array<vec4<f32>, 272>; // (16 inner, 64 cols)
+
+fn add_outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4(
+        fma(a.xxxx, b, c[0]),
+        fma(a.yyyy, b, c[1]),
+        fma(a.zzzz, b, c[2]),
+        fma(a.wwww, b, c[3]),
+    );
+}
+
+fn multiply(tile: u32, lane: u32) {
+    let tile_cols = (params.cols + 63u) / 64u;
+    let tiles = tile_cols * ((params.rows + 63u) / 64u);
+    let z = tile / tiles;
+    if z < params.batch {
+        let outer = z / params.inner_count;
+        let inner = z % params.inner_count;
+        let row = tile % tiles / tile_cols * 16u;
+        let col = tile % tiles % tile_cols * 16u;
+        let origin_a = a_origin(outer, inner, row + lane / 4u);
+        let origin_b = b_origin(outer, inner, col + lane / 4u);
+        let inner_quads = (params.inner + 3u) / 4u;
+        var c00 = mat4x4<f32>();
+        var c01 = mat4x4<f32>();
+        var c10 = mat4x4<f32>();
+        var c11 = mat4x4<f32>();
+        for (var k = 0u; k < inner_quads; k += 4u) {
+            var block_a = mat4x4<f32>();
+            var block_b = mat4x4<f32>();
+            if k + lane % 4u < inner_quads {
+                block_a = transpose(a_block(origin_a, k + lane % 4u));
+                block_b = b_block(origin_b, k + lane % 4u);
+            }
+            let at = lane % 4u * 4u * TILE_PITCH + lane / 4u;
+            tile_a[at] = block_a[0];
+            tile_a[at + TILE_PITCH] = block_a[1];
+            tile_a[at + 2u * TILE_PITCH] = block_a[2];
+            tile_a[at + 3u * TILE_PITCH] = block_a[3];
+            tile_b[at] = block_b[0];
+            tile_b[at + TILE_PITCH] = block_b[1];
+            tile_b[at + 2u * TILE_PITCH] = block_b[2];
+            tile_b[at + 3u * TILE_PITCH] = block_b[3];
+            workgroupBarrier();
+            for (var i = 0u; i < 16u * TILE_PITCH; i += TILE_PITCH) {
+                let a0 = tile_a[i + lane / 8u];
+                let a1 = tile_a[i + lane / 8u + 8u];
+                let b0 = tile_b[i + lane % 8u];
+                let b1 = tile_b[i + lane % 8u + 8u];
+                c00 = add_outer(c00, a0, b0);
+                c01 = add_outer(c01, a0, b1);
+                c10 = add_outer(c10, a1, b0);
+                c11 = add_outer(c11, a1, b1);
+            }
+            workgroupBarrier();
+        }
+        let first = params.c_offset + outer * params.c_outer_stride
+            + inner * params.c_inner_stride;
+        let row_quad = row + lane / 8u;
+        store_blocks(first, row_quad, col + lane % 8u, 8u, c00, c01, c10, c11);
+    }
+}
