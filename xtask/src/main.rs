@@ -1,1 +1,74 @@
-fn main() {}
+//! Everything a fresh machine needs, in one command. Each step is printed before it runs, and
+//! nothing is installed without being named.
+//!
+//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none,
+//! [`tests`] and [`wasm`] are the two longer commands, [`steps`] runs programs.
+
+mod drivers;
+mod install;
+mod steps;
+mod tests;
+mod wasm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use drivers::Kind;
+use steps::Step;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Trains, tests and checks evenkeel on any machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train the example GPT, on the graphics card or on a software driver
+    Train(Train),
+    /// Run all tests, the GPU tests on every driver that this machine has
+    Test(tests::Options),
+    /// Check that the library compiles for browsers
+    CheckWasm,
+}
+
+#[derive(Args)]
+struct Train {
+    /// Take this driver instead of the fastest one found
+    #[arg(long)]
+    driver: Option<Kind>,
+    /// Arguments of the example
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(train) => train.run(),
+        Command::Test(options) => tests::run(&options),
+        Command::CheckWasm => wasm::check(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Train {
+    fn run(&self) -> Result<()> {
+        let drivers = drivers::find_or_install(self.driver.as_slice())?;
+        let driver = &drivers[0];
+        println!("==> using {driver}");
+        Step::cargo("run")
+            .args(["--release", "--example", "gpt", "--"])
+            .args(&self.arguments)
+            .envs(driver.environment())
+            .run()
+    }
+}

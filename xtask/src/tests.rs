@@ -1,0 +1,180 @@
+//! All tests: those that need no GPU once, the others on every driver.
+
+use std::fs;
+use std::ops::AddAssign;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::drivers::{self, Driver, Kind};
+use crate::steps::{self, Step};
+
+/// Files in tests/ that use no GPU. All others run on each driver.
+const CPU_TESTS: [&str; 1] = ["shader_contract"];
+
+#[derive(Args)]
+pub struct Options {
+    /// Build with optimizations
+    #[arg(long)]
+    release: bool,
+    /// Run on this driver only; may be given several times
+    #[arg(long)]
+    driver: Vec<Kind>,
+    /// Run on both software drivers, lavapipe and SwiftShader, and install what is missing
+    #[arg(long, conflicts_with = "driver")]
+    require_both: bool,
+    /// Arguments of the test programs, such as a part of a test's name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// What the test programs of one command reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    programs: u64,
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let wanted = if options.require_both {
+        vec![Kind::Lavapipe, Kind::SwiftShader]
+    } else {
+        options.driver.clone()
+    };
+    let drivers = drivers::find_or_install(&wanted)?;
+    for driver in &drivers {
+        println!("==> found {driver}");
+    }
+    let gpu_tests = gpu_tests(&steps::root().join("tests"))?;
+    let cpu: Vec<_> = CPU_TESTS.iter().flat_map(|name| ["--test", name]).collect();
+    let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();
+
+    // One build for all that follows.
+    cargo_test(options).args(["--lib"]).args(&cpu).args(&gpu).args(["--no-run"]).run()?;
+
+    let mut report = Vec::new();
+    // Tests of the crate's own modules and its documentation may use a GPU in passing.
+    let first = &drivers[0];
+    let xtask = Step::cargo("test").args(["--package", "xtask"]);
+    report.push(watch("xtask".to_owned(), xtask, options)?);
+    let library = cargo_test(options).args(["--lib"]).args(&cpu).envs(environment(first));
+    report.push(watch("library".to_owned(), library, options)?);
+    let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
+    report.push(watch("documentation".to_owned(), documentation, options)?);
+    for driver in &drivers {
+        let tests = cargo_test(options).args(&gpu).envs(environment(driver));
+        report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
+    }
+    summarize(&report)
+}
+
+fn cargo_test(options: &Options) -> Step {
+    let release = options.release.then_some("--release");
+    Step::cargo("test").args(["--features", "contract"]).args(release)
+}
+
+fn environment(driver: &Driver) -> Vec<(&'static str, std::ffi::OsString)> {
+    let mut variables = driver.environment();
+    variables.push(("EVENKEEL_REQUIRE_GPU", "1".into()));
+    variables
+}
+
+type Outcome = (String, bool, Tally);
+
+/// Runs tests to the end, failures included, so that one driver's do not hide another's.
+fn watch(name: String, step: Step, options: &Options) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    let step = step.args(["--no-fail-fast", "--"]).args(&options.arguments);
+    let success = step.run_watching(|line| {
+        if let Some(result) = parse(line) {
+            tally += result;
+        }
+    })?;
+    let ran = tally.passed > 0 || !options.arguments.is_empty();
+    ensure!(ran || !success, "{name}: no test ran");
+    Ok((name, success, tally))
+}
+
+fn summarize(report: &[Outcome]) -> Result<()> {
+    println!();
+    for (name, success, tally) in report {
+        let Tally { programs, passed, failed, ignored } = tally;
+        let verdict = if *success { "ok" } else { "FAILED" };
+        println!(
+            "==> {verdict}: {name}: {passed} passed, {failed} failed, {ignored} ignored, in \
+             {programs} test programs"
+        );
+    }
+    let failed: Vec<_> = report.iter().filter(|(_, success, _)| !success).collect();
+    if !failed.is_empty() {
+        let names: Vec<_> = failed.iter().map(|(name, ..)| name.as_str()).collect();
+        bail!("tests failed: {}", names.join("; "));
+    }
+    Ok(())
+}
+
+/// The closing line of a test program.
+fn parse(line: &str) -> Option<Tally> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |word: &str| {
+        let parts = rest.split(['.', ';']).map(str::trim);
+        parts.filter_map(|part| part.strip_suffix(word)).find_map(|n| n.trim().parse().ok())
+    };
+    Some(Tally {
+        programs: 1,
+        passed: count("passed")?,
+        failed: count("failed")?,
+        ignored: count("ignored")?,
+    })
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.programs += other.programs;
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Names of the test programs that need a GPU: files in tests/, and folders with a main.rs.
+fn gpu_tests(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).context("no tests folder")? {
+        let path = entry?.path();
+        let is_test = path.join("main.rs").exists() || path.extension().is_some_and(|e| e == "rs");
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if is_test && !CPU_TESTS.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    ensure!(!names.is_empty(), "no GPU tests in {}", folder.display());
+    Ok(names)
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let line = "test result: FAILED. 41 passed; 2 failed; 1 ignored; 0 measured; 7 filtered \
+                    out; finished in 1.25s";
+        let mut tally = parse(line).unwrap();
+        tally += parse(line).unwrap();
+        assert_eq!(tally, Tally { programs: 2, passed: 82, failed: 4, ignored: 2 });
+        assert_eq!(parse("test kernels::scale ... ok"), None);
+    }
+
+    #[test]
+    fn every_test_program_is_found() {
+        let found = gpu_tests(&steps::root().join("tests")).unwrap();
+        assert!(found.contains(&"kernels".to_owned()), "{found:?}");
+        assert!(!found.contains(&"shader_contract".to_owned()), "{found:?}");
+        assert!(!found.contains(&"support".to_owned()), "{found:?}");
+    }
+}
