@@ -157,7 +157,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Attention::DECLARATION,
     AttentionDelta::DECLARATION,
     AttentionBackwardQuery::DECLARATION,

@@ -248,7 +248,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Activate::DECLARATION,
     ActivateBackward::DECLARATION,
     Add::DECLARATION,

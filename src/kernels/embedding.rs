@@ -140,7 +140,7 @@ pub fn rotary_table(time: usize, head_dim: usize, base: f64) -> Vec<f32> {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Embedding::DECLARATION,
     EmbeddingBackward::DECLARATION,
     PositionBackward::DECLARATION,

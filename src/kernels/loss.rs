@@ -180,7 +180,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     CrossEntropy::DECLARATION,
     CrossEntropyMean::DECLARATION,
     CrossEntropyBackward::DECLARATION,

@@ -248,7 +248,7 @@ product! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Matmul::DECLARATION,
     MatmulTransposedB::DECLARATION,
     MatmulTransposedA::DECLARATION,

@@ -370,7 +370,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     LayerNorm::DECLARATION,
     ResidualLayerNorm::DECLARATION,
     LayerNormBackward::DECLARATION,

@@ -120,4 +120,4 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[Adamw::DECLARATION, Adam::DECLARATION, Sgd::DECLARATION];
+pub(super) const ALL: &[Declaration] = &[Adamw::DECLARATION, Adam::DECLARATION, Sgd::DECLARATION];

@@ -125,7 +125,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Dropout::DECLARATION,
     Fill::DECLARATION,
     InitializeNormal::DECLARATION,

@@ -86,5 +86,5 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] =
+pub(super) const ALL: &[Declaration] =
     &[ColumnPartials::DECLARATION, ColumnSum::DECLARATION, RowMean::DECLARATION];

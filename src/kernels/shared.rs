@@ -34,8 +34,6 @@ pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
 /// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
 /// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
 pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
-/// Activation functions, their derivatives, an accurate tanh and erf.
-pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
 /// `ProductParams` of a batched matrix product.
 pub const PRODUCT: Fragment = wgsl!("../../shaders/shared/product.wgsl");
 /// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.

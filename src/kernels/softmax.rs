@@ -124,7 +124,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     Softmax::DECLARATION,
     SoftmaxBackward::DECLARATION,
     LogSumExp::DECLARATION,

@@ -183,7 +183,7 @@ kernel! {
 }
 
 /// Every kernel of this family.
-pub const ALL: &[Declaration] = &[
+pub(super) const ALL: &[Declaration] = &[
     GradientScan::DECLARATION,
     Verdict::DECLARATION,
     SeedGradient::DECLARATION,

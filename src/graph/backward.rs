@@ -1,0 +1,73 @@
+//! The reverse walk: from a scalar loss to gradients of all parameters.
+
+use super::ops::{Add, SeedGradient};
+use super::{Element, Graph, Source, Value};
+
+impl Graph {
+    /// Appends the gradient operations of `loss`, which must be one f32 number. The upstream of
+    /// the loss is the step's loss scale times `factor` (1 / microbatches, for a mean over them).
+    /// Gradients of parameters end up in [`gradients`](Self::gradients).
+    #[track_caller]
+    pub fn backward(&mut self, loss: Value, factor: f32) {
+        let shape = self.shape(loss);
+        assert!(
+            shape.count() == 1 && shape.element == Element::F32,
+            "a loss is one f32 number, not {shape}"
+        );
+        assert!(self.gradients.is_empty(), "a graph is differentiated once");
+        let forward = loss.node + 1;
+        let needed = self.depends_on_parameters(forward);
+        let mut upstream: Vec<Vec<Option<Value>>> =
+            self.nodes[..forward].iter().map(|node| vec![None; node.shapes.len()]).collect();
+        let seed = self.apply(SeedGradient { factor }, &[]);
+        upstream[loss.node][loss.output] = Some(seed);
+
+        for index in (0..forward).rev() {
+            if !needed[index] || upstream[index].iter().all(Option::is_none) {
+                continue;
+            }
+            let node = self.nodes[index].clone();
+            let Source::Op(op) = &node.source else { continue };
+            let gradients = op.gradient(self, &node, &upstream[index]);
+            assert_eq!(gradients.len(), node.inputs.len(), "{}: gradients", node.label);
+            for (&input, gradient) in node.inputs.iter().zip(gradients) {
+                let Some(gradient) = gradient else { continue };
+                if needed[input.node] {
+                    self.contribute(&node.label, input, gradient, &mut upstream);
+                }
+            }
+        }
+    }
+
+    /// Adds one gradient to what an input has already received. Parameters keep their
+    /// contributions apart: each is added in place in the gradient buffer.
+    fn contribute(
+        &mut self,
+        label: &str,
+        input: Value,
+        gradient: Value,
+        upstream: &mut [Vec<Option<Value>>],
+    ) {
+        let (expected, found) = (&self.shape(input).dims, &self.shape(gradient).dims);
+        assert_eq!(expected, found, "{label}: gradient of {}", self.nodes[input.node].label);
+        if let Source::Parameter(parameter) = self.nodes[input.node].source {
+            self.gradients.push((parameter, gradient));
+            return;
+        }
+        let sum = match upstream[input.node][input.output] {
+            Some(before) => self.apply(Add, &[before, gradient]),
+            None => gradient,
+        };
+        upstream[input.node][input.output] = Some(sum);
+    }
+
+    /// Which of the first `count` nodes are parameters or computed from them.
+    fn depends_on_parameters(&self, count: usize) -> Vec<bool> {
+        let mut depends = Vec::with_capacity(count);
+        for node in &self.nodes[..count] {
+            let is_parameter = matches!(node.source, Source::Parameter(_));
+            depends.push(is_parameter || node.inputs.iter().any(|input| depends[input.node]));
+        }
+        depends
+    }
+}

@@ -1,0 +1,319 @@
+//! A graph of operations: built once, differentiated once, then recorded into a plan.
+//!
+//! A [`Graph`] is a list of nodes in the order they were made, so every node comes after its
+//! inputs. Leaves are inputs (written by the host each step), parameters (trained), states
+//! (committed by the verdict, such as running statistics) and constants. [`Graph::backward`]
+//! appends the gradient operations; nothing is computed until a [`Plan`](crate::plan::Plan) is
+//! made of it, or [`Graph::evaluate`] runs it in f64 on the CPU.
+
+mod backward;
+mod evaluate;
+mod op;
+pub mod ops;
+mod shape;
+
+use std::rc::Rc;
+
+pub use evaluate::{Evaluation, HostData};
+pub use op::{Dense, Op};
+pub use shape::{Element, Shape};
+
+use crate::nn::init::Init;
+
+/// One output of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value {
+    /// Index of the node.
+    pub node: usize,
+    /// Index of the output.
+    pub output: usize,
+}
+
+/// Whether a graph is built for training or for evaluation: dropout and batch statistics differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Dropout drops, BatchNorm uses and records the statistics of the batch.
+    Train,
+    /// Dropout is the identity, BatchNorm uses its running statistics.
+    Evaluate,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Written by the host before a step.
+    Input(usize),
+    /// Trained.
+    Parameter(usize),
+    /// Kept between steps, changed only by steps that are applied.
+    State(usize),
+    /// The same in every step.
+    Constant(Rc<[f32]>),
+    /// Computed.
+    Op(Rc<dyn Op>),
+}
+
+/// A node: what it is, what it reads, what it gives.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What the node is.
+    pub source: Source,
+    /// The values it reads.
+    pub inputs: Vec<Value>,
+    /// The shapes of its outputs.
+    pub shapes: Vec<Shape>,
+    /// Scope and name, for messages and reports.
+    pub label: String,
+    index: usize,
+}
+
+impl Node {
+    /// Output `output` of this node as a value.
+    pub fn output(&self, output: usize) -> Value {
+        Value { node: self.index, output }
+    }
+}
+
+/// An input that the host writes before each step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Name.
+    pub name: String,
+    /// Shape of one microbatch.
+    pub shape: Shape,
+    /// Token ids must lie below this.
+    pub bound: Option<u32>,
+}
+
+/// A trained tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// Dotted name, as PyTorch would have it.
+    pub name: String,
+    /// Shape.
+    pub shape: Shape,
+    /// How it starts.
+    pub init: Init,
+    /// Random stream of the initialiser; the parameter's position in the model.
+    pub stream: u32,
+}
+
+/// Tensors that are kept between steps and changed only by applied steps: the rows of one matrix,
+/// each with a name of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateSpec {
+    /// Dotted name of each row.
+    pub names: Vec<String>,
+    /// (rows, cols), of [`Element::F32`].
+    pub shape: Shape,
+    /// What every element of a row starts with, by row.
+    pub initial: Vec<f32>,
+}
+
+/// Operations, their leaves, and where their results go.
+#[derive(Debug)]
+pub struct Graph {
+    /// Training or evaluation.
+    pub phase: Phase,
+    nodes: Vec<Node>,
+    inputs: Vec<InputSpec>,
+    parameters: Vec<ParameterSpec>,
+    states: Vec<StateSpec>,
+    /// New values of states, by state.
+    staged: Vec<(usize, Value)>,
+    /// Contributions to the gradients of parameters, by parameter, in order.
+    gradients: Vec<(usize, Value)>,
+    scope: Vec<String>,
+    streams: u32,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            parameters: Vec::new(),
+            states: Vec::new(),
+            staged: Vec::new(),
+            gradients: Vec::new(),
+            scope: Vec::new(),
+            streams: 0,
+        }
+    }
+
+    /// Runs `build` with `name` added to the prefix of every parameter and state it makes.
+    pub fn scope<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope.push(name.into());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    fn path(&self, name: &str) -> String {
+        let mut path = self.scope.join(".");
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path + name
+    }
+
+    /// An input that the host writes before each step. Asking again for a name gives the same.
+    #[track_caller]
+    pub fn input(&mut self, name: &str, shape: Shape) -> Value {
+        self.leaf_input(name, shape, None)
+    }
+
+    /// An input of token ids, all of which must lie below `bound`.
+    #[track_caller]
+    pub fn tokens(&mut self, name: &str, dims: impl Into<Vec<usize>>, bound: usize) -> Value {
+        self.leaf_input(name, Shape::u32(dims), Some(bound as u32))
+    }
+
+    #[track_caller]
+    fn leaf_input(&mut self, name: &str, shape: Shape, bound: Option<u32>) -> Value {
+        let spec = InputSpec { name: name.to_owned(), shape, bound };
+        if let Some(index) = self.inputs.iter().position(|input| input.name == name) {
+            assert_eq!(self.inputs[index], spec, "input {name:?} was made with another shape");
+            return self.leaf(|source| matches!(source, Source::Input(i) if *i == index));
+        }
+        self.inputs.push(spec.clone());
+        self.push(Source::Input(self.inputs.len() - 1), vec![], vec![spec.shape], spec.name)
+    }
+
+    /// A trained tensor under the current scope. Asking again for a name gives the same tensor:
+    /// that ties weights.
+    #[track_caller]
+    pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
+        let (name, shape) = (self.path(name), Shape::real(dims));
+        if let Some(index) = self.parameters.iter().position(|p| p.name == name) {
+            let found = &self.parameters[index].shape;
+            assert_eq!(found, &shape, "parameter {name:?} was made with another shape");
+            return self.leaf(|source| matches!(source, Source::Parameter(i) if *i == index));
+        }
+        let stream = self.parameters.len() as u32;
+        self.parameters.push(ParameterSpec {
+            name: name.clone(),
+            shape: shape.clone(),
+            init,
+            stream,
+        });
+        self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![shape], name)
+    }
+
+    /// Tensors of `cols` elements under the current scope that are kept between steps: (name,
+    /// initial value) for each row of one matrix. [`stage`](Self::stage) gives it a new value,
+    /// which only an applied step commits.
+    #[track_caller]
+    pub fn state(&mut self, rows: &[(&str, f32)], cols: usize) -> Value {
+        let names: Vec<_> = rows.iter().map(|(name, _)| self.path(name)).collect();
+        let initial = rows.iter().map(|&(_, initial)| initial).collect();
+        let spec = StateSpec { names, shape: Shape::f32([rows.len(), cols]), initial };
+        if let Some(index) = self.states.iter().position(|s| s.names == spec.names) {
+            assert_eq!(self.states[index], spec, "a state was made with another shape");
+            return self.leaf(|source| matches!(source, Source::State(i) if *i == index));
+        }
+        self.states.push(spec.clone());
+        let label = spec.names.join(", ");
+        self.push(Source::State(self.states.len() - 1), vec![], vec![spec.shape], label)
+    }
+
+    /// Makes `new` the next value of `state`, committed by the verdict. The operation behind
+    /// `new` writes in place; with gradient accumulation, [`Slot::accumulate`] tells it to go on
+    /// from what it wrote for the microbatch before.
+    ///
+    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    #[track_caller]
+    pub fn stage(&mut self, state: Value, new: Value) {
+        let Source::State(index) = self.nodes[state.node].source else {
+            panic!("{} is not a state", self.nodes[state.node].label);
+        };
+        assert_eq!(self.shape(state), self.shape(new), "a state keeps its shape");
+        self.staged.push((index, new));
+    }
+
+    /// A tensor that is the same in every step, of the given shape, dense.
+    #[track_caller]
+    pub fn constant(&mut self, label: &str, shape: Shape, data: &[f32]) -> Value {
+        assert_eq!(shape.count(), data.len(), "constant {label} of shape {shape}");
+        assert_ne!(shape.element, Element::U32, "constants hold f32");
+        self.push(Source::Constant(data.into()), vec![], vec![shape], label.to_owned())
+    }
+
+    /// Applies an operation and returns its first output.
+    #[track_caller]
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Value {
+        let shapes: Vec<_> = inputs.iter().map(|&value| self.shape(value).clone()).collect();
+        let outputs = op.shapes(&shapes);
+        let label = self.path(op.name());
+        self.push(Source::Op(Rc::new(op)), inputs.to_vec(), outputs, label)
+    }
+
+    fn push(
+        &mut self,
+        source: Source,
+        inputs: Vec<Value>,
+        shapes: Vec<Shape>,
+        label: String,
+    ) -> Value {
+        let index = self.nodes.len();
+        self.nodes.push(Node { source, inputs, shapes, label, index });
+        Value { node: index, output: 0 }
+    }
+
+    fn leaf(&self, matches: impl Fn(&Source) -> bool) -> Value {
+        let node = self.nodes.iter().position(|node| matches(&node.source));
+        Value { node: node.expect("a leaf has a node"), output: 0 }
+    }
+
+    /// The by-product `output` of the operation that made `value`.
+    #[track_caller]
+    pub fn byproduct(&self, value: Value, output: usize) -> Value {
+        let node = &self.nodes[value.node];
+        assert!(output < node.shapes.len(), "{} has {} outputs", node.label, node.shapes.len());
+        Value { node: value.node, output }
+    }
+
+    /// A number for a random stream that no other operation of this graph has.
+    pub fn stream(&mut self) -> u32 {
+        self.streams += 1;
+        self.streams - 1
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, value: Value) -> &Shape {
+        &self.nodes[value.node].shapes[value.output]
+    }
+
+    /// All nodes, each after its inputs.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The inputs, in the order they were made.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    /// The parameters, in the order they were made.
+    pub fn parameters(&self) -> &[ParameterSpec] {
+        &self.parameters
+    }
+
+    /// The states, in the order they were made.
+    pub fn states(&self) -> &[StateSpec] {
+        &self.states
+    }
+
+    /// New values of states: (state, value).
+    pub fn staged(&self) -> &[(usize, Value)] {
+        &self.staged
+    }
+
+    /// Contributions to gradients of parameters, in order: (parameter, value). Filled by
+    /// [`backward`](Self::backward).
+    pub fn gradients(&self) -> &[(usize, Value)] {
+        &self.gradients
+    }
+}

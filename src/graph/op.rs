@@ -1,0 +1,54 @@
+//! What an operation is: one `impl` in one place, with no central match anywhere.
+
+use std::fmt::Debug;
+
+use super::{Graph, Node, Shape, Value};
+use crate::plan::{Recorder, Slot};
+use crate::step::StepInput;
+
+/// A dense tensor on the host, in f64: what [`Op::evaluate`] computes with.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    /// Dimensions.
+    pub shape: &'a Shape,
+    /// Elements in row-major order, without padding; token ids as whole numbers.
+    pub data: &'a [f64],
+}
+
+/// An operation of a [`Graph`].
+///
+/// It may have several outputs: the first is the one [`Graph::apply`] returns, the others are
+/// by-products (statistics that the backward pass needs, a fused residual sum). Implement it for
+/// your own kernels as well; the `custom_op` example shows one with its gradient.
+pub trait Op: Debug {
+    /// Name for labels and reports, usually the kernel's.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of the outputs. Panics with both shapes where the inputs do not fit.
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape>;
+
+    /// Adds the operations that turn the gradients of the outputs into gradients of the inputs:
+    /// one entry per input, `None` for an input that has none. `upstream` has one entry per
+    /// output, `None` where nothing depends on that output; at least one is given.
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>>;
+
+    /// Records the dispatches that compute the outputs from the inputs.
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]);
+
+    /// Computes the outputs in f64 on the CPU, from the functions in
+    /// [`reference`](crate::reference).
+    fn evaluate(&self, step: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>>;
+
+    /// Whether [`record`](Self::record) adds to output `output` where [`Slot::accumulate`] is set.
+    /// Operations whose outputs are gradients of parameters should; for others the plan adds a
+    /// dispatch.
+    fn accumulates(&self, output: usize) -> bool {
+        let _ = output;
+        false
+    }
+}

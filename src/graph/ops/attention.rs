@@ -1,0 +1,186 @@
+//! Causal self-attention, without a matrix of scores in memory.
+
+use super::{first, no_second_derivative};
+use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::kernels;
+use crate::plan::{Recorder, Slot, to_u32};
+use crate::reference::attention as reference;
+use crate::step::StepInput;
+
+/// How queries, keys and values lie in the columns of one fused value: all query heads, then the
+/// key heads, then the value heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionLayout {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Columns of a head, a multiple of 4, at most 128.
+    pub head_dim: usize,
+}
+
+/// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), by online softmax
+/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), and the log-sum-exp of every row of
+/// scores, (batch heads time).
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Heads and their width.
+    pub layout: AttentionLayout,
+    /// Factor on the scores, 1 / sqrt(head_dim) by default.
+    pub scale: f32,
+    /// Scores become cap * tanh(score / cap); 0 leaves them.
+    pub soft_cap: f32,
+}
+
+impl Attention {
+    fn reference(&self, qkv: &Shape) -> reference::Attention {
+        let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
+        reference::Attention {
+            batch: qkv.dims[0],
+            time: qkv.dims[1],
+            heads,
+            kv_heads,
+            head_dim,
+            scale: f64::from(self.scale),
+            soft_cap: f64::from(self.soft_cap),
+        }
+    }
+
+    fn params(&self, qkv: &Shape) -> kernels::AttentionParams {
+        kernels::AttentionParams {
+            batch: to_u32(qkv.dims[0]),
+            time: to_u32(qkv.dims[1]),
+            heads: to_u32(self.layout.heads),
+            kv_heads: to_u32(self.layout.kv_heads),
+            scale: self.scale,
+            soft_cap: self.soft_cap,
+        }
+    }
+
+    fn head_quads(&self) -> u32 {
+        to_u32(self.layout.head_dim / 4)
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
+        let (qkv, columns) = (&inputs[0], (heads + 2 * kv_heads) * head_dim);
+        assert!(
+            heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(4) && head_dim <= 128,
+            "attention: {:?}",
+            self.layout
+        );
+        assert!(
+            qkv.dims.len() == 3 && qkv.cols() == columns,
+            "attention: qkv is {qkv}, the last dimension should be {columns}"
+        );
+        let [batch, time] = [qkv.dims[0], qkv.dims[1]];
+        vec![Shape::real([batch, time, heads * head_dim]), Shape::f32([batch * heads * time])]
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        let inputs = [node.inputs[0], node.output(0), node.output(1), first(upstream)];
+        vec![Some(graph.apply(AttentionBackward(*self), &inputs))]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        recorder.dispatch(&kernels::Attention {
+            params: self.params(&inputs[0].shape),
+            head_quads: self.head_quads(),
+            qkv: inputs[0].binding(),
+            output: outputs[0].binding(),
+            log_sum_exp: outputs[1].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let size = self.reference(inputs[0].shape);
+        let (output, log_sum_exp) = reference::attention(inputs[0].data, &size);
+        vec![output, log_sum_exp]
+    }
+}
+
+/// The gradient of [`Attention`]; inputs qkv, output, log-sum-exp, and the output's gradient.
+/// Outputs the gradient of qkv, and what each row of scores subtracts, (batch heads time).
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackward(pub Attention);
+
+impl Op for AttentionBackward {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone(), inputs[2].clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let params = self.0.params(&inputs[0].shape);
+        let head_quads = self.0.head_quads();
+        let [qkv, output, log_sum_exp, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
+        let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());
+        recorder.dispatch(&kernels::AttentionDelta {
+            params: bytemuck::cast(params),
+            head_quads,
+            output,
+            output_gradient: output_gradient.clone(),
+            delta: delta.clone(),
+        });
+        recorder.dispatch(&kernels::AttentionBackwardQuery {
+            params: bytemuck::cast(params),
+            head_quads,
+            qkv: qkv.clone(),
+            output_gradient: output_gradient.clone(),
+            log_sum_exp: log_sum_exp.clone(),
+            delta: delta.clone(),
+            qkv_gradient: qkv_gradient.clone(),
+        });
+        recorder.dispatch(&kernels::AttentionBackwardKeyValue {
+            params: bytemuck::cast(params),
+            head_quads,
+            qkv,
+            output_gradient,
+            log_sum_exp,
+            delta,
+            qkv_gradient,
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let size = self.0.reference(inputs[0].shape);
+        let [qkv, output, _, doutput] = [0, 1, 2, 3].map(|i| inputs[i].data);
+        let query = reference::attention_backward_query(qkv, doutput, &size);
+        let key_value = reference::attention_backward_key_value(qkv, doutput, &size);
+        let gradient = crate::reference::elementwise::add(&query, &key_value);
+        vec![gradient, reference::attention_delta(output, doutput, &size)]
+    }
+}
+
+impl Graph {
+    /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), with scores
+    /// scaled by 1 / sqrt(head_dim), to (batch, time, heads head_dim).
+    #[track_caller]
+    pub fn attention(
+        &mut self,
+        qkv: Value,
+        layout: AttentionLayout,
+        soft_cap: Option<f32>,
+    ) -> Value {
+        let scale = 1.0 / (layout.head_dim as f32).sqrt();
+        self.apply(Attention { layout, scale, soft_cap: soft_cap.unwrap_or(0.0) }, &[qkv])
+    }
+}

@@ -1,0 +1,260 @@
+//! Losses: each one f32 number, the mean over what counts.
+
+use super::{assert_same_shape, first, no_second_derivative};
+use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernels;
+use crate::plan::{Recorder, Slot, to_u32};
+use crate::reference::loss as reference;
+use crate::step::StepInput;
+use crate::train::IGNORE;
+
+/// Cross-entropy from logits (.., classes) and targets (..), averaged over the targets that are
+/// not [`IGNORE`]; 0 where all are ignored.
+///
+/// ```text
+/// lse = log Σ exp(logit)    nll = lse - logit[target]
+/// loss = (1-e) nll + e mean_c(lse - logit_c) + z lse²
+/// ```
+/// Its outputs are the loss, the loss of every row, and the rows' statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossEntropy {
+    /// e: share of the target spread evenly over all classes (Szegedy et al. 2016).
+    pub label_smoothing: f32,
+    /// z: weight of the squared log-sum-exp, which keeps logits from drifting (PaLM: 1e-4).
+    pub z_loss: f32,
+}
+
+impl CrossEntropy {
+    fn reference(&self, classes: usize) -> reference::CrossEntropyOptions {
+        reference::CrossEntropyOptions {
+            classes,
+            ignore_index: IGNORE,
+            label_smoothing: f64::from(self.label_smoothing),
+            z_loss: f64::from(self.z_loss),
+        }
+    }
+}
+
+fn targets(data: &[f64]) -> Vec<u32> {
+    data.iter().map(|&target| target as u32).collect()
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let (logits, targets) = (&inputs[0], &inputs[1]);
+        assert!(
+            targets.element == Element::U32
+                && logits.dims[..logits.dims.len() - 1] == targets.dims[..],
+            "cross_entropy: logits are {logits}, targets are {targets}"
+        );
+        let rows = logits.rows();
+        vec![Shape::f32([1]), Shape::f32([rows]), Shape::f32([2 * rows])]
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        let [logits, targets] = [node.inputs[0], node.inputs[1]];
+        let inputs = [logits, targets, node.output(2), node.output(0), first(upstream)];
+        vec![Some(graph.apply(CrossEntropyBackward(*self), &inputs)), None]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let logits = &inputs[0].shape;
+        let rows = to_u32(logits.rows());
+        recorder.dispatch(&kernels::CrossEntropy {
+            params: kernels::CrossEntropyParams {
+                rows,
+                row_quads: to_u32(logits.row_quads()),
+                classes: to_u32(logits.cols()),
+                ignore_index: IGNORE,
+                label_smoothing: self.label_smoothing,
+                z_loss: self.z_loss,
+            },
+            logits: inputs[0].binding(),
+            targets: inputs[1].binding(),
+            loss: outputs[1].binding(),
+            statistics: outputs[2].binding(),
+        });
+        // The loss is the first number of its quad; 1 / N lies behind it, for the gradient.
+        recorder.dispatch(&kernels::CrossEntropyMean {
+            params: kernels::CrossEntropyMeanParams { rows, ignore_index: IGNORE },
+            loss: outputs[1].binding(),
+            targets: inputs[1].binding(),
+            mean: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let settings = self.reference(inputs[0].shape.cols());
+        let targets = targets(inputs[1].data);
+        let (loss, lse) = reference::cross_entropy(inputs[0].data, &targets, &settings);
+        let mean = reference::cross_entropy_mean(&loss, &targets, IGNORE);
+        let rows = inputs[0].data.chunks(settings.classes).zip(&lse).zip(&targets);
+        let statistics = rows.flat_map(|((row, lse), &target)| {
+            let largest = row.iter().copied().fold(f64::MIN, f64::max);
+            if target == IGNORE { [0.0, 0.0] } else { [largest, lse - largest] }
+        });
+        vec![vec![mean[0]], loss, statistics.collect()]
+    }
+}
+
+/// dlogits of [`CrossEntropy`]; inputs logits, targets, statistics, the loss, and its gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossEntropyBackward(pub CrossEntropy);
+
+impl Op for CrossEntropyBackward {
+    fn name(&self) -> &'static str {
+        "cross_entropy_backward"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let logits = &inputs[0].shape;
+        let [logits_slot, targets, statistics, mean, upstream] =
+            [0, 1, 2, 3, 4].map(|i| inputs[i].binding());
+        recorder.dispatch(&kernels::CrossEntropyBackward {
+            params: kernels::CrossEntropyBackwardParams {
+                rows: to_u32(logits.rows()),
+                row_quads: to_u32(logits.row_quads()),
+                classes: to_u32(logits.cols()),
+                ignore_index: IGNORE,
+                label_smoothing: self.0.label_smoothing,
+                z_loss: self.0.z_loss,
+            },
+            logits: logits_slot,
+            targets,
+            statistics,
+            mean,
+            upstream,
+            dlogits: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let settings = self.0.reference(inputs[0].shape.cols());
+        let (logits, targets) = (inputs[0].data, targets(inputs[1].data));
+        let upstream = inputs[4].data[0];
+        vec![reference::cross_entropy_backward(logits, &targets, &settings, upstream)]
+    }
+}
+
+/// The mean of (prediction - expected)² over all elements; outputs the loss and the loss of every
+/// row.
+#[derive(Clone, Copy, Debug)]
+pub struct MeanSquaredError;
+
+impl Op for MeanSquaredError {
+    fn name(&self) -> &'static str {
+        "mean_squared_error"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        assert_same_shape("mean_squared_error", &inputs[0], &inputs[1]);
+        vec![Shape::f32([1]), Shape::f32([inputs[0].rows()])]
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        let inputs = [node.inputs[0], node.inputs[1], first(upstream)];
+        let gradient = graph.apply(MeanSquaredErrorBackward, &inputs);
+        let of_expected = graph.scale(gradient, -1.0);
+        vec![Some(gradient), Some(of_expected)]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let shape = &inputs[0].shape;
+        let rows = to_u32(shape.rows());
+        recorder.dispatch(&kernels::MeanSquaredError {
+            params: kernels::MeanSquaredErrorParams { rows, cols: to_u32(shape.cols()) },
+            prediction: inputs[0].binding(),
+            expected: inputs[1].binding(),
+            loss: outputs[1].binding(),
+        });
+        recorder.dispatch(&kernels::RowMean {
+            params: kernels::RowMeanParams { rows },
+            values: outputs[1].binding(),
+            mean: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [prediction, expected] = [0, 1].map(|i| inputs[i].data);
+        let rows = reference::mean_squared_error(prediction, expected, inputs[0].shape.cols());
+        vec![vec![crate::reference::reduce::row_mean(&rows)], rows]
+    }
+}
+
+/// The gradient of [`MeanSquaredError`]; inputs prediction, expected, and the loss's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct MeanSquaredErrorBackward;
+
+impl Op for MeanSquaredErrorBackward {
+    fn name(&self) -> &'static str {
+        "mean_squared_error_backward"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let shape = &inputs[0].shape;
+        recorder.dispatch(&kernels::MeanSquaredErrorBackward {
+            params: kernels::MeanSquaredErrorBackwardParams {
+                rows: to_u32(shape.rows()),
+                cols: to_u32(shape.cols()),
+            },
+            prediction: inputs[0].binding(),
+            expected: inputs[1].binding(),
+            upstream: inputs[2].binding(),
+            dprediction: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [prediction, expected, upstream] = [0, 1, 2].map(|i| inputs[i].data);
+        vec![reference::mean_squared_error_backward(prediction, expected, upstream[0])]
+    }
+}
+
+impl Graph {
+    /// Cross-entropy of logits (.., classes) with targets (..): one f32 number.
+    #[track_caller]
+    pub fn cross_entropy(
+        &mut self,
+        logits: Value,
+        targets: Value,
+        settings: CrossEntropy,
+    ) -> Value {
+        self.apply(settings, &[logits, targets])
+    }
+
+    /// The mean of (prediction - expected)² over all elements: one f32 number.
+    #[track_caller]
+    pub fn mean_squared_error(&mut self, prediction: Value, expected: Value) -> Value {
+        self.apply(MeanSquaredError, &[prediction, expected])
+    }
+}

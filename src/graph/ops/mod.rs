@@ -1,0 +1,36 @@
+//! The operations, by family. Each is one `impl Op` and one method of [`Graph`](super::Graph).
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod loss;
+mod matmul;
+mod normalization;
+mod random;
+mod reduce;
+mod softmax;
+mod step;
+
+pub use attention::{Attention, AttentionLayout};
+pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
+pub use loss::{CrossEntropy, MeanSquaredError};
+pub use matmul::{Linear, Product, Transposed};
+pub use step::SeedGradient;
+
+use super::{Node, Shape, Value};
+
+/// The gradient of an operation's only differentiable output.
+fn first(upstream: &[Option<Value>]) -> Value {
+    upstream[0].expect("the walk visits nodes whose output has a gradient")
+}
+
+#[track_caller]
+fn assert_same_shape(what: &str, a: &Shape, b: &Shape) {
+    assert_eq!(a.dims, b.dims, "{what}: the operands have shapes {a} and {b}");
+}
+
+/// Gradient operations are not differentiated again: [`Graph::backward`](super::Graph::backward)
+/// only walks what came before the loss.
+fn no_second_derivative(node: &Node) -> Vec<Option<Value>> {
+    panic!("{} is a gradient operation; second derivatives are not built", node.label)
+}

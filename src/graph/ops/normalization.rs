@@ -1,0 +1,598 @@
+//! LayerNorm and RMSNorm over rows, BatchNorm over features.
+
+use super::reduce::{ColumnSum, blocks, partials_shape};
+use super::{assert_same_shape, first, no_second_derivative};
+use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::kernels;
+use crate::plan::{Recorder, Slot, to_u32};
+use crate::reference::normalization as reference;
+use crate::step::StepInput;
+
+/// Rows and columns of a shape, as uniform fields.
+fn rows_cols(shape: &Shape) -> [u32; 2] {
+    [to_u32(shape.rows()), to_u32(shape.cols())]
+}
+
+#[track_caller]
+fn assert_width(what: &str, x: &Shape, weight: &Shape) {
+    assert_eq!(weight.dims, [x.cols()], "{what}: x is {x}, the weight is {weight}");
+}
+
+/// Which norm over rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowNormKind {
+    /// Inputs x, [residual,] weight, bias; statistics (mean, rstd) interleaved, (2 * rows).
+    Layer,
+    /// Inputs x, [residual,] weight; statistics rstd, (rows).
+    Rms,
+}
+
+/// y = norm(x), or of x + residual. Outputs y, [sum,] statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct RowNorm {
+    /// LayerNorm or RMSNorm.
+    pub kind: RowNormKind,
+    /// Whether the second input is a residual to be added first.
+    pub residual: bool,
+    /// Added to the variance or mean square.
+    pub eps: f32,
+}
+
+impl RowNorm {
+    fn weight_index(&self) -> usize {
+        1 + usize::from(self.residual)
+    }
+
+    fn statistics_index(&self) -> usize {
+        1 + usize::from(self.residual)
+    }
+}
+
+impl Op for RowNorm {
+    fn name(&self) -> &'static str {
+        match (self.kind, self.residual) {
+            (RowNormKind::Layer, false) => "layer_norm",
+            (RowNormKind::Layer, true) => "residual_layer_norm",
+            (RowNormKind::Rms, false) => "rms_norm",
+            (RowNormKind::Rms, true) => "residual_rms_norm",
+        }
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let x = &inputs[0];
+        if self.residual {
+            assert_same_shape(self.name(), x, &inputs[1]);
+        }
+        for weight in &inputs[self.weight_index()..] {
+            assert_width(self.name(), x, weight);
+        }
+        let per_row = if self.kind == RowNormKind::Layer { 2 } else { 1 };
+        let statistics = Shape::f32([per_row * x.rows()]);
+        let mut shapes = vec![x.clone(); 1 + usize::from(self.residual)];
+        shapes.push(statistics);
+        shapes
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        let weight = node.inputs[self.weight_index()];
+        let sum_gradient = if self.residual { upstream[1] } else { None };
+        let Some(dy) = upstream[0] else {
+            // Only the sum is used: its gradient passes to both addends.
+            let mut gradients = vec![sum_gradient; 1 + usize::from(self.residual)];
+            gradients.resize(node.inputs.len(), None);
+            return gradients;
+        };
+        let x = if self.residual { node.output(1) } else { node.inputs[0] };
+        let statistics = node.output(self.statistics_index());
+        let backward = RowNormBackward { kind: self.kind, eps: self.eps };
+        let inputs = [x, weight, dy, statistics].into_iter().chain(sum_gradient);
+        let dx = graph.apply(backward, &inputs.collect::<Vec<_>>());
+        let partials = RowNormPartials { kind: self.kind, eps: self.eps };
+        let partials = graph.apply(partials, &[x, dy, statistics]);
+
+        let mut gradients = vec![Some(dx); 1 + usize::from(self.residual)];
+        gradients.push(Some(graph.apply(ColumnSum, &[partials])));
+        if self.kind == RowNormKind::Layer {
+            let bias_partials = graph.byproduct(partials, 1);
+            gradients.push(Some(graph.apply(ColumnSum, &[bias_partials])));
+        }
+        gradients
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [rows, cols] = rows_cols(&inputs[0].shape);
+        let eps = self.eps;
+        let x = inputs[0].binding();
+        let y = outputs[0].binding();
+        let weight = inputs[self.weight_index()].binding();
+        let statistics = outputs[self.statistics_index()].binding();
+        match (self.kind, self.residual) {
+            (RowNormKind::Layer, false) => recorder.dispatch(&kernels::LayerNorm {
+                params: kernels::LayerNormParams { rows, cols, eps },
+                x,
+                weight,
+                bias: inputs[2].binding(),
+                y,
+                statistics,
+            }),
+            (RowNormKind::Layer, true) => recorder.dispatch(&kernels::ResidualLayerNorm {
+                params: kernels::ResidualLayerNormParams { rows, cols, eps },
+                x,
+                residual: inputs[1].binding(),
+                weight,
+                bias: inputs[3].binding(),
+                sum: outputs[1].binding(),
+                y,
+                statistics,
+            }),
+            (RowNormKind::Rms, false) => recorder.dispatch(&kernels::RmsNorm {
+                params: kernels::RmsNormParams { rows, cols, eps },
+                x,
+                weight,
+                y,
+                statistics,
+            }),
+            (RowNormKind::Rms, true) => recorder.dispatch(&kernels::ResidualRmsNorm {
+                params: kernels::ResidualRmsNormParams { rows, cols, eps },
+                x,
+                residual: inputs[1].binding(),
+                weight,
+                sum: outputs[1].binding(),
+                y,
+                statistics,
+            }),
+        }
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let (x, weight) = (inputs[0].data, inputs[self.weight_index()].data);
+        let eps = f64::from(self.eps);
+        let sum = self.residual.then(|| crate::reference::elementwise::add(x, inputs[1].data));
+        let x = sum.as_deref().unwrap_or(x);
+        let (y, statistics) = match self.kind {
+            RowNormKind::Layer => {
+                let bias = inputs[self.weight_index() + 1].data;
+                let out = reference::layer_norm(x, weight, bias, eps);
+                let pairs = out.mean.iter().zip(&out.rstd);
+                (out.y, pairs.flat_map(|(&mean, &rstd)| [mean, rstd]).collect())
+            }
+            RowNormKind::Rms => {
+                let out = reference::rms_norm(x, weight, eps);
+                (out.y, out.rstd)
+            }
+        };
+        [Some(y), sum.clone(), Some(statistics)].into_iter().flatten().collect()
+    }
+}
+
+/// dx of [`RowNorm`]; inputs x, weight, dy, statistics and, where the sum is used further, its
+/// gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct RowNormBackward {
+    /// LayerNorm or RMSNorm.
+    pub kind: RowNormKind,
+    /// As in the forward pass.
+    pub eps: f32,
+}
+
+impl Op for RowNormBackward {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            RowNormKind::Layer => "layer_norm_backward",
+            RowNormKind::Rms => "rms_norm_backward",
+        }
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [rows, cols] = rows_cols(&inputs[0].shape);
+        let [x, weight, dy, statistics] = [0, 1, 2, 3].map(|i| inputs[i].binding());
+        let add_residual = u32::from(inputs.len() > 4);
+        let residual_gradient = inputs.get(4).unwrap_or(&inputs[2]).binding();
+        let dx = outputs[0].binding();
+        match self.kind {
+            RowNormKind::Layer => recorder.dispatch(&kernels::LayerNormBackward {
+                params: kernels::LayerNormBackwardParams { rows, cols, add_residual },
+                x,
+                weight,
+                dy,
+                statistics,
+                residual_gradient,
+                dx,
+            }),
+            RowNormKind::Rms => recorder.dispatch(&kernels::RmsNormBackward {
+                params: kernels::RmsNormBackwardParams { rows, cols, add_residual },
+                x,
+                weight,
+                dy,
+                statistics,
+                residual_gradient,
+                dx,
+            }),
+        }
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [x, weight, dy] = [0, 1, 2].map(|i| inputs[i].data);
+        let residual = inputs.get(4).map(|residual| residual.data);
+        let backward = match self.kind {
+            RowNormKind::Layer => reference::layer_norm_backward,
+            RowNormKind::Rms => reference::rms_norm_backward,
+        };
+        vec![backward(x, weight, dy, f64::from(self.eps), residual)]
+    }
+}
+
+/// Partial sums of the parameters' gradients of [`RowNorm`] over blocks of rows; inputs x, dy,
+/// statistics. Outputs weight partials and, for LayerNorm, bias partials.
+#[derive(Clone, Copy, Debug)]
+pub struct RowNormPartials {
+    /// LayerNorm or RMSNorm.
+    pub kind: RowNormKind,
+    /// As in the forward pass.
+    pub eps: f32,
+}
+
+impl Op for RowNormPartials {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            RowNormKind::Layer => "layer_norm_parameter_partials",
+            RowNormKind::Rms => "rms_norm_parameter_partials",
+        }
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let outputs = if self.kind == RowNormKind::Layer { 2 } else { 1 };
+        vec![partials_shape(&inputs[0]); outputs]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [rows, cols] = rows_cols(&inputs[0].shape);
+        let (rows_per_block, blocks) = blocks(&inputs[0].shape);
+        let [x, dy, statistics] = [0, 1, 2].map(|i| inputs[i].binding());
+        let weight_partials = outputs[0].binding();
+        match self.kind {
+            RowNormKind::Layer => recorder.dispatch(&kernels::LayerNormParameterPartials {
+                params: kernels::LayerNormParameterPartialsParams {
+                    rows,
+                    cols,
+                    rows_per_block,
+                    blocks,
+                },
+                x,
+                dy,
+                statistics,
+                weight_partials,
+                bias_partials: outputs[1].binding(),
+            }),
+            RowNormKind::Rms => recorder.dispatch(&kernels::RmsNormParameterPartials {
+                params: kernels::RmsNormParameterPartialsParams {
+                    rows,
+                    cols,
+                    rows_per_block,
+                    blocks,
+                },
+                x,
+                dy,
+                statistics,
+                weight_partials,
+            }),
+        }
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [x, dy] = [0, 1].map(|i| inputs[i].data);
+        let (cols, eps) = (inputs[0].shape.cols(), f64::from(self.eps));
+        let per_block = blocks(inputs[0].shape).0 as usize;
+        match self.kind {
+            RowNormKind::Layer => {
+                let (weight, bias) =
+                    reference::layer_norm_parameter_partials(x, dy, cols, eps, per_block);
+                vec![weight, bias]
+            }
+            RowNormKind::Rms => {
+                vec![reference::rms_norm_parameter_partials(x, dy, cols, eps, per_block)]
+            }
+        }
+    }
+}
+
+/// BatchNorm in training; inputs x (rows, features), weight, bias. Outputs y and the batch's
+/// statistics (2, features): means, then biased variances.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNorm {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let x = &inputs[0];
+        assert!(x.rows() > 1, "batch_norm needs at least two rows in training, x is {x}");
+        assert_width("batch_norm", x, &inputs[1]);
+        assert_width("batch_norm", x, &inputs[2]);
+        vec![x.clone(), Shape::f32([2, x.cols()])]
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &Node,
+        upstream: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        let inputs = [node.inputs[0], first(upstream), node.output(1), node.inputs[1]];
+        let dx = graph.apply(BatchNormBackward { eps: self.eps }, &inputs);
+        let [dweight, dbias] = [1, 2].map(|output| graph.byproduct(dx, output));
+        vec![Some(dx), Some(dweight), Some(dbias)]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [rows, features] = rows_cols(&inputs[0].shape);
+        recorder.dispatch(&kernels::BatchNormStatistics {
+            params: kernels::BatchNormStatisticsParams { rows, features },
+            x: inputs[0].binding(),
+            statistics: outputs[1].binding(),
+        });
+        let [x, weight, bias] = [0, 1, 2].map(|i| &inputs[i]);
+        let slots = [x, &outputs[1], weight, bias, &outputs[0]];
+        record_normalize(recorder, slots, self.eps);
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [x, weight, bias] = [0, 1, 2].map(|i| inputs[i].data);
+        let features = inputs[0].shape.cols();
+        let statistics = reference::batch_norm_statistics(x, features);
+        let eps = f64::from(self.eps);
+        vec![reference::batch_norm(x, &statistics, weight, bias, eps), statistics]
+    }
+}
+
+/// y = (x - mean) / sqrt(variance + eps) * weight + bias.
+fn record_normalize(
+    recorder: &mut Recorder<'_>,
+    [x, statistics, weight, bias, y]: [&Slot; 5],
+    eps: f32,
+) {
+    let [rows, features] = rows_cols(&x.shape);
+    recorder.dispatch(&kernels::BatchNorm {
+        params: kernels::BatchNormParams { rows, features, eps },
+        x: x.binding(),
+        statistics: statistics.binding(),
+        weight: weight.binding(),
+        bias: bias.binding(),
+        y: y.binding(),
+    });
+}
+
+/// BatchNorm in evaluation; inputs x, statistics (2, features), weight, bias.
+#[derive(Clone, Copy, Debug)]
+pub struct NormalizeFeatures {
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl Op for NormalizeFeatures {
+    fn name(&self) -> &'static str {
+        "normalize_features"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let x = &inputs[0];
+        assert_eq!(inputs[1].dims, [2, x.cols()], "normalize_features: statistics for {x}");
+        assert_width("normalize_features", x, &inputs[2]);
+        assert_width("normalize_features", x, &inputs[3]);
+        vec![x.clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        panic!("{} is for evaluation; training uses batch_norm", node.label)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let slots = [&inputs[0], &inputs[1], &inputs[2], &inputs[3], &outputs[0]];
+        record_normalize(recorder, slots, self.eps);
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [x, statistics, weight, bias] = [0, 1, 2, 3].map(|i| inputs[i].data);
+        vec![reference::batch_norm(x, statistics, weight, bias, f64::from(self.eps))]
+    }
+}
+
+/// Gradients of [`BatchNorm`]; inputs x, dy, statistics, weight. Outputs dx, dweight, dbias.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormBackward {
+    /// As in the forward pass.
+    pub eps: f32,
+}
+
+impl Op for BatchNormBackward {
+    fn name(&self) -> &'static str {
+        "batch_norm_backward"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let features = Shape::f32([inputs[0].cols()]);
+        vec![inputs[0].clone(), features.clone(), features]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [rows, features] = rows_cols(&inputs[0].shape);
+        let accumulate = outputs[1].accumulate;
+        assert_eq!(accumulate, outputs[2].accumulate, "weight and bias are used together");
+        let [x, dy, statistics, weight] = [0, 1, 2, 3].map(|i| inputs[i].binding());
+        let [dx, dweight, dbias] = [0, 1, 2].map(|i| outputs[i].binding());
+        recorder.dispatch(&kernels::BatchNormBackward {
+            params: kernels::BatchNormBackwardParams {
+                rows,
+                features,
+                eps: self.eps,
+                accumulate: u32::from(accumulate),
+            },
+            x,
+            dy,
+            statistics,
+            weight,
+            dx,
+            dweight,
+            dbias,
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [x, dy, weight] = [0, 1, 3].map(|i| inputs[i].data);
+        let gradients = reference::batch_norm_backward(x, weight, dy, f64::from(self.eps));
+        vec![gradients.dx, gradients.dweight, gradients.dbias]
+    }
+
+    fn accumulates(&self, output: usize) -> bool {
+        output > 0
+    }
+}
+
+/// staged = (1 - momentum) running + momentum batch, with the unbiased variance; inputs the
+/// batch's statistics and the committed running ones.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormRunning {
+    /// Weight of the batch.
+    pub momentum: f32,
+    /// Rows of the batch, for the unbiased variance.
+    pub rows: usize,
+}
+
+impl Op for BatchNormRunning {
+    fn name(&self) -> &'static str {
+        "batch_norm_running"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        assert_same_shape("batch_norm_running", &inputs[0], &inputs[1]);
+        vec![inputs[1].clone()]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        no_second_derivative(node)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        recorder.dispatch(&kernels::BatchNormRunning {
+            params: kernels::BatchNormRunningParams {
+                features: to_u32(inputs[0].shape.cols()),
+                rows: to_u32(self.rows),
+                momentum: self.momentum,
+                from_staged: u32::from(outputs[0].accumulate),
+            },
+            batch: inputs[0].binding(),
+            base: inputs[1].binding(),
+            staged: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let [batch, base] = [0, 1].map(|i| inputs[i].data);
+        let momentum = f64::from(self.momentum);
+        vec![reference::batch_norm_running(base, batch, self.rows, momentum)]
+    }
+
+    fn accumulates(&self, _: usize) -> bool {
+        true
+    }
+}
+
+impl Graph {
+    /// LayerNorm of x (.., width) over its rows; weight and bias (width).
+    #[track_caller]
+    pub fn layer_norm(&mut self, x: Value, weight: Value, bias: Value, eps: f32) -> Value {
+        let op = RowNorm { kind: RowNormKind::Layer, residual: false, eps };
+        self.apply(op, &[x, weight, bias])
+    }
+
+    /// (LayerNorm of x + residual, x + residual).
+    #[track_caller]
+    pub fn residual_layer_norm(
+        &mut self,
+        x: Value,
+        residual: Value,
+        weight: Value,
+        bias: Value,
+        eps: f32,
+    ) -> (Value, Value) {
+        let op = RowNorm { kind: RowNormKind::Layer, residual: true, eps };
+        let y = self.apply(op, &[x, residual, weight, bias]);
+        (y, self.byproduct(y, 1))
+    }
+
+    /// RMSNorm of x (.., width) over its rows; weight (width).
+    #[track_caller]
+    pub fn rms_norm(&mut self, x: Value, weight: Value, eps: f32) -> Value {
+        let op = RowNorm { kind: RowNormKind::Rms, residual: false, eps };
+        self.apply(op, &[x, weight])
+    }
+
+    /// (RMSNorm of x + residual, x + residual).
+    #[track_caller]
+    pub fn residual_rms_norm(
+        &mut self,
+        x: Value,
+        residual: Value,
+        weight: Value,
+        eps: f32,
+    ) -> (Value, Value) {
+        let op = RowNorm { kind: RowNormKind::Rms, residual: true, eps };
+        let y = self.apply(op, &[x, residual, weight]);
+        (y, self.byproduct(y, 1))
+    }
+
+    /// BatchNorm of x (rows, features) with the batch's own statistics, and these: (2, features),
+    /// means, then biased variances.
+    #[track_caller]
+    pub fn batch_norm(&mut self, x: Value, weight: Value, bias: Value, eps: f32) -> (Value, Value) {
+        let y = self.apply(BatchNorm { eps }, &[x, weight, bias]);
+        (y, self.byproduct(y, 1))
+    }
+
+    /// BatchNorm of x (rows, features) with given statistics (2, features), for evaluation.
+    #[track_caller]
+    pub fn normalize_features(
+        &mut self,
+        x: Value,
+        statistics: Value,
+        weight: Value,
+        bias: Value,
+        eps: f32,
+    ) -> Value {
+        self.apply(NormalizeFeatures { eps }, &[x, statistics, weight, bias])
+    }
+
+    /// Stages new running statistics from those of the batch x.
+    #[track_caller]
+    pub fn update_running(&mut self, running: Value, statistics: Value, x: Value, momentum: f32) {
+        let rows = self.shape(x).rows();
+        let new = self.apply(BatchNormRunning { momentum, rows }, &[statistics, running]);
+        self.stage(running, new);
+    }
+}

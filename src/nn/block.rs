@@ -1,0 +1,58 @@
+//! A pre-norm transformer block over a residual stream.
+
+use crate::graph::{Graph, Value};
+use crate::nn::{CausalSelfAttention, Dropout, FeedForward, Norm};
+
+/// The residual stream between two layers: its value so far and the last branch, which has not
+/// been added yet. The addition is fused into the next norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual {
+    /// The stream.
+    pub stream: Value,
+    /// What is still to be added.
+    pub branch: Option<Value>,
+}
+
+impl Residual {
+    /// Norms stream + branch, and takes the sum as the new stream.
+    #[track_caller]
+    pub fn norm(&mut self, graph: &mut Graph, norm: &Norm, name: &str) -> Value {
+        match self.branch.take() {
+            None => norm.forward(graph, name, self.stream),
+            Some(branch) => {
+                let (normed, sum) = norm.forward_residual(graph, name, self.stream, branch);
+                self.stream = sum;
+                normed
+            }
+        }
+    }
+}
+
+/// x + attention(norm1(x)), then x + mlp(norm2(x)).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// In front of the attention, and of the same kind in front of the feed-forward part.
+    pub norm: Norm,
+    /// The attention.
+    pub attention: CausalSelfAttention,
+    /// The feed-forward part.
+    pub feed_forward: FeedForward,
+    /// On both branches.
+    pub dropout: Dropout,
+}
+
+impl Block {
+    /// The residual stream (batch, time, width) through the block.
+    #[track_caller]
+    pub fn forward(&self, graph: &mut Graph, name: &str, mut residual: Residual) -> Residual {
+        graph.scope(name, |graph| {
+            let x = residual.norm(graph, &self.norm, "norm1");
+            let x = self.attention.forward(graph, "attention", x);
+            residual.branch = Some(self.dropout.forward(graph, x));
+            let x = residual.norm(graph, &self.norm, "norm2");
+            let x = self.feed_forward.forward(graph, "mlp", x);
+            residual.branch = Some(self.dropout.forward(graph, x));
+            residual
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! The position-wise part of a transformer block.
+
+use crate::graph::{Graph, Value};
+use crate::kernels::Activation;
+use crate::nn::{Init, Linear};
+
+/// down(activation(up(x))).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mlp {
+    /// Columns of x and y.
+    pub width: usize,
+    /// Columns between.
+    pub hidden: usize,
+    /// Between the two layers.
+    pub activation: Activation,
+    /// Whether the layers have a bias.
+    pub bias: bool,
+    /// How `up.weight` starts.
+    pub init: Init,
+    /// How `down.weight` starts: it writes to the residual stream.
+    pub projection_init: Init,
+}
+
+impl Mlp {
+    /// x (.., width) to y of the same shape.
+    #[track_caller]
+    pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
+        let up = Linear::new(self.width, self.hidden)
+            .bias(self.bias)
+            .activation(self.activation)
+            .init(self.init);
+        let down = Linear::new(self.hidden, self.width).bias(self.bias).init(self.projection_init);
+        graph.scope(name, |graph| {
+            let hidden = up.forward(graph, "up", x);
+            down.forward(graph, "down", hidden)
+        })
+    }
+}
+
+/// down(silu(gate(x)) * up(x)) (Shazeer 2020). `gate_up.weight` is (2 * hidden, width): the gate's
+/// rows, then the up rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SwiGlu {
+    /// Columns of x and y.
+    pub width: usize,
+    /// Columns between, a multiple of 4.
+    pub hidden: usize,
+    /// Whether the layers have a bias.
+    pub bias: bool,
+    /// How `gate_up.weight` starts.
+    pub init: Init,
+    /// How `down.weight` starts: it writes to the residual stream.
+    pub projection_init: Init,
+}
+
+impl SwiGlu {
+    /// x (.., width) to y of the same shape.
+    #[track_caller]
+    pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
+        let gate_up = Linear::new(self.width, 2 * self.hidden).bias(self.bias).init(self.init);
+        let down = Linear::new(self.hidden, self.width).bias(self.bias).init(self.projection_init);
+        graph.scope(name, |graph| {
+            let both = gate_up.forward(graph, "gate_up", x);
+            let hidden = graph.swiglu(both);
+            down.forward(graph, "down", hidden)
+        })
+    }
+}
+
+/// Either of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FeedForward {
+    /// [`Mlp`].
+    Mlp(Mlp),
+    /// [`SwiGlu`].
+    SwiGlu(SwiGlu),
+}
+
+impl FeedForward {
+    /// x (.., width) to y of the same shape.
+    #[track_caller]
+    pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
+        match self {
+            Self::Mlp(mlp) => mlp.forward(graph, name, x),
+            Self::SwiGlu(swiglu) => swiglu.forward(graph, name, x),
+        }
+    }
+}

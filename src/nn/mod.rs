@@ -1,0 +1,28 @@
+//! Layers and models, composed from operations; no GPU code here.
+//!
+//! A layer is a small struct of settings. Its `forward` takes the graph, a name and a value, and
+//! makes its parameters under that name, so that the dotted names are those PyTorch would give:
+//! `blocks.0.attention.qkv.weight`. Models compose layers and implement
+//! [`Model`](crate::train::Model).
+
+mod attention;
+mod batch_norm;
+mod block;
+mod classifier;
+mod embedding;
+mod feed_forward;
+mod gpt;
+pub mod init;
+mod linear;
+mod norm;
+
+pub use attention::CausalSelfAttention;
+pub use batch_norm::BatchNorm;
+pub use block::{Block, Residual};
+pub use classifier::{Classifier, MlpClassifier};
+pub use embedding::{Dropout, Embedding};
+pub use feed_forward::{FeedForward, Mlp, SwiGlu};
+pub use gpt::{Gpt, GptConfig, LanguageModel, Positions};
+pub use init::Init;
+pub use linear::Linear;
+pub use norm::{LayerNorm, Norm, RmsNorm};

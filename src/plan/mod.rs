@@ -1,0 +1,359 @@
+//! A graph recorded into a static list of dispatches, replayed every step.
+//!
+//! Making a [`Plan`] decides everything once: which nodes are needed, which buffer holds which
+//! value ([`slots`]), and every pipeline, uniform block and bind group. A step only encodes the
+//! list. With gradient accumulation there are two lists over the same buffers: the first
+//! microbatch overwrites gradients, the later ones add to them.
+
+pub mod parameters;
+mod recorder;
+pub mod slots;
+
+use std::collections::HashMap;
+
+pub use parameters::Parameters;
+pub use recorder::{Recorder, Slot};
+use slots::Lifetime;
+
+use crate::error::Result;
+use crate::gpu::{Dispatch, Gpu};
+use crate::graph::{Element, Graph, InputSpec, Node, Shape, Source, Value};
+use crate::kernels::{Accumulate, AccumulateParams};
+use crate::step::{StepInput, StepState};
+
+/// The two blocks that steer a step.
+#[derive(Clone, Debug)]
+pub struct StepBuffers {
+    /// One [`StepInput`], written by the host.
+    pub input: wgpu::Buffer,
+    /// One [`StepState`], written by kernels.
+    pub state: wgpu::Buffer,
+}
+
+impl StepBuffers {
+    /// Fresh blocks: step 0, loss scale 1.
+    pub fn new(gpu: &Gpu) -> Self {
+        let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
+        let state = StepState { loss_scale: 1.0, gradient_scale: 1.0, ..StepState::default() };
+        Self {
+            input: gpu.upload("step input", &[input]),
+            state: gpu.upload("step state", &[state]),
+        }
+    }
+}
+
+/// Flat buffers that receive gradients and new states.
+#[derive(Clone, Debug)]
+pub struct Sinks {
+    /// Gradients, one buffer per segment of the parameters.
+    pub gradients: Vec<wgpu::Buffer>,
+    /// New values of the states.
+    pub staged: wgpu::Buffer,
+}
+
+/// What a plan is made of.
+#[derive(Debug)]
+pub struct PlanRequest<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Values to keep readable.
+    pub outputs: &'a [Value],
+    /// The model's tensors; they may hold more than the graph uses.
+    pub parameters: &'a Parameters,
+    /// Where gradients and new states go; `None` for a graph without.
+    pub sinks: Option<&'a Sinks>,
+    /// The step's steering blocks.
+    pub step: &'a StepBuffers,
+    /// With more than one, a second list of dispatches that add to the gradients is recorded.
+    pub microbatches: usize,
+}
+
+/// What a plan costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Nodes recorded.
+    pub nodes: usize,
+    /// Values that live in slots.
+    pub values: usize,
+    /// Slots they share.
+    pub slots: usize,
+    /// Bytes of the slots.
+    pub slot_bytes: u64,
+    /// Bytes the values would take without sharing.
+    pub value_bytes: u64,
+    /// Bytes of inputs and constants.
+    pub leaf_bytes: u64,
+    /// Dispatches of one microbatch.
+    pub dispatches: usize,
+    /// Dispatches by kernel, most frequent first.
+    pub kernels: Vec<(&'static str, usize)>,
+}
+
+/// An input's buffer.
+#[derive(Clone, Debug)]
+pub struct InputSlot {
+    /// Name, shape and bound.
+    pub spec: InputSpec,
+    /// One microbatch.
+    pub buffer: wgpu::Buffer,
+}
+
+/// A recorded graph.
+#[derive(Debug)]
+pub struct Plan {
+    /// Dispatches of the first microbatch of a step.
+    pub first: Vec<Dispatch>,
+    /// Dispatches of each later microbatch.
+    pub next: Vec<Dispatch>,
+    /// The inputs to write before a replay.
+    pub inputs: Vec<InputSlot>,
+    /// Where the requested outputs lie.
+    pub outputs: Vec<Slot>,
+    /// Where every value lies that has a slot; slots of values that are no outputs are reused.
+    pub values: HashMap<Value, Slot>,
+    /// What the plan costs.
+    pub report: Report,
+}
+
+/// A value that goes to a gradient or staged buffer once its node has run.
+#[derive(Debug)]
+struct Sink {
+    value: Value,
+    slot: Slot,
+    /// The first contribution of a step's first microbatch overwrites.
+    first: bool,
+    /// The operation writes there itself; otherwise a dispatch of its own adds the value.
+    in_place: bool,
+}
+
+impl Plan {
+    /// Records a graph.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) for a value larger than a binding,
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), and
+    /// [`Error::UnknownName`](crate::Error::UnknownName) for a parameter the set does not have.
+    pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
+        let graph = request.graph;
+        let (parameter_index, state_index) = request.parameters.index_of(graph)?;
+        let needed = needed(graph, request);
+        let sinks = sinks(request, &parameter_index, &state_index);
+        let lifetimes = lifetimes(graph, request, &needed, &sinks);
+        for (value, _) in &lifetimes {
+            let node = &graph.nodes()[value.node];
+            let shape = graph.shape(*value);
+            parameters::check_binding(gpu, &node.label, shape)?;
+        }
+        let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
+        let assignment = slots::assign(&lives);
+        let leaf_bytes = leaves(graph, &needed).map(|node| node.shapes[0].bytes()).sum();
+
+        let slot_bytes: u64 = assignment.bytes.iter().sum();
+        let what = "the plan's activations";
+        let made = parameters::allocate(gpu, what, slot_bytes + leaf_bytes, || {
+            let pool: Vec<_> = assignment.bytes.iter().map(|&b| gpu.buffer("slot", b)).collect();
+            let leaves: Vec<_> = leaves(graph, &needed)
+                .map(|node| gpu.buffer(&node.label, node.shapes[0].bytes()))
+                .collect();
+            (pool, leaves)
+        });
+        let (pool, leaf_buffers) = made.await?;
+
+        let mut values: HashMap<Value, Slot> = HashMap::new();
+        for (&(value, _), &slot) in lifetimes.iter().zip(&assignment.slot) {
+            values.insert(value, Slot::new(pool[slot].clone(), graph.shape(value).clone()));
+        }
+        for sink in sinks.iter().filter(|sink| sink.in_place) {
+            values.insert(sink.value, sink.slot.clone());
+        }
+        let mut inputs = Vec::new();
+        for (node, buffer) in leaves(graph, &needed).zip(leaf_buffers) {
+            match &node.source {
+                Source::Input(index) => inputs.push(InputSlot {
+                    spec: graph.inputs()[*index].clone(),
+                    buffer: buffer.clone(),
+                }),
+                Source::Constant(data) => {
+                    let padded = node.shapes[0].pad(data);
+                    gpu.write(&buffer, 0, bytemuck::cast_slice(&padded));
+                }
+                _ => unreachable!("leaves are inputs and constants"),
+            }
+            values.insert(node.output(0), Slot::new(buffer, node.shapes[0].clone()));
+        }
+        for node in graph.nodes() {
+            let slot = match node.source {
+                Source::Parameter(index) => request.parameters.slot(parameter_index[index]),
+                Source::State(index) => request.parameters.state_slot(state_index[index]),
+                _ => continue,
+            };
+            values.insert(node.output(0), slot);
+        }
+
+        let mut recorder = Recorder::new(gpu, request.step);
+        let mut list = |first: bool| {
+            record(graph, &needed, &values, &sinks, first, &mut recorder);
+            recorder.take()
+        };
+        let first = list(true);
+        let next = if request.microbatches > 1 { list(false) } else { Vec::new() };
+        let report = Report {
+            nodes: needed.iter().filter(|&&n| n).count(),
+            values: lives.len(),
+            slots: pool.len(),
+            slot_bytes,
+            value_bytes: lives.iter().map(|life| life.bytes).sum(),
+            leaf_bytes,
+            dispatches: first.len(),
+            kernels: by_kernel(&first),
+        };
+        let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
+        Ok(Self { first, next, inputs, outputs, values, report })
+    }
+}
+
+/// Which nodes the outputs and sinks depend on.
+fn needed(graph: &Graph, request: &PlanRequest<'_>) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes().len()];
+    let sinks = request.sinks.map_or(&[][..], |_| graph.gradients());
+    let staged = request.sinks.map_or(&[][..], |_| graph.staged());
+    let sink_values = sinks.iter().chain(staged).map(|&(_, value)| value);
+    for value in request.outputs.iter().copied().chain(sink_values) {
+        needed[value.node] = true;
+    }
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        if needed[index] {
+            for input in &node.inputs {
+                needed[input.node] = true;
+            }
+        }
+    }
+    needed
+}
+
+fn leaves<'g>(graph: &'g Graph, needed: &'g [bool]) -> impl Iterator<Item = &'g Node> {
+    let is_leaf = |node: &&Node| matches!(node.source, Source::Input(_) | Source::Constant(_));
+    graph.nodes().iter().zip(needed).filter(|&(_, &needed)| needed).map(|(n, _)| n).filter(is_leaf)
+}
+
+/// Where gradients and staged states go, sorted by the node that makes them.
+fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[usize]) -> Vec<Sink> {
+    let (graph, Some(buffers)) = (request.graph, request.sinks) else { return Vec::new() };
+    let mut uses: HashMap<Value, usize> = HashMap::new();
+    let all_inputs = graph.nodes().iter().flat_map(|node| &node.inputs);
+    let all_sinks = graph.gradients().iter().chain(graph.staged()).map(|(_, value)| value);
+    for value in all_inputs.chain(all_sinks).chain(request.outputs) {
+        *uses.entry(*value).or_default() += 1;
+    }
+    let in_place = |value: Value| match &graph.nodes()[value.node].source {
+        Source::Op(op) => op.accumulates(value.output) && uses[&value] == 1,
+        _ => false,
+    };
+    let mut contributions = graph.gradients().to_vec();
+    contributions.sort_by_key(|&(_, value)| value);
+    let mut written = vec![false; graph.parameters().len()];
+    let mut sinks = Vec::new();
+    for (parameter, value) in contributions {
+        let index = parameter_index[parameter];
+        let slot = request.parameters.slot_in(&buffers.gradients, index, Element::F32);
+        let first = !std::mem::replace(&mut written[parameter], true);
+        sinks.push(Sink { value, slot, first, in_place: in_place(value) });
+    }
+    for &(state, value) in graph.staged() {
+        let label = &graph.nodes()[value.node].label;
+        assert!(in_place(value), "{label} must write the staged state in place, and only there");
+        let slot = request.parameters.state_slot_in(&buffers.staged, state_index[state]);
+        sinks.push(Sink { value, slot, first: true, in_place: true });
+    }
+    sinks.sort_by_key(|sink| sink.value);
+    sinks
+}
+
+/// The lifetime of every value that needs a slot, in the order of the nodes.
+fn lifetimes(
+    graph: &Graph,
+    request: &PlanRequest<'_>,
+    needed: &[bool],
+    sinks: &[Sink],
+) -> Vec<(Value, Lifetime)> {
+    let mut last: HashMap<Value, usize> = HashMap::new();
+    for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
+        for &input in &node.inputs {
+            last.insert(input, index);
+        }
+    }
+    last.extend(request.outputs.iter().map(|&value| (value, usize::MAX)));
+    let placed = |value: Value| sinks.iter().any(|s| s.in_place && s.value == value);
+    let mut lifetimes = Vec::new();
+    for (first, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
+        if !matches!(node.source, Source::Op(_)) {
+            continue;
+        }
+        for (output, shape) in node.shapes.iter().enumerate() {
+            let value = node.output(output);
+            if placed(value) {
+                continue;
+            }
+            let last = last.get(&value).copied().unwrap_or(first);
+            lifetimes.push((value, Lifetime { bytes: shape.bytes(), first, last }));
+        }
+    }
+    lifetimes
+}
+
+/// Records every needed node, and behind it the dispatches that add its gradients.
+fn record(
+    graph: &Graph,
+    needed: &[bool],
+    values: &HashMap<Value, Slot>,
+    sinks: &[Sink],
+    first_microbatch: bool,
+    recorder: &mut Recorder<'_>,
+) {
+    for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
+        let sinks: Vec<_> = sinks.iter().filter(|sink| sink.value.node == index).collect();
+        if let Source::Op(op) = &node.source {
+            let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
+            let mut outputs: Vec<_> =
+                (0..node.shapes.len()).map(|o| values[&node.output(o)].clone()).collect();
+            for sink in sinks.iter().filter(|sink| sink.in_place) {
+                outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
+            }
+            op.record(recorder, &inputs, &outputs);
+        }
+        for sink in sinks.iter().filter(|sink| !sink.in_place) {
+            recorder.dispatch(&Accumulate {
+                params: AccumulateParams {
+                    quads: sink.slot.shape.quads() as u32,
+                    factor: 1.0,
+                    accumulate: u32::from(!(sink.first && first_microbatch)),
+                },
+                x: values[&sink.value].binding(),
+                y: sink.slot.binding(),
+            });
+        }
+    }
+}
+
+fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {
+    let mut counts: HashMap<&'static str, usize> = HashMap::new();
+    for dispatch in dispatches {
+        *counts.entry(dispatch.name).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+    counts
+}
+
+/// The u32 a shape's size becomes in a uniform block.
+///
+/// # Panics
+/// Above `u32::MAX`, which no binding reaches.
+pub fn to_u32(count: usize) -> u32 {
+    u32::try_from(count).expect("sizes in a kernel fit in 32 bits")
+}
+
+/// Quads of a shape, as a uniform field.
+pub fn quads(shape: &Shape) -> u32 {
+    to_u32(shape.quads())
+}

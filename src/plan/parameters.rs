@@ -1,0 +1,301 @@
+//! Parameters and states on the device: flat buffers with one layout, read and written by name.
+//!
+//! All parameters lie one after the other in as few buffers ("segments") as the device's binding
+//! limit allows, each at a multiple of 256 bytes, so one dispatch per segment serves them all.
+//! Gradients and moments are further flat buffers with the same layout.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::gpu::{ALIGNMENT, Gpu};
+use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
+use crate::nn::init::Draw;
+use crate::plan::{Slot, to_u32};
+
+/// Where a tensor lies in the flat buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Index of the segment.
+    pub segment: usize,
+    /// First byte in the segment, a multiple of 256.
+    pub offset: u64,
+}
+
+/// Places tensors of the given sizes in bytes, in order, in segments of at most `largest` bytes.
+/// Returns the locations and the bytes of each segment.
+pub fn layout(sizes: impl IntoIterator<Item = u64>, largest: u64) -> (Vec<Location>, Vec<u64>) {
+    let (mut locations, mut segments) = (Vec::new(), vec![0u64]);
+    for size in sizes {
+        let size = size.next_multiple_of(ALIGNMENT);
+        if segments[segments.len() - 1] + size > largest && segments[segments.len() - 1] > 0 {
+            segments.push(0);
+        }
+        let segment = segments.len() - 1;
+        locations.push(Location { segment, offset: segments[segment] });
+        segments[segment] += size;
+    }
+    (locations, segments)
+}
+
+/// The trained tensors and the kept states of a model, by name.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    gpu: Gpu,
+    specs: Vec<ParameterSpec>,
+    states: Vec<StateSpec>,
+    locations: Vec<Location>,
+    state_locations: Vec<Location>,
+    weights: Vec<wgpu::Buffer>,
+    committed: wgpu::Buffer,
+}
+
+impl Parameters {
+    /// Allocates and initialises the parameters and states of a graph.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a tensor larger than one binding, [`Error::OutOfMemory`].
+    pub async fn new(gpu: &Gpu, graph: &Graph, seed: u32) -> Result<Self> {
+        let largest = gpu.largest_binding();
+        for spec in graph.parameters() {
+            check_binding(gpu, &format!("parameter {}", spec.name), &spec.shape)?;
+        }
+        let sizes = graph.parameters().iter().map(|spec| spec.shape.bytes());
+        let (locations, segments) = layout(sizes, largest);
+        let state_sizes = graph.states().iter().map(|spec| spec.shape.bytes());
+        let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
+        let total: u64 = segments.iter().sum::<u64>() + state_segments[0];
+        if state_segments[0] > largest {
+            return Err(Error::Limit {
+                what: "the states of the model".into(),
+                limit: "maxStorageBufferBindingSize",
+                needed: state_segments[0],
+                available: largest,
+                advice: "use fewer or smaller normalisation layers".into(),
+            });
+        }
+        let (weights, committed) = allocate(gpu, "the parameters", total, || {
+            let weights = segments.iter().map(|&bytes| gpu.buffer("weights", bytes)).collect();
+            (weights, gpu.buffer("states", state_segments[0]))
+        })
+        .await?;
+        let parameters = Self {
+            gpu: gpu.clone(),
+            specs: graph.parameters().to_vec(),
+            states: graph.states().to_vec(),
+            locations,
+            state_locations,
+            weights,
+            committed,
+        };
+        parameters.initialize(seed);
+        Ok(parameters)
+    }
+
+    /// Gives every parameter and state its initial value; parameters are drawn on the device.
+    pub fn initialize(&self, seed: u32) {
+        for (index, spec) in self.specs.iter().enumerate() {
+            let distribution = spec.init.resolve(&spec.shape.dims);
+            let slot = self.slot(index);
+            let [rows, cols] = [slot.shape.rows(), slot.shape.cols()].map(to_u32);
+            let draw = Draw { rows, cols, seed, stream: spec.stream };
+            distribution.write(&self.gpu, draw, slot.binding());
+        }
+        for (index, spec) in self.states.iter().enumerate() {
+            let slot = self.state_slot(index);
+            let cols = spec.shape.cols();
+            let rows: Vec<f32> =
+                spec.initial.iter().flat_map(|&x| std::iter::repeat_n(x, cols)).collect();
+            self.gpu.write(&slot.buffer, slot.offset, bytemuck::cast_slice(&slot.shape.pad(&rows)));
+        }
+    }
+
+    /// The parameters, in the order of the layout.
+    pub fn specs(&self) -> &[ParameterSpec] {
+        &self.specs
+    }
+
+    /// The states, in the order of the layout.
+    pub fn states(&self) -> &[StateSpec] {
+        &self.states
+    }
+
+    /// Names of all parameters, then of all states.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let parameters = self.specs.iter().map(|spec| spec.name.as_str());
+        parameters.chain(self.states.iter().flat_map(|spec| &spec.names).map(String::as_str))
+    }
+
+    /// Number of trained elements, without padding.
+    pub fn count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.shape.count()).sum()
+    }
+
+    /// Elements of padding between the rows of all parameters.
+    pub fn padding(&self) -> u32 {
+        let padded = self.specs.iter().map(|spec| 4 * spec.shape.quads() - spec.shape.count());
+        to_u32(padded.sum())
+    }
+
+    /// Where each parameter lies.
+    pub fn locations(&self) -> &[Location] {
+        &self.locations
+    }
+
+    /// The flat buffers of weights, one per segment.
+    pub fn weights(&self) -> &[wgpu::Buffer] {
+        &self.weights
+    }
+
+    /// The flat buffer of committed states.
+    pub fn committed(&self) -> &wgpu::Buffer {
+        &self.committed
+    }
+
+    /// Where parameter `index` lies.
+    pub fn slot(&self, index: usize) -> Slot {
+        self.slot_in(&self.weights, index, Element::Real)
+    }
+
+    /// The part that belongs to parameter `index` in flat buffers of the same layout.
+    pub fn slot_in(&self, flat: &[wgpu::Buffer], index: usize, element: Element) -> Slot {
+        let Location { segment, offset } = self.locations[index];
+        let shape = self.specs[index].shape.with(element);
+        Slot { buffer: flat[segment].clone(), offset, shape, accumulate: false }
+    }
+
+    /// Where state `index` lies among the committed ones.
+    pub fn state_slot(&self, index: usize) -> Slot {
+        self.state_slot_in(&self.committed, index)
+    }
+
+    /// The part that belongs to state `index` in a flat buffer of the same layout.
+    pub fn state_slot_in(&self, flat: &wgpu::Buffer, index: usize) -> Slot {
+        let offset = self.state_locations[index].offset;
+        let shape = self.states[index].shape.clone();
+        Slot { buffer: flat.clone(), offset, shape, accumulate: false }
+    }
+
+    /// The slot of the parameter or state with this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn find(&self, name: &str) -> Result<Slot> {
+        if let Some(index) = self.specs.iter().position(|spec| spec.name == name) {
+            return Ok(self.slot(index));
+        }
+        for (index, spec) in self.states.iter().enumerate() {
+            if let Some(row) = spec.names.iter().position(|row| row == name) {
+                return Ok(self.state_slot(index).row(row));
+            }
+        }
+        Err(Error::UnknownName {
+            kind: "parameter or state",
+            name: name.to_owned(),
+            known: self.names().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Writes a parameter or state, dense, row-major.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::InputSize`], and [`Error::NonFinite`] for NaN or Inf.
+    pub fn write(&self, name: &str, data: &[f32]) -> Result<()> {
+        let slot = self.find(name)?;
+        if data.len() != slot.shape.count() {
+            return Err(Error::InputSize {
+                name: name.to_owned(),
+                expected: slot.shape.count(),
+                actual: data.len(),
+                shape: slot.shape.to_string(),
+            });
+        }
+        if let Some(index) = data.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NonFinite {
+                what: format!("the new value of {name}"),
+                index,
+                value: data[index],
+                advice: "training cannot start from it; check where the values come from".into(),
+            });
+        }
+        self.gpu.write(&slot.buffer, slot.offset, bytemuck::cast_slice(&slot.shape.pad(data)));
+        Ok(())
+    }
+
+    /// Reads a parameter or state, dense, row-major. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::DeviceLost`].
+    pub async fn read(&self, name: &str) -> Result<Vec<f32>> {
+        read_slot(&self.gpu, &self.find(name)?).await
+    }
+
+    /// Checks that a graph's parameters and states are among these, with the same shapes.
+    pub(crate) fn index_of(&self, graph: &Graph) -> Result<(Vec<usize>, Vec<usize>)> {
+        let missing = |kind, name: &str| Error::UnknownName {
+            kind,
+            name: name.to_owned(),
+            known: self.names().collect::<Vec<_>>().join(", "),
+        };
+        let parameters = graph.parameters().iter().map(|wanted| {
+            let same = |p: &ParameterSpec| p.name == wanted.name && p.shape == wanted.shape;
+            self.specs.iter().position(same).ok_or_else(|| missing("parameter", &wanted.name))
+        });
+        let states = graph.states().iter().map(|wanted| {
+            let same = |s: &StateSpec| s.names == wanted.names && s.shape == wanted.shape;
+            self.states.iter().position(same).ok_or_else(|| missing("state", &wanted.names[0]))
+        });
+        Ok((parameters.collect::<Result<_>>()?, states.collect::<Result<_>>()?))
+    }
+
+    /// Bytes of weights and states on the device.
+    pub fn bytes(&self) -> u64 {
+        self.weights.iter().map(wgpu::Buffer::size).sum::<u64>() + self.committed.size()
+    }
+
+    /// Fails if two parameters or states have the same name.
+    pub(crate) fn assert_unique_names(&self) {
+        let mut seen = HashSet::new();
+        for name in self.names() {
+            assert!(seen.insert(name), "{name:?} names both a parameter and a state");
+        }
+    }
+}
+
+/// Reads one slot of f32 values, dense.
+pub async fn read_slot(gpu: &Gpu, slot: &Slot) -> Result<Vec<f32>> {
+    let padded = gpu.read(&slot.buffer, slot.offset, slot.shape.quads() * 4).await?;
+    Ok(slot.shape.unpad(&padded))
+}
+
+/// Fails if a tensor is too large to be bound.
+pub fn check_binding(gpu: &Gpu, what: &str, shape: &Shape) -> Result<()> {
+    let (needed, available) = (shape.bytes(), gpu.largest_binding());
+    if needed <= available {
+        return Ok(());
+    }
+    let row_bytes = shape.bytes() / shape.rows().max(1) as u64;
+    let rows = available / row_bytes.max(1);
+    Err(Error::Limit {
+        what: format!("{what} of shape {shape}"),
+        limit: "maxStorageBufferBindingSize (or maxBufferSize)",
+        needed,
+        available,
+        advice: format!(
+            "at this width {rows} rows fit: lower the batch, the context or the vocabulary"
+        ),
+    })
+}
+
+/// Runs `make` and turns a failed allocation into an error.
+pub async fn allocate<T>(gpu: &Gpu, what: &str, bytes: u64, make: impl FnOnce() -> T) -> Result<T> {
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let made = make();
+    match scope.pop().await {
+        None => Ok(made),
+        Some(_) => Err(Error::OutOfMemory {
+            what: what.to_owned(),
+            bytes,
+            advice: "lower the batch, the context, the width or the number of layers".into(),
+        }),
+    }
+}

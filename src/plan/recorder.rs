@@ -1,0 +1,105 @@
+//! Turns kernels into dispatches, with all uniform blocks side by side in a few buffers.
+
+use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::graph::Shape;
+use crate::kernel::Kernel;
+use crate::plan::StepBuffers;
+
+/// Bytes of one buffer of uniform blocks: 256 dispatches.
+const PAGE: u64 = 256 * ALIGNMENT;
+
+/// Where a value lies on the device.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The buffer.
+    pub buffer: wgpu::Buffer,
+    /// First byte.
+    pub offset: u64,
+    /// Shape of the value.
+    pub shape: Shape,
+    /// Set where an output is to be added to what the slot holds: the gradient of a parameter
+    /// after the first contribution, a staged state after the first microbatch.
+    pub accumulate: bool,
+}
+
+impl Slot {
+    /// A slot at the start of a buffer, to be overwritten.
+    pub fn new(buffer: wgpu::Buffer, shape: Shape) -> Self {
+        Self { buffer, offset: 0, shape, accumulate: false }
+    }
+
+    /// Row `row` of a matrix, as a value of one dimension. Only for copies: its offset need not be
+    /// one that a binding may have.
+    pub fn row(&self, row: usize) -> Self {
+        let shape = Shape { dims: vec![self.shape.cols()], element: self.shape.element };
+        Self { offset: self.offset + row as u64 * shape.bytes(), shape, ..self.clone() }
+    }
+
+    /// The bytes of this value, for a kernel's buffer.
+    pub fn binding(&self) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.offset,
+            size: std::num::NonZeroU64::new(self.shape.bytes().next_multiple_of(16)),
+        }
+    }
+}
+
+/// Collects the dispatches of a plan.
+#[derive(Debug)]
+pub struct Recorder<'a> {
+    gpu: &'a Gpu,
+    step: &'a StepBuffers,
+    dispatches: Vec<Dispatch>,
+    page: Option<(wgpu::Buffer, u64)>,
+    unused: Option<wgpu::Buffer>,
+}
+
+impl<'a> Recorder<'a> {
+    /// An empty recorder.
+    pub fn new(gpu: &'a Gpu, step: &'a StepBuffers) -> Self {
+        Self { gpu, step, dispatches: Vec::new(), page: None, unused: None }
+    }
+
+    /// The device that will run the plan.
+    pub fn gpu(&self) -> &'a Gpu {
+        self.gpu
+    }
+
+    /// The [`StepInput`](crate::step::StepInput) of the microbatch.
+    pub fn step_input(&self) -> wgpu::BufferBinding<'a> {
+        self.step.input.as_entire_buffer_binding()
+    }
+
+    /// The [`StepState`](crate::step::StepState) of the run.
+    pub fn step_state(&self) -> wgpu::BufferBinding<'a> {
+        self.step.state.as_entire_buffer_binding()
+    }
+
+    /// A small buffer to bind where a kernel has an optional buffer that is not used.
+    pub fn unused(&mut self) -> wgpu::Buffer {
+        self.unused.get_or_insert_with(|| self.gpu.buffer("unused", ALIGNMENT)).clone()
+    }
+
+    /// Records one dispatch. A grid without workgroups is dropped.
+    pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
+        if kernel.grid().contains(&0) {
+            return;
+        }
+        let (page, offset) = match self.page.take() {
+            Some((page, offset)) if offset < PAGE => (page, offset),
+            _ => {
+                let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+                (self.gpu.create("uniforms", PAGE, usage), 0)
+            }
+        };
+        assert!(kernel.uniform().len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
+        self.dispatches.push(self.gpu.prepare_in(kernel, &page, offset));
+        self.page = Some((page, offset + ALIGNMENT));
+    }
+
+    /// The dispatches recorded since the last call. Uniform pages go on being filled.
+    pub fn take(&mut self) -> Vec<Dispatch> {
+        std::mem::take(&mut self.dispatches)
+    }
+}

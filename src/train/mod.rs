@@ -1,0 +1,314 @@
+//! Training: a model, an optimizer and the rules that keep a run stable, replayed step by step.
+//!
+//! [`Trainer::step`] writes the batch, encodes the recorded dispatches and submits them once; it
+//! reads nothing back. Whether the step counted was decided on the device by one verdict, and
+//! [`Trainer::telemetry`] tells about it some steps later. [`Predictor`] runs a graph forward
+//! only.
+
+mod batch;
+mod builder;
+mod clip;
+pub mod optimizers;
+mod predictor;
+mod schedule;
+mod telemetry;
+
+use std::collections::VecDeque;
+
+pub use batch::{Batch, Data, IGNORE};
+pub use builder::TrainerBuilder;
+pub use clip::{Clip, ELEMENT_GUARD};
+pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
+pub use predictor::Predictor;
+pub use schedule::Schedule;
+pub use telemetry::Telemetry;
+use telemetry::TelemetryRing;
+
+use crate::error::Result;
+use crate::gpu::{Dispatch, Gpu, Submission};
+use crate::graph::{Graph, Value};
+use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
+use crate::step::{StepInput, StepState};
+
+/// Steps that may be submitted and not yet finished.
+const IN_FLIGHT: usize = 2;
+
+/// What a model gives a trainer.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOutput {
+    /// One f32 number to be minimised.
+    pub loss: Value,
+    /// What the model predicts: logits, usually.
+    pub prediction: Value,
+}
+
+/// Something that can be trained: it builds its graph, with inputs, parameters and a loss.
+///
+/// The graph says whether it is for training or evaluation; build both from the same code, so
+/// that parameter names agree. Closures `Fn(&mut Graph) -> ModelOutput` are models.
+pub trait Model {
+    /// Builds the model in `graph`.
+    fn build(&self, graph: &mut Graph) -> ModelOutput;
+}
+
+impl<F: Fn(&mut Graph) -> ModelOutput> Model for F {
+    fn build(&self, graph: &mut Graph) -> ModelOutput {
+        self(graph)
+    }
+}
+
+/// What a trainer holds on the device, in bytes, and what a step dispatches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainerReport {
+    /// Trained elements.
+    pub parameters: usize,
+    /// Trained tensors.
+    pub tensors: usize,
+    /// Weights and states.
+    pub parameter_bytes: u64,
+    /// Gradients and staged states.
+    pub gradient_bytes: u64,
+    /// The optimizer's moments.
+    pub moment_bytes: u64,
+    /// Activations, inputs and constants.
+    pub activation_bytes: u64,
+    /// Dispatches of forward and backward of one microbatch.
+    pub model_dispatches: usize,
+    /// Dispatches of scan, verdict, optimizer, commit and telemetry.
+    pub update_dispatches: usize,
+    /// The plan's own report.
+    pub plan: crate::plan::Report,
+}
+
+impl TrainerReport {
+    /// All bytes on the device.
+    pub fn total_bytes(&self) -> u64 {
+        self.parameter_bytes + self.gradient_bytes + self.moment_bytes + self.activation_bytes
+    }
+}
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Trainer<M: Model> {
+    gpu: Gpu,
+    model: M,
+    parameters: Parameters,
+    plan: Plan,
+    sinks: Sinks,
+    /// The optimizer's moments by segment, each in the order of [`Optimizer::moments`].
+    moments: Vec<Vec<wgpu::Buffer>>,
+    step: StepBuffers,
+    /// Scan, verdict, optimizer, commit, telemetry.
+    update: Vec<Dispatch>,
+    ring: TelemetryRing,
+    microbatches: usize,
+    /// Where the inputs of several microbatches wait, one buffer per input, then the step inputs.
+    staging: Vec<wgpu::Buffer>,
+    seed: u32,
+    attempted: u64,
+    learning_rate_factor: f32,
+    in_flight: VecDeque<Submission>,
+    evaluator: Option<Predictor>,
+    error_if_nonfinite: bool,
+}
+
+impl<M: Model> Trainer<M> {
+    /// Starts to describe a training run of `model`.
+    pub fn builder(model: M) -> TrainerBuilder<M> {
+        TrainerBuilder::new(model)
+    }
+
+    /// Submits one step and returns; nothing is read back. It waits only while two earlier steps
+    /// have not finished. The batch holds all microbatches of the step.
+    ///
+    /// # Errors
+    /// What is wrong with the batch (then nothing was written), or
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn step(&mut self, batch: &Batch) -> Result<()> {
+        self.gpu.check()?;
+        let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
+        let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        while self.in_flight.len() >= IN_FLIGHT {
+            let oldest = self.in_flight.pop_front().expect("not empty");
+            self.gpu.wait(oldest).await?;
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        if self.microbatches == 1 {
+            for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
+                self.gpu.write(&input.buffer, 0, bytes);
+            }
+            self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&self.step_input(0)));
+            self.gpu.encode(&mut encoder, self.plan.first.iter().chain(&self.update));
+        } else {
+            self.encode_microbatches(&mut encoder, &inputs);
+        }
+        self.in_flight.push_back(self.gpu.submit(encoder));
+        self.attempted += 1;
+        Ok(())
+    }
+
+    /// All microbatches go to the device at once; copies in front of each bring its share to
+    /// where the plan reads it.
+    fn encode_microbatches(&self, encoder: &mut wgpu::CommandEncoder, inputs: &[Vec<u8>]) {
+        let count = self.microbatches;
+        for (staging, bytes) in self.staging.iter().zip(inputs) {
+            self.gpu.write(staging, 0, bytes);
+        }
+        let steps: Vec<_> = (0..count).map(|m| self.step_input(m as u32)).collect();
+        let step_staging = &self.staging[inputs.len()];
+        self.gpu.write(step_staging, 0, bytemuck::cast_slice(&steps));
+        for microbatch in 0..count {
+            let at = |bytes: u64| bytes * microbatch as u64;
+            for (input, staging) in self.plan.inputs.iter().zip(&self.staging) {
+                let bytes = input.spec.shape.bytes();
+                let (from, to) = (at(bytes), &input.buffer);
+                encoder.copy_buffer_to_buffer(staging, from, to, 0, bytes);
+            }
+            let bytes = size_of::<StepInput>() as u64;
+            encoder.copy_buffer_to_buffer(step_staging, at(bytes), &self.step.input, 0, bytes);
+            match microbatch {
+                0 => self.gpu.encode(encoder, &self.plan.first),
+                m if m + 1 < count => self.gpu.encode(encoder, &self.plan.next),
+                _ => self.gpu.encode(encoder, self.plan.next.iter().chain(&self.update)),
+            }
+        }
+    }
+
+    fn step_input(&self, microbatch: u32) -> StepInput {
+        StepInput {
+            seed: self.seed,
+            step: self.attempted as u32,
+            microbatch,
+            learning_rate_factor: self.learning_rate_factor,
+        }
+    }
+
+    /// The steps since the last call, as far as the ring still holds them (1,024 by default).
+    /// Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
+    /// [`TrainerBuilder::error_if_nonfinite`] also
+    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient).
+    pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
+        let records = self.ring.read(&self.gpu, self.attempted).await?;
+        if self.error_if_nonfinite {
+            records.iter().try_for_each(Telemetry::error_if_nonfinite)?;
+        }
+        Ok(records)
+    }
+
+    /// The loss on a batch of one microbatch, in evaluation mode: no dropout, running statistics.
+    ///
+    /// # Errors
+    /// As [`Predictor::run`].
+    pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
+        let evaluator = match self.evaluator.take() {
+            Some(evaluator) => evaluator,
+            None => {
+                let build = |graph: &mut Graph| vec![self.model.build(graph).loss];
+                Predictor::new(&self.gpu, &self.parameters, build).await?
+            }
+        };
+        let outputs = evaluator.run(batch).await;
+        self.evaluator = Some(evaluator);
+        Ok(outputs?[0][0])
+    }
+
+    /// Multiplies the scheduled learning rate from the next step on.
+    pub fn set_learning_rate_factor(&mut self, factor: f32) {
+        self.learning_rate_factor = factor;
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The trained tensors and states, by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Steps submitted so far, skipped ones included.
+    pub fn steps(&self) -> u64 {
+        self.attempted
+    }
+
+    /// Microbatches per step.
+    pub fn microbatches(&self) -> usize {
+        self.microbatches
+    }
+
+    /// The recorded forward and backward pass.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The dispatches of a step in order: forward, backward, and the update. With gradient
+    /// accumulation those of the first microbatch and the update.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.plan.first.iter().chain(&self.update)
+    }
+
+    /// The gradient of a parameter as the last step left it: scaled by the loss scale, not yet
+    /// clipped; dense. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`](crate::Error::UnknownName),
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn gradient(&self, name: &str) -> Result<Vec<f32>> {
+        self.parameters.find(name)?;
+        let index = self.parameters.specs().iter().position(|spec| spec.name == name);
+        let Some(index) = index else { return Ok(Vec::new()) };
+        let element = crate::graph::Element::F32;
+        let slot = self.parameters.slot_in(&self.sinks.gradients, index, element);
+        parameters::read_slot(&self.gpu, &slot).await
+    }
+
+    /// The device's own account of the run. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn state(&self) -> Result<StepState> {
+        Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
+    }
+
+    /// Every byte that a step commits: weights, moments, states and the step's state, in this
+    /// order. Two runs agree exactly when these are equal. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn committed_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let weights = self.parameters.weights().iter();
+        let moments = self.moments.iter().flatten();
+        let states = [self.parameters.committed()];
+        for buffer in weights.chain(moments).chain(states) {
+            bytes.extend(self.gpu.read::<u8>(buffer, 0, buffer.size() as usize).await?);
+        }
+        Ok(bytes)
+    }
+
+    /// Memory and dispatches.
+    pub fn report(&self) -> TrainerReport {
+        let size = wgpu::Buffer::size;
+        TrainerReport {
+            parameters: self.parameters.count(),
+            tensors: self.parameters.specs().len(),
+            parameter_bytes: self.parameters.bytes(),
+            gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
+                + self.sinks.staged.size(),
+            moment_bytes: self.moments.iter().flatten().map(size).sum(),
+            activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
+            model_dispatches: self.plan.first.len(),
+            update_dispatches: self.update.len(),
+            plan: self.plan.report.clone(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Adam, with weight decay through the gradient.
+
+use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
+use crate::error::Result;
+use crate::kernels::{Adam as AdamKernel, AdamParams};
+use crate::plan::Recorder;
+
+/// Adam (Kingma and Ba 2015), as `torch.optim.Adam`: weight decay is an L2 penalty, added to the
+/// gradient after clipping.
+///
+/// ```text
+/// g += decay w      m = β1 m + (1-β1) g      v = β2 v + (1-β2) g²
+/// w -= lr m/(1-β1ᵗ) / (√(v/(1-β2ᵗ)) + eps)
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Base learning rate.
+    pub learning_rate: f64,
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Factor of the weight in the gradient; by default only for tensors with two or more
+    /// dimensions.
+    pub weight_decay: f64,
+}
+
+impl Default for Adam {
+    /// Learning rate 1e-3, betas (0.9, 0.999), eps 1e-8, no weight decay: PyTorch's defaults.
+    fn default() -> Self {
+        Self { learning_rate: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+impl Optimizer for Adam {
+    fn moments(&self) -> &'static [&'static str] {
+        &["m", "v"]
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn betas(&self) -> [f64; 2] {
+        self.betas
+    }
+
+    fn validate(&self) -> Result<()> {
+        check_not_negative("learning_rate", self.learning_rate)?;
+        check_decay_rate("beta1", self.betas[0])?;
+        check_decay_rate("beta2", self.betas[1])?;
+        check_not_negative("eps", self.eps)?;
+        check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+        let state = recorder.step_state();
+        recorder.dispatch(&AdamKernel {
+            params: AdamParams {
+                chunk_count: segment.chunk_count,
+                beta1: self.betas[0] as f32,
+                one_minus_beta1: (1.0 - self.betas[0]) as f32,
+                beta2: self.betas[1] as f32,
+                one_minus_beta2: (1.0 - self.betas[1]) as f32,
+                eps: self.eps as f32,
+                weight_decay: self.weight_decay as f32,
+            },
+            state,
+            chunks: segment.chunks.as_entire_buffer_binding(),
+            tensors: segment.tensors.as_entire_buffer_binding(),
+            gradient: segment.gradient.as_entire_buffer_binding(),
+            weight: segment.weight.as_entire_buffer_binding(),
+            m: segment.moments[0].as_entire_buffer_binding(),
+            v: segment.moments[1].as_entire_buffer_binding(),
+        });
+    }
+}

@@ -1,0 +1,67 @@
+//! A graph that is only run forward: evaluation, and sampling from a language model.
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Phase, Value};
+use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
+use crate::train::Batch;
+
+/// A recorded forward graph over a model's parameters. The parameters are shared with the
+/// trainer, not copied: each run sees what they are at that moment.
+#[derive(Debug)]
+pub struct Predictor {
+    gpu: Gpu,
+    plan: Plan,
+}
+
+impl Predictor {
+    /// Builds the graph in [`Phase::Evaluate`] and records it. `build` returns the values that
+    /// [`run`](Self::run) reads back.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub async fn new(
+        gpu: &Gpu,
+        parameters: &Parameters,
+        build: impl FnOnce(&mut Graph) -> Vec<Value>,
+    ) -> Result<Self> {
+        let mut graph = Graph::new(Phase::Evaluate);
+        let outputs = build(&mut graph);
+        let step = StepBuffers::new(gpu);
+        let request = PlanRequest {
+            graph: &graph,
+            outputs: &outputs,
+            parameters,
+            sinks: None,
+            step: &step,
+            microbatches: 1,
+        };
+        Ok(Self { gpu: gpu.clone(), plan: Plan::new(gpu, &request).await? })
+    }
+
+    /// The recorded plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Runs the graph on a batch and reads its outputs, dense, in the order `build` gave them.
+    ///
+    /// # Errors
+    /// What is wrong with the batch, or [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn run(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        self.gpu.check()?;
+        let inputs = self.plan.inputs.iter().map(|input| batch.bytes(&input.spec, 1));
+        let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
+            self.gpu.write(&input.buffer, 0, bytes);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.gpu.encode(&mut encoder, &self.plan.first);
+        self.gpu.submit(encoder);
+        let mut outputs = Vec::with_capacity(self.plan.outputs.len());
+        for slot in &self.plan.outputs {
+            outputs.push(parameters::read_slot(&self.gpu, slot).await?);
+        }
+        Ok(outputs)
+    }
+}

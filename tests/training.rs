@@ -1,0 +1,315 @@
+//! Whole training runs against what PyTorch computed in f64 for the same models and batches.
+
+mod support;
+
+use evenkeel::Gpu;
+use evenkeel::graph::{Graph, Phase};
+use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions};
+use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
+use evenkeel::train::{
+    Adam, AdamW, Batch, Clip, Model, Optimizer, Predictor, Sgd, Telemetry, Trainer,
+};
+use pollster::block_on;
+use safetensors::{Dtype, SafeTensors};
+use support::{Tolerance, assert_close};
+
+const STEPS: usize = 20;
+const MICROBATCHES: usize = 2;
+
+/// f32 arithmetic against f64: reassociated sums of some hundred terms, 2 ULP functions.
+const LOSS: Tolerance =
+    Tolerance { absolute: 5e-5, relative: 0.0, because: "f32 against f64 over 20 steps" };
+const NORM: Tolerance =
+    Tolerance { absolute: 0.0, relative: 2e-4, because: "f32 against f64 over 20 steps" };
+const LOGITS: Tolerance =
+    Tolerance { absolute: 2e-5, relative: 1e-5, because: "f32 against f64 in one forward pass" };
+
+/// A fixture file in memory.
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn open(name: &str) -> Self {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/");
+        Self(std::fs::read(format!("{directory}{name}.safetensors")).expect("the fixture"))
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).expect("a safetensors file")
+    }
+
+    fn f64(&self, name: &str) -> Vec<f64> {
+        let tensors = self.tensors();
+        let view = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        match view.dtype() {
+            Dtype::F64 => bytemuck::pod_collect_to_vec(view.data()),
+            Dtype::F32 => {
+                let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+                values.into_iter().map(f64::from).collect()
+            }
+            other => panic!("{name} holds {other:?}"),
+        }
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        self.f64(name).into_iter().map(|x| x as f32).collect()
+    }
+
+    fn u32(&self, name: &str) -> Vec<u32> {
+        bytemuck::pod_collect_to_vec(self.tensors().tensor(name).expect(name).data())
+    }
+
+    /// Names with this prefix, without it.
+    fn names(&self, prefix: &str) -> Vec<String> {
+        let tensors = self.tensors();
+        let names = tensors.names();
+        names.into_iter().filter_map(|name| Some(name.strip_prefix(prefix)?.to_owned())).collect()
+    }
+
+    /// The batch of one step, with both microbatches.
+    fn batch(&self, step: usize, input: &str) -> Batch {
+        fn share<T: Clone>(all: Vec<T>, step: usize) -> Vec<T> {
+            let length = all.len() / STEPS;
+            all[step * length..][..length].to_vec()
+        }
+        let batch = Batch::new().with("targets", share(self.u32("targets"), step));
+        if input == "tokens" {
+            batch.with(input, share(self.u32(input), step))
+        } else {
+            batch.with(input, share(self.f32(input), step))
+        }
+    }
+
+    /// The first microbatch of the first step.
+    fn microbatch(&self, input: &str) -> Batch {
+        fn share<T: Clone>(all: Vec<T>) -> Vec<T> {
+            all[..all.len() / (STEPS * MICROBATCHES)].to_vec()
+        }
+        let batch = Batch::new().with("targets", share(self.u32("targets")));
+        if input == "tokens" {
+            batch.with(input, share(self.u32(input)))
+        } else {
+            batch.with(input, share(self.f32(input)))
+        }
+    }
+}
+
+/// A trainer with the fixture's initial parameters.
+fn trainer<M: Model>(
+    gpu: &Gpu,
+    fixture: &Fixture,
+    model: M,
+    optimizer: impl Optimizer + 'static,
+) -> Trainer<M> {
+    let builder = Trainer::builder(model)
+        .optimizer(optimizer)
+        .clip(Clip::Norm(1.0))
+        .accumulation(MICROBATCHES);
+    let trainer = block_on(builder.build(gpu)).expect("a trainer");
+    let mut expected = fixture.names("parameter.");
+    expected.sort();
+    let specs = trainer.parameters().specs().iter();
+    let mut found: Vec<_> = specs.map(|spec| spec.name.clone()).collect();
+    found.sort();
+    assert_eq!(found, expected, "parameter names");
+    for name in &expected {
+        let values = fixture.f32(&format!("parameter.{name}"));
+        trainer.parameters().write(name, &values).expect("written");
+    }
+    trainer
+}
+
+/// Trains for all steps; compares the gradients after the first, then losses and norms.
+fn compare<M: Model>(trainer: &mut Trainer<M>, fixture: &Fixture, input: &str, prefix: &str) {
+    for step in 0..STEPS {
+        block_on(trainer.step(&fixture.batch(step, input))).expect("a step");
+        if step == 0 {
+            compare_gradients(trainer, fixture);
+        }
+    }
+    let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+    assert_eq!(telemetry.len(), STEPS);
+    assert!(telemetry.iter().all(|step| step.applied));
+    let column = |f: fn(&Telemetry) -> f32| telemetry.iter().map(f).collect::<Vec<_>>();
+    let losses = fixture.f64(&format!("{prefix}losses"));
+    assert_close("loss", &column(|step| step.loss), &losses, LOSS);
+    let norms = fixture.f64(&format!("{prefix}gradient_norms"));
+    assert_close("gradient norm", &column(|step| step.gradient_norm), &norms, NORM);
+    let clip = norms.iter().map(|norm| (1.0 / norm).min(1.0)).collect::<Vec<_>>();
+    assert_close("clip coefficient", &column(|step| step.clip_coefficient), &clip, NORM);
+}
+
+fn compare_gradients<M: Model>(trainer: &Trainer<M>, fixture: &Fixture) {
+    for name in fixture.names("gradient.") {
+        let expected = fixture.f64(&format!("gradient.{name}"));
+        let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+        let tolerance = Tolerance {
+            absolute: 1e-4 * largest + 1e-7,
+            relative: 0.0,
+            because: "f32 against f64, relative to the tensor's largest; 1e-7 is the rounding of a sum \
+                      whose terms of up to 0.1 cancel",
+        };
+        let actual = block_on(trainer.gradient(&name)).expect("a gradient");
+        assert_close(&format!("gradient of {name}"), &actual, &expected, tolerance);
+    }
+}
+
+fn compare_parameters<M: Model>(
+    trainer: &Trainer<M>,
+    fixture: &Fixture,
+    allowed: impl Fn(&str) -> f64,
+) {
+    for name in fixture.names("final.") {
+        let expected = fixture.f64(&format!("final.{name}"));
+        let tolerance = Tolerance {
+            absolute: allowed(&name),
+            relative: 0.0,
+            because: "Adam divides small gradients by their own size and shows their rounding",
+        };
+        let actual = block_on(trainer.parameters().read(&name)).expect("a parameter");
+        assert_close(&format!("final {name}"), &actual, &expected, tolerance);
+    }
+}
+
+fn layer_norm_gpt() -> LanguageModel {
+    let gpt = Gpt::new(GptConfig::gpt2(27, 12, 2, 2, 16)).expect("valid");
+    LanguageModel { gpt, batch: 3, time: 12 }
+}
+
+fn rms_norm_gpt() -> LanguageModel {
+    let config = GptConfig { hidden: 48, ..GptConfig::llama(27, 12, 2, [4, 2], 32) };
+    assert_eq!(config.positions, Positions::Rotary(10_000.0));
+    LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 3, time: 12 }
+}
+
+fn adamw() -> AdamW {
+    AdamW { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 }
+}
+
+fn compare_logits(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
+    let model = trainer.model();
+    let predictor = Predictor::new(trainer.gpu(), trainer.parameters(), |graph| {
+        vec![model.build(graph).prediction]
+    });
+    let predictor = block_on(predictor).expect("a predictor");
+    let logits = block_on(predictor.run(&fixture.microbatch("tokens"))).expect("logits");
+    assert_close("logits", &logits[0], &fixture.f64("logits"), LOGITS);
+}
+
+#[test]
+fn gpt_with_layer_norm() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_layer_norm");
+    let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), adamw());
+    compare_logits(&trainer, &fixture);
+    compare(&mut trainer, &fixture, "tokens", "");
+    // The key rows of qkv.bias have no gradient: softmax takes away what they add.
+    compare_parameters(
+        &trainer,
+        &fixture,
+        |name| {
+            if name.ends_with("qkv.bias") { 2e-2 } else { 1e-4 }
+        },
+    );
+}
+
+#[test]
+fn gpt_with_rms_norm() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_rms_norm");
+    let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), adamw());
+    compare_logits(&trainer, &fixture);
+    compare(&mut trainer, &fixture, "tokens", "");
+    compare_parameters(&trainer, &fixture, |name| {
+        if name == "blocks.1.attention.qkv.weight" { 1e-3 } else { 2e-4 }
+    });
+}
+
+#[test]
+fn gpt_with_adam_and_l2_decay() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_layer_norm");
+    let optimizer = Adam { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.01 };
+    let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", "adam_l2.");
+}
+
+#[test]
+fn gpt_with_sgd() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_layer_norm");
+    let optimizer = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() };
+    let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", "sgd.");
+}
+
+fn classifier() -> Classifier {
+    let mlp = MlpClassifier { inputs: 10, hidden: vec![24, 24], classes: 5, batch_norm: true };
+    Classifier { mlp, batch: 16 }
+}
+
+#[test]
+fn batch_norm_classifier() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("batch_norm_classifier");
+    let optimizer = AdamW { eps: 1e-4, ..adamw() };
+    let mut trainer = trainer(&gpu, &fixture, classifier(), optimizer);
+
+    // Training mode: the statistics are those of the batch.
+    let mut graph = Graph::new(Phase::Train);
+    let output = classifier().build(&mut graph);
+    let request = PlanRequest {
+        graph: &graph,
+        outputs: &[output.prediction],
+        parameters: trainer.parameters(),
+        sinks: None,
+        step: &StepBuffers::new(&gpu),
+        microbatches: 1,
+    };
+    let plan = block_on(Plan::new(&gpu, &request)).expect("a plan");
+    let inputs = fixture.f32("inputs");
+    let first = &inputs[..16 * 10];
+    let slot = &plan.inputs.iter().find(|input| input.spec.name == "inputs").expect("inputs");
+    gpu.write(&slot.buffer, 0, bytemuck::cast_slice(&slot.spec.shape.pad(first)));
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    gpu.encode(&mut encoder, &plan.first);
+    gpu.submit(encoder);
+    let logits = evenkeel::plan::parameters::read_slot(&gpu, &plan.outputs[0]);
+    let logits = block_on(logits).expect("logits");
+    assert_close("logits", &logits, &fixture.f64("logits"), LOGITS);
+
+    compare(&mut trainer, &fixture, "inputs", "");
+    compare_parameters(&trainer, &fixture, |_| 2e-4);
+
+    // Evaluation mode: the running statistics.
+    let model = classifier();
+    let predictor =
+        Predictor::new(&gpu, trainer.parameters(), |graph| vec![model.build(graph).prediction]);
+    let predictor = block_on(predictor).expect("a predictor");
+    let logits = block_on(predictor.run(&fixture.microbatch("inputs"))).expect("logits");
+    let tolerance = Tolerance {
+        absolute: 1e-3,
+        relative: 0.0,
+        because: "final parameters that agree to 2e-4, through three layers",
+    };
+    assert_close("logits", &logits[0], &fixture.f64("evaluation_logits"), tolerance);
+}
+
+#[test]
+fn one_batch_is_learned_by_heart() {
+    let Some(gpu) = support::gpu() else { return };
+    let model = layer_norm_gpt();
+    let tokens = support::tokens(1, 36, 27);
+    let targets = support::tokens(2, 36, 27);
+    let optimizer = AdamW { learning_rate: 1e-2, ..AdamW::default() };
+    let builder = Trainer::builder(model).optimizer(optimizer).clip(Clip::Norm(1.0)).seed(7);
+    let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
+    let batch = Batch::new().with("tokens", tokens).with("targets", targets);
+    for _ in 0..150 {
+        block_on(trainer.step(&batch)).expect("a step");
+    }
+    let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+    let (first, last) = (telemetry[0].loss, telemetry[149].loss);
+    // ln 27 = 3.296 for a model that knows nothing.
+    assert!((first - 3.296).abs() < 0.05, "the first loss is {first}");
+    assert!(last < 0.1, "the last loss is {last}");
+}
