@@ -48,7 +48,7 @@ pub struct Counters {
     pub submits: u64,
     /// Buffers mapped for reading: the waits on the device.
     pub maps: u64,
-    /// Bytes of buffers created and never freed by count; see the plan's report for what lives.
+    /// Bytes of all buffers created, those freed since included.
     pub allocated_bytes: u64,
 }
 

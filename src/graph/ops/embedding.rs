@@ -4,9 +4,9 @@ use super::first;
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernels::{
     BroadcastAdd, BroadcastAddParams, Embedding as EmbeddingKernel,
-    EmbeddingBackward as EmbeddingBackwardKernel, EmbeddingBackwardParams, EmbeddingParams,
-    PositionBackward as PositionBackwardKernel, PositionBackwardParams, Rotary as RotaryKernel,
-    RotaryParams, rotary_table,
+    EmbeddingBackward as EmbeddingBackwardKernel, EmbeddingBackwardParams, EmbeddingParams, Fill,
+    FillParams, PositionBackward as PositionBackwardKernel, PositionBackwardParams,
+    Rotary as RotaryKernel, RotaryParams, rotary_table,
 };
 use crate::plan::{Recorder, Slot, quads, to_u32};
 use crate::reference::elementwise;
@@ -182,16 +182,21 @@ impl Op for PositionBackward {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         let time = shape.dims[shape.dims.len() - 2];
-        // Rows beyond `time` receive no gradient. They start as zero and nothing ever writes them:
-        // a gradient buffer is written by the same plan throughout.
+        let gradient = &outputs[0];
+        if self.context > time && !gradient.accumulate {
+            // Rows beyond `time` receive no gradient, and the slot may hold anything.
+            let [rows, cols] = [self.context, shape.cols()].map(to_u32);
+            let params = FillParams { rows, cols, value: 0.0 };
+            recorder.dispatch(&Fill { params, w: gradient.binding() });
+        }
         recorder.dispatch(&PositionBackwardKernel {
             params: PositionBackwardParams {
                 batch: to_u32(shape.rows() / time),
                 time_quads: to_u32(time * shape.row_quads()),
-                accumulate: u32::from(outputs[0].accumulate),
+                accumulate: u32::from(gradient.accumulate),
             },
             dy: inputs[0].binding(),
-            gradient: outputs[0].binding(),
+            gradient: gradient.binding(),
         });
     }
 

@@ -1,13 +1,14 @@
 //! The operations, by family. Each is one `impl Op` and one method of [`Graph`](super::Graph).
 
 mod attention;
+mod batch_norm;
 mod elementwise;
 mod embedding;
 mod loss;
 mod matmul;
-mod normalization;
 mod random;
 mod reduce;
+mod row_norm;
 mod softmax;
 mod step;
 
