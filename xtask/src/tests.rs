@@ -11,7 +11,7 @@ use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
 
 /// Files in tests/ that use no GPU. All others run on each driver.
-const CPU_TESTS: [&str; 1] = ["shader_contract"];
+const CPU_TESTS: [&str; 2] = ["gradients", "shader_contract"];
 
 #[derive(Args)]
 pub struct Options {
