@@ -396,10 +396,10 @@ fn check_pytorch_cases(gpu: &Gpu) {
 /// Lists of fours as in test_multi_tensor_l2norm of Transformer Engine: sums are exact.
 fn check_constant_lists(gpu: &Gpu) {
     let lists = [
-        (777, 555, 55, 1082.663_38),
+        (777, 555, 55, 1_082.663_38),
         (555, 65_537, 1, 4.0 * 66_092f64.sqrt()),
-        (65_537, 555, 55, 7626.333_33),
-        (33_333, 555, 55, 5460.910_02),
+        (65_537, 555, 55, 7_626.333_33),
+        (33_333, 555, 55, 5_460.910_02),
         (555 * 555, 7777 * 77, 1, 4.0 * 906_854f64.sqrt()),
     ];
     for (first, second, repeats, norm) in lists {
