@@ -7,7 +7,7 @@ struct GradientScanParams { chunk_count: u32 }
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> partials: array<ScanPartial>;
 
-const FOLD_LANES = 64u;
+const FOLD = 8u;
 const NONFINITE = vec4<u32>(0x7f800000u);
 
 // |g| as bits; zeros past the chunk's end.
@@ -21,12 +21,12 @@ fn magnitude(chunk: Chunk, i: u32) -> vec4<u32> {
 fn nonzero(bits: vec4<u32>) -> vec4<u32> { return min(bits, vec4(1u)); }
 
 // 1 for each element that is not finite.
-fn nonfinite(bits: vec4<u32>) -> vec4<u32> { return select(vec4(0u), vec4(1u), bits >= NONFINITE); }
+fn nonfinite(bits: vec4<u32>) -> vec4<u32> { return (bits + vec4(0x800000u)) >> vec4(31u); }
 
 // (|g| / 2^e)^2 with 2^e = 2^(top - 127). Elements too small for their square to count give 0.
 fn squares(bits: vec4<u32>, top: u32) -> vec4<f32> {
     let implicit = select(vec4(0u), vec4(0x800000u), (bits & NONFINITE) != vec4(0u));
-    let significand = vec4<f32>((bits & vec4(0x7fffffu)) | implicit);
+    let significand = vec4<f32>(vec4<i32>((bits & vec4(0x7fffffu)) | implicit));
     let exponent = vec4<i32>(max(bits >> vec4(23u), vec4(1u))) + vec4(104 - i32(top));
     let scale = bitcast<vec4<f32>>(vec4<u32>(max(exponent, vec4(0))) << vec4(23u));
     let scaled = significand * scale;
@@ -48,11 +48,8 @@ fn scan(chunk: Chunk, lane: u32) -> ScanPartial {
     let max_bits = max(max(largest.x, largest.y), max(largest.z, largest.w));
     let filled = nonzero(q0) + nonzero(q1) + nonzero(q2) + nonzero(q3)
         + nonzero(q4) + nonzero(q5) + nonzero(q6) + nonzero(q7);
-    var bad = vec4<u32>();
-    if max_bits >= NONFINITE.x {
-        bad = nonfinite(q0) + nonfinite(q1) + nonfinite(q2) + nonfinite(q3)
-            + nonfinite(q4) + nonfinite(q5) + nonfinite(q6) + nonfinite(q7);
-    }
+    let bad = nonfinite(q0) + nonfinite(q1) + nonfinite(q2) + nonfinite(q3)
+        + nonfinite(q4) + nonfinite(q5) + nonfinite(q6) + nonfinite(q7);
     let top = exponent_bits(max_bits);
     let sum = ((squares(q0, top) + squares(q1, top)) + (squares(q2, top) + squares(q3, top)))
         + ((squares(q4, top) + squares(q5, top)) + (squares(q6, top) + squares(q7, top)));

@@ -18,7 +18,8 @@ struct VerdictParams {
 @group(0) @binding(3) var<storage, read> learning_rates: array<f32>;
 @group(0) @binding(4) var<storage, read_write> state: StepState;
 
-const FOLD_LANES = 256u;
+const FOLD = 16u;
+const INVOCATIONS = FOLD * FOLD;
 // Partials added up before they join an invocation's total: keeps chains of additions short.
 const BLOCK = 16u;
 const NORM_NONE = 0u;
@@ -77,10 +78,10 @@ fn apply_step(total: ScanPartial) {
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
     var total = ScanPartial();
-    for (var start = lane; start < params.partial_count; start += FOLD_LANES * BLOCK) {
+    for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {
         var block = ScanPartial();
         for (var k = 0u; k < BLOCK; k++) {
-            let i = start + k * FOLD_LANES;
+            let i = start + k * INVOCATIONS;
             if i < params.partial_count { block = combine(block, partials[i]); }
         }
         total = combine(total, block);
