@@ -21,7 +21,7 @@ fn main(
     let row = flat_group(group, groups);
     if row < params.rows {
         let base = row * params.row_quads;
-        var best = -3.40282347e38;
+        var best = -0x1.fffffep+127;
         var index = 0xffffffffu;
         for (var q = lane; q < row_quads(params.classes); q += 64u) {
             let x = unpack(logits[base + q]);

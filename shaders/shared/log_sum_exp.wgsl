@@ -10,8 +10,9 @@ struct LogSumExp {
     empty: bool,  // nothing was counted; the rest is meaningless
 }
 
-// The lowest f32: a finite -Inf.
-const LOWEST = -3.40282347e38;
+// The lowest f32, a finite -Inf. In hexadecimal, since Tint rejects a decimal that must be rounded
+// into range.
+const LOWEST = -0x1.fffffep+127;
 
 fn no_exponentials() -> RunningExponentials { return RunningExponentials(LOWEST, 0.0, 0.0, false); }
 

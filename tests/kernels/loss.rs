@@ -18,8 +18,10 @@ const SHAPES: &[(usize, usize, usize)] = &[
     (7, 1012, 1009),
     (3, 32_000, 32_000),
     (2, 32_064, 31_999),
-    (65_600, 3, 3),
+    MANY,
 ];
+/// More than 65,535 workgroups; one variant is enough for them.
+const MANY: (usize, usize, usize) = (65_600, 3, 3);
 /// (label smoothing, z-loss)
 const VARIANTS: &[(f32, f32)] = &[(0.0, 0.0), (0.1, 0.0), (0.0, 1e-4), (0.1, 1e-2)];
 const IGNORE: u32 = u32::MAX;
@@ -73,7 +75,8 @@ impl Case {
 
     fn all() -> impl Iterator<Item = Self> {
         SHAPES.iter().flat_map(|shape| {
-            VARIANTS.iter().map(|&(label_smoothing, z_loss)| Self {
+            let variants = VARIANTS.iter().skip(if *shape == MANY { 3 } else { 0 });
+            variants.map(|&(label_smoothing, z_loss)| Self {
                 label_smoothing,
                 z_loss,
                 ..Self::new(shape)

@@ -443,8 +443,12 @@ fn batch_norm_statistics(gpu: &Gpu) {
     let x = offset_values(12, 1009 * 6);
     let expected = reference::normalization::batch_norm_statistics(&wide(&x), 6);
     assert_close("offset statistics", &statistics(gpu, &x, 6), &expected, STATISTICS);
-    let constant = statistics(gpu, &[12_345.678; 257 * 3], 3);
-    assert_eq!(constant, [12_345.678, 12_345.678, 12_345.678, 0.0, 0.0, 0.0]);
+    // Equal elements have exactly their mean, and no variance.
+    let row = [0.1, 12_345.678, -7e5 / 3.0];
+    for rows in [3, 257, 1009] {
+        let constant = statistics(gpu, &row.repeat(rows), 3);
+        assert_eq!(constant, [row, [0.0; 3]].concat(), "{rows} rows");
+    }
 }
 
 fn batch_norm(gpu: &Gpu) {

@@ -8,7 +8,9 @@ use crate::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, 
 
 /// (rows, cols)
 const SHAPES: &[(usize, usize)] =
-    &[(1, 1), (2, 3), (3, 4), (5, 255), (4, 256), (3, 257), (3, 1009), (2, 32_000), (65_600, 3)];
+    &[(1, 1), (2, 3), (3, 4), (5, 255), (4, 256), (3, 257), (3, 1009), (2, 32_000), MANY];
+/// More than 65,535 workgroups; one variant of masking is enough for them.
+const MANY: (usize, usize) = (65_600, 3);
 
 const EXPONENTIAL: Tolerance = Tolerance {
     absolute: 2e-38,
@@ -50,7 +52,11 @@ impl Case {
         SHAPES.iter().flat_map(|&(rows, cols)| {
             let partly = cols.div_ceil(2);
             [(cols, false), (partly, false), (cols, true), (partly, true)]
-                .map(|(valid_cols, use_lengths)| Self::new(rows, cols, valid_cols, use_lengths))
+                .into_iter()
+                .skip(if (rows, cols) == MANY { 3 } else { 0 })
+                .map(move |(valid_cols, use_lengths)| {
+                    Self::new(rows, cols, valid_cols, use_lengths)
+                })
         })
     }
 
@@ -104,12 +110,15 @@ fn softmax(gpu: &Gpu) {
         let expected = reference::softmax::softmax(&wide(&case.x), case.cols, &case.valid());
         assert_close("softmax", &case.softmax(gpu), &expected, EXPONENTIAL);
     }
-    // Differences beyond the range of exp, the lowest f32 as a mask, a row of nothing else, -Inf.
-    let mut case = Case::new(4, 3, 3, false);
+    // Differences beyond the range of exp, the lowest f32 as a mask, a row of nothing else, -Inf,
+    // a row of nothing else.
+    let mut case = Case::new(5, 3, 3, false);
     case.x = vec![1e30, -1e30, 0.0, 5.0, f32::MIN, 5.0, f32::MIN, f32::MIN, f32::MIN];
     case.x.extend([1.0, f32::NEG_INFINITY, 1.0]);
+    case.x.extend([f32::NEG_INFINITY; 3]);
     let third = 1.0 / 3.0;
-    let expected = [1.0, 0.0, 0.0, 0.5, 0.0, 0.5, third, third, third, 0.5, 0.0, 0.5];
+    let expected =
+        [1.0, 0.0, 0.0, 0.5, 0.0, 0.5, third, third, third, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0];
     assert_close("softmax", &case.softmax(gpu), &expected, EXPONENTIAL);
 
     // Neither NaN nor +Inf may hide; the rows beside stay as they are.
