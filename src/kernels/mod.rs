@@ -3,7 +3,7 @@
 //! Tensors are rows of quads (four elements): a row of `cols` elements takes
 //! `cols.div_ceil(4)` quads, and the elements between are zero. Row statistics are plain f32.
 //! Gradients of parameters are f32 and either overwritten or added to; activations are
-//! overwritten. [`ALL`] is what the contract test walks.
+//! overwritten. [`all`] is what the contract test walks.
 
 pub mod attention;
 pub mod elementwise;

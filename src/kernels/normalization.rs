@@ -1,5 +1,5 @@
 //! Layer, RMS and batch normalization. Statistics are f32 and two-pass: the mean, then the sum of
-//! centred squares; E[x²] - mean² would lose a small variance beside a large mean.
+//! centred squares; the mean of x² less mean² would lose a small variance beside a large mean.
 //!
 //! Squares must fit f32: |x| < 1e18 is safe. Parameter gradients of the row norms come as partial
 //! sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
@@ -117,7 +117,7 @@ kernel! {
         rows: u32,
         /// Elements in a row, without padding.
         cols: u32,
-        /// Rows per block; see [`row_blocks`].
+        /// Rows per block; see [`row_blocks`](super::row_blocks).
         rows_per_block: u32,
         /// Blocks of rows.
         blocks: u32,
@@ -240,7 +240,7 @@ kernel! {
         rows: u32,
         /// Elements in a row, without padding.
         cols: u32,
-        /// Rows per block; see [`row_blocks`].
+        /// Rows per block; see [`row_blocks`](super::row_blocks).
         rows_per_block: u32,
         /// Blocks of rows.
         blocks: u32,

@@ -34,7 +34,7 @@ impl StepBuffers {
     /// Fresh blocks: step 0, loss scale 1.
     pub fn new(gpu: &Gpu) -> Self {
         let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
-        let state = StepState { loss_scale: 1.0, gradient_scale: 1.0, ..StepState::default() };
+        let state = StepState { loss_scale: 1.0, gradient_prescale: 1.0, ..StepState::default() };
         Self {
             input: gpu.upload("step input", &[input]),
             state: gpu.upload("step state", &[state]),
