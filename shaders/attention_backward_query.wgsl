@@ -7,19 +7,13 @@
 @group(0) @binding(4) var<storage, read> delta: array<f32>; // (batch, heads, time)
 @group(0) @binding(5) var<storage, read_write> qkv_gradient: array<Quad>; // query columns
 
-fn score_gradient(raw: vec4<f32>, dp: vec4<f32>, lse: f32, delta: f32, key: u32, query: u32)
-    -> vec4<f32> {
-    let p = exp_of_minus(lse - capped(raw));
-    let ds = p * (dp - delta) * capped_derivative(raw);
-    return select(vec4(0.0), ds, key + vec4(0u, 1u, 2u, 3u) <= vec4(query));
-}
-
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let quads = head_quads();
     let flat = flat_group(group, groups);
     let z = flat / blocks();
     let sequence = z / params.heads;
@@ -35,32 +29,32 @@ fn main(
         let row_delta = delta[statistic_at(sequence, head, t)];
         var dq = array<vec4<f32>, MAX_HEAD_QUADS>();
         for (var first = 0u; first < end; first += TILE) {
-            for (var i = lane; i < TILE * head_quads; i += BLOCK) {
-                let key = min(first + i / head_quads, params.time - 1u);
-                tile_x[i] = unpack(qkv[key_at(sequence, kv_head, key) + i % head_quads]);
-                tile_y[i] = unpack(qkv[value_at(sequence, kv_head, key) + i % head_quads]);
+            for (var i = lane; i < TILE * quads; i += BLOCK) {
+                let key = min(first + i / quads, params.time - 1u);
+                tile_x[i] = unpack(qkv[key_at(sequence, kv_head, key) + i % quads]);
+                tile_y[i] = unpack(qkv[value_at(sequence, kv_head, key) + i % quads]);
             }
             workgroupBarrier();
             if first <= query {
-                var s = mat4x4<f32>();
-                var dp = mat4x4<f32>();
-                for (var d = 0u; d < head_quads; d++) {
+                var s = mat2x4<f32>();
+                var dp = mat2x4<f32>();
+                for (var d = 0u; d < quads; d++) {
                     s += x_dots(unpack(qkv[q + d]), d);
                     dp += y_dots(unpack(output_gradient[o + d]), d);
                 }
-                s *= params.scale;
-                let ds = mat4x4(
-                    score_gradient(s[0], dp[0], lse, row_delta, first, query),
-                    score_gradient(s[1], dp[1], lse, row_delta, first + 4u, query),
-                    score_gradient(s[2], dp[2], lse, row_delta, first + 8u, query),
-                    score_gradient(s[3], dp[3], lse, row_delta, first + 12u, query),
-                );
-                for (var d = 0u; d < head_quads; d++) { dq[d] += x_sum(ds, d); }
+                for (var i = 0u; i < 2u; i++) {
+                    let score = params.scale * s[i];
+                    let p = exp_of_minus(lse - capped(score));
+                    let ds = p * (dp[i] - row_delta) * capped_derivative(score);
+                    let key = first + 4u * i + vec4(0u, 1u, 2u, 3u);
+                    dp[i] = select(vec4(0.0), ds, key <= vec4(query));
+                }
+                for (var d = 0u; d < quads; d++) { dq[d] += x_sum(dp, d); }
             }
             workgroupBarrier();
         }
         if query < params.time {
-            for (var d = 0u; d < head_quads; d++) {
+            for (var d = 0u; d < quads; d++) {
                 qkv_gradient[q + d] = pack(params.scale * dq[d]);
             }
         }

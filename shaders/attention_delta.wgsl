@@ -10,12 +10,13 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let quads = head_quads();
     let i = flat_group(group, groups) * 64u + lane;
     if i < params.batch * params.time * params.heads {
         let row = i / params.heads;
         var sum = 0.0;
-        for (var d = 0u; d < head_quads; d++) {
-            let at = i * head_quads + d;
+        for (var d = 0u; d < quads; d++) {
+            let at = i * quads + d;
             sum += dot(unpack(output[at]), unpack(output_gradient[at]));
         }
         delta[statistic_at(row / params.time, i % params.heads, row % params.time)] = sum;

@@ -4,35 +4,39 @@ struct AttentionParams {
     time: u32,
     heads: u32,
     kv_heads: u32,
+    head_quads: u32,
     scale: f32,
     soft_cap: f32, // 0: none
 }
 
-override head_quads: u32; // quads in a head, at most MAX_HEAD_QUADS; loops over it unroll
+// Quads in a head, at most MAX_HEAD_QUADS, where the compiler may unroll over them, so that private
+// arrays become registers; 0 leaves the number to the uniform and compiles faster.
+override unroll_quads: u32;
 
 const MAX_HEAD_QUADS = 32u;
 const BLOCK = 64u; // rows per workgroup, one per invocation
-const TILE = 16u; // rows of the other side in workgroup memory at a time
+const TILE = 8u; // rows of the other side in workgroup memory at a time
 const LOWEST = -1e30; // below every score, yet finite
 
+fn head_quads() -> u32 { return select(unroll_quads, params.head_quads, unroll_quads == 0u); }
 fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.
 fn qkv_row(sequence: u32, t: u32) -> u32 {
-    return (sequence * params.time + t) * (params.heads + 2u * params.kv_heads) * head_quads;
+    return (sequence * params.time + t) * (params.heads + 2u * params.kv_heads) * head_quads();
 }
 fn query_at(sequence: u32, head: u32, t: u32) -> u32 {
-    return qkv_row(sequence, t) + head * head_quads;
+    return qkv_row(sequence, t) + head * head_quads();
 }
 fn key_at(sequence: u32, kv_head: u32, t: u32) -> u32 {
-    return qkv_row(sequence, t) + (params.heads + kv_head) * head_quads;
+    return qkv_row(sequence, t) + (params.heads + kv_head) * head_quads();
 }
 fn value_at(sequence: u32, kv_head: u32, t: u32) -> u32 {
-    return qkv_row(sequence, t) + (params.heads + params.kv_heads + kv_head) * head_quads;
+    return qkv_row(sequence, t) + (params.heads + params.kv_heads + kv_head) * head_quads();
 }
 // The output is (batch, time, heads, head_quads).
 fn output_at(sequence: u32, head: u32, t: u32) -> u32 {
-    return ((sequence * params.time + t) * params.heads + head) * head_quads;
+    return ((sequence * params.time + t) * params.heads + head) * head_quads();
 }
 // Row statistics are (batch, heads, time).
 fn statistic_at(sequence: u32, head: u32, t: u32) -> u32 {

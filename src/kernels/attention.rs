@@ -20,7 +20,7 @@ pub const MAX_HEAD_QUADS: u32 = 32;
 /// Rows of a head that one workgroup computes.
 const BLOCK: u32 = 64;
 
-/// An attention kernel: all have the same parameters and the constant `head_quads`.
+/// An attention kernel: all have the same parameters and constant.
 macro_rules! attention_kernel {
     (
         $(#[$doc:meta])*
@@ -34,8 +34,10 @@ macro_rules! attention_kernel {
             workgroup [64, 1, 1];
             grid |$p| $grid;
             overrides {
-                /// Quads in a head, at most [`MAX_HEAD_QUADS`].
-                head_quads
+                /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
+                /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
+                /// faster and is right where [`Gpu::is_software`](crate::Gpu::is_software) holds.
+                unroll_quads
             }
             uniform $Params {
                 /// Sequences.
@@ -46,6 +48,8 @@ macro_rules! attention_kernel {
                 heads: u32,
                 /// Key heads, and as many value heads.
                 kv_heads: u32,
+                /// Quads in a head, at most [`MAX_HEAD_QUADS`].
+                head_quads: u32,
                 /// Factor on q·k.
                 scale: f32,
                 /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.

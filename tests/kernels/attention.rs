@@ -1,4 +1,4 @@
-//! Attention. Positions around a block of 64 and a tile of 16; grouped queries, soft cap, huge
+//! Attention. Positions around a block of 64 and a tile of 8; grouped queries, soft cap, huge
 //! logits; the backward pass twice; the plain form against the online form.
 
 use evenkeel::kernels::*;
@@ -50,10 +50,16 @@ macro_rules! params {
             time: $size.time as u32,
             heads: $size.heads as u32,
             kv_heads: $size.kv_heads as u32,
+            head_quads: $size.head_dim as u32 / 4,
             scale: $size.scale as f32,
             soft_cap: $size.soft_cap as f32,
         }
     };
+}
+
+/// Heads of 8 compile for their size, the others read it from the uniform.
+fn unrolled(size: &Size) -> u32 {
+    if size.head_dim == 8 { 2 } else { 0 }
 }
 
 fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
@@ -68,14 +74,14 @@ fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buff
     };
     gpu.run(&Attention {
         params: params!(AttentionParams, size),
-        head_quads: size.head_dim as u32 / 4,
+        unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output: buffers.output.as_entire_buffer_binding(),
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
     });
     gpu.run(&AttentionDelta {
         params: params!(AttentionDeltaParams, size),
-        head_quads: size.head_dim as u32 / 4,
+        unroll_quads: unrolled(size),
         output: buffers.output.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
@@ -86,7 +92,7 @@ fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buff
 fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
     gpu.run(&AttentionBackwardQuery {
         params: params!(AttentionBackwardQueryParams, size),
-        head_quads: size.head_dim as u32 / 4,
+        unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
@@ -98,7 +104,7 @@ fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
 fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
     gpu.run(&AttentionBackwardKeyValue {
         params: params!(AttentionBackwardKeyValueParams, size),
-        head_quads: size.head_dim as u32 / 4,
+        unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
