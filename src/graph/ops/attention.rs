@@ -52,13 +52,16 @@ impl Attention {
             time: to_u32(qkv.dims[1]),
             heads: to_u32(self.layout.heads),
             kv_heads: to_u32(self.layout.kv_heads),
+            head_quads: to_u32(self.layout.head_dim / 4),
             scale: self.scale,
             soft_cap: self.soft_cap,
         }
     }
 
-    fn head_quads(&self) -> u32 {
-        to_u32(self.layout.head_dim / 4)
+    /// Unrolled loops over a head keep its row in registers, which GPUs need; software drivers
+    /// only compile longer.
+    fn unroll_quads(&self, recorder: &Recorder<'_>) -> u32 {
+        if recorder.gpu().is_software() { 0 } else { to_u32(self.layout.head_dim / 4) }
     }
 }
 
@@ -96,7 +99,7 @@ impl Op for Attention {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         recorder.dispatch(&kernels::Attention {
             params: self.params(&inputs[0].shape),
-            head_quads: self.head_quads(),
+            unroll_quads: self.unroll_quads(recorder),
             qkv: inputs[0].binding(),
             output: outputs[0].binding(),
             log_sum_exp: outputs[1].binding(),
@@ -130,19 +133,19 @@ impl Op for AttentionBackward {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let params = self.0.params(&inputs[0].shape);
-        let head_quads = self.0.head_quads();
+        let unroll_quads = self.0.unroll_quads(recorder);
         let [qkv, output, log_sum_exp, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
         let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());
         recorder.dispatch(&kernels::AttentionDelta {
             params: bytemuck::cast(params),
-            head_quads,
+            unroll_quads,
             output,
             output_gradient: output_gradient.clone(),
             delta: delta.clone(),
         });
         recorder.dispatch(&kernels::AttentionBackwardQuery {
             params: bytemuck::cast(params),
-            head_quads,
+            unroll_quads,
             qkv: qkv.clone(),
             output_gradient: output_gradient.clone(),
             log_sum_exp: log_sum_exp.clone(),
@@ -151,7 +154,7 @@ impl Op for AttentionBackward {
         });
         recorder.dispatch(&kernels::AttentionBackwardKeyValue {
             params: bytemuck::cast(params),
-            head_quads,
+            unroll_quads,
             qkv,
             output_gradient,
             log_sum_exp,
