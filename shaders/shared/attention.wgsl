@@ -11,7 +11,7 @@ struct AttentionParams {
 
 // Quads in a head, at most MAX_HEAD_QUADS, where the compiler may unroll over them, so that private
 // arrays become registers; 0 leaves the number to the uniform and compiles faster.
-override unroll_quads: u32;
+override unroll_quads: u32 = 0u;
 
 const MAX_HEAD_QUADS = 32u;
 const BLOCK = 64u; // rows per workgroup, one per invocation

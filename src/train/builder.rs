@@ -1,21 +1,15 @@
-//! From a model and settings to a [`Trainer`]: graph, parameters, plan, and the update's
-//! dispatches.
+//! From a model and settings to a [`Trainer`]: graph, parameters, plan, update.
 
 use std::collections::VecDeque;
 
-use super::optimizers::Segment;
+use super::update::Update;
 use super::{AdamW, Clip, Model, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
-use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
-use crate::kernels::{
-    Accumulate, AccumulateParams, Commit, CommitParams, GradientScan, GradientScanParams,
-    Telemetry as TelemetryKernel, TelemetryParams, Verdict, VerdictParams, chunks,
-};
-use crate::plan::{
-    Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
-};
-use crate::step::{Chunk, ScanPartial, StepInput, TensorSettings};
+use crate::kernels::{Accumulate, AccumulateParams};
+use crate::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
+use crate::step::{StepInput, TensorSettings};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
@@ -37,14 +31,6 @@ pub struct TrainerBuilder<M: Model> {
 fn decay_matrices(spec: &ParameterSpec) -> TensorSettings {
     let weight_decay = if spec.shape.dims.len() > 1 { 1.0 } else { 0.0 };
     TensorSettings { weight_decay, learning_rate: 1.0 }
-}
-
-/// The flat tables of one segment.
-struct SegmentTables {
-    chunks: wgpu::Buffer,
-    chunk_count: u32,
-    /// First partial of this segment.
-    partial: u64,
 }
 
 impl<M: Model> TrainerBuilder<M> {
@@ -161,8 +147,21 @@ impl<M: Model> TrainerBuilder<M> {
         let loss = gpu.buffer("loss", 16);
         self.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
         let ring = TelemetryRing::new(gpu, self.ring, parameters.padding());
-        let run = Run { gpu, parameters: &parameters, sinks: &sinks, moments: &moments };
-        let update = self.record_update(&run, &step, &loss, &ring).await?;
+        let settings: Vec<_> = parameters.specs().iter().map(self.settings).collect();
+        let update = Update {
+            gpu,
+            parameters: &parameters,
+            sinks: &sinks,
+            moments: &moments,
+            step: &step,
+            settings: &settings,
+            optimizer: &*self.optimizer,
+            clip: self.clip,
+            schedule: &self.schedule,
+            loss: &loss,
+            ring: &ring,
+        };
+        let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
         Ok(Trainer {
             gpu: gpu.clone(),
@@ -249,92 +248,6 @@ impl<M: Model> TrainerBuilder<M> {
         }
     }
 
-    /// Scan, verdict, optimizer, commit, telemetry: their number does not depend on the tensors.
-    async fn record_update(
-        &self,
-        run: &Run<'_>,
-        step: &StepBuffers,
-        loss: &wgpu::Buffer,
-        ring: &TelemetryRing,
-    ) -> Result<Vec<Dispatch>> {
-        let Run { gpu, parameters, sinks, moments } = *run;
-        let mut recorder = Recorder::new(gpu, step);
-        let settings: Vec<_> = parameters.specs().iter().map(self.settings).collect();
-        let tensors = gpu.upload("tensor settings", &settings);
-        let (tables, partial_count) = segment_tables(gpu, parameters);
-        let partial_bytes = partial_count * size_of::<ScanPartial>() as u64;
-        let partials = gpu.buffer("scan partials", partial_bytes);
-
-        let scan = |recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer]| {
-            for (table, gradient) in tables.iter().zip(flat) {
-                recorder.dispatch(&GradientScan {
-                    params: GradientScanParams { chunk_count: table.chunk_count },
-                    chunks: table.chunks.as_entire_buffer_binding(),
-                    gradient: gradient.as_entire_buffer_binding(),
-                    partials: wgpu::BufferBinding {
-                        buffer: &partials,
-                        offset: table.partial * size_of::<ScanPartial>() as u64,
-                        size: None,
-                    },
-                });
-            }
-        };
-        scan(&mut recorder, parameters.weights());
-        check_initial_parameters(run, &recorder.take(), &partials).await?;
-
-        scan(&mut recorder, &sinks.gradients);
-        let rates = self.schedule.table(self.optimizer.learning_rate())?;
-        recorder.dispatch(&Verdict {
-            params: self.verdict_params(to_u32(partial_count as usize), to_u32(rates.len())),
-            input: step.input.as_entire_buffer_binding(),
-            partials: partials.as_entire_buffer_binding(),
-            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
-            state: step.state.as_entire_buffer_binding(),
-        });
-        for (index, table) in tables.iter().enumerate() {
-            let segment = Segment {
-                chunks: &table.chunks,
-                chunk_count: table.chunk_count,
-                tensors: &tensors,
-                gradient: &sinks.gradients[index],
-                weight: &parameters.weights()[index],
-                moments: &moments[index],
-            };
-            self.optimizer.record(&mut recorder, &segment);
-        }
-        if !parameters.states().is_empty() {
-            recorder.dispatch(&Commit {
-                params: CommitParams { quads: to_u32(sinks.staged.size() as usize / 16) },
-                state: step.state.as_entire_buffer_binding(),
-                staged: sinks.staged.as_entire_buffer_binding(),
-                committed: parameters.committed().as_entire_buffer_binding(),
-            });
-        }
-        recorder.dispatch(&TelemetryKernel {
-            params: TelemetryParams { capacity: ring.capacity },
-            input: step.input.as_entire_buffer_binding(),
-            state: step.state.as_entire_buffer_binding(),
-            loss: loss.as_entire_buffer_binding(),
-            ring: ring.buffer.as_entire_buffer_binding(),
-        });
-        Ok(recorder.take())
-    }
-
-    fn verdict_params(&self, partial_count: u32, schedule_length: u32) -> VerdictParams {
-        let [beta1, beta2] = self.optimizer.betas();
-        VerdictParams {
-            partial_count,
-            norm: self.clip.norm_kind(),
-            max_norm: self.clip.max_norm(),
-            clip_value: self.clip.max_value(),
-            beta1: beta1 as f32,
-            one_minus_beta1: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            one_minus_beta2: (1.0 - beta2) as f32,
-            schedule_length,
-        }
-    }
-
     /// Buffers where the inputs of all microbatches wait; none for a single microbatch.
     fn staging(&self, gpu: &Gpu, plan: &Plan) -> Vec<wgpu::Buffer> {
         if self.microbatches == 1 {
@@ -345,74 +258,4 @@ impl<M: Model> TrainerBuilder<M> {
         let all = inputs.chain([size_of::<StepInput>() as u64]);
         all.map(|bytes| gpu.buffer("microbatches", bytes * count)).collect()
     }
-}
-
-/// What the update is recorded over.
-#[derive(Clone, Copy)]
-struct Run<'a> {
-    gpu: &'a Gpu,
-    parameters: &'a Parameters,
-    sinks: &'a Sinks,
-    moments: &'a [Vec<wgpu::Buffer>],
-}
-
-/// The chunk tables of all segments, and the number of partials. Each segment's partials start
-/// at a multiple of 256 bytes; those between stay zero and count for nothing.
-fn segment_tables(gpu: &Gpu, parameters: &Parameters) -> (Vec<SegmentTables>, u64) {
-    let per_alignment = ALIGNMENT / size_of::<ScanPartial>() as u64;
-    let mut partial = 0;
-    let mut tables = Vec::new();
-    for segment in 0..parameters.weights().len() {
-        let table = segment_chunks(parameters, segment);
-        let chunk_count = to_u32(table.len());
-        let chunks = gpu.upload("chunks", &table);
-        tables.push(SegmentTables { chunks, chunk_count, partial });
-        partial += u64::from(chunk_count).next_multiple_of(per_alignment);
-    }
-    (tables, partial.max(per_alignment))
-}
-
-/// The chunks of one segment. Every tensor counts its padded rows as elements of its own; the
-/// padding holds zeros in weights, gradients and moments alike.
-fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
-    let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
-    let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
-    let mut table = Vec::new();
-    for (tensor, (spec, location)) in mine {
-        let elements = spec.shape.quads() as u64 * 4;
-        for mut chunk in chunks([(location.offset / 4, elements)]) {
-            chunk.tensor = to_u32(tensor);
-            table.push(chunk);
-        }
-    }
-    table
-}
-
-/// Fails if a parameter starts as NaN or Inf, and says which.
-async fn check_initial_parameters(
-    run: &Run<'_>,
-    scan: &[Dispatch],
-    partials: &wgpu::Buffer,
-) -> Result<()> {
-    let gpu = run.gpu;
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    gpu.encode(&mut encoder, scan);
-    gpu.submit(encoder);
-    let count = partials.size() as usize / size_of::<ScanPartial>();
-    let found: Vec<ScanPartial> = gpu.read(partials, 0, count).await?;
-    if found.iter().all(|partial| partial.nonfinite_count == 0) {
-        return Ok(());
-    }
-    for (index, spec) in run.parameters.specs().iter().enumerate() {
-        let values = parameters::read_slot(gpu, &run.parameters.slot(index)).await?;
-        if let Some(index) = values.iter().position(|x| !x.is_finite()) {
-            return Err(Error::NonFinite {
-                what: format!("the initial value of parameter {}", spec.name),
-                index,
-                value: values[index],
-                advice: "check its initialiser or the file it was read from".into(),
-            });
-        }
-    }
-    unreachable!("the scan found a value that is not finite")
 }

@@ -12,6 +12,7 @@ pub mod optimizers;
 mod predictor;
 mod schedule;
 mod telemetry;
+mod update;
 
 use std::collections::VecDeque;
 

@@ -1,0 +1,191 @@
+//! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
+//! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
+
+use super::optimizers::Segment;
+use super::{Clip, Optimizer, Schedule, TelemetryRing};
+use crate::error::{Error, Result};
+use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::kernels::{
+    Commit, CommitParams, GradientScan, GradientScanParams, Telemetry, TelemetryParams, Verdict,
+    VerdictParams, chunks,
+};
+use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
+use crate::step::{Chunk, ScanPartial, TensorSettings};
+
+/// What an update is recorded from.
+pub(super) struct Update<'a> {
+    pub gpu: &'a Gpu,
+    pub parameters: &'a Parameters,
+    pub sinks: &'a Sinks,
+    /// By segment, then by moment.
+    pub moments: &'a [Vec<wgpu::Buffer>],
+    pub step: &'a StepBuffers,
+    /// By tensor.
+    pub settings: &'a [TensorSettings],
+    pub optimizer: &'a dyn Optimizer,
+    pub clip: Clip,
+    pub schedule: &'a Schedule,
+    pub loss: &'a wgpu::Buffer,
+    pub ring: &'a TelemetryRing,
+}
+
+impl Update<'_> {
+    /// Records the dispatches, once the initial parameters are found to be finite.
+    pub async fn record(&self) -> Result<Vec<Dispatch>> {
+        let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
+        let mut recorder = Recorder::new(gpu, step);
+        let scan = Scan::new(gpu, parameters);
+        scan.record(&mut recorder, parameters.weights());
+        scan.check_parameters(gpu, parameters, &recorder.take()).await?;
+
+        scan.record(&mut recorder, &self.sinks.gradients);
+        let rates = self.schedule.table(self.optimizer.learning_rate())?;
+        recorder.dispatch(&Verdict {
+            params: self.verdict_params(scan.partial_count, to_u32(rates.len())),
+            input: step.input.as_entire_buffer_binding(),
+            partials: scan.partials.as_entire_buffer_binding(),
+            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            state: step.state.as_entire_buffer_binding(),
+        });
+        let tensors = gpu.upload("tensor settings", self.settings);
+        for (index, table) in scan.tables.iter().enumerate() {
+            let segment = Segment {
+                chunks: &table.chunks,
+                chunk_count: table.chunk_count,
+                tensors: &tensors,
+                gradient: &self.sinks.gradients[index],
+                weight: &parameters.weights()[index],
+                moments: &self.moments[index],
+            };
+            self.optimizer.record(&mut recorder, &segment);
+        }
+        if !parameters.states().is_empty() {
+            let staged = &self.sinks.staged;
+            recorder.dispatch(&Commit {
+                params: CommitParams { quads: to_u32(staged.size() as usize / 16) },
+                state: step.state.as_entire_buffer_binding(),
+                staged: staged.as_entire_buffer_binding(),
+                committed: parameters.committed().as_entire_buffer_binding(),
+            });
+        }
+        recorder.dispatch(&Telemetry {
+            params: TelemetryParams { capacity: self.ring.capacity },
+            input: step.input.as_entire_buffer_binding(),
+            state: step.state.as_entire_buffer_binding(),
+            loss: self.loss.as_entire_buffer_binding(),
+            ring: self.ring.buffer.as_entire_buffer_binding(),
+        });
+        Ok(recorder.take())
+    }
+
+    fn verdict_params(&self, partial_count: u32, schedule_length: u32) -> VerdictParams {
+        let [beta1, beta2] = self.optimizer.betas();
+        VerdictParams {
+            partial_count,
+            norm: self.clip.norm_kind(),
+            max_norm: self.clip.max_norm(),
+            clip_value: self.clip.max_value(),
+            beta1: beta1 as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            schedule_length,
+        }
+    }
+}
+
+/// The tables of the scan, and what it leaves for the verdict.
+struct Scan {
+    tables: Vec<SegmentTable>,
+    partials: wgpu::Buffer,
+    partial_count: u32,
+}
+
+/// Which workgroup owns what in one segment.
+struct SegmentTable {
+    chunks: wgpu::Buffer,
+    chunk_count: u32,
+    /// First partial of this segment.
+    partial: u64,
+}
+
+impl Scan {
+    /// Each segment's partials start at a multiple of 256 bytes; those between stay zero and
+    /// count for nothing.
+    fn new(gpu: &Gpu, parameters: &Parameters) -> Self {
+        let per_alignment = ALIGNMENT / size_of::<ScanPartial>() as u64;
+        let mut partial = 0;
+        let mut tables = Vec::new();
+        for segment in 0..parameters.weights().len() {
+            let table = segment_chunks(parameters, segment);
+            let chunk_count = to_u32(table.len());
+            let chunks = gpu.upload("chunks", &table);
+            tables.push(SegmentTable { chunks, chunk_count, partial });
+            partial += u64::from(chunk_count).next_multiple_of(per_alignment);
+        }
+        let count = partial.max(per_alignment);
+        let partials = gpu.buffer("scan partials", count * size_of::<ScanPartial>() as u64);
+        Self { tables, partials, partial_count: to_u32(count as usize) }
+    }
+
+    /// Records the scan of flat buffers with the parameters' layout.
+    fn record(&self, recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer]) {
+        for (table, gradient) in self.tables.iter().zip(flat) {
+            recorder.dispatch(&GradientScan {
+                params: GradientScanParams { chunk_count: table.chunk_count },
+                chunks: table.chunks.as_entire_buffer_binding(),
+                gradient: gradient.as_entire_buffer_binding(),
+                partials: wgpu::BufferBinding {
+                    buffer: &self.partials,
+                    offset: table.partial * size_of::<ScanPartial>() as u64,
+                    size: None,
+                },
+            });
+        }
+    }
+
+    /// Fails if a parameter starts as NaN or Inf, and says which.
+    async fn check_parameters(
+        &self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        scan: &[Dispatch],
+    ) -> Result<()> {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.encode(&mut encoder, scan);
+        gpu.submit(encoder);
+        let count = self.partial_count as usize;
+        let found: Vec<ScanPartial> = gpu.read(&self.partials, 0, count).await?;
+        if found.iter().all(|partial| partial.nonfinite_count == 0) {
+            return Ok(());
+        }
+        for (index, spec) in parameters.specs().iter().enumerate() {
+            let values = parameters::read_slot(gpu, &parameters.slot(index)).await?;
+            if let Some(index) = values.iter().position(|x| !x.is_finite()) {
+                return Err(Error::NonFinite {
+                    what: format!("the initial value of parameter {}", spec.name),
+                    index,
+                    value: values[index],
+                    advice: "check its initialiser or the file it was read from".into(),
+                });
+            }
+        }
+        unreachable!("the scan found a value that is not finite")
+    }
+}
+
+/// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
+/// weights, gradients and moments alike.
+fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
+    let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
+    let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
+    let mut table = Vec::new();
+    for (tensor, (spec, location)) in mine {
+        let elements = spec.shape.quads() as u64 * 4;
+        for mut chunk in chunks([(location.offset / 4, elements)]) {
+            chunk.tensor = to_u32(tensor);
+            table.push(chunk);
+        }
+    }
+    table
+}
