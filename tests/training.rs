@@ -225,6 +225,21 @@ fn gpt_with_rms_norm() {
 }
 
 #[test]
+fn gpt_with_the_kernels_of_hardware_adapters() {
+    let Some(gpu) = support::gpu() else { return };
+    // Matrix products through workgroup memory and unrolled attention, whatever the adapter is.
+    let info = wgpu::AdapterInfo { device_type: wgpu::DeviceType::DiscreteGpu, ..gpu.info.clone() };
+    let gpu = Gpu::from_device(gpu.device, gpu.queue, info);
+    assert!(!gpu.is_software());
+    let fixture = Fixture::open("gpt_rms_norm");
+    let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), adamw());
+    let kernels: Vec<_> = trainer.dispatches().map(|dispatch| dispatch.name).collect();
+    assert!(kernels.contains(&"matmul") && !kernels.contains(&"matmul_direct"), "{kernels:?}");
+    compare_logits(&trainer, &fixture);
+    compare(&mut trainer, &fixture, "tokens", "");
+}
+
+#[test]
 fn gpt_with_adam_and_l2_decay() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
