@@ -1,0 +1,91 @@
+use evenkeel::kernels::*;
+
+use crate::bench::{Family, Shape, bind};
+
+const BATCH: u32 = 8;
+const HEADS: u32 = 4;
+const HEAD_DIM: u32 = 32;
+const SCALE: f32 = 0.176_776_7;
+
+/// The parameters, the same for all kernels of online attention.
+macro_rules! params {
+    ($Params:ident, $time:expr) => {
+        $Params {
+            batch: BATCH,
+            time: $time,
+            heads: HEADS,
+            kv_heads: HEADS,
+            scale: SCALE,
+            soft_cap: 0.0,
+        }
+    };
+}
+
+pub fn run(family: &mut Family<'_>) {
+    for time in [64, 256] {
+        online(family, time);
+        causal_softmax(family, time);
+    }
+}
+
+/// Arithmetic counts the pairs of a position with itself and those before it: per pair and element
+/// of a head two operations for each product that the kernel makes.
+fn online(family: &mut Family<'_>, time: u32) {
+    let size = format!("{BATCH} x {time}, {HEADS} heads of {HEAD_DIM}");
+    let pairs = u64::from(BATCH * HEADS) * u64::from(time * (time + 1) / 2);
+    let product = 2 * u64::from(HEAD_DIM) * pairs;
+    let (rows, width, head_quads) = (BATCH * time, HEADS * HEAD_DIM, HEAD_DIM / 4);
+    let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
+    let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
+    let [log_sum_exp, delta] = [(); 2].map(|()| family.vector(rows * HEADS));
+    let [qkv, qkv_gradient, output, output_gradient, log_sum_exp, delta] =
+        [&qkv, &qkv_gradient, &output, &output_gradient, &log_sum_exp, &delta].map(bind);
+    let forward = Attention {
+        params: params!(AttentionParams, time),
+        head_quads,
+        qkv: qkv.clone(),
+        output: output.clone(),
+        log_sum_exp: log_sum_exp.clone(),
+    };
+    family.gpu.run(&forward);
+    family.computes(&size, 2 * product, &forward);
+    let subtracted = AttentionDelta {
+        params: params!(AttentionDeltaParams, time),
+        head_quads,
+        output,
+        output_gradient: output_gradient.clone(),
+        delta: delta.clone(),
+    };
+    family.gpu.run(&subtracted);
+    family.moves_its_buffers(&size, &subtracted);
+    let backward = AttentionBackwardQuery {
+        params: params!(AttentionBackwardQueryParams, time),
+        head_quads,
+        qkv: qkv.clone(),
+        output_gradient: output_gradient.clone(),
+        log_sum_exp: log_sum_exp.clone(),
+        delta: delta.clone(),
+        qkv_gradient: qkv_gradient.clone(),
+    };
+    family.computes(&size, 3 * product, &backward);
+    let backward = AttentionBackwardKeyValue {
+        params: params!(AttentionBackwardKeyValueParams, time),
+        head_quads,
+        qkv,
+        output_gradient,
+        log_sum_exp,
+        delta,
+        qkv_gradient,
+    };
+    family.computes(&size, 4 * product, &backward);
+}
+
+/// Half of the scores are never read.
+fn causal_softmax(family: &mut Family<'_>, time: u32) {
+    let shape = Shape { rows: BATCH * HEADS * time, cols: time };
+    let [scores, probabilities] = family.tensors(shape);
+    let params = CausalSoftmaxParams { rows: shape.rows, time, scale: SCALE, soft_cap: 0.0 };
+    let bytes = scores.size() / 2 + probabilities.size();
+    let [scores, probabilities] = [&scores, &probabilities].map(bind);
+    family.moves(shape, bytes, &CausalSoftmax { params, scores, probabilities });
+}

@@ -1,0 +1,57 @@
+use evenkeel::kernels::*;
+
+use crate::bench::{Family, SHAPES, Shape, bind};
+
+pub fn run(family: &mut Family<'_>) {
+    for shape in SHAPES {
+        plain(family, shape);
+        activations(family, shape);
+        swiglu(family, shape);
+    }
+}
+
+fn plain(family: &mut Family<'_>, shape: Shape) {
+    let quads = shape.quads();
+    let [a, b, y] = family.tensors(shape);
+    let row = family.vector(shape.cols);
+    let [a, b, y, row] = [&a, &b, &y, &row].map(bind);
+    let (x, params) = (a.clone(), CopyQuadsParams { quads });
+    family.moves_its_buffers(shape, &CopyQuads { params, x: x.clone(), y: y.clone() });
+    let params = ScaleParams { quads, factor: 0.5 };
+    family.moves_its_buffers(shape, &Scale { params, x: x.clone(), y: y.clone() });
+    let params = BroadcastAddParams { quads, period_quads: shape.cols / 4 };
+    family.moves_its_buffers(shape, &BroadcastAdd { params, x, b: row, y: y.clone() });
+    let params = AddParams { quads };
+    let add = Add { params, a: a.clone(), b: b.clone(), y: y.clone() };
+    family.moves_its_buffers(shape, &add);
+    let params = MultiplyParams { quads };
+    family.moves_its_buffers(shape, &Multiply { params, a, b, y });
+}
+
+fn activations(family: &mut Family<'_>, shape: Shape) {
+    let quads = shape.quads();
+    let [x, dy, y] = family.tensors(shape);
+    let [x, dy, y] = [&x, &dy, &y].map(bind);
+    let kind = Activation::GeluTanh as u32;
+    let params = ActivateParams { quads, kind };
+    family.moves_its_buffers(shape, &Activate { params, x: x.clone(), y: y.clone() });
+    let params = ActivateBackwardParams { quads, kind };
+    let backward = ActivateBackward { params, x: x.clone(), dy: dy.clone(), dx: y.clone() };
+    family.moves_its_buffers(shape, &backward);
+    let params = SoftCapParams { quads, cap: 30.0 };
+    family.moves_its_buffers(shape, &SoftCap { params, x: x.clone(), y: y.clone() });
+    let params = SoftCapBackwardParams { quads, cap: 30.0 };
+    family.moves_its_buffers(shape, &SoftCapBackward { params, x, dy, dx: y });
+}
+
+/// The size is that of the output: rows x hidden.
+fn swiglu(family: &mut Family<'_>, shape: Shape) {
+    let (quads, hidden_quads) = (shape.quads(), shape.cols / 4);
+    let [x, dx] = family.tensors(Shape { cols: 2 * shape.cols, ..shape });
+    let [y, dy] = family.tensors(shape);
+    let [x, dx, y, dy] = [&x, &dx, &y, &dy].map(bind);
+    let params = SwigluParams { quads, hidden_quads };
+    family.moves_its_buffers(shape, &Swiglu { params, x: x.clone(), y });
+    let params = SwigluBackwardParams { quads, hidden_quads };
+    family.moves_its_buffers(shape, &SwigluBackward { params, x, dy, dx });
+}

@@ -1,0 +1,73 @@
+//! Every kernel at realistic sizes, with the bandwidth or the arithmetic it reaches and, beside
+//! it, what `copy_quads` reaches with as many bytes at the same time on the same adapter.
+//!
+//! `cargo bench --bench kernels`, or `cargo bench --bench kernels -- FILTER` with a part of
+//! "family/kernel size"; the table at the end holds what ran. One module per kernel family, and
+//! [`update`]: gradient scan, verdict and AdamW over one number of parameters in 1, 148 and 5,000
+//! tensors, which should take the same time and reach at least half of the copy kernel's bandwidth.
+
+#![allow(missing_docs, reason = "criterion's macros make public functions without docs")]
+
+mod attention;
+mod bench;
+mod elementwise;
+mod embedding;
+mod loss;
+mod matmul;
+mod normalization;
+mod optimizer;
+mod random;
+mod reduce;
+mod softmax;
+mod step;
+mod table;
+mod update;
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use evenkeel::Gpu;
+use pollster::block_on;
+
+use bench::{Family, SAMPLES};
+use table::Table;
+
+const FAMILIES: &[(&str, fn(&mut Family<'_>))] = &[
+    ("elementwise", elementwise::run),
+    ("random", random::run),
+    ("embedding", embedding::run),
+    ("normalization", normalization::run),
+    ("softmax", softmax::run),
+    ("loss", loss::run),
+    ("reduce", reduce::run),
+    ("matmul", matmul::run),
+    ("attention", attention::run),
+    ("optimizer", optimizer::run),
+    ("step", step::run),
+    ("update", update::run),
+];
+
+fn kernels(criterion: &mut Criterion) {
+    let gpu = block_on(Gpu::new()).expect("an adapter");
+    let mut table = Table::new(&gpu);
+    for (name, run) in FAMILIES {
+        run(&mut Family::new(&gpu, criterion.benchmark_group(*name), &mut table));
+    }
+    for kernel in evenkeel::kernels::all() {
+        assert!(table.covers(kernel.name), "kernel {} has no benchmark", kernel.name);
+    }
+    print!("{table}");
+}
+
+/// Some 130 benchmarks, so each is short: three to four minutes in all.
+fn settings() -> Criterion {
+    Criterion::default()
+        .without_plots()
+        .sample_size(SAMPLES)
+        .nresamples(2000)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! { name = benches; config = settings(); targets = kernels }
+criterion_main!(benches);

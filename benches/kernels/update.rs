@@ -1,0 +1,142 @@
+//! From a gradient to new weights: scan, verdict with a clip by norm, AdamW. How the parameters
+//! divide into tensors should not matter.
+
+use evenkeel::Gpu;
+use evenkeel::gpu::Dispatch;
+use evenkeel::kernels::*;
+use evenkeel::step::{APPLY, StepInput, StepState, TensorSettings};
+use pollster::block_on;
+
+use crate::bench::{Family, Work, bind};
+
+pub const PARAMETERS: u32 = 10_000_000;
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.999;
+
+/// Flat buffers of [`PARAMETERS`] elements in tensors of one length, a multiple of 4.
+pub struct Layout {
+    pub chunk_count: u32,
+    pub chunks: wgpu::Buffer,
+    pub tensors: wgpu::Buffer,
+    pub gradient: wgpu::Buffer,
+    pub weight: wgpu::Buffer,
+    pub m: wgpu::Buffer,
+    pub v: wgpu::Buffer,
+    pub partials: wgpu::Buffer,
+    pub input: wgpu::Buffer,
+    pub learning_rates: wgpu::Buffer,
+    pub state: wgpu::Buffer,
+}
+
+impl Layout {
+    pub fn new(family: &Family<'_>, tensors: u32) -> Self {
+        let length = 4 * (PARAMETERS / 4).div_ceil(tensors);
+        let starts = (0..PARAMETERS).step_by(length as usize);
+        let table = starts.map(|start| (start.into(), length.min(PARAMETERS - start).into()));
+        let chunks = chunks(table);
+        let settings = TensorSettings { weight_decay: 1.0, learning_rate: 1.0 };
+        let input = StepInput { learning_rate_factor: 1.0, ..Default::default() };
+        let gpu = family.gpu;
+        let zeros = || gpu.buffer("moment", 4 * u64::from(PARAMETERS));
+        Self {
+            chunk_count: chunks.len() as u32,
+            chunks: gpu.upload("chunks", &chunks),
+            tensors: gpu.upload("tensors", &vec![settings; tensors as usize]),
+            gradient: family.vector(PARAMETERS),
+            weight: family.vector(PARAMETERS),
+            m: zeros(),
+            v: zeros(),
+            partials: gpu.buffer("partials", 16 * chunks.len() as u64),
+            input: gpu.upload("input", &[input]),
+            learning_rates: gpu.upload("learning rates", &[1e-3f32]),
+            state: gpu.upload("state", &[applied()]),
+        }
+    }
+
+    pub fn scan(&self) -> GradientScan<'_> {
+        GradientScan {
+            params: GradientScanParams { chunk_count: self.chunk_count },
+            chunks: bind(&self.chunks),
+            gradient: bind(&self.gradient),
+            partials: bind(&self.partials),
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict<'_> {
+        Verdict {
+            params: VerdictParams {
+                partial_count: self.chunk_count,
+                norm: NORM_L2,
+                max_norm: 1.0,
+                clip_value: 1e18,
+                beta1: BETA1,
+                one_minus_beta1: 1.0 - BETA1,
+                beta2: BETA2,
+                one_minus_beta2: 1.0 - BETA2,
+                schedule_length: 1,
+            },
+            input: bind(&self.input),
+            partials: bind(&self.partials),
+            learning_rates: bind(&self.learning_rates),
+            state: bind(&self.state),
+        }
+    }
+
+    pub fn adamw(&self) -> Adamw<'_> {
+        Adamw {
+            params: AdamwParams {
+                chunk_count: self.chunk_count,
+                beta1: BETA1,
+                one_minus_beta1: 1.0 - BETA1,
+                beta2: BETA2,
+                one_minus_beta2: 1.0 - BETA2,
+                eps: 1e-8,
+                weight_decay: 0.01,
+            },
+            state: bind(&self.state),
+            chunks: bind(&self.chunks),
+            tensors: bind(&self.tensors),
+            gradient: bind(&self.gradient),
+            weight: bind(&self.weight),
+            m: bind(&self.m),
+            v: bind(&self.v),
+        }
+    }
+
+    fn dispatches(&self, gpu: &Gpu) -> [Dispatch; 3] {
+        [gpu.prepare(&self.scan()), gpu.prepare(&self.verdict()), gpu.prepare(&self.adamw())]
+    }
+}
+
+/// The state of a step that commits.
+pub fn applied() -> StepState {
+    StepState {
+        loss_scale: 1.0,
+        applied_total: 1,
+        bias_correction1: 1.0 - BETA1,
+        bias_correction2: 1.0 - BETA2,
+        clip_coefficient: 1.0,
+        gradient_scale: 1.0,
+        gradient_prescale: 1.0,
+        clip_value: 1e18,
+        learning_rate: 1e-3,
+        verdict: APPLY,
+        ..Default::default()
+    }
+}
+
+pub fn run(family: &mut Family<'_>) {
+    for tensors in [1, 148, 5000] {
+        let layout = Layout::new(family, tensors);
+        let dispatches = layout.dispatches(family.gpu);
+        let size = format!("10 M in {tensors} tensors");
+        // The gradient is read twice; weight and moments are read and written.
+        let work = Work::Bytes(32 * u64::from(PARAMETERS));
+        if family.measure("gradient_scan + verdict + adamw", size, work, &dispatches) {
+            // A step that is skipped would be fast.
+            let state = block_on(family.gpu.read::<StepState>(&layout.state, 0, 1));
+            let state = state.expect("the device")[0];
+            assert_eq!((state.verdict, state.skipped_total), (APPLY, 0), "{state:?}");
+        }
+    }
+}
