@@ -141,10 +141,8 @@ impl<'b> Family<'b> {
                 time
             });
         });
-        let ran = !seconds.is_empty();
-        if ran {
-            // The warm-up comes first.
-            let warm_up = seconds.len().saturating_sub(SAMPLES);
+        // The warm-up comes first; criterion's `--test` runs once, which is no measurement.
+        if let Some(warm_up) = seconds.len().checked_sub(SAMPLES) {
             let seconds = median(&mut seconds[warm_up..]);
             let copy = match work {
                 Work::Bytes(bytes) => Some(copy_bandwidth(self.gpu, bytes)),
@@ -153,7 +151,7 @@ impl<'b> Family<'b> {
             let (name, size) = (name.to_owned(), size.to_string());
             self.table.push(Row { name, size, seconds, work, copy });
         }
-        ran
+        !seconds.is_empty()
     }
 }
 

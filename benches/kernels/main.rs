@@ -32,7 +32,10 @@ use pollster::block_on;
 use bench::{Family, SAMPLES};
 use table::Table;
 
-const FAMILIES: &[(&str, fn(&mut Family<'_>))] = &[
+/// Runs the benchmarks of a family.
+type Run = fn(&mut Family<'_>);
+
+const FAMILIES: &[(&str, Run)] = &[
     ("elementwise", elementwise::run),
     ("random", random::run),
     ("embedding", embedding::run),
