@@ -306,10 +306,18 @@ fn lifetimes(
             if placed(value) {
                 continue;
             }
-            let last = last.get(&value).copied().unwrap_or(first);
-            lifetimes.push((value, Lifetime { bytes: shape.bytes(), first, last }));
+            let bytes = shape.bytes();
+            let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
+            let life = if padded {
+                Lifetime { bytes, first: 0, last: usize::MAX }
+            } else {
+                let last = last.get(&value).copied().unwrap_or(first);
+                Lifetime { bytes, first, last }
+            };
+            lifetimes.push((value, life));
         }
     }
+    lifetimes.sort_by_key(|(_, life)| life.first);
     lifetimes
 }
 
