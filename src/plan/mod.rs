@@ -144,6 +144,9 @@ impl Plan {
             let shape = graph.shape(*value);
             parameters::check_binding(gpu, &node.label, shape)?;
         }
+        for node in leaves(graph, &needed) {
+            parameters::check_binding(gpu, &node.label, &node.shapes[0])?;
+        }
         let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
         let assignment = slots::assign(&lives);
         let leaf_bytes = leaves(graph, &needed).map(|node| node.shapes[0].bytes()).sum();
