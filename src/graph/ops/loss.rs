@@ -256,6 +256,7 @@ impl Graph {
         targets: Value,
         settings: CrossEntropy,
     ) -> Value {
+        self.allow_ignored(targets);
         self.apply(settings, &[logits, targets])
     }
 
