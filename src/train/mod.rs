@@ -217,7 +217,12 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Multiplies the scheduled learning rate from the next step on.
+    ///
+    /// # Panics
+    /// For a factor that is negative, NaN or Inf.
+    #[track_caller]
     pub fn set_learning_rate_factor(&mut self, factor: f32) {
+        assert!(factor >= 0.0 && factor.is_finite(), "a learning-rate factor of {factor}");
         self.learning_rate_factor = factor;
     }
 
