@@ -285,8 +285,8 @@ impl<M: Model> Trainer<M> {
         Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
     }
 
-    /// Every byte that a step commits: weights, moments, states and the step's state, in this
-    /// order. Two runs agree exactly when these are equal. Waits for the device.
+    /// Every byte that a step commits: weights, moments and states, in this order. What the
+    /// device counts beside them is in [`state`](Self::state). Waits for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
