@@ -83,6 +83,8 @@ pub struct InputSpec {
     pub shape: Shape,
     /// Token ids must lie below this.
     pub bound: Option<u32>,
+    /// Whether ids may also be [`IGNORE`](crate::train::IGNORE): targets of a cross-entropy may.
+    pub ignorable: bool,
 }
 
 /// A trained tensor.
@@ -173,9 +175,11 @@ impl Graph {
 
     #[track_caller]
     fn leaf_input(&mut self, name: &str, shape: Shape, bound: Option<u32>) -> Value {
-        let spec = InputSpec { name: name.to_owned(), shape, bound };
+        let spec = InputSpec { name: name.to_owned(), shape, bound, ignorable: false };
         if let Some(index) = self.inputs.iter().position(|input| input.name == name) {
-            assert_eq!(self.inputs[index], spec, "input {name:?} was made with another shape");
+            let found = &self.inputs[index];
+            let same = found.shape == spec.shape && found.bound == spec.bound;
+            assert!(same, "input {name:?} was made with another shape: {}", found.shape);
             return self.leaf(|source| matches!(source, Source::Input(i) if *i == index));
         }
         self.inputs.push(spec.clone());
@@ -248,6 +252,13 @@ impl Graph {
         let outputs = op.shapes(&shapes);
         let label = self.path(op.name());
         self.push(Source::Op(Rc::new(op)), inputs.to_vec(), outputs, label)
+    }
+
+    /// Lets an input hold [`IGNORE`](crate::train::IGNORE).
+    fn allow_ignored(&mut self, value: Value) {
+        if let Source::Input(index) = self.nodes[value.node].source {
+            self.inputs[index].ignorable = true;
+        }
     }
 
     fn push(

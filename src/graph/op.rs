@@ -46,7 +46,7 @@ pub trait Op: Debug {
 
     /// Whether [`record`](Self::record) adds to output `output` where [`Slot::accumulate`] is set.
     /// Operations whose outputs are gradients of parameters should; for others the plan adds a
-    /// dispatch.
+    /// dispatch. The outputs that add are all told to, or none is.
     fn accumulates(&self, output: usize) -> bool {
         let _ = output;
         false

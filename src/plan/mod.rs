@@ -144,6 +144,9 @@ impl Plan {
             let shape = graph.shape(*value);
             parameters::check_binding(gpu, &node.label, shape)?;
         }
+        for node in leaves(graph, &needed) {
+            parameters::check_binding(gpu, &node.label, &node.shapes[0])?;
+        }
         let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
         let assignment = slots::assign(&lives);
         let leaf_bytes = leaves(graph, &needed).map(|node| node.shapes[0].bytes()).sum();
@@ -266,10 +269,22 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
         sinks.push(Sink { value, slot, first: true, in_place: true });
     }
     sinks.sort_by_key(|sink| sink.value);
+    for group in sinks.chunk_by_mut(|a, b| a.value.node == b.value.node) {
+        let node = &graph.nodes()[group[0].value.node];
+        let Source::Op(op) = &node.source else { continue };
+        let adding = (0..node.shapes.len()).filter(|&output| op.accumulates(output)).count();
+        let in_place = group.iter().filter(|sink| sink.in_place).count();
+        if in_place < adding || group.iter().any(|sink| sink.first != group[0].first) {
+            group.iter_mut().for_each(|sink| sink.in_place = false);
+        }
+    }
     sinks
 }
 
-/// The lifetime of every value that needs a slot, in the order of the nodes.
+/// The lifetime of every value that needs a slot, sorted by where it begins.
+///
+/// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
+/// padding share no slot: theirs is zero from the start, and stays it.
 fn lifetimes(
     graph: &Graph,
     request: &PlanRequest<'_>,
@@ -294,10 +309,18 @@ fn lifetimes(
             if placed(value) {
                 continue;
             }
-            let last = last.get(&value).copied().unwrap_or(first);
-            lifetimes.push((value, Lifetime { bytes: shape.bytes(), first, last }));
+            let bytes = shape.bytes();
+            let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
+            let life = if padded {
+                Lifetime { bytes, first: 0, last: usize::MAX }
+            } else {
+                let last = last.get(&value).copied().unwrap_or(first);
+                Lifetime { bytes, first, last }
+            };
+            lifetimes.push((value, life));
         }
     }
+    lifetimes.sort_by_key(|(_, life)| life.first);
     lifetimes
 }
 

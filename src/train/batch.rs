@@ -104,7 +104,7 @@ impl Batch {
 
 fn check_tokens(spec: &InputSpec, tokens: &[u32]) -> Result<()> {
     let Some(bound) = spec.bound else { return Ok(()) };
-    let allowed = |&token: &u32| token < bound || token == IGNORE;
+    let allowed = |&token: &u32| token < bound || (spec.ignorable && token == IGNORE);
     match tokens.iter().position(|token| !allowed(token)) {
         None => Ok(()),
         Some(position) => Err(Error::TokenOutOfRange {
@@ -125,7 +125,7 @@ mod tests {
     use crate::graph::Shape;
 
     fn spec(bound: Option<u32>) -> InputSpec {
-        InputSpec { name: "tokens".into(), shape: Shape::u32([2, 3]), bound }
+        InputSpec { name: "tokens".into(), shape: Shape::u32([2, 3]), bound, ignorable: true }
     }
 
     #[test]
@@ -135,6 +135,10 @@ mod tests {
 
         let error = good.bytes(&spec(Some(4)), 1).unwrap_err().to_string();
         assert!(error.contains("holds 4 at position 4") && error.contains("below 4"), "{error}");
+
+        let strict = InputSpec { ignorable: false, ..spec(Some(5)) };
+        let error = good.bytes(&strict, 1).unwrap_err().to_string();
+        assert!(error.contains("at position 5; ids must be below 5"), "{error}");
 
         let error = good.bytes(&spec(None), 2).unwrap_err().to_string();
         assert!(error.contains("has 6 elements") && error.contains("12"), "{error}");
@@ -150,7 +154,7 @@ mod tests {
     #[test]
     fn real_rows_are_padded() {
         let shape = Shape::real([2, 3]);
-        let spec = InputSpec { name: "x".into(), shape, bound: None };
+        let spec = InputSpec { name: "x".into(), shape, bound: None, ignorable: false };
         let bytes = Batch::new().with("x", vec![1.0f32; 12]).bytes(&spec, 2).unwrap();
         assert_eq!(bytes.len(), 4 * 16);
     }

@@ -217,7 +217,12 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Multiplies the scheduled learning rate from the next step on.
+    ///
+    /// # Panics
+    /// For a factor that is negative, NaN or Inf.
+    #[track_caller]
     pub fn set_learning_rate_factor(&mut self, factor: f32) {
+        assert!(factor >= 0.0 && factor.is_finite(), "a learning-rate factor of {factor}");
         self.learning_rate_factor = factor;
     }
 
@@ -280,8 +285,8 @@ impl<M: Model> Trainer<M> {
         Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
     }
 
-    /// Every byte that a step commits: weights, moments, states and the step's state, in this
-    /// order. Two runs agree exactly when these are equal. Waits for the device.
+    /// Every byte that a step commits: weights, moments and states, in this order. What the
+    /// device counts beside them is in [`state`](Self::state). Waits for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).

@@ -95,13 +95,14 @@ impl Schedule {
                 range: "at least one factor",
             });
         }
-        let rates: Vec<_> = (0..length).map(|t| learning_rate * self.factor(t)).collect();
+        let rates = (0..length).map(|t| (learning_rate * self.factor(t)) as f32);
+        let rates: Vec<_> = rates.collect();
         match rates.iter().find(|rate| !rate.is_finite() || **rate < 0.0) {
-            None => Ok(rates.into_iter().map(|rate| rate as f32).collect()),
+            None => Ok(rates),
             Some(rate) => Err(Error::Setting {
                 setting: "scheduled learning rate",
                 value: rate.to_string(),
-                range: "finite and not negative",
+                range: "finite and not negative in f32",
             }),
         }
     }

@@ -1,7 +1,12 @@
 //! What every GPU test needs: an adapter, data, and comparison with a named tolerance.
 #![allow(dead_code, reason = "each test binary uses its share")]
 
-use std::sync::OnceLock;
+pub mod cases;
+pub mod models;
+pub mod recorded;
+
+use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use evenkeel::Gpu;
 
@@ -17,6 +22,63 @@ pub fn gpu() -> Option<Gpu> {
         }
     })
     .clone()
+}
+
+/// The same device with the kernels that hardware adapters get: matrix products through workgroup
+/// memory, unrolled attention.
+pub fn gpu_with_hardware_kernels() -> Option<Gpu> {
+    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
+    GPU.get_or_init(|| {
+        let Gpu { device, queue, info, .. } = gpu()?;
+        let info = wgpu::AdapterInfo { device_type: wgpu::DeviceType::DiscreteGpu, ..info };
+        let gpu = Gpu::from_device(device, queue, info);
+        assert!(!gpu.is_software());
+        Some(gpu)
+    })
+    .clone()
+}
+
+/// A device that no other test uses meanwhile, so that its counters count for one test alone.
+pub struct Exclusive {
+    gpu: Gpu,
+    _guard: MutexGuard<'static, ()>,
+}
+
+impl Exclusive {
+    /// Makes `gpu` exclusive among the tests that go through here.
+    pub fn new(gpu: Gpu) -> Self {
+        static LOCK: Mutex<()> = Mutex::new(());
+        // A test that failed holding it has broken nothing that the next one relies on.
+        Self { gpu, _guard: LOCK.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+impl Deref for Exclusive {
+    type Target = Gpu;
+
+    fn deref(&self) -> &Gpu {
+        &self.gpu
+    }
+}
+
+/// [`gpu`], exclusive.
+pub fn exclusive_gpu() -> Option<Exclusive> {
+    gpu().map(Exclusive::new)
+}
+
+/// A device of the same adapter with the given limits, made with wgpu alone.
+pub fn device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
+    // Skips or fails as the others do where there is no adapter.
+    let wanted = gpu()?.info;
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let adapter = adapters.into_iter().find(|adapter| adapter.get_info() == wanted);
+    let adapter = adapter.expect("the adapter of the environment");
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
+    Some((device, queue, wanted))
 }
 
 /// `count` values in [-1, 1), the same for the same seed (a 64-bit linear congruence).

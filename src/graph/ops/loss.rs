@@ -15,7 +15,8 @@ use crate::train::IGNORE;
 /// lse = log Σ exp(logit)    nll = lse - logit[target]
 /// loss = (1-e) nll + e mean_c(lse - logit_c) + z lse²
 /// ```
-/// Its outputs are the loss, the loss of every row, and the rows' statistics.
+/// Its outputs are the loss, the loss of every row, the rows' statistics, and (2) the loss again
+/// with 1 / (targets that count).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CrossEntropy {
     /// e: share of the target spread evenly over all classes (Szegedy et al. 2016).
@@ -52,7 +53,7 @@ impl Op for CrossEntropy {
             "cross_entropy: logits are {logits}, targets are {targets}"
         );
         let rows = logits.rows();
-        vec![Shape::f32([1]), Shape::f32([rows]), Shape::f32([2 * rows])]
+        vec![Shape::f32([1]), Shape::f32([rows]), Shape::f32([2 * rows]), Shape::f32([2])]
     }
 
     fn gradient(
@@ -62,7 +63,7 @@ impl Op for CrossEntropy {
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
         let [logits, targets] = [node.inputs[0], node.inputs[1]];
-        let inputs = [logits, targets, node.output(2), node.output(0), first(upstream)];
+        let inputs = [logits, targets, node.output(2), node.output(3), first(upstream)];
         vec![Some(graph.apply(CrossEntropyBackward(*self), &inputs)), None]
     }
 
@@ -83,11 +84,16 @@ impl Op for CrossEntropy {
             loss: outputs[1].binding(),
             statistics: outputs[2].binding(),
         });
-        // The loss is the first number of its quad; 1 / N lies behind it, for the gradient.
         recorder.dispatch(&kernels::CrossEntropyMean {
             params: kernels::CrossEntropyMeanParams { rows, ignore_index: IGNORE },
             loss: outputs[1].binding(),
             targets: inputs[1].binding(),
+            mean: outputs[3].binding(),
+        });
+        // The loss alone: whatever reads it takes the rest of its quad to be zero.
+        recorder.dispatch(&kernels::RowMean {
+            params: kernels::RowMeanParams { rows: 1 },
+            values: outputs[3].binding(),
             mean: outputs[0].binding(),
         });
     }
@@ -102,11 +108,12 @@ impl Op for CrossEntropy {
             let largest = row.iter().copied().fold(f64::MIN, f64::max);
             if target == IGNORE { [0.0, 0.0] } else { [largest, lse - largest] }
         });
-        vec![vec![mean[0]], loss, statistics.collect()]
+        vec![vec![mean[0]], loss, statistics.collect(), mean.to_vec()]
     }
 }
 
-/// dlogits of [`CrossEntropy`]; inputs logits, targets, statistics, the loss, and its gradient.
+/// dlogits of [`CrossEntropy`]; inputs logits, targets, statistics, the loss with
+/// 1 / (targets that count), and the loss's gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropyBackward(pub CrossEntropy);
 
@@ -249,6 +256,7 @@ impl Graph {
         targets: Value,
         settings: CrossEntropy,
     ) -> Value {
+        self.allow_ignored(targets);
         self.apply(settings, &[logits, targets])
     }
 

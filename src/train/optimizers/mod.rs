@@ -68,7 +68,7 @@ fn check(
 }
 
 fn check_not_negative(setting: &'static str, value: f64) -> Result<()> {
-    check(setting, value, 0.0, f64::INFINITY, "finite and not negative")
+    check(setting, value, 0.0, f64::from(f32::MAX), "finite and not negative in f32")
 }
 
 fn check_decay_rate(setting: &'static str, value: f64) -> Result<()> {

@@ -1,0 +1,243 @@
+//! Kernels and trainers on a device that the user made, with WebGPU's default limits, and kernels
+//! over parts of the user's own buffers.
+
+mod support;
+
+use std::sync::OnceLock;
+
+use evenkeel::Gpu;
+use evenkeel::kernels::{
+    self, Adamw, AdamwParams, Add, AddParams, GradientScan, GradientScanParams, LayerNorm,
+    LayerNormParams, Scale, ScaleParams, Verdict, VerdictParams,
+};
+use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
+use evenkeel::reference;
+use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings};
+use evenkeel::train::{AdamW, Batch, Clip, Trainer};
+use pollster::block_on;
+use support::models::{small_gpt, small_gpt_batch};
+use support::{Tolerance, assert_close, read, tokens, unpad, values, wide};
+
+/// A device with the limits that every WebGPU implementation has.
+fn default_gpu() -> Option<Gpu> {
+    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
+        let (device, queue, info) = support::device(wgpu::Limits::default())?;
+        Some(Gpu::from_device(device, queue, info))
+    });
+    gpu.clone()
+}
+
+const ROUNDING: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-6, because: "f32 rounding" };
+
+/// A part of a buffer.
+fn part(buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(bytes) }
+}
+
+/// Shaders that need more than the defaults would be refused when their pipeline is made.
+#[test]
+fn every_kernel_fits_the_default_limits() {
+    let Some(gpu) = default_gpu() else { return };
+    let mut built = 0;
+    for declaration in kernels::all() {
+        let choices: &[Vec<u32>] = match declaration.overrides {
+            [] => &[vec![]],
+            ["unroll_quads"] => &[vec![0], vec![4]],
+            other => panic!("{}: no values for {other:?}", declaration.name),
+        };
+        for overrides in choices {
+            let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+            gpu.pipeline(declaration, overrides);
+            let error = block_on(scope.pop());
+            assert!(error.is_none(), "{} {overrides:?}: {error:?}", declaration.name);
+            built += 1;
+        }
+    }
+    assert!(built > 50, "{built} pipelines");
+}
+
+/// Three kernels over parts of two buffers; the bytes between them stay as they were.
+#[test]
+fn kernels_run_at_offsets() {
+    let Some(gpu) = default_gpu() else { return };
+    // Parts of 12 quads at 256, 512, 1024; guards of 7.0 everywhere else.
+    let (rows, cols, bytes) = (4, 10, 192);
+    let places = [256u64, 512, 1024];
+    let mut source = vec![7.0f32; 512];
+    let operands = [1, 2, 3].map(|seed| values(seed, rows * cols));
+    for (place, operand) in places.iter().zip(&operands) {
+        let at = *place as usize / 4;
+        source[at..at + 48].copy_from_slice(&support::pad(operand, cols));
+    }
+    let input = gpu.upload("mine", &source);
+    let output = gpu.upload("mine too", &[7.0f32; 512]);
+    let statistics = gpu.upload("statistics", &[7.0f32; 256]);
+
+    gpu.run(&Add {
+        params: AddParams { quads: 12 },
+        a: part(&input, 256, bytes),
+        b: part(&input, 512, bytes),
+        y: part(&output, 1024, bytes),
+    });
+    gpu.run(&Scale {
+        params: ScaleParams { quads: 12, factor: -2.5 },
+        x: part(&input, 1024, bytes),
+        y: part(&output, 256, bytes),
+    });
+    let (rows32, cols32) = (rows as u32, cols as u32);
+    gpu.run(&LayerNorm {
+        params: LayerNormParams { rows: rows32, cols: cols32, eps: 1e-5 },
+        x: part(&input, 256, bytes),
+        weight: part(&input, 512, 48),
+        bias: part(&input, 1024, 48),
+        y: part(&output, 512, bytes),
+        statistics: part(&statistics, 512, 32),
+    });
+
+    let found = read(&gpu, &output);
+    let at = |place: u64| unpad(&found[place as usize / 4..][..48], cols);
+    let [a, b, c] = operands.each_ref().map(|operand| wide(operand));
+    assert_close("add", &at(1024), &reference::elementwise::add(&a, &b), ROUNDING);
+    assert_close("scale", &at(256), &reference::elementwise::scale(-2.5, &c), ROUNDING);
+    let normed = reference::normalization::layer_norm(&a, &b[..cols], &c[..cols], 1e-5);
+    let tolerance = Tolerance { absolute: 1e-5, relative: 1e-5, because: "sums over 10 columns" };
+    assert_close("layer norm", &at(512), &normed.y, tolerance);
+    let found_statistics = read(&gpu, &statistics);
+    assert_close("rstd", &[found_statistics[129]], &normed.rstd[..1], tolerance);
+
+    for (index, &x) in found.iter().enumerate() {
+        let inside =
+            places.iter().any(|&place| (place / 4..place / 4 + 48).contains(&(index as u64)));
+        assert!(inside || x == 7.0, "element {index} outside all parts was written: {x}");
+    }
+    let untouched = [0..128, 136..256];
+    assert!(untouched.into_iter().flatten().all(|i| found_statistics[i] == 7.0));
+    assert!(read(&gpu, &input) == source, "an operand was written");
+}
+
+/// Norm, clip and AdamW over one flat buffer that holds weights, moments and other things.
+#[test]
+fn an_optimizer_in_a_program_that_is_not_ours() {
+    let Some(gpu) = default_gpu() else { return };
+    let count = 5000;
+    let (gradient, weight) = (values(1, count), values(2, count));
+    let flat_bytes = 4 * count as u64;
+    let offset = 768u64;
+    let at_offset = |data: &[f32]| {
+        let mut all = vec![7.0f32; offset as usize / 4];
+        all.extend_from_slice(data);
+        all.extend_from_slice(&[7.0; 64]);
+        gpu.upload("mine", &all)
+    };
+    let gradients = at_offset(&gradient);
+    let weights = at_offset(&weight);
+    let moments = [at_offset(&vec![0.0; count]), at_offset(&vec![0.0; count])];
+    let chunks = kernels::chunks([(0, count as u64)]);
+    let chunk_count = chunks.len() as u32;
+    let chunks = gpu.upload("chunks", &chunks);
+    let partials = gpu.buffer("partials", u64::from(chunk_count) * size_of::<ScanPartial>() as u64);
+    let state = StepState { loss_scale: 1.0, gradient_scale: 1.0, ..StepState::default() };
+    let state = gpu.upload("state", &[state]);
+    let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
+
+    gpu.run(&GradientScan {
+        params: GradientScanParams { chunk_count },
+        chunks: chunks.as_entire_buffer_binding(),
+        gradient: part(&gradients, offset, flat_bytes),
+        partials: partials.as_entire_buffer_binding(),
+    });
+    let max_norm = 1.5;
+    gpu.run(&Verdict {
+        params: VerdictParams {
+            partial_count: chunk_count,
+            norm: kernels::NORM_L2,
+            max_norm,
+            clip_value: 1e18,
+            beta1: 0.9,
+            one_minus_beta1: 0.1,
+            beta2: 0.999,
+            one_minus_beta2: 0.001,
+            schedule_length: 1,
+        },
+        input: gpu.upload("input", &[input]).as_entire_buffer_binding(),
+        partials: partials.as_entire_buffer_binding(),
+        learning_rates: gpu.upload("rates", &[1e-2f32]).as_entire_buffer_binding(),
+        state: state.as_entire_buffer_binding(),
+    });
+    let settings = [TensorSettings { weight_decay: 1.0, learning_rate: 1.0 }];
+    gpu.run(&Adamw {
+        params: AdamwParams {
+            chunk_count,
+            beta1: 0.9,
+            one_minus_beta1: 0.1,
+            beta2: 0.999,
+            one_minus_beta2: 0.001,
+            eps: 1e-3,
+            weight_decay: 0.1,
+        },
+        state: state.as_entire_buffer_binding(),
+        chunks: chunks.as_entire_buffer_binding(),
+        tensors: gpu.upload("tensors", &settings).as_entire_buffer_binding(),
+        gradient: part(&gradients, offset, flat_bytes),
+        weight: part(&weights, offset, flat_bytes),
+        m: part(&moments[0], offset, flat_bytes),
+        v: part(&moments[1], offset, flat_bytes),
+    });
+
+    let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+    let state: Vec<StepState> = block_on(gpu.read(&state, 0, 1)).expect("a state");
+    assert_close("norm", &[state[0].gradient_norm], &[norm], ROUNDING);
+    let coefficient = f64::from(max_norm) / norm;
+    let expected: Vec<_> = gradient
+        .iter()
+        .zip(&weight)
+        .map(|(&g, &w)| {
+            let (g, w) = (f64::from(g) * coefficient, f64::from(w));
+            // After one step both moments are those of g itself.
+            w - 1e-2 * (g / (g.abs() + 1e-3) + 0.1 * w)
+        })
+        .collect();
+    let found = read(&gpu, &weights);
+    let start = offset as usize / 4;
+    assert_close("weights", &found[start..start + count], &expected, ROUNDING);
+    let outside = found[..start].iter().chain(&found[start + count..]);
+    assert!(outside.into_iter().all(|&x| x == 7.0), "something outside the part was written");
+}
+
+#[test]
+fn a_gpt_trains_on_a_device_with_default_limits() {
+    let Some(gpu) = default_gpu() else { return };
+    let limits = gpu.device.limits();
+    assert_eq!(limits.max_compute_invocations_per_workgroup, 256);
+    assert_eq!(limits.max_storage_buffers_per_shader_stage, 8);
+    let optimizer = AdamW { learning_rate: 1e-2, ..AdamW::default() };
+    let builder = Trainer::builder(small_gpt(0.1, 2)).optimizer(optimizer).clip(Clip::Norm(1.0));
+    let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
+    let batch = small_gpt_batch(1, 2);
+    for _ in 0..40 {
+        block_on(trainer.step(&batch)).expect("a step");
+    }
+    let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+    let (first, last) = (telemetry[0].loss, telemetry[39].loss);
+    assert!(telemetry.iter().all(|step| step.applied));
+    assert!((first - 27f32.ln()).abs() < 0.1 && last < 0.8 * first, "{first} to {last}");
+}
+
+/// Everything a Llama needs, heads of the largest width included.
+#[test]
+fn a_llama_trains_on_a_device_with_default_limits() {
+    let Some(gpu) = default_gpu() else { return };
+    let config = GptConfig { soft_cap: Some(20.0), ..GptConfig::llama(27, 8, 1, [2, 1], 256) };
+    let gpt = Gpt::new(config).expect("valid");
+    let model = LanguageModel { gpt, batch: 1, time: 8 };
+    let builder = Trainer::builder(model).clip(Clip::Norm(1.0));
+    let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
+    let batch = Batch::new().with("tokens", tokens(1, 8, 27)).with("targets", tokens(2, 8, 27));
+    for _ in 0..5 {
+        block_on(trainer.step(&batch)).expect("a step");
+    }
+    let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+    assert!(telemetry.iter().all(|step| step.applied));
+    assert!(telemetry[4].loss < telemetry[0].loss, "{telemetry:?}");
+}

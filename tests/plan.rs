@@ -1,0 +1,505 @@
+//! Recorded graphs on the device: against the f64 evaluation of the same graph, against
+//! themselves, and their memory.
+
+mod support;
+
+use std::collections::HashMap;
+
+use evenkeel::Gpu;
+use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
+use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Source, Value};
+use evenkeel::kernels::Activation;
+use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
+use evenkeel::plan::Slot;
+use evenkeel::train::Model;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use support::cases::{self, Case, Form, Leaves, RowFunction};
+use support::recorded::Recorded;
+use support::{Tolerance, assert_close, tokens};
+
+/// Some tens of roundings of 6e-8 each, relative to the largest element, because sums cancel.
+fn tolerance(expected: &[f64]) -> Tolerance {
+    let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    Tolerance {
+        absolute: 1e-5 * largest + 1e-6,
+        relative: 0.0,
+        because: "f32 against f64 through a small graph, relative to the tensor's largest; 1e-6 \
+                  for gradients that cancel to nothing",
+    }
+}
+
+/// Every value that an operation makes, but for new states, which lie apart.
+fn computed(graph: &Graph) -> Vec<Value> {
+    let ops = graph.nodes().iter().filter(|node| matches!(node.source, Source::Op(_)));
+    let values = ops.flat_map(|node| (0..node.shapes.len()).map(|output| node.output(output)));
+    values.filter(|value| graph.staged().iter().all(|(_, staged)| staged != value)).collect()
+}
+
+/// Runs a case as a plan with the given outputs and compares outputs, gradients and staged states
+/// with the evaluation in f64; then the second microbatch, which adds the same gradients again.
+fn compare(gpu: &Gpu, case: &Case, outputs: &[Value]) {
+    let Case { name, graph, data, .. } = case;
+    let expected = graph.evaluate(data);
+    let recorded = Recorded::new(gpu, graph, data, outputs);
+    recorded.run(&recorded.plan.first);
+    for (index, &value) in outputs.iter().enumerate() {
+        let what = format!("{name}: {}, output {}", graph.nodes()[value.node].label, value.output);
+        let expected = expected.get(value);
+        assert_close(&what, &recorded.output(index), expected, tolerance(expected));
+    }
+    for &(state, value) in graph.staged() {
+        let expected = expected.get(value);
+        let what = format!("{name}: staged state {state}");
+        assert_close(&what, &recorded.staged(state), expected, tolerance(expected));
+    }
+    let mut gradients = graph.evaluated_gradients(&expected);
+    compare_gradients(&recorded, graph, name, &gradients);
+    recorded.run(&recorded.plan.next);
+    gradients.iter_mut().flatten().for_each(|gradient| *gradient *= 2.0);
+    compare_gradients(&recorded, graph, &format!("{name}, twice"), &gradients);
+}
+
+fn compare_gradients(recorded: &Recorded<'_>, graph: &Graph, name: &str, expected: &[Vec<f64>]) {
+    for (index, expected) in expected.iter().enumerate() {
+        let what = format!("{name}: gradient of {}", graph.parameters()[index].name);
+        let actual = recorded.gradient(index);
+        assert_close(&what, &actual, expected, tolerance(expected));
+    }
+}
+
+/// The loss and the gradients, as a trainer has them: everything else shares slots.
+fn compare_loss(gpu: &Gpu, case: &Case) {
+    compare(gpu, case, &[case.loss.unwrap_or(case.output)]);
+}
+
+#[test]
+fn losses_and_gradients_match_the_evaluation() {
+    let Some(gpu) = support::gpu() else { return };
+    for leaves in [Leaves::Once, Leaves::Twice, Leaves::Mixed] {
+        for case in cases::all(leaves) {
+            compare_loss(&gpu, &case);
+        }
+    }
+}
+
+#[test]
+fn the_kernels_of_hardware_adapters_match_the_evaluation() {
+    let Some(gpu) = support::gpu_with_hardware_kernels() else { return };
+    for case in cases::all(Leaves::Once) {
+        compare_loss(&gpu, &case);
+    }
+}
+
+/// Not only what reaches a loss: by-products, partial sums and gradients on the way too.
+#[test]
+fn every_value_matches_the_evaluation() {
+    let Some(gpu) = support::gpu() else { return };
+    for case in cases::all(Leaves::Once) {
+        compare(&gpu, &case, &computed(&case.graph));
+    }
+}
+
+#[test]
+fn a_replay_gives_the_bits_of_a_fresh_plan() {
+    let Some(gpu) = support::gpu() else { return };
+    for case in cases::all(Leaves::Mixed) {
+        let fresh = || {
+            let outputs = [case.loss.unwrap_or(case.output), case.output];
+            Recorded::new(&gpu, &case.graph, &case.data, &outputs)
+        };
+        let recorded = fresh();
+        recorded.run(&recorded.plan.first);
+        let first = recorded.bits();
+        recorded.run(&recorded.plan.first);
+        assert!(first == recorded.bits(), "{}: a replay differs", case.name);
+        let other = fresh();
+        other.run(&other.plan.first);
+        assert!(first == other.bits(), "{}: a fresh plan differs", case.name);
+        assert!(first.iter().any(|&bits| bits != 0), "{}: nothing but zeros", case.name);
+    }
+}
+
+/// g + g is exact, so where a gradient has one contribution its second microbatch doubles it.
+#[test]
+fn the_second_microbatch_doubles_a_gradient_exactly() {
+    let Some(gpu) = support::gpu() else { return };
+    let mut compared = 0;
+    for case in cases::all(Leaves::Once) {
+        let recorded = Recorded::new(&gpu, &case.graph, &case.data, &[case.output]);
+        let gradients = |recorded: &Recorded<'_>| -> Vec<Vec<f32>> {
+            (0..case.graph.parameters().len()).map(|index| recorded.gradient(index)).collect()
+        };
+        recorded.run(&recorded.plan.first);
+        let once = gradients(&recorded);
+        recorded.run(&recorded.plan.next);
+        let twice = gradients(&recorded);
+        for (index, spec) in case.graph.parameters().iter().enumerate() {
+            let contributions = case.graph.gradients().iter().filter(|&&(p, _)| p == index);
+            if contributions.count() == 1 {
+                let doubled: Vec<_> = once[index].iter().map(|g| 2.0 * g).collect();
+                assert_eq!(doubled, twice[index], "{}: {}", case.name, spec.name);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50, "{compared} gradients");
+}
+
+/// A GPT with everything that makes lifetimes long: tied head, residuals, dropout.
+fn gpt(layers: usize) -> (Graph, Value, HostData) {
+    let config = GptConfig { dropout: 0.1, ..GptConfig::gpt2(29, 16, layers, 2, 16) };
+    let gpt = Gpt::new(config).expect("valid");
+    let mut graph = Graph::new(Phase::Train);
+    let loss = LanguageModel { gpt, batch: 2, time: 16 }.build(&mut graph).loss;
+    graph.backward(loss, 1.0);
+    let mut data = HostData::default();
+    for (seed, name) in [(1, "tokens"), (2, "targets")] {
+        let ids = tokens(seed, 32, 29).into_iter().map(f64::from).collect();
+        data.values.insert(name.into(), ids);
+    }
+    (graph, loss, data)
+}
+
+/// First and last node at which a value of a plan is alive.
+fn life(graph: &Graph, slots: &HashMap<Value, Slot>, value: Value) -> (usize, usize) {
+    let runs = |node: &Node| slots.contains_key(&node.output(0));
+    let reads = |node: &Node| runs(node) && node.inputs.contains(&value);
+    (value.node, graph.nodes().iter().rposition(reads).unwrap_or(value.node))
+}
+
+#[test]
+fn values_that_live_together_share_no_buffer() {
+    let Some(gpu) = support::gpu() else { return };
+    let (graph, loss, data) = gpt(4);
+    let Recorded { plan, sinks, .. } = Recorded::new(&gpu, &graph, &data, &[loss]);
+    let in_slots: Vec<_> = computed(&graph)
+        .into_iter()
+        .filter(|value| plan.values.contains_key(value))
+        .filter(|value| !sinks.gradients.contains(&plan.values[value].buffer))
+        .collect();
+    let mut shared = 0;
+    for (i, &a) in in_slots.iter().enumerate() {
+        let (first, mut last) = life(&graph, &plan.values, a);
+        assert!(plan.values[&a].buffer.size() >= graph.shape(a).bytes());
+        if a == loss {
+            last = usize::MAX;
+        }
+        for &b in &in_slots[i + 1..] {
+            if plan.values[&a].buffer == plan.values[&b].buffer {
+                let (b_first, b_last) = life(&graph, &plan.values, b);
+                let label = |value: Value| &graph.nodes()[value.node].label;
+                assert!(
+                    last < b_first || b_last < first,
+                    "{} lives from {first} to {last}, {} from {b_first} to {b_last}",
+                    label(a),
+                    label(b),
+                );
+                shared += 1;
+            }
+        }
+    }
+    assert!(shared > 100, "only {shared} pairs share a buffer");
+    let report = &plan.report;
+    assert_eq!(report.values, in_slots.len());
+    // 4 layers: the forward pass keeps most of what the backward pass reads.
+    assert!(
+        report.slot_bytes * 10 < report.value_bytes * 7,
+        "{} bytes in slots, {} without sharing",
+        report.slot_bytes,
+        report.value_bytes
+    );
+}
+
+/// What is written in place lies apart, parameter by parameter.
+#[test]
+fn gradients_written_in_place_do_not_overlap() {
+    let Some(gpu) = support::gpu() else { return };
+    let (graph, loss, data) = gpt(2);
+    let recorded = Recorded::new(&gpu, &graph, &data, &[loss]);
+    let values = &recorded.plan.values;
+    let mut placed = 0;
+    for &(parameter, value) in graph.gradients() {
+        let (slot, gradients) = (&values[&value], &recorded.sinks.gradients);
+        if gradients.contains(&slot.buffer) {
+            let own = recorded.parameters.slot_in(gradients, parameter, slot.shape.element);
+            assert_eq!((&slot.buffer, slot.offset), (&own.buffer, own.offset));
+            assert_eq!(slot.shape.dims, own.shape.dims);
+            placed += 1;
+        }
+    }
+    // All but the tied table's and what layers share is written in place.
+    assert!(placed >= graph.parameters().len() - 2, "{placed} are written in place");
+    let mut ends: Vec<_> = (0..graph.parameters().len())
+        .map(|index| recorded.parameters.slot(index))
+        .map(|slot| (slot.offset, slot.offset + slot.shape.bytes()))
+        .collect();
+    ends.sort_unstable();
+    assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ends:?}");
+}
+
+#[test]
+fn the_report_adds_up() {
+    let Some(gpu) = support::gpu() else { return };
+    let (graph, loss, data) = gpt(4);
+    let Recorded { plan, .. } = Recorded::new(&gpu, &graph, &data, &[loss]);
+    let report = &plan.report;
+    assert_eq!(report.dispatches, plan.first.len());
+    assert_eq!(report.kernels.iter().map(|(_, count)| count).sum::<usize>(), plan.first.len());
+    assert!(report.kernels.is_sorted_by(|a, b| a.1 >= b.1), "{:?}", report.kernels);
+    let leaves = graph.nodes().iter().filter(|node| {
+        matches!(node.source, Source::Input(_) | Source::Constant(_))
+            && plan.values.contains_key(&node.output(0))
+    });
+    assert_eq!(report.leaf_bytes, leaves.map(|node| node.shapes[0].bytes()).sum::<u64>());
+    let mut buffers: Vec<_> = plan
+        .values
+        .iter()
+        .filter(|(value, _)| matches!(graph.nodes()[value.node].source, Source::Op(_)))
+        .map(|(_, slot)| &slot.buffer)
+        .collect();
+    buffers.sort_unstable();
+    buffers.dedup();
+    // All gradients lie in one more buffer.
+    assert_eq!(report.slots, buffers.len() - 1);
+    let bytes: u64 = buffers.iter().map(|buffer| buffer.size()).sum();
+    let flat: u64 = graph.parameters().iter().map(|p| p.shape.bytes().next_multiple_of(256)).sum();
+    assert_eq!(report.slot_bytes, bytes - flat);
+    assert!(report.nodes <= graph.nodes().len() && report.values <= report.nodes * 3);
+}
+
+/// Compares a case for each of a few shapes, with the kernels of software and hardware adapters;
+/// failures shrink to the smallest shape.
+fn shapes<S: Strategy>(cases: u32, strategy: S, case: impl Fn(S::Value) -> Case) {
+    let Some(gpu) = support::gpu() else { return };
+    let hardware = support::gpu_with_hardware_kernels().expect("the same device");
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new(config);
+    let outcome = runner.run(&strategy, |value| {
+        let case = case(value);
+        compare_loss(&gpu, &case);
+        compare_loss(&hardware, &case);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// 1, the sizes around a quad and around tiles of 32 and 64, and others.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![1usize..10, 30usize..35, 62usize..70]
+}
+
+#[test]
+fn linear_of_any_shape() {
+    let kind = prop::sample::select(&Activation::ALL[..]);
+    shapes(16, (1usize..4, size(), size(), size(), kind, any::<bool>()), |value| {
+        let (batch, rows, inputs, outputs, kind, bias) = value;
+        let rows = if batch == 1 { vec![rows] } else { vec![batch, rows] };
+        cases::linear_case(Leaves::Once, &rows, [inputs, outputs], kind, bias)
+    });
+}
+
+#[test]
+fn matmul_of_any_shape() {
+    let form = prop::sample::select(&[Form::Ab, Form::AbT, Form::AtB][..]);
+    shapes(24, (form, 1usize..4, size(), size(), size()), |value| {
+        let (form, batch, rows, cols, inner) = value;
+        cases::matmul_case(Leaves::Once, form, batch, [rows, cols, inner])
+    });
+}
+
+#[test]
+fn layer_norm_of_any_shape() {
+    // Two columns or more: one has no variance.
+    shapes(16, (1usize..4, size(), 2usize..300), |(batch, rows, width)| {
+        cases::layer_norm_case(Leaves::Mixed, &[batch, rows], width)
+    });
+}
+
+#[test]
+fn softmax_of_any_shape() {
+    use RowFunction::{LogSumExp, MaskedSoftmax, Softmax};
+    let function = prop::sample::select(&[Softmax, MaskedSoftmax, LogSumExp][..]);
+    shapes(18, (function, size(), 1usize..300), |(function, rows, cols)| {
+        cases::softmax_case(Leaves::Once, function, [rows, cols])
+    });
+}
+
+#[test]
+fn attention_of_any_shape() {
+    let heads = (1usize..4, 1usize..4);
+    let cap = prop::option::of(Just(0.9f32));
+    // A width of a head may be a pipeline of its own to compile, so only a few.
+    let head_quads = prop::sample::select(&[1usize, 3, 8][..]);
+    shapes(12, (1usize..3, size(), heads, head_quads, cap), |value| {
+        let (batch, time, (kv_heads, groups), head_quads, cap) = value;
+        let layout =
+            AttentionLayout { heads: kv_heads * groups, kv_heads, head_dim: 4 * head_quads };
+        cases::attention_case(Leaves::Once, [batch, time], layout, cap)
+    });
+}
+
+#[test]
+fn cross_entropy_of_any_shape() {
+    let settings = (prop_oneof![Just(0.0f32), Just(0.1)], prop_oneof![Just(0.0f32), Just(1e-3)]);
+    shapes(16, (1usize..4, size(), 1usize..300, settings), |value| {
+        let (batch, rows, classes, (label_smoothing, z_loss)) = value;
+        let settings = CrossEntropy { label_smoothing, z_loss };
+        cases::cross_entropy_case(Leaves::Once, &[batch, rows], classes, settings)
+    });
+}
+
+/// Shapes that do not fit panic while the graph is built, and show both.
+mod misfits {
+    use super::*;
+
+    fn real(graph: &mut Graph, name: &str, dims: &[usize]) -> Value {
+        graph.input(name, Shape::real(dims))
+    }
+
+    fn graph() -> Graph {
+        Graph::new(Phase::Train)
+    }
+
+    #[test]
+    #[should_panic(expected = "add: the operands have shapes (2, 3) and (3, 2)")]
+    fn add() {
+        let mut g = graph();
+        let (a, b) = (real(&mut g, "a", &[2, 3]), real(&mut g, "b", &[3, 2]));
+        g.add(a, b);
+    }
+
+    #[test]
+    #[should_panic(expected = "multiply: the operands have shapes (6) and (2, 3)")]
+    fn multiply() {
+        let mut g = graph();
+        let (a, b) = (real(&mut g, "a", &[6]), real(&mut g, "b", &[2, 3]));
+        g.multiply(a, b);
+    }
+
+    #[test]
+    #[should_panic(expected = "swiglu needs two halves of whole quads, not (2, 12)")]
+    fn swiglu() {
+        let mut g = graph();
+        let x = real(&mut g, "x", &[2, 12]);
+        g.swiglu(x);
+    }
+
+    #[test]
+    #[should_panic(expected = "linear: x is (2, 5), the weight (out, in) is (7, 4)")]
+    fn linear() {
+        let mut g = graph();
+        let (x, weight) = (real(&mut g, "x", &[2, 5]), real(&mut g, "weight", &[7, 4]));
+        g.linear(x, weight, None, Activation::None);
+    }
+
+    #[test]
+    #[should_panic(expected = "the bias does not fit the weight (7, 5)")]
+    fn linear_bias() {
+        let mut g = graph();
+        let (x, weight) = (real(&mut g, "x", &[2, 5]), real(&mut g, "weight", &[7, 5]));
+        let bias = real(&mut g, "bias", &[5]);
+        g.linear(x, weight, Some(bias), Activation::None);
+    }
+
+    #[test]
+    #[should_panic(expected = "(Neither transposed): shapes (2, 3) and (4, 5) do not fit")]
+    fn matmul() {
+        let mut g = graph();
+        let (a, b) = (real(&mut g, "a", &[2, 3]), real(&mut g, "b", &[4, 5]));
+        g.matmul(a, b);
+    }
+
+    #[test]
+    #[should_panic(expected = "(B transposed): shapes (2, 4, 3) and (3, 5, 3) do not fit")]
+    fn batched_matmul() {
+        let mut g = graph();
+        let (a, b) = (real(&mut g, "a", &[2, 4, 3]), real(&mut g, "b", &[3, 5, 3]));
+        g.matmul_transposed_b(a, b);
+    }
+
+    #[test]
+    #[should_panic(expected = "layer_norm: x is (2, 5), the weight is (4)")]
+    fn layer_norm() {
+        let mut g = graph();
+        let (x, weight) = (real(&mut g, "x", &[2, 5]), real(&mut g, "weight", &[4]));
+        g.layer_norm(x, weight, weight, 1e-5);
+    }
+
+    #[test]
+    #[should_panic(expected = "residual_rms_norm: the operands have shapes (2, 5) and (3, 5)")]
+    fn residual_rms_norm() {
+        let mut g = graph();
+        let (x, residual) = (real(&mut g, "x", &[2, 5]), real(&mut g, "residual", &[3, 5]));
+        let weight = real(&mut g, "weight", &[5]);
+        g.residual_rms_norm(x, residual, weight, 1e-5);
+    }
+
+    #[test]
+    #[should_panic(expected = "batch_norm needs at least two rows in training, x is (1, 5)")]
+    fn batch_norm_of_one_row() {
+        let mut g = graph();
+        let (x, weight) = (real(&mut g, "x", &[1, 5]), real(&mut g, "weight", &[5]));
+        g.batch_norm(x, weight, weight, 1e-5);
+    }
+
+    #[test]
+    #[should_panic(expected = "softmax: lengths are (3) u32, x is (2, 5)")]
+    fn masked_softmax() {
+        let mut g = graph();
+        let x = real(&mut g, "x", &[2, 5]);
+        let lengths = g.tokens("lengths", [3], 6);
+        g.masked_softmax(x, lengths);
+    }
+
+    #[test]
+    #[should_panic(expected = "attention: qkv is (2, 7, 24), the last dimension should be 32")]
+    fn attention() {
+        let mut g = graph();
+        let qkv = real(&mut g, "qkv", &[2, 7, 24]);
+        g.attention(qkv, AttentionLayout { heads: 2, kv_heads: 1, head_dim: 8 }, None);
+    }
+
+    #[test]
+    #[should_panic(expected = "positions: x is (2, 9, 4), the table is (8, 4)")]
+    fn positions() {
+        let mut g = graph();
+        let (x, table) = (real(&mut g, "x", &[2, 9, 4]), real(&mut g, "table", &[8, 4]));
+        g.add_positions(x, table);
+    }
+
+    #[test]
+    #[should_panic(expected = "rotary: 3 heads of 8 columns (a multiple of 8) in (2, 9, 16)")]
+    fn rotary() {
+        let mut g = graph();
+        let x = real(&mut g, "x", &[2, 9, 16]);
+        g.rotary(x, 3, 8, 1e4);
+    }
+
+    #[test]
+    #[should_panic(expected = "cross_entropy: logits are (2, 3, 5), targets are (2, 4) u32")]
+    fn cross_entropy() {
+        let mut g = graph();
+        let logits = real(&mut g, "logits", &[2, 3, 5]);
+        let targets = g.tokens("targets", [2, 4], 5);
+        g.cross_entropy(logits, targets, CrossEntropy::default());
+    }
+
+    #[test]
+    #[should_panic(expected = "a loss is one f32 number, not (2, 3)")]
+    fn backward() {
+        let mut g = graph();
+        let x = g.parameter("x", [2, 3], Init::ZERO);
+        g.backward(x, 1.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "parameter \"x\" was made with another shape")]
+    fn a_name_with_two_shapes() {
+        let mut g = graph();
+        g.parameter("x", [2, 3], Init::ZERO);
+        g.parameter("x", [3, 2], Init::ZERO);
+    }
+}

@@ -1,0 +1,454 @@
+//! Graphs that together use every operation in the middle, with data. `gradients` differentiates
+//! them on the CPU, `plan` runs them on the device.
+//!
+//! An operation tested only as the final loss hides a dropped upstream gradient, because there the
+//! upstream is 1. So each output is scaled by 3.7 and compared with weights before it reaches the
+//! loss, and the loss itself enters the backward pass with a factor.
+
+use std::collections::{BTreeSet, HashMap};
+
+use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
+use evenkeel::graph::{Graph, HostData, Phase, Shape, Source, Value};
+use evenkeel::kernels::Activation;
+use evenkeel::nn::Init;
+use evenkeel::step::StepInput;
+use evenkeel::train::IGNORE;
+
+use super::{tokens, values, wide};
+
+/// What [`Graph::backward`] gets: no power of one, so that a lost factor shows.
+pub const FACTOR: f32 = 0.75;
+
+/// How the differentiable leaves of a case are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaves {
+    /// As they are: one contribution to each gradient, which an operation may write in place.
+    Once,
+    /// As x + 0.5 x: contributions are added up, and none is written in place.
+    Twice,
+    /// In turn.
+    Mixed,
+}
+
+/// A graph with its data, differentiated where it has a loss.
+pub struct Case {
+    pub name: String,
+    pub graph: Graph,
+    pub data: HostData,
+    /// One number, differentiated; `None` for a graph that only runs forward.
+    pub loss: Option<Value>,
+    /// What the operation under test gives.
+    pub output: Value,
+}
+
+impl Case {
+    /// Types and names of the operations in the graph.
+    pub fn operations(&self) -> BTreeSet<(String, &'static str)> {
+        let ops = self.graph.nodes().iter().filter_map(|node| match &node.source {
+            Source::Op(op) => {
+                let text = format!("{op:?}");
+                let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
+                Some((text[..end].to_owned(), op.name()))
+            }
+            _ => None,
+        });
+        ops.collect()
+    }
+}
+
+/// A case in the making.
+pub struct Builder {
+    pub graph: Graph,
+    pub data: HostData,
+    name: String,
+    leaves: Leaves,
+    made: usize,
+    seed: u64,
+}
+
+impl Builder {
+    pub fn new(name: impl Into<String>, leaves: Leaves) -> Self {
+        let step = StepInput { seed: 11, step: 3, microbatch: 1, learning_rate_factor: 1.0 };
+        let data = HostData { values: HashMap::new(), step };
+        let graph = Graph::new(Phase::Train);
+        Self { graph, data, name: name.into(), leaves, made: 0, seed: 1 }
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        self.seed += 1;
+        values(self.seed, count)
+    }
+
+    /// A differentiable leaf with values in [-1, 1).
+    pub fn variable(&mut self, name: &str, dims: &[usize]) -> Value {
+        let leaf = self.graph.parameter(name, dims, Init::ZERO);
+        let data = self.values(dims.iter().product());
+        self.data.values.insert(name.to_owned(), wide(&data));
+        self.made += 1;
+        let twice = match self.leaves {
+            Leaves::Once => false,
+            Leaves::Twice => true,
+            Leaves::Mixed => self.made.is_multiple_of(2),
+        };
+        if !twice {
+            return leaf;
+        }
+        let half = self.graph.scale(leaf, 0.5);
+        self.graph.add(leaf, half)
+    }
+
+    /// The same as a constant.
+    fn constant(&mut self, name: &str, dims: &[usize]) -> Value {
+        let data = self.values(dims.iter().product());
+        self.graph.constant(name, Shape::real(dims), &data)
+    }
+
+    pub fn tokens(&mut self, name: &str, dims: &[usize], bound: usize) -> Value {
+        self.seed += 1;
+        let ids = tokens(self.seed, dims.iter().product(), bound as u32);
+        self.data.values.insert(name.to_owned(), ids.into_iter().map(f64::from).collect());
+        self.graph.tokens(name, dims, bound)
+    }
+
+    /// Turns an output of any shape into one number: scaled by 3.7, compared with weights.
+    pub fn consume(&mut self, output: Value) -> Value {
+        let scaled = self.graph.scale(output, 3.7);
+        let dims = self.graph.shape(scaled).dims.clone();
+        let weights = self.constant("weights", &dims);
+        self.graph.mean_squared_error(scaled, weights)
+    }
+
+    /// Uses a real output in the middle of the graph.
+    pub fn finish(mut self, output: Value) -> Case {
+        let loss = self.consume(output);
+        self.graph.backward(loss, FACTOR);
+        let Self { name, graph, data, .. } = self;
+        Case { name, graph, data, loss: Some(loss), output }
+    }
+
+    /// Only runs forward.
+    fn forward(self, output: Value) -> Case {
+        let Self { name, graph, data, .. } = self;
+        Case { name, graph, data, loss: None, output }
+    }
+}
+
+/// All cases.
+pub fn all(leaves: Leaves) -> Vec<Case> {
+    let families: &[fn(Leaves) -> Vec<Case>] = &[
+        elementwise,
+        linear,
+        matmul,
+        softmax,
+        row_norm,
+        residual_norm,
+        batch_norm,
+        embedding,
+        attention,
+        cross_entropy,
+        mean_squared_error,
+        weighted_statistics,
+    ];
+    families.iter().flat_map(|family| family(leaves)).collect()
+}
+
+fn elementwise(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("add, multiply, scale", leaves);
+    let a = case.variable("a", &[3, 5]);
+    let b = case.variable("b", &[3, 5]);
+    let sum = case.graph.add(a, b);
+    let product = case.graph.multiply(sum, b);
+    let scaled = case.graph.scale(product, -1.3);
+    let mut cases = vec![case.finish(scaled)];
+
+    let unary = |name: &str, dims: &[usize], apply: &dyn Fn(&mut Graph, Value) -> Value| {
+        let mut case = Builder::new(name, leaves);
+        let x = case.variable("x", dims);
+        let y = apply(&mut case.graph, x);
+        case.finish(y)
+    };
+    for kind in Activation::ALL {
+        cases.push(unary(&format!("{kind:?}"), &[3, 5], &|g, x| g.activation(x, kind)));
+    }
+    cases.push(unary("swiglu", &[3, 8], &|g, x| g.swiglu(x)));
+    cases.push(unary("soft cap", &[3, 5], &|g, x| g.soft_cap(x, 0.8)));
+    cases.push(unary("dropout", &[5, 9], &|g, x| g.dropout(x, 0.4)));
+    cases
+}
+
+/// y = f(x Wᵀ + b), x (rows.., inputs).
+pub fn linear_case(
+    leaves: Leaves,
+    rows: &[usize],
+    [inputs, outputs]: [usize; 2],
+    activation: Activation,
+    has_bias: bool,
+) -> Case {
+    let name = format!("linear {activation:?} {rows:?} {inputs} {outputs}, bias {has_bias}");
+    let mut case = Builder::new(name, leaves);
+    let x = case.variable("x", &[rows, &[inputs]].concat());
+    let weight = case.variable("weight", &[outputs, inputs]);
+    let bias = has_bias.then(|| case.variable("bias", &[outputs]));
+    let y = case.graph.linear(x, weight, bias, activation);
+    case.finish(y)
+}
+
+fn linear(leaves: Leaves) -> Vec<Case> {
+    let kinds = [Activation::None, Activation::GeluTanh, Activation::Relu];
+    let both = kinds.into_iter().flat_map(|kind| [(kind, true), (kind, false)]);
+    both.map(|(kind, bias)| linear_case(leaves, &[2, 3], [5, 7], kind, bias)).collect()
+}
+
+/// Which of the operands is stored transposed.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    Ab,
+    AbT,
+    AtB,
+}
+
+/// A product of `batch` matrices, result (rows, cols).
+pub fn matmul_case(leaves: Leaves, form: Form, batch: usize, size: [usize; 3]) -> Case {
+    let [rows, cols, inner] = size;
+    let (a, b) = match form {
+        Form::Ab => ([rows, inner], [inner, cols]),
+        Form::AbT => ([rows, inner], [cols, inner]),
+        Form::AtB => ([inner, rows], [inner, cols]),
+    };
+    let dims = |[x, y]: [usize; 2]| if batch == 1 { vec![x, y] } else { vec![batch, x, y] };
+    let mut case = Builder::new(format!("matmul {form:?} {batch} of {size:?}"), leaves);
+    let a = case.variable("a", &dims(a));
+    let b = case.variable("b", &dims(b));
+    let y = match form {
+        Form::Ab => case.graph.matmul(a, b),
+        Form::AbT => case.graph.matmul_transposed_b(a, b),
+        Form::AtB => case.graph.matmul_transposed_a(a, b),
+    };
+    case.finish(y)
+}
+
+fn matmul(leaves: Leaves) -> Vec<Case> {
+    let mut cases = vec![
+        matmul_case(leaves, Form::Ab, 1, [4, 3, 5]),
+        matmul_case(leaves, Form::Ab, 3, [1, 6, 7]),
+        matmul_case(leaves, Form::AbT, 2, [4, 3, 5]),
+        matmul_case(leaves, Form::AtB, 2, [3, 6, 5]),
+    ];
+    let mut case = Builder::new("a product of products", leaves);
+    let a = case.variable("a", &[2, 4, 5]);
+    let b = case.variable("b", &[2, 3, 5]);
+    let c = case.graph.matmul_transposed_b(a, b); // (2, 4, 3)
+    let d = case.variable("d", &[2, 4, 6]);
+    let y = case.graph.matmul_transposed_a(c, d); // (2, 3, 6)
+    cases.push(case.finish(y));
+    cases
+}
+
+/// What is taken of the rows.
+#[derive(Clone, Copy, Debug)]
+pub enum RowFunction {
+    Softmax,
+    /// With lengths from 0 to all columns.
+    MaskedSoftmax,
+    LogSumExp,
+}
+
+pub fn softmax_case(leaves: Leaves, function: RowFunction, [rows, cols]: [usize; 2]) -> Case {
+    let mut case = Builder::new(format!("{function:?} ({rows}, {cols})"), leaves);
+    let x = case.variable("x", &[rows, cols]);
+    let y = match function {
+        RowFunction::Softmax => case.graph.softmax(x),
+        RowFunction::LogSumExp => case.graph.log_sum_exp(x),
+        RowFunction::MaskedSoftmax => {
+            let lengths = case.tokens("lengths", &[rows], cols + 1);
+            let all = (0..rows).map(|row| ((cols + row * (cols / 2)) % (cols + 1)) as f64);
+            case.data.values.insert("lengths".into(), all.collect());
+            case.graph.masked_softmax(x, lengths)
+        }
+    };
+    case.finish(y)
+}
+
+fn softmax(leaves: Leaves) -> Vec<Case> {
+    let functions = [RowFunction::Softmax, RowFunction::MaskedSoftmax, RowFunction::LogSumExp];
+    functions.map(|function| softmax_case(leaves, function, [4, 5])).into()
+}
+
+pub fn layer_norm_case(leaves: Leaves, rows: &[usize], width: usize) -> Case {
+    let mut case = Builder::new(format!("layer norm {rows:?} {width}"), leaves);
+    let x = case.variable("x", &[rows, &[width]].concat());
+    let weight = case.variable("weight", &[width]);
+    let bias = case.variable("bias", &[width]);
+    let y = case.graph.layer_norm(x, weight, bias, 1e-2);
+    case.finish(y)
+}
+
+fn row_norm(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("rms norm", leaves);
+    let x = case.variable("x", &[4, 6]);
+    let weight = case.variable("weight", &[6]);
+    let y = case.graph.rms_norm(x, weight, 1e-3);
+    vec![layer_norm_case(leaves, &[2, 2], 6), case.finish(y)]
+}
+
+/// Which outputs of a residual norm are used further.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Used {
+    Norm,
+    Sum,
+    Both,
+}
+
+fn residual_norm(leaves: Leaves) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for rms in [false, true] {
+        for used in [Used::Norm, Used::Sum, Used::Both] {
+            let name = format!("residual {} norm, {used:?}", if rms { "rms" } else { "layer" });
+            let mut case = Builder::new(name, leaves);
+            let x = case.variable("x", &[4, 6]);
+            let residual = case.variable("residual", &[4, 6]);
+            // Where only the sum is used, the norm's own parameters have no gradient.
+            let leaf = if used == Used::Sum { Builder::constant } else { Builder::variable };
+            let weight = leaf(&mut case, "weight", &[6]);
+            let (y, sum) = if rms {
+                case.graph.residual_rms_norm(x, residual, weight, 1e-3)
+            } else {
+                let bias = leaf(&mut case, "bias", &[6]);
+                case.graph.residual_layer_norm(x, residual, weight, bias, 1e-3)
+            };
+            let output = match used {
+                Used::Norm => y,
+                Used::Sum => sum,
+                Used::Both => case.graph.multiply(y, sum),
+            };
+            cases.push(case.finish(output));
+        }
+    }
+    cases
+}
+
+fn batch_norm(leaves: Leaves) -> Vec<Case> {
+    let running = |case: &mut Builder| {
+        case.data.values.insert("running_mean".into(), wide(&values(90, 5)));
+        case.data.values.insert("running_var".into(), vec![0.5, 1.0, 2.0, 0.25, 3.0]);
+        case.graph.state(&[("running_mean", 0.0), ("running_var", 1.0)], 5)
+    };
+    let mut train = Builder::new("batch norm in training", leaves);
+    let x = train.variable("x", &[6, 5]);
+    let weight = train.variable("weight", &[5]);
+    let bias = train.variable("bias", &[5]);
+    let (y, statistics) = train.graph.batch_norm(x, weight, bias, 1e-2);
+    let states = running(&mut train);
+    train.graph.update_running(states, statistics, x, 0.3);
+
+    let mut evaluate = Builder::new("batch norm in evaluation", leaves);
+    let inputs = evaluate.variable("x", &[6, 5]);
+    let weight = evaluate.variable("weight", &[5]);
+    let bias = evaluate.variable("bias", &[5]);
+    let states = running(&mut evaluate);
+    let normalized = evaluate.graph.normalize_features(inputs, states, weight, bias, 1e-3);
+    vec![train.finish(y), evaluate.forward(normalized)]
+}
+
+fn embedding(leaves: Leaves) -> Vec<Case> {
+    let mut looked_up = Builder::new("embedding and positions", leaves);
+    let table = looked_up.variable("table", &[7, 6]);
+    let tokens = looked_up.tokens("tokens", &[2, 3], 7);
+    let x = looked_up.graph.embedding(table, tokens);
+    // More positions than are used: the others have no gradient.
+    let positions = looked_up.variable("positions", &[5, 6]);
+    let x = looked_up.graph.add_positions(x, positions);
+
+    let mut tied = Builder::new("a table that is the head too", leaves);
+    let table = tied.variable("table", &[7, 6]);
+    let tokens = tied.tokens("tokens", &[2, 3], 7);
+    let y = tied.graph.embedding(table, tokens);
+    let y = tied.graph.activation(y, Activation::Tanh);
+    let y = tied.graph.linear(y, table, None, Activation::None);
+
+    let mut rotary = Builder::new("rotary", leaves);
+    let rows = rotary.variable("x", &[2, 5, 20]);
+    let rotated = rotary.graph.rotary(rows, 2, 8, 100.0);
+    vec![looked_up.finish(x), tied.finish(y), rotary.finish(rotated)]
+}
+
+pub fn attention_case(
+    leaves: Leaves,
+    [batch, time]: [usize; 2],
+    layout: AttentionLayout,
+    soft_cap: Option<f32>,
+) -> Case {
+    let AttentionLayout { heads, kv_heads, head_dim } = layout;
+    let name = format!("attention ({batch}, {time}) {layout:?}, cap {soft_cap:?}");
+    let mut case = Builder::new(name, leaves);
+    let qkv = case.variable("qkv", &[batch, time, (heads + 2 * kv_heads) * head_dim]);
+    let y = case.graph.attention(qkv, layout, soft_cap);
+    case.finish(y)
+}
+
+fn attention(leaves: Leaves) -> Vec<Case> {
+    let settings = [(2, 2, None), (4, 2, None), (2, 1, Some(0.7))];
+    let cases = settings.map(|(heads, kv_heads, soft_cap)| {
+        let layout = AttentionLayout { heads, kv_heads, head_dim: 4 };
+        attention_case(leaves, [2, 5], layout, soft_cap)
+    });
+    cases.into()
+}
+
+/// Every fourth target is ignored, the first is not.
+pub fn cross_entropy_case(
+    leaves: Leaves,
+    rows: &[usize],
+    classes: usize,
+    settings: CrossEntropy,
+) -> Case {
+    let mut case = Builder::new(format!("{settings:?} {rows:?} {classes}"), leaves);
+    let logits = case.variable("logits", &[rows, &[classes]].concat());
+    let targets = case.tokens("targets", rows, classes);
+    let ids = case.data.values.get_mut("targets").expect("targets");
+    ids.iter_mut().skip(3).step_by(4).for_each(|id| *id = f64::from(IGNORE));
+    let loss = case.graph.cross_entropy(logits, targets, settings);
+    case.finish(loss)
+}
+
+fn cross_entropy(leaves: Leaves) -> Vec<Case> {
+    let settings = [
+        CrossEntropy::default(),
+        CrossEntropy { label_smoothing: 0.1, z_loss: 0.0 },
+        CrossEntropy { label_smoothing: 0.2, z_loss: 1e-2 },
+    ];
+    settings.map(|settings| cross_entropy_case(leaves, &[2, 3], 5, settings)).into()
+}
+
+fn mean_squared_error(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("mean squared error", leaves);
+    let prediction = case.variable("prediction", &[3, 5]);
+    let expected = case.variable("expected", &[3, 5]);
+    let loss = case.graph.mean_squared_error(prediction, expected);
+    vec![case.finish(loss)]
+}
+
+/// Numbers per row and per batch, which are f32 with padding, times parameters: what lies in the
+/// padding would end up in the parameters' gradients.
+fn weighted_statistics(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("weighted statistics", leaves);
+    let x = case.variable("x", &[9, 6]);
+    let mut y = x;
+    for kind in [Activation::Tanh, Activation::Silu, Activation::GeluTanh] {
+        y = case.graph.activation(y, kind);
+    }
+    let rows = case.graph.log_sum_exp(y);
+    let weights = case.variable("row_weights", &[9]);
+    let rows = case.graph.multiply(rows, weights);
+    let expected = case.constant("expected", &[9]);
+    let rows_loss = case.graph.mean_squared_error(rows, expected);
+    let rows_loss = case.graph.scale(rows_loss, 0.1);
+    let targets = case.tokens("targets", &[9], 6);
+    let classes_loss = case.graph.cross_entropy(y, targets, CrossEntropy::default());
+    let weighted = [("a", rows_loss), ("b", classes_loss)].map(|(name, loss)| {
+        let weight = case.variable(name, &[1]);
+        case.graph.multiply(loss, weight)
+    });
+    let sum = case.graph.add(weighted[0], weighted[1]);
+    vec![case.finish(sum)]
+}
