@@ -101,6 +101,7 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod graph;

@@ -8,6 +8,7 @@
 mod batch;
 mod builder;
 mod clip;
+mod generate;
 pub mod optimizers;
 mod predictor;
 mod schedule;
@@ -19,6 +20,7 @@ use std::collections::VecDeque;
 pub use batch::{Batch, Data, IGNORE};
 pub use builder::TrainerBuilder;
 pub use clip::{Clip, ELEMENT_GUARD};
+pub use generate::{Generator, Sampling};
 pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;

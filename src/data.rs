@@ -1,0 +1,315 @@
+//! Text for language models: a vocabulary, a split, and batches of windows.
+//!
+//! A [`Corpus`] is a text as tokens. UTF-8 text has its own characters as vocabulary; anything
+//! else has the 256 bytes. [`Windows`] cuts batches from a part of it: batch `index` of a seed is
+//! always the same, whatever was drawn before, so a run can be resumed or repeated exactly.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::reference::random::threefry4x32;
+use crate::train::Batch;
+
+/// Last key word of the random streams of windows; dropout, initialisers and sampling have others.
+const DOMAIN_WINDOWS: u32 = 3;
+
+/// What the tokens of a text are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// The characters of a text, in ascending order; a token is an index into them.
+    Characters(Vec<char>),
+    /// All 256 bytes, for files that are not UTF-8.
+    Bytes,
+}
+
+impl Vocabulary {
+    /// The characters that occur in `text`.
+    pub fn of(text: &str) -> Self {
+        let mut characters: Vec<_> = text.chars().collect();
+        characters.sort_unstable();
+        characters.dedup();
+        Self::Characters(characters)
+    }
+
+    /// Number of tokens.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Characters(characters) => characters.len(),
+            Self::Bytes => 256,
+        }
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the first character that the vocabulary does not have.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let Self::Characters(characters) = self else {
+            return Ok(text.bytes().map(u32::from).collect());
+        };
+        let token = |(position, c): (usize, char)| match characters.binary_search(&c) {
+            Ok(token) => Ok(token as u32),
+            Err(_) => Err(Error::Data {
+                what: format!("the character {c:?} at position {position} of {text:?}"),
+                reason: format!(
+                    "the vocabulary does not have it; use characters that occur in the training \
+                     text ({} of them, {:?} to {:?})",
+                    characters.len(),
+                    characters.first().copied().unwrap_or_default(),
+                    characters.last().copied().unwrap_or_default(),
+                ),
+            }),
+        };
+        text.chars().enumerate().map(token).collect()
+    }
+
+    /// The text of tokens. What is no token, or no UTF-8 where tokens are bytes, becomes U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        String::from_utf8_lossy(&self.bytes(tokens)).into_owned()
+    }
+
+    /// The bytes of tokens, to write them one by one as they come. A character that is no token
+    /// becomes U+FFFD, a byte that is none 0xFF, which UTF-8 does not have.
+    pub fn bytes(&self, tokens: &[u32]) -> Vec<u8> {
+        match self {
+            Self::Characters(characters) => {
+                let character = |&token: &u32| characters.get(token as usize).copied();
+                let known = tokens.iter().map(|t| character(t).unwrap_or('\u{fffd}'));
+                known.collect::<String>().into_bytes()
+            }
+            Self::Bytes => tokens.iter().map(|&t| u8::try_from(t).unwrap_or(0xff)).collect(),
+        }
+    }
+}
+
+/// A text as tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corpus {
+    name: String,
+    vocabulary: Vocabulary,
+    tokens: Vec<u32>,
+}
+
+/// The two parts of a corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split<'a> {
+    /// To train on: the beginning.
+    pub training: Windows<'a>,
+    /// To measure on: the end, never trained on.
+    pub validation: Windows<'a>,
+}
+
+/// A run of tokens that windows of `context + 1` are cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows<'a> {
+    tokens: &'a [u32],
+    context: usize,
+}
+
+impl Corpus {
+    /// A text of bytes: its characters if it is UTF-8, else bytes. `name` stands in messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for an empty text.
+    pub fn new(name: impl Into<String>, text: &[u8]) -> Result<Self> {
+        let name = name.into();
+        if text.is_empty() {
+            let reason = "the text is empty; give one with something to learn from".into();
+            return Err(Error::Data { what: name, reason });
+        }
+        let (vocabulary, tokens) = match std::str::from_utf8(text) {
+            Ok(text) => {
+                let vocabulary = Vocabulary::of(text);
+                let tokens = vocabulary.encode(text)?;
+                (vocabulary, tokens)
+            }
+            Err(_) => (Vocabulary::Bytes, text.iter().map(|&byte| byte.into()).collect()),
+        };
+        Ok(Self { name, vocabulary, tokens })
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it cannot be read, [`Error::Data`] where it is empty.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read(path).map_err(|error| Error::File {
+            path: path.to_owned(),
+            reason: format!("the text cannot be read: {error}"),
+        })?;
+        Self::new(path.display().to_string(), &text)
+    }
+
+    /// Where the text comes from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the tokens are.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The whole text.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The last `share` of the text for validation, at least one window of `context` inputs and
+    /// their targets, and the rest for training.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the text is too short for a window in each part, and
+    /// [`Error::Setting`] for a share that is not in [0, 1).
+    pub fn split(&self, share: f64, context: usize) -> Result<Split<'_>> {
+        if !(0.0..1.0).contains(&share) {
+            let (setting, value) = ("share of the text for validation", share.to_string());
+            return Err(Error::Setting { setting, value, range: "in [0, 1)" });
+        }
+        let (length, window) = (self.tokens.len(), context + 1);
+        if length < 2 * window {
+            let advice = match (length / 2).saturating_sub(1) {
+                0 => "give a longer text".into(),
+                fits => format!("give a longer text, or a context of at most {fits}"),
+            };
+            return Err(Error::Data {
+                what: self.name.clone(),
+                reason: format!(
+                    "the text has {length} tokens, but a context of {context} needs {} (a window \
+                     of {window} to train on and one to validate on); {advice}",
+                    2 * window
+                ),
+            });
+        }
+        let validation = ((length as f64 * share) as usize).clamp(window, length - window);
+        let (training, validation) = self.tokens.split_at(length - validation);
+        let windows = |tokens| Windows { tokens, context };
+        Ok(Split { training: windows(training), validation: windows(validation) })
+    }
+}
+
+impl Windows<'_> {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// First tokens of the `count` windows of batch `index`: uniform, with replacement.
+    pub fn starts(&self, seed: u32, index: u64, count: usize) -> impl Iterator<Item = usize> {
+        let positions = (self.tokens.len() - self.context) as u128;
+        (0..count).map(move |window| {
+            let counter = [window as u32, index as u32, (index >> 32) as u32, 0];
+            let [high, low, ..] = threefry4x32(counter, [seed, 0, 0, DOMAIN_WINDOWS]);
+            let word = (u128::from(high) << 32) | u128::from(low);
+            ((word * positions) >> 64) as usize
+        })
+    }
+
+    /// Batch `index` of a seed: `count` windows as inputs `tokens` and `targets`, the latter one
+    /// token ahead. The same arguments always give the same batch.
+    pub fn batch(&self, seed: u32, index: u64, count: usize) -> Batch {
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        for start in self.starts(seed, index, count) {
+            let window = &self.tokens[start..=start + self.context];
+            tokens.extend_from_slice(&window[..self.context]);
+            targets.extend_from_slice(&window[1..]);
+        }
+        Batch::new().with("tokens", tokens).with("targets", targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corpus(length: usize) -> Corpus {
+        let text: String = (0..length).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+        Corpus::new("alphabet", text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn utf8_has_its_characters_and_anything_else_bytes() {
+        let text = Corpus::new("text", "böse\nTür".as_bytes()).unwrap();
+        let expected = Vocabulary::Characters("\nTberösü".chars().collect::<Vec<_>>());
+        let Vocabulary::Characters(mut sorted) = expected else { unreachable!() };
+        sorted.sort_unstable();
+        assert_eq!(text.vocabulary(), &Vocabulary::Characters(sorted));
+        assert_eq!(text.tokens().len(), 8);
+        assert_eq!(text.vocabulary().decode(text.tokens()), "böse\nTür");
+        assert_eq!(text.vocabulary().encode("Tür").unwrap(), text.tokens()[5..]);
+
+        let bytes = Corpus::new("bytes", b"b\xf6se").unwrap();
+        assert_eq!((bytes.vocabulary().size(), bytes.tokens()), (256, &[98, 246, 115, 101][..]));
+        assert_eq!(bytes.vocabulary().encode("ö").unwrap(), [0xc3, 0xb6]);
+        assert_eq!(bytes.vocabulary().decode(&[0xc3, 0xb6, 0xf6, 300]), "ö\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn unknown_characters_are_named() {
+        let error = corpus(9).vocabulary().encode("ab7").unwrap_err().to_string();
+        assert!(error.contains("'7' at position 2") && error.contains("'a' to 'i'"), "{error}");
+        assert_eq!(corpus(3).vocabulary().decode(&[0, 3]), "a\u{fffd}");
+    }
+
+    #[test]
+    fn the_end_is_for_validation() {
+        let corpus = corpus(1000);
+        let split = corpus.split(0.1, 8).unwrap();
+        assert_eq!((split.training.tokens(), split.validation.tokens()), (900, 100));
+        assert_eq!(split.validation.tokens, &corpus.tokens()[900..]);
+        // At least a window, whatever the share.
+        assert_eq!(corpus.split(0.1, 200).unwrap().validation.tokens(), 201);
+        assert_eq!(corpus.split(0.0, 499).unwrap().validation.tokens(), 500);
+        assert_eq!(corpus.split(0.999, 499).unwrap().training.tokens(), 500);
+        assert!(corpus.split(1.0, 8).is_err() && corpus.split(f64::NAN, 8).is_err());
+    }
+
+    #[test]
+    fn bad_texts_are_refused() {
+        let error = Corpus::new("nothing.txt", b"").unwrap_err().to_string();
+        assert!(error.contains("nothing.txt: the text is empty"), "{error}");
+        let error = corpus(129).split(0.1, 64).unwrap_err().to_string();
+        let parts = ["alphabet", "has 129 tokens", "context of 64 needs 130", "at most 63"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        assert!(corpus(130).split(0.1, 64).is_ok());
+        let error = corpus(2).split(0.1, 64).unwrap_err().to_string();
+        assert!(error.ends_with("give a longer text"), "{error}");
+        let error = Corpus::read("no/such/file.txt").unwrap_err().to_string();
+        assert!(error.starts_with("no/such/file.txt: the text cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_depends_on_seed_and_index_alone() {
+        let corpus = corpus(1000);
+        let windows = corpus.split(0.1, 8).unwrap().training;
+        let batch = windows.batch(7, 3, 5);
+        drop(windows.batch(7, 4, 5));
+        assert_eq!(windows.batch(7, 3, 5), batch);
+        assert_ne!(windows.batch(7, 4, 5), batch);
+        assert_ne!(windows.batch(8, 3, 5), batch);
+        assert_ne!(windows.batch(7, 3 + (1 << 32), 5), batch);
+        // Fewer windows are the first of more.
+        let starts: Vec<_> = windows.starts(7, 3, 5).collect();
+        assert_eq!(windows.starts(7, 3, 3).collect::<Vec<_>>(), starts[..3]);
+        let cut = |shift| {
+            let window = |&start: &usize| &corpus.tokens()[start + shift..][..8];
+            starts.iter().flat_map(window).copied().collect::<Vec<u32>>()
+        };
+        let expected = Batch::new().with("tokens", cut(0)).with("targets", cut(1));
+        assert_eq!(batch, expected);
+    }
+
+    #[test]
+    fn windows_reach_both_ends_evenly() {
+        let corpus = corpus(26);
+        let windows = corpus.split(0.0, 4).unwrap().training; // 21 tokens, 17 windows
+        let mut counts = [0; 17];
+        for index in 0..100 {
+            windows.starts(1, index, 100).for_each(|start| counts[start] += 1);
+        }
+        // Each count is binomial: 588 expected, standard deviation 24.
+        assert!(counts.iter().all(|&count| (468..=708).contains(&count)), "{counts:?}");
+        assert_eq!(corpus.split(0.9, 12).unwrap().training.starts(1, 0, 9).max(), Some(0));
+    }
+}
