@@ -1,0 +1,339 @@
+//! The examples as a user runs them, in a short form: what they print, write and refuse.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod support;
+
+/// The folder of the example programs, which are built first: cargo does so by itself only where
+/// it was not asked for single tests.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("a path");
+        let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+        let name = profile.file_name().expect("a profile").to_str().expect("UTF-8");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "--quiet", "--examples", "--profile"]);
+        cargo.arg(if name == "debug" { "dev" } else { name });
+        if cfg!(feature = "contract") {
+            cargo.args(["--features", "contract"]);
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "the examples do not build");
+        profile.join("examples")
+    })
+}
+
+fn run(example: &str, arguments: &[&str]) -> Output {
+    let program = folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
+    Command::new(program).args(arguments).output().expect("the example starts")
+}
+
+/// Standard output of a run that must succeed.
+#[track_caller]
+fn succeed(example: &str, arguments: &[&str]) -> String {
+    let output = run(example, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{example} {arguments:?}: {}\n{text}{errors}", output.status);
+    text
+}
+
+/// A run that must fail with exit code 1 and one line that holds all of `parts`.
+#[track_caller]
+fn refuse(arguments: &[&str], parts: &[&str]) {
+    let output = run("gpt", arguments);
+    check_refusal(&output, arguments, parts);
+}
+
+#[track_caller]
+fn check_refusal(output: &Output, arguments: &[&str], parts: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "{error}");
+    for part in parts {
+        assert!(error.contains(part), "{arguments:?} gives {error:?} without {part:?}");
+    }
+}
+
+/// A GPT so small that a step takes milliseconds.
+const SMALL: [&str; 12] = [
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--width",
+    "16",
+    "--context",
+    "16",
+    "--batch",
+    "4",
+    "--seed",
+    "3",
+];
+
+/// A folder, and in it a text that is quickly learned.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line = "the keel keeps the boat even; the boat keeps the keel wet.\n";
+        fs::write(folder.path().join("text.txt"), line.repeat(40)).expect("written");
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> String {
+        fs::write(self.path(name), content).expect("written");
+        self.path(name)
+    }
+
+    /// Arguments for a run over the text, or over another one.
+    fn arguments(&self, text: Option<&str>, more: &[&str]) -> Vec<String> {
+        let text = text.map_or_else(|| self.path("text.txt"), str::to_owned);
+        let own = ["--out".to_owned(), self.path("out"), "--text".into(), text];
+        let rest = SMALL.iter().chain(more).map(|argument| (*argument).to_owned());
+        own.into_iter().chain(rest).collect()
+    }
+}
+
+fn borrowed(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+fn lines(metrics: &str) -> Vec<Value> {
+    metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn loss(line: &Value) -> f64 {
+    line["loss"].as_f64().expect("a number")
+}
+
+#[test]
+fn gpt_learns_and_writes() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let metrics = place.path("more/run.jsonl");
+    let more = ["--steps", "24", "--lr", "0.02", "--evaluate-every", "10", "--sample", "40"];
+    let more = [&more[..], &["--report-every", "4", "--metrics", &metrics]].concat();
+    let text = succeed("gpt", &borrowed(&place.arguments(None, &more)));
+
+    for part in ["adapter ", "parameters", "MiB", "dispatches", "24 steps", "validation", "norm"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    for file in ["more/run.jsonl", "out/training.svg", "out/sample.txt"] {
+        assert!(text.contains(&place.path(file)), "{file} is missing in {text}");
+    }
+    let sample = place.read("out/sample.txt");
+    let prompt = "the keel keeps the boat even; th";
+    assert!(sample.starts_with(prompt), "{sample:?}");
+    assert_eq!(sample.chars().count(), prompt.len() + 40);
+    assert!(text.contains(&sample), "{text}");
+
+    let lines = lines(&place.read("more/run.jsonl"));
+    assert_eq!(lines.len(), 24);
+    for (step, line) in lines.iter().enumerate() {
+        let fields: BTreeSet<_> = line.as_object().expect("an object").keys().cloned().collect();
+        let validated = [9, 19, 23].contains(&step).then_some("validation_loss");
+        let expected = ["step", "loss", "grad_norm", "clip_coefficient", "loss_scale", "applied"]
+            .into_iter()
+            .chain(["skipped_total", "learning_rate", "tokens_per_second"])
+            .chain(validated);
+        assert_eq!(fields, expected.map(str::to_owned).collect(), "step {step}");
+        assert_eq!((&line["step"], &line["applied"]), (&step.into(), &true.into()));
+        let coefficient = line["clip_coefficient"].as_f64().expect("a number");
+        let norm = line["grad_norm"].as_f64().expect("a number");
+        assert!((coefficient - (1.0 / norm).min(1.0)).abs() < 1e-5, "{line}");
+        assert!(line["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), "{line}");
+    }
+    // 17 characters: ln 17 = 2.833.
+    assert!((loss(&lines[0]) - 2.833).abs() < 0.1, "{}", lines[0]);
+    assert!(loss(&lines[23]) < 2.4, "{}", lines[23]);
+    let validation = lines[23]["validation_loss"].as_f64().expect("a number");
+    assert!(validation < 2.4, "{validation}");
+
+    let svg = place.read("out/training.svg");
+    assert!(svg.trim_start().starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+    for part in ["loss (nats per token)", "gradient norm (L2)", "step", "validation", "clipped"] {
+        assert!(svg.contains(part), "{part:?} is missing in the plot");
+    }
+}
+
+#[test]
+fn gpt_repeats_a_run_exactly() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let run = || {
+        let more = ["--steps", "6", "--accumulation", "2", "--llama", "--dropout", "0.1"];
+        let more = [&more[..], &["--quiet", "--sample", "20"]].concat();
+        let text = succeed("gpt", &borrowed(&place.arguments(None, &more)));
+        assert!(!text.contains("adapter "), "{text}");
+        let losses: Vec<_> = lines(&place.read("out/metrics.jsonl")).iter().map(loss).collect();
+        assert_eq!(losses.len(), 6);
+        (losses, place.read("out/sample.txt"))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn gpt_reads_bytes_and_its_own_repository() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let latin1 = place.write("latin1.txt", &b"caf\xe9 au lait\n".repeat(40));
+    let more = ["--steps", "2", "--sample", "3"];
+    let text = succeed("gpt", &borrowed(&place.arguments(Some(&latin1), &more)));
+    assert!(text.contains("256 bytes"), "{text}");
+
+    let out = place.path("repository");
+    let arguments = [&SMALL[..], &["--steps", "1", "--sample", "0", "--out", &out]].concat();
+    let text = succeed("gpt", &arguments);
+    assert!(text.contains("this repository (") && !text.contains("--- sample"), "{text}");
+    assert!(!Path::new(&out).join("sample.txt").exists());
+}
+
+#[test]
+fn gpt_shows_skipped_steps() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let more = ["--steps", "8", "--lr", "1e30", "--clip", "0", "--weight-decay", "0"];
+    let more = [&more[..], &["--report-every", "1", "--evaluate-every", "1"]].concat();
+    let output = run("gpt", &borrowed(&place.arguments(None, &more)));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("SKIPPED") && text.contains("steps were skipped"), "{text}");
+    let lines = lines(&place.read("out/metrics.jsonl"));
+    let skipped = lines.iter().filter(|line| line["applied"] == false).count();
+    assert!(skipped > 0 && lines[7]["skipped_total"] == skipped, "{}", lines[7]);
+    assert!(place.read("out/training.svg").contains("steps skipped"));
+}
+
+#[test]
+fn gpt_refuses_bad_texts_and_folders() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let refuse_text = |text: &str, more: &[&str], parts: &[&str]| {
+        refuse(&borrowed(&place.arguments(Some(text), more)), parts);
+    };
+    let missing = place.path("missing.txt");
+    refuse_text(&missing, &[], &[&missing, "cannot be read"]);
+    let empty = place.write("empty.txt", b"");
+    refuse_text(&empty, &[], &[&empty, "is empty", "give one"]);
+    let short = place.write("short.txt", b"a text of 27 characters. ok");
+    let parts = [&*short, "27 tokens", "a context of 16 needs 34", "at most 12"];
+    refuse_text(&short, &[], &parts);
+    refuse_text(
+        &place.path("text.txt"),
+        &["--prompt", "Z"],
+        &["'Z'", "vocabulary", "'\\n' to 'w'"],
+    );
+    refuse_text(&place.path("text.txt"), &["--prompt", ""], &["--prompt is empty"]);
+
+    let file = place.path("text.txt");
+    let text = ["--text", &file];
+    let below = place.path("text.txt/out");
+    refuse(&[&text[..], &["--out", &below]].concat(), &[&below, "cannot be written", "--out"]);
+    let out = place.path("out");
+    let folder = place.path("");
+    let metrics = ["--out", &out, "--metrics", &folder];
+    refuse(&[&text[..], &metrics].concat(), &["cannot be written", "--metrics"]);
+}
+
+#[test]
+fn gpt_refuses_bad_settings_and_keeps_files() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    fs::create_dir(place.path("out")).expect("a folder");
+    let kept = ["out/metrics.jsonl", "out/training.svg", "out/sample.txt"];
+    kept.iter().for_each(|name| drop(place.write(name, b"an earlier run\n")));
+    let cases: [(&[&str], &[&str]); 14] = [
+        (&["--steps", "0"], &["--steps is 0", "at least 1"]),
+        (&["--batch", "0"], &["--batch is 0", "at least 1"]),
+        (&["--accumulation", "0"], &["--accumulation is 0", "at least 1"]),
+        (&["--context", "0"], &["--context is 0", "at least 1"]),
+        (&["--layers", "0"], &["--layers is 0", "at least 1"]),
+        (&["--width", "30", "--heads", "4"], &["--heads is 4 with a --width of 30", "divisor"]),
+        (&["--width", "12", "--heads", "2"], &["width / heads is 6", "multiple of 4"]),
+        (&["--llama", "--kv-heads", "3"], &["--kv-heads is 3 with 2 --heads", "divisor"]),
+        (&["--lr", "nan"], &["--lr is NaN", "finite"]),
+        (&["--lr", "-1"], &["--lr is -1", "above 0"]),
+        (&["--clip", "inf"], &["--clip is inf", "finite"]),
+        (&["--dropout", "1"], &["--dropout is 1", "[0, 1)"]),
+        (&["--temperature", "-1"], &["--temperature is -1", "not negative"]),
+        (
+            &["--width", "65536", "--heads", "512"],
+            &["of shape (196608, 65536)", "maxStorageBufferBindingSize", "51539607552", "fit"],
+        ),
+    ];
+    for (more, parts) in cases {
+        // Of an option given twice the later one counts.
+        refuse(&borrowed(&place.arguments(None, more)), parts);
+    }
+    for name in kept {
+        assert_eq!(place.read(name), "an earlier run\n", "{name}");
+    }
+    assert_eq!(run("gpt", &["--steps", "many"]).status.code(), Some(2));
+    assert_eq!(run("gpt", &["--unknown"]).status.code(), Some(2));
+}
+
+#[test]
+fn gpt_says_where_no_adapter_is() {
+    let place = Place::new();
+    let program = folder().join(format!("gpt{}", std::env::consts::EXE_SUFFIX));
+    let arguments = place.arguments(None, &[]);
+    let nowhere = place.path("no_driver.json");
+    let output = Command::new(program)
+        .args(&arguments)
+        .env("WGPU_BACKEND", "vulkan")
+        .env("VK_DRIVER_FILES", &nowhere)
+        .env("VK_ICD_FILENAMES", &nowhere)
+        .env("VK_LOADER_DRIVERS_DISABLE", "*")
+        .env_remove("WGPU_ADAPTER_NAME")
+        .output()
+        .expect("the example starts");
+    check_refusal(&output, &borrowed(&arguments), &["no GPU adapter found", "install a Vulkan"]);
+}
+
+#[test]
+fn digits_are_recognised() {
+    let Some(_) = support::gpu() else { return };
+    let text = succeed("digits", &["--epochs", "6"]);
+    let accuracy = text.split("accuracy ").nth(1).and_then(|rest| rest.split(' ').next());
+    let accuracy: f64 = accuracy.expect("an accuracy").parse().expect("a number");
+    assert!(accuracy >= 95.0, "{text}");
+}
+
+#[test]
+fn one_kernel_agrees_with_the_host() {
+    let Some(_) = support::gpu() else { return };
+    let text = succeed("one_kernel", &[]);
+    assert!(text.contains("clip coefficient") && text.contains("agree with the host"), "{text}");
+    assert!(text.matches("applied").count() == 2 && text.contains("skipped"), "{text}");
+}
+
+#[test]
+fn custom_op_passes_its_checks() {
+    let Some(_) = support::gpu() else { return };
+    let text = succeed("custom_op", &[]);
+    for part in ["finite differences", "agree with the CPU's", "training "] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    if cfg!(feature = "contract") {
+        assert!(text.contains("declarations and WGSL agree"), "{text}");
+    }
+}
