@@ -15,6 +15,7 @@ macro_rules! params {
             time: $time,
             heads: HEADS,
             kv_heads: HEADS,
+            head_quads: HEAD_DIM / 4,
             scale: SCALE,
             soft_cap: 0.0,
         }
@@ -34,7 +35,8 @@ fn online(family: &mut Family<'_>, time: u32) {
     let size = format!("{BATCH} x {time}, {HEADS} heads of {HEAD_DIM}");
     let pairs = u64::from(BATCH * HEADS) * u64::from(time * (time + 1) / 2);
     let product = 2 * u64::from(HEAD_DIM) * pairs;
-    let (rows, width, head_quads) = (BATCH * time, HEADS * HEAD_DIM, HEAD_DIM / 4);
+    let (rows, width) = (BATCH * time, HEADS * HEAD_DIM);
+    let unroll_quads = if family.gpu.is_software() { 0 } else { HEAD_DIM / 4 };
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
     let [log_sum_exp, delta] = [(); 2].map(|()| family.vector(rows * HEADS));
@@ -42,7 +44,7 @@ fn online(family: &mut Family<'_>, time: u32) {
         [&qkv, &qkv_gradient, &output, &output_gradient, &log_sum_exp, &delta].map(bind);
     let forward = Attention {
         params: params!(AttentionParams, time),
-        head_quads,
+        unroll_quads,
         qkv: qkv.clone(),
         output: output.clone(),
         log_sum_exp: log_sum_exp.clone(),
@@ -51,7 +53,7 @@ fn online(family: &mut Family<'_>, time: u32) {
     family.computes(&size, 2 * product, &forward);
     let subtracted = AttentionDelta {
         params: params!(AttentionDeltaParams, time),
-        head_quads,
+        unroll_quads,
         output,
         output_gradient: output_gradient.clone(),
         delta: delta.clone(),
@@ -60,7 +62,7 @@ fn online(family: &mut Family<'_>, time: u32) {
     family.moves_its_buffers(&size, &subtracted);
     let backward = AttentionBackwardQuery {
         params: params!(AttentionBackwardQueryParams, time),
-        head_quads,
+        unroll_quads,
         qkv: qkv.clone(),
         output_gradient: output_gradient.clone(),
         log_sum_exp: log_sum_exp.clone(),
@@ -70,7 +72,7 @@ fn online(family: &mut Family<'_>, time: u32) {
     family.computes(&size, 3 * product, &backward);
     let backward = AttentionBackwardKeyValue {
         params: params!(AttentionBackwardKeyValueParams, time),
-        head_quads,
+        unroll_quads,
         qkv,
         output_gradient,
         log_sum_exp,
