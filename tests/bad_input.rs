@@ -437,6 +437,23 @@ fn gpt_settings_out_of_range() {
     let good = GptConfig::gpt2(27, 8, 2, 4, 32);
     let rotary = GptConfig { positions: Positions::Rotary(1e4), ..good.clone() };
     let cases: Vec<(GptConfig, &str)> = vec![
+        (GptConfig { norm_eps: 0.0, ..good.clone() }, "norm_eps is 0, but must be above 0"),
+        (
+            GptConfig { soft_cap: Some(f32::INFINITY), ..good.clone() },
+            "soft_cap is inf, but must be finite and above 0, or None",
+        ),
+        (
+            GptConfig { positions: Positions::Rotary(0.0), ..good.clone() },
+            "rotary base is 0, but must be finite and above 0",
+        ),
+        (
+            GptConfig { loss: CrossEntropy { label_smoothing: 1.0, z_loss: 0.0 }, ..good.clone() },
+            "label_smoothing is 1, but must be in [0, 1)",
+        ),
+        (
+            GptConfig { loss: CrossEntropy { label_smoothing: 0.0, z_loss: -1.0 }, ..good.clone() },
+            "z_loss is -1, but must be finite, at least 0",
+        ),
         (GptConfig { vocabulary: 0, ..good.clone() }, "vocabulary is 0, but must be at least 1"),
         (GptConfig { context: 0, ..good.clone() }, "context is 0, but must be at least 1"),
         (GptConfig { layers: 0, ..good.clone() }, "layers is 0, but must be at least 1"),

@@ -142,9 +142,36 @@ impl GptConfig {
         if self.swiglu && !self.hidden.is_multiple_of(4) {
             return fail("hidden", self.hidden, "a multiple of 4 with SwiGLU");
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let value = self.dropout.to_string();
-            return Err(Error::Setting { setting: "dropout", value, range: "in [0, 1)" });
+        self.validate_reals()
+    }
+}
+
+impl GptConfig {
+    fn validate_reals(&self) -> Result<()> {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let rotary_base = match self.positions {
+            Positions::Learned => 1.0,
+            Positions::Rotary(base) => base,
+        };
+        let soft_cap = f64::from(self.soft_cap.unwrap_or(1.0));
+        let CrossEntropy { label_smoothing, z_loss } = self.loss;
+        let share = |x: f32| (0.0..1.0).contains(&x);
+        for (setting, value, fits, range) in [
+            ("dropout", f64::from(self.dropout), share(self.dropout), "in [0, 1)"),
+            ("label_smoothing", f64::from(label_smoothing), share(label_smoothing), "in [0, 1)"),
+            (
+                "z_loss",
+                f64::from(z_loss),
+                z_loss >= 0.0 && z_loss.is_finite(),
+                "finite, at least 0",
+            ),
+            ("norm_eps", f64::from(self.norm_eps), positive(self.norm_eps.into()), "above 0"),
+            ("soft_cap", soft_cap, positive(soft_cap), "finite and above 0, or None"),
+            ("rotary base", rotary_base, positive(rotary_base), "finite and above 0"),
+        ] {
+            if !fits {
+                return Err(Error::Setting { setting, value: value.to_string(), range });
+            }
         }
         Ok(())
     }

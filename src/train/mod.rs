@@ -192,7 +192,8 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
     /// [`TrainerBuilder::error_if_nonfinite`] also
-    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient).
+    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient), and the records of this call
+    /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
         let records = self.ring.read(&self.gpu, self.attempted).await?;
         if self.error_if_nonfinite {
