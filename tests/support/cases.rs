@@ -352,12 +352,16 @@ fn batch_norm(leaves: Leaves) -> Vec<Case> {
 
 fn embedding(leaves: Leaves) -> Vec<Case> {
     let mut looked_up = Builder::new("embedding and positions", leaves);
-    let table = looked_up.variable("table", &[7, 6]);
+    let table = looked_up.variable("table", &[7, 8]);
     let tokens = looked_up.tokens("tokens", &[2, 3], 7);
     let x = looked_up.graph.embedding(table, tokens);
     // More positions than are used: the others have no gradient.
-    let positions = looked_up.variable("positions", &[5, 6]);
-    let x = looked_up.graph.add_positions(x, positions);
+    let positions = looked_up.variable("positions", &[5, 8]);
+    let mut x = looked_up.graph.add_positions(x, positions);
+    // Values that nothing keeps: what they leave in their slots must not show in that gradient.
+    for factor in [-2.0, 0.5, 1.5] {
+        x = looked_up.graph.scale(x, factor);
+    }
 
     let mut tied = Builder::new("a table that is the head too", leaves);
     let table = tied.variable("table", &[7, 6]);
