@@ -153,24 +153,29 @@ impl GptConfig {
             Positions::Learned => 1.0,
             Positions::Rotary(base) => base,
         };
-        let soft_cap = f64::from(self.soft_cap.unwrap_or(1.0));
+        let soft_cap = self.soft_cap.unwrap_or(1.0);
         let CrossEntropy { label_smoothing, z_loss } = self.loss;
         let share = |x: f32| (0.0..1.0).contains(&x);
         for (setting, value, fits, range) in [
-            ("dropout", f64::from(self.dropout), share(self.dropout), "in [0, 1)"),
-            ("label_smoothing", f64::from(label_smoothing), share(label_smoothing), "in [0, 1)"),
+            ("dropout", self.dropout.to_string(), share(self.dropout), "in [0, 1)"),
+            ("label_smoothing", label_smoothing.to_string(), share(label_smoothing), "in [0, 1)"),
             (
                 "z_loss",
-                f64::from(z_loss),
+                z_loss.to_string(),
                 z_loss >= 0.0 && z_loss.is_finite(),
                 "finite, at least 0",
             ),
-            ("norm_eps", f64::from(self.norm_eps), positive(self.norm_eps.into()), "above 0"),
-            ("soft_cap", soft_cap, positive(soft_cap), "finite and above 0, or None"),
-            ("rotary base", rotary_base, positive(rotary_base), "finite and above 0"),
+            ("norm_eps", self.norm_eps.to_string(), positive(self.norm_eps.into()), "above 0"),
+            (
+                "soft_cap",
+                soft_cap.to_string(),
+                positive(soft_cap.into()),
+                "finite and above 0, or None",
+            ),
+            ("rotary base", rotary_base.to_string(), positive(rotary_base), "finite and above 0"),
         ] {
             if !fits {
-                return Err(Error::Setting { setting, value: value.to_string(), range });
+                return Err(Error::Setting { setting, value, range });
             }
         }
         Ok(())
