@@ -248,7 +248,8 @@ fn check_differences(host: &HostData) -> Result<(Vec<String>, Vec<Vec<f64>>), St
 fn compare(what: &str, found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), String> {
     let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        if !((found - expected).abs() <= tolerance * largest.max(1.0)) {
+        let close = (found - expected).abs() <= tolerance * largest.max(1.0);
+        if !close {
             return Err(format!("{what}[{i}] is {found}, not {expected}"));
         }
     }

@@ -64,21 +64,20 @@ async fn run(options: &Options) -> Result<()> {
 
     let mut monitor = Monitor::new(&files, settings.steps, options.quiet)?;
     let trained = train(&mut trainer, &split, &settings, &mut monitor).await;
-    // Also after an error: what was measured until then is worth seeing.
+    // Also after an error: what was measured until then is shown and kept.
     let history = monitor.finish();
     let title = format!("{}: {} parameters", gpu.info.name, trainer.parameters().count());
     let plotted = plot::draw(&files.plot, &title, &settings, history);
-    trained.and(plotted)?;
-
-    if options.sample > 0 {
-        sample(&trainer, &prompt, options, corpus.vocabulary(), &files).await?;
+    let mut result = trained.and(plotted);
+    if result.is_ok() && options.sample > 0 {
+        result = sample(&trainer, &prompt, options, corpus.vocabulary(), &files).await;
     }
     println!("\nmetrics  {}", files.metrics.display());
     println!("plot     {}", files.plot.display());
-    if options.sample > 0 {
+    if result.is_ok() && options.sample > 0 {
         println!("sample   {}", files.sample.display());
     }
-    Ok(())
+    result
 }
 
 async fn trainer(gpu: &Gpu, settings: &Settings) -> Result<Trainer<LanguageModel>> {

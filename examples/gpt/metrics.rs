@@ -164,15 +164,20 @@ impl Monitor {
             if last.skipped_total > 0 {
                 println!(
                     "{} of {} steps were skipped, as their gradients were not finite: they \
-                     changed nothing. Lower --lr or --clip",
+                     changed nothing. Lower --lr, or clip harder with --clip",
                     last.skipped_total,
                     self.history.len()
                 );
             }
+            // One batch is noisy.
+            let count = (self.history.len() / 50).max(1);
+            let tail = &self.history[self.history.len() - count..];
+            let mean = tail.iter().map(|record| record.loss).sum::<f32>() / count as f32;
             let validation = self
                 .validation_loss
                 .map_or(String::new(), |loss| format!(", validation loss {loss:.3}"));
-            println!("loss {:.3} -> {:.3}{validation}", first.loss, last.loss);
+            let over = if count == 1 { "step".into() } else { format!("{count} steps") };
+            println!("loss {:.3} -> {mean:.3} (last {over}){validation}", first.loss);
         }
         &self.history
     }

@@ -233,11 +233,11 @@ impl Options {
             check(setting, value, value > 0, "at least 1")?;
         }
         let together = format!("{heads} with a --width of {width}");
-        check("--heads", together, width % heads == 0, "a divisor of the width")?;
+        check("--heads", together, width.is_multiple_of(heads), "a divisor of the width")?;
         check("--dropout", dropout, (0.0..1.0).contains(&dropout), "in [0, 1)")?;
-        let half = if heads % 2 == 0 { heads / 2 } else { heads };
+        let half = if heads.is_multiple_of(2) { heads / 2 } else { heads };
         let kv_heads = self.kv_heads.unwrap_or(half);
-        let divides = kv_heads > 0 && heads % kv_heads == 0;
+        let divides = kv_heads > 0 && heads.is_multiple_of(kv_heads);
         let together = format!("{kv_heads} with {heads} --heads");
         check("--kv-heads", together, divides, "a divisor of the heads")?;
         let config = if self.llama {

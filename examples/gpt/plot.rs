@@ -55,6 +55,7 @@ fn loss(area: &Area<'_>, title: &str, settings: &Settings, history: &[Record]) -
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
+        .margin_right(28)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..steps, (low - margin)..(high + margin))?;
@@ -66,6 +67,7 @@ fn loss(area: &Area<'_>, title: &str, settings: &Settings, history: &[Record]) -
         .x_label_formatter(&|x| format!("{x:.0}"))
         .x_desc("step")
         .y_desc("loss (nats per token)")
+        .y_label_formatter(&|y| number(*y))
         .draw()?;
     let dashed = [(0.0, uniform), (steps, uniform)];
     chart
@@ -79,7 +81,7 @@ fn loss(area: &Area<'_>, title: &str, settings: &Settings, history: &[Record]) -
     let width = (settings.steps / 50).max(1);
     chart
         .draw_series(LineSeries::new(moving_mean(&training, width), TRAINING.stroke_width(2)))?
-        .label(format!("training, mean of {width}"))
+        .label(format!("training, mean over {width} steps"))
         .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], TRAINING.stroke_width(2)));
     chart
         .draw_series(LineSeries::new(validation, VALIDATION.stroke_width(2)).point_size(3))?
@@ -101,6 +103,7 @@ fn norm(area: &Area<'_>, settings: &Settings, history: &[Record]) -> Drawn {
     let steps = settings.steps as f64;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(28)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..steps, (low..high).log_scale())?;
@@ -112,9 +115,7 @@ fn norm(area: &Area<'_>, settings: &Settings, history: &[Record]) -> Drawn {
         .x_label_formatter(&|x| format!("{x:.0}"))
         .x_desc("step")
         .y_desc("gradient norm (L2)")
-        .y_label_formatter(&|y| {
-            format!("{y:.3}").trim_end_matches('0').trim_end_matches('.').into()
-        })
+        .y_label_formatter(&|y| number(*y))
         .draw()?;
     chart
         .draw_series(LineSeries::new(norms, NORM))?
@@ -152,6 +153,15 @@ where
         .label_font(("sans-serif", 14))
         .draw()?;
     Ok(())
+}
+
+/// Few digits, whatever the size.
+fn number(value: f64) -> String {
+    if value != 0.0 && !(1e-3..1e5).contains(&value.abs()) {
+        return format!("{value:.1e}");
+    }
+    let digits = format!("{value:.3}");
+    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Points without NaN and Inf, as f64.

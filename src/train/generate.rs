@@ -54,7 +54,7 @@ impl Sampling {
         self.validate()?;
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(Error::NonFinite {
-                what: "the logits of the model".into(),
+                what: "the model's row of logits".into(),
                 index,
                 value: logits[index],
                 advice: "its parameters are too large or not finite; sample from an earlier state"
