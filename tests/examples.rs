@@ -33,7 +33,10 @@ fn folder() -> &'static Path {
 
 fn run(example: &str, arguments: &[&str]) -> Output {
     let program = folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
-    Command::new(program).args(arguments).output().expect("the example starts")
+    // Mesa complains on the error output where this is not set.
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or(std::env::temp_dir().into());
+    let mut command = Command::new(program);
+    command.args(arguments).env("XDG_RUNTIME_DIR", runtime).output().expect("the example starts")
 }
 
 /// Standard output of a run that must succeed.
