@@ -241,3 +241,38 @@ fn a_llama_trains_on_a_device_with_default_limits() {
     assert!(telemetry.iter().all(|step| step.applied));
     assert!(telemetry[4].loss < telemetry[0].loss, "{telemetry:?}");
 }
+
+/// Where one binding cannot hold all parameters they lie in several flat buffers, and nothing else
+/// changes.
+#[test]
+fn parameters_in_several_segments_train_as_in_one() {
+    let Some(one) = default_gpu() else { return };
+    let small = wgpu::Limits { max_storage_buffer_binding_size: 4096, ..wgpu::Limits::default() };
+    let Some((device, queue, info)) = support::device(small) else { return };
+    let several = Gpu::from_device(device, queue, info);
+    let run = |gpu: &Gpu| {
+        let builder = Trainer::builder(small_gpt(0.1, 2)).telemetry_capacity(16);
+        let mut trainer = block_on(builder.build(gpu)).expect("a trainer");
+        for seed in 0..4 {
+            block_on(trainer.step(&small_gpt_batch(seed, 2))).expect("a step");
+        }
+        let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+        let parameters = trainer.parameters();
+        let read = |name: &str| block_on(parameters.read(name)).expect("a parameter");
+        let weights: Vec<_> = parameters.names().map(read).collect();
+        let dispatches = trainer.report().update_dispatches;
+        (parameters.weights().len(), dispatches, weights, telemetry)
+    };
+    let (segments, dispatches, weights, telemetry) = run(&one);
+    let (more_segments, more_dispatches, split_weights, split_telemetry) = run(&several);
+    assert_eq!(segments, 1);
+    assert!(more_segments > 1, "{more_segments} segments");
+    // Scan and optimizer once for each further segment.
+    assert_eq!(more_dispatches, dispatches + 2 * (more_segments - 1));
+    assert_eq!(weights, split_weights);
+    for (a, b) in telemetry.iter().zip(&split_telemetry) {
+        assert_eq!(a.loss.to_bits(), b.loss.to_bits());
+        let (norm, split) = (f64::from(a.gradient_norm), f64::from(b.gradient_norm));
+        assert!((norm - split).abs() < 1e-6 * norm, "{norm} and {split}: sums in another order");
+    }
+}
