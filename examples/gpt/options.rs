@@ -117,7 +117,7 @@ impl Preset {
         match self {
             Self::Tiny => Sizes {
                 name: "tiny",
-                steps: 2500,
+                steps: 2000,
                 batch: 8,
                 accumulation: 1,
                 context: 64,
