@@ -4,6 +4,9 @@
 //! A [`Gpu`] is cheap to clone and there is no global one. Make it from the environment
 //! ([`Gpu::new`]) or from a device of your own ([`Gpu::from_device`]).
 
+mod adapter;
+mod pipeline;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -11,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use futures::channel::oneshot;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Declaration, Kernel};
+use crate::kernel::{Declaration, Kernel};
 
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;
@@ -83,7 +86,7 @@ impl Gpu {
     pub async fn new() -> Result<Self> {
         let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
         let instance = wgpu::Instance::new(descriptor);
-        let adapter = find_adapter(&instance).await?;
+        let adapter = adapter::find(&instance).await?;
         Self::from_adapter(&adapter).await
     }
 
@@ -195,7 +198,7 @@ impl Gpu {
         if let Some(pipeline) = self.shared.pipelines.lock().expect("not poisoned").get(&key) {
             return pipeline.clone();
         }
-        let pipeline = build_pipeline(&self.device, kernel, overrides);
+        let pipeline = pipeline::build(&self.device, kernel, overrides);
         self.shared.pipelines.lock().expect("not poisoned").insert(key, pipeline.clone());
         pipeline
     }
@@ -358,68 +361,4 @@ impl Gpu {
             .map(drop)
             .map_err(|error| self.lost_error(&error.to_string()))
     }
-}
-
-async fn find_adapter(instance: &wgpu::Instance) -> Result<wgpu::Adapter> {
-    #[cfg(not(target_arch = "wasm32"))]
-    if let Ok(wanted) = std::env::var("WGPU_ADAPTER_NAME") {
-        let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
-        let names: Vec<_> = all.iter().map(|adapter| adapter.get_info().name).collect();
-        let lower = wanted.to_lowercase();
-        let found = all.into_iter().find(|a| a.get_info().name.to_lowercase().contains(&lower));
-        return found.ok_or_else(|| Error::NoAdapter {
-            reason: format!("WGPU_ADAPTER_NAME is {wanted:?}, adapters here are {names:?}"),
-        });
-    }
-    let power_preference =
-        wgpu::PowerPreference::from_env().unwrap_or(wgpu::PowerPreference::HighPerformance);
-    let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
-    instance
-        .request_adapter(&options)
-        .await
-        .map_err(|error| Error::NoAdapter { reason: error.to_string() })
-}
-
-fn build_pipeline(
-    device: &wgpu::Device,
-    kernel: &Declaration,
-    overrides: &[u32],
-) -> wgpu::ComputePipeline {
-    let entry = |binding, ty, size| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        count: None,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: size },
-    };
-    let uniform_size = std::num::NonZeroU64::new(kernel.uniform_size as u64);
-    let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, uniform_size)];
-    for (binding, &(_, access)) in (1..).zip(kernel.buffers) {
-        let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
-        entries.push(entry(binding, ty, None));
-    }
-    let label = Some(kernel.name);
-    let group = device
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label,
-        bind_group_layouts: &[Some(&group)],
-        immediate_size: 0,
-    });
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label,
-        source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
-    });
-    let constants: Vec<_> =
-        kernel.overrides.iter().zip(overrides).map(|(&name, &v)| (name, f64::from(v))).collect();
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label,
-        layout: Some(&layout),
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions {
-            constants: &constants,
-            ..Default::default()
-        },
-        cache: None,
-    })
 }
