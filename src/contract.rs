@@ -8,6 +8,7 @@
 use naga::{AddressSpace, Module, ScalarKind, StorageAccess, TypeInner};
 
 use crate::kernel::{Access, Declaration};
+use crate::precision::Variant;
 
 /// WebGPU's default `maxStorageBuffersPerShaderStage`.
 pub const MAX_STORAGE_BUFFERS: usize = 8;
@@ -16,12 +17,12 @@ pub const MAX_INVOCATIONS: u32 = 256;
 /// WebGPU's default `maxComputeWorkgroupStorageSize` in bytes.
 pub const MAX_WORKGROUP_BYTES: u32 = 16_384;
 
-/// A WGSL source parsed and validated.
+/// A WGSL source for the given storage, parsed and validated.
 ///
 /// # Errors
 /// The parser's or validator's message, with the lines it points at.
-pub fn parse(kernel: &Declaration) -> Result<Module, String> {
-    let source = kernel.source();
+pub fn parse(kernel: &Declaration, variant: Variant) -> Result<Module, String> {
+    let source = kernel.source_of(variant);
     let module = naga::front::wgsl::parse_str(&source)
         .map_err(|error| format!("{}: {}", kernel.name, error.emit_to_string(&source)))?;
     let flags = naga::valid::ValidationFlags::all();
@@ -31,13 +32,19 @@ pub fn parse(kernel: &Declaration) -> Result<Module, String> {
     Ok(module)
 }
 
-/// Checks that the declaration says exactly what the WGSL says, and that both fit WebGPU's
-/// default limits: names, workgroup size and memory, bindings, access, uniform fields, overrides.
+/// Checks that the declaration says exactly what the WGSL says in every variant, and that both fit
+/// WebGPU's default limits: names, workgroup size and memory, bindings, access, uniform fields, overrides.
 ///
 /// # Errors
 /// What differs, naming the kernel.
 pub fn check(kernel: &Declaration) -> Result<(), String> {
-    let module = parse(kernel)?;
+    kernel.variants().into_iter().try_for_each(|variant| {
+        check_variant(kernel, variant).map_err(|error| format!("{variant:?}: {error}"))
+    })
+}
+
+fn check_variant(kernel: &Declaration, variant: Variant) -> Result<(), String> {
+    let module = parse(kernel, variant)?;
     let fail = |what: String| Err(format!("{}: {what}", kernel.name));
 
     if snake_case(kernel.type_name) != kernel.name {

@@ -5,6 +5,10 @@
 //! with the parsed WGSL in both directions. Read on in [`kernels`](crate::kernels) for the
 //! kernels themselves and in [`plan`](crate::plan) for how they are replayed.
 
+use std::collections::HashSet;
+
+use crate::precision::Variant;
+
 /// The most workgroups WebGPU guarantees in one dimension of a dispatch.
 pub const MAX_GROUPS: u32 = 65_535;
 
@@ -74,9 +78,44 @@ pub struct Declaration {
 }
 
 impl Declaration {
-    /// The complete WGSL source.
+    /// The complete WGSL source over f32 storage.
     pub fn source(&self) -> String {
-        self.fragments.iter().flat_map(|fragment| [fragment.text, "\n"]).collect()
+        self.source_of(Variant::default())
+    }
+
+    /// The complete WGSL source for the given storage.
+    pub fn source_of(&self, variant: Variant) -> String {
+        let fragments = self.fragments.iter().map(|fragment| variant.substitute(fragment));
+        fragments.flat_map(|fragment| [fragment.text, "\n"]).collect()
+    }
+
+    /// Whether the kernel reads or writes tensors through `unpack` and `pack`.
+    pub fn has_quads(&self) -> bool {
+        self.has_fragment("quad_f32")
+    }
+
+    /// The part of a variant that makes a difference to this kernel.
+    pub fn variant(&self, variant: Variant) -> Variant {
+        let mut mine = Variant::default();
+        if self.has_quads() {
+            mine.precision = variant.precision;
+        }
+        if self.has_fragment("weight_f32") {
+            mine.weights = variant.weights;
+        }
+        mine
+    }
+
+    /// Every variant of this kernel.
+    pub fn variants(&self) -> Vec<Variant> {
+        let mut variants: Vec<_> = Variant::all().map(|variant| self.variant(variant)).collect();
+        let mut seen = HashSet::new();
+        variants.retain(|&variant| seen.insert(variant));
+        variants
+    }
+
+    fn has_fragment(&self, stem: &str) -> bool {
+        self.fragments.iter().any(|fragment| fragment.stem() == stem)
     }
 }
 

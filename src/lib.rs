@@ -109,6 +109,7 @@ pub mod kernel;
 pub mod kernels;
 pub mod nn;
 pub mod plan;
+pub mod precision;
 pub mod reference;
 pub mod step;
 pub mod train;
@@ -117,3 +118,4 @@ pub use error::{Error, Result};
 pub use gpu::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
+pub use precision::Precision;

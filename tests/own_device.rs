@@ -46,15 +46,16 @@ fn every_kernel_fits_the_default_limits() {
             ["unroll_quads"] => &[vec![0], vec![4]],
             other => panic!("{}: no values for {other:?}", declaration.name),
         };
-        for overrides in choices {
+        let variants = declaration.variants().into_iter();
+        for (variant, overrides) in variants.flat_map(|v| choices.iter().map(move |o| (v, o))) {
             let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-            gpu.pipeline(declaration, overrides);
+            gpu.pipeline(declaration, variant, overrides);
             let error = block_on(scope.pop());
-            assert!(error.is_none(), "{} {overrides:?}: {error:?}", declaration.name);
+            assert!(error.is_none(), "{} {variant:?} {overrides:?}: {error:?}", declaration.name);
             built += 1;
         }
     }
-    assert!(built > 50, "{built} pipelines");
+    assert!(built > 150, "{built} pipelines");
 }
 
 /// Three kernels over parts of two buffers; the bytes between them stay as they were.

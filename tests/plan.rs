@@ -5,13 +5,13 @@ mod support;
 
 use std::collections::HashMap;
 
-use evenkeel::Gpu;
 use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
 use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
 use evenkeel::plan::Slot;
 use evenkeel::train::Model;
+use evenkeel::{Gpu, Precision};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use support::cases::{self, Case, Form, Leaves, RowFunction};
@@ -26,6 +26,18 @@ fn tolerance(expected: &[f64]) -> Tolerance {
         relative: 0.0,
         because: "f32 against f64 through a small graph, relative to the tensor's largest; 1e-6 \
                   for gradients that cancel to nothing",
+    }
+}
+
+/// The same for values of `digits` bits: each of the few operations rounds once more, and the
+/// weights a case is compared with add up to some units.
+fn half_tolerance(expected: &[f64], precision: Precision) -> Tolerance {
+    let largest = expected.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    let unit = if precision == Precision::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+    Tolerance {
+        absolute: 8.0 * unit * largest + 4.0 * unit,
+        relative: 0.0,
+        because: "some roundings to half precision, relative to the tensor's largest element",
     }
 }
 
@@ -79,6 +91,34 @@ fn losses_and_gradients_match_the_evaluation() {
     for leaves in [Leaves::Once, Leaves::Twice, Leaves::Mixed] {
         for case in cases::all(leaves) {
             compare_loss(&gpu, &case);
+        }
+    }
+}
+
+/// Activations in f16 and bf16: each operation against its f64 evaluation. Values of an operation
+/// that f32 keeps do not lose digits on the way to f32 gradients of parameters.
+#[test]
+fn halves_match_the_evaluation() {
+    let devices = [support::gpu(), support::gpu_with_hardware_kernels()];
+    for gpu in devices.into_iter().flatten() {
+        for precision in [Precision::F16, Precision::Bf16] {
+            for case in cases::all(Leaves::Stored(precision)) {
+                let stored = |node: &Node| node.shapes.iter().any(|s| s.precision == precision);
+                assert!(case.graph.nodes().iter().any(stored), "{}: all in f32", case.name);
+                let expected = case.graph.evaluate(&case.data);
+                let output = case.loss.unwrap_or(case.output);
+                let recorded = Recorded::new(&gpu, &case.graph, &case.data, &[output]);
+                recorded.run(&recorded.plan.first);
+                let name = format!("{} in {precision}", case.name);
+                let loss = expected.get(output);
+                let tolerance = half_tolerance(loss, precision);
+                assert_close(&name, &recorded.output(0), loss, tolerance);
+                for (i, expected) in case.graph.evaluated_gradients(&expected).iter().enumerate() {
+                    let what = format!("{name}: gradient of {}", case.graph.parameters()[i].name);
+                    let tolerance = half_tolerance(expected, precision);
+                    assert_close(&what, &recorded.gradient(i), expected, tolerance);
+                }
+            }
         }
     }
 }
@@ -263,7 +303,7 @@ fn the_report_adds_up() {
     // All gradients lie in one more buffer.
     assert_eq!(report.slots, buffers.len() - 1);
     let bytes: u64 = buffers.iter().map(|buffer| buffer.size()).sum();
-    let flat: u64 = graph.parameters().iter().map(|p| p.shape.bytes().next_multiple_of(256)).sum();
+    let flat: u64 = graph.parameters().iter().map(|p| p.shape.bytes().next_multiple_of(512)).sum();
     assert_eq!(report.slot_bytes, bytes - flat);
     assert!(report.nodes <= graph.nodes().len() && report.values <= report.nodes * 3);
 }

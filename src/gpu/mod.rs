@@ -15,6 +15,7 @@ use futures::channel::oneshot;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Declaration, Kernel};
+use crate::precision::Variant;
 
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;
@@ -33,7 +34,7 @@ pub struct Gpu {
 
 #[derive(Debug, Default)]
 struct Shared {
-    pipelines: Mutex<HashMap<(&'static str, Vec<u32>), wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<(&'static str, Variant, Vec<u32>), wgpu::ComputePipeline>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
@@ -192,35 +193,48 @@ impl Gpu {
         })
     }
 
-    /// The compiled pipeline of a kernel, made on first use.
-    pub fn pipeline(&self, kernel: &Declaration, overrides: &[u32]) -> wgpu::ComputePipeline {
-        let key = (kernel.name, overrides.to_vec());
+    /// The compiled pipeline of a kernel over the given storage, made on first use.
+    pub fn pipeline(
+        &self,
+        kernel: &Declaration,
+        variant: Variant,
+        overrides: &[u32],
+    ) -> wgpu::ComputePipeline {
+        let variant = kernel.variant(variant);
+        let key = (kernel.name, variant, overrides.to_vec());
         if let Some(pipeline) = self.shared.pipelines.lock().expect("not poisoned").get(&key) {
             return pipeline.clone();
         }
-        let pipeline = pipeline::build(&self.device, kernel, overrides);
+        let pipeline = pipeline::build(&self.device, kernel, variant, overrides);
         self.shared.pipelines.lock().expect("not poisoned").insert(key, pipeline.clone());
         pipeline
     }
 
-    /// Makes a dispatch that owns its uniform block.
+    /// Makes a dispatch that owns its uniform block, over f32 storage.
     pub fn prepare<K: Kernel>(&self, kernel: &K) -> Dispatch {
+        self.prepare_as(kernel, Variant::default())
+    }
+
+    /// Makes a dispatch that owns its uniform block, over the given storage: a
+    /// [`Precision`](crate::Precision), usually.
+    pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
         use wgpu::BufferUsages as Usage;
         let size = (kernel.uniform().len() as u64).next_multiple_of(16);
         let usage = Usage::UNIFORM | Usage::COPY_DST;
         let buffer = self.create(const { K::DECLARATION.name }, size, usage);
-        self.prepare_in(kernel, &buffer, 0)
+        self.prepare_in(kernel, variant.into(), &buffer, 0)
     }
 
     /// Makes a dispatch whose uniform block is written to `uniforms` at `offset`.
     pub(crate) fn prepare_in<K: Kernel>(
         &self,
         kernel: &K,
+        variant: Variant,
         uniforms: &wgpu::Buffer,
         offset: u64,
     ) -> Dispatch {
         let declaration = const { &K::DECLARATION };
-        let pipeline = self.pipeline(declaration, &kernel.overrides());
+        let pipeline = self.pipeline(declaration, variant, &kernel.overrides());
         self.queue.write_buffer(uniforms, offset, kernel.uniform());
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
@@ -260,9 +274,14 @@ impl Gpu {
         self.shared.dispatches.fetch_add(count, Relaxed);
     }
 
-    /// Runs one kernel at once, in a submit of its own.
+    /// Runs one kernel over f32 storage at once, in a submit of its own.
     pub fn run<K: Kernel>(&self, kernel: &K) {
-        let dispatch = self.prepare(kernel);
+        self.run_as(kernel, Variant::default());
+    }
+
+    /// Runs one kernel over the given storage at once, in a submit of its own.
+    pub fn run_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) {
+        let dispatch = self.prepare_as(kernel, variant);
         let mut encoder = self.device.create_command_encoder(&Default::default());
         self.encode(&mut encoder, [&dispatch]);
         self.submit(encoder);

@@ -1,11 +1,13 @@
 //! From a kernel's declaration to its pipeline.
 
 use crate::kernel::{Access, Declaration};
+use crate::precision::Variant;
 
 /// Compiles a kernel with an explicit layout: the uniform at binding 0, then its buffers.
 pub(super) fn build(
     device: &wgpu::Device,
     kernel: &Declaration,
+    variant: Variant,
     overrides: &[u32],
 ) -> wgpu::ComputePipeline {
     let entry = |binding, ty, size| wgpu::BindGroupLayoutEntry {
@@ -30,7 +32,7 @@ pub(super) fn build(
     });
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label,
-        source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+        source: wgpu::ShaderSource::Wgsl(kernel.source_of(variant).into()),
     });
     let constants: Vec<_> =
         kernel.overrides.iter().zip(overrides).map(|(&name, &v)| (name, f64::from(v))).collect();

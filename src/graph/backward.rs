@@ -2,6 +2,7 @@
 
 use super::ops::{Add, SeedGradient};
 use super::{Element, Graph, Source, Value};
+use crate::precision::Precision;
 
 impl Graph {
     /// Appends the gradient operations of `loss`, which must be one f32 number. The upstream of
@@ -28,7 +29,9 @@ impl Graph {
             }
             let node = self.nodes[index].clone();
             let Source::Op(op) = &node.source else { continue };
-            let gradients = op.gradient(self, &node, &upstream[index]);
+            let gradients = self.with_precision(node.precision, |graph| {
+                op.gradient(graph, &node, &upstream[index])
+            });
             assert_eq!(gradients.len(), node.inputs.len(), "{}: gradients", node.label);
             for (&input, gradient) in node.inputs.iter().zip(gradients) {
                 let Some(gradient) = gradient else { continue };
@@ -50,15 +53,38 @@ impl Graph {
     ) {
         let (expected, found) = (&self.shape(input).dims, &self.shape(gradient).dims);
         assert_eq!(expected, found, "{label}: gradient of {}", self.nodes[input.node].label);
-        if let Source::Parameter(parameter) = self.nodes[input.node].source {
+        if let Some(parameter) = self.parameter_behind(input) {
+            let gradient = self.cast(gradient, Precision::F32);
             self.gradients.push((parameter, gradient));
             return;
         }
+        let gradient = match self.shape(input).element {
+            Element::Real => self.cast(gradient, self.shape(input).precision),
+            _ => gradient,
+        };
         let sum = match upstream[input.node][input.output] {
-            Some(before) => self.apply(Add, &[before, gradient]),
+            Some(before) => {
+                let precision = self.shape(before).precision;
+                self.with_precision(precision, |graph| graph.apply(Add, &[before, gradient]))
+            }
             None => gradient,
         };
         upstream[input.node][input.output] = Some(sum);
+    }
+
+    /// The parameter that a value is, or a copy of in another precision: its gradient is f32
+    /// either way.
+    fn parameter_behind(&self, value: Value) -> Option<usize> {
+        let node = &self.nodes[value.node];
+        match (&node.source, node.inputs.first()) {
+            (Source::Parameter(index), _) => Some(*index),
+            (Source::Op(_), Some(&from))
+                if self.casts.get(&(from, self.shape(value).precision)) == Some(&value) =>
+            {
+                self.parameter_behind(from)
+            }
+            _ => None,
+        }
     }
 
     /// Which of the first `count` nodes are parameters or computed from them.

@@ -12,6 +12,7 @@ mod op;
 pub mod ops;
 mod shape;
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
@@ -19,6 +20,7 @@ pub use op::{Dense, Op};
 pub use shape::{Element, Shape};
 
 use crate::nn::init::Init;
+use crate::precision::Precision;
 
 /// One output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +66,8 @@ pub struct Node {
     pub shapes: Vec<Shape>,
     /// Scope and name, for messages and reports.
     pub label: String,
+    /// The storage precision of the values an operation reads and writes.
+    pub precision: Precision,
     index: usize,
 }
 
@@ -117,6 +121,10 @@ pub struct StateSpec {
 pub struct Graph {
     /// Training or evaluation.
     pub phase: Phase,
+    /// Storage of values that operations give from here on.
+    precision: Precision,
+    /// Casts made so far, so that no value is cast twice.
+    casts: HashMap<(Value, Precision), Value>,
     nodes: Vec<Node>,
     inputs: Vec<InputSpec>,
     parameters: Vec<ParameterSpec>,
@@ -134,6 +142,8 @@ impl Graph {
     pub fn new(phase: Phase) -> Self {
         Self {
             phase,
+            precision: Precision::F32,
+            casts: HashMap::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
             parameters: Vec::new(),
@@ -145,12 +155,36 @@ impl Graph {
         }
     }
 
+    /// An empty graph whose operations store their values in `precision`.
+    pub fn in_precision(phase: Phase, precision: Precision) -> Self {
+        Self { precision, ..Self::new(phase) }
+    }
+
     /// Runs `build` with `name` added to the prefix of every parameter and state it makes.
     pub fn scope<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
         self.scope.push(name.into());
         let result = build(self);
         self.scope.pop();
         result
+    }
+
+    /// Runs `build` with operations that store their values in `precision`. Inputs of another
+    /// precision are cast; parameters, inputs and constants stay f32 and are cast where they are
+    /// read. Reductions, statistics and losses are f32 in any case.
+    pub fn with_precision<T>(
+        &mut self,
+        precision: Precision,
+        build: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let outside = std::mem::replace(&mut self.precision, precision);
+        let result = build(self);
+        self.precision = outside;
+        result
+    }
+
+    /// The precision that operations store their values in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     fn path(&self, name: &str) -> String {
@@ -245,13 +279,46 @@ impl Graph {
         self.push(Source::Constant(data.into()), vec![], vec![shape], label.to_owned())
     }
 
-    /// Applies an operation and returns its first output.
+    /// Applies an operation and returns its first output. It runs in the current precision, or
+    /// in f32 where it reads a value of [`Element::F32`] as a tensor.
     #[track_caller]
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Value {
+        let inputs = || inputs.iter().copied().enumerate();
+        let element = |value| self.shape(value).element;
+        let has_single = inputs().any(|(i, v)| !op.is_f32(i) && element(v) == Element::F32);
+        let precision = if has_single { Precision::F32 } else { self.precision };
+        let cast = |(index, value)| match self.shape(value).element {
+            Element::Real if !op.is_f32(index) => self.cast(value, precision),
+            _ => self.cast(value, Precision::F32),
+        };
+        let inputs: Vec<_> = inputs().map(cast).collect();
         let shapes: Vec<_> = inputs.iter().map(|&value| self.shape(value).clone()).collect();
-        let outputs = op.shapes(&shapes);
+        let outputs = op.shapes(&shapes).into_iter().map(|s| s.stored_as(precision)).collect();
         let label = self.path(op.name());
-        self.push(Source::Op(Rc::new(op)), inputs.to_vec(), outputs, label)
+        let value = self.push(Source::Op(Rc::new(op)), inputs, outputs, label);
+        self.nodes[value.node].precision = precision;
+        value
+    }
+
+    /// Applies a cast between f32 and `half`, unless that was done before.
+    fn push_cast(&mut self, x: Value, cast: ops::Cast, half: Precision) -> Value {
+        if let Some(&value) = self.casts.get(&(x, cast.to)) {
+            return value;
+        }
+        let outputs = cast.shapes(std::slice::from_ref(self.shape(x)));
+        let label = self.path(cast.name());
+        let value = self.push(Source::Op(Rc::new(cast)), vec![x], outputs, label);
+        self.nodes[value.node].precision = half;
+        self.casts.insert((x, cast.to), value);
+        value
+    }
+
+    /// The half-precision copies of f32 parameters: (parameter, copy).
+    pub(crate) fn parameter_copies(&self) -> impl Iterator<Item = (usize, Value)> {
+        self.casts.iter().filter_map(|(&(from, to), &copy)| {
+            let Source::Parameter(index) = self.nodes[from.node].source else { return None };
+            (to != Precision::F32).then_some((index, copy))
+        })
     }
 
     /// Lets an input hold [`IGNORE`](crate::train::IGNORE).
@@ -269,7 +336,8 @@ impl Graph {
         label: String,
     ) -> Value {
         let index = self.nodes.len();
-        self.nodes.push(Node { source, inputs, shapes, label, index });
+        let precision = Precision::F32;
+        self.nodes.push(Node { source, inputs, shapes, label, precision, index });
         Value { node: index, output: 0 }
     }
 

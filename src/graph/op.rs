@@ -44,6 +44,14 @@ pub trait Op: Debug {
     /// [`reference`](crate::reference).
     fn evaluate(&self, step: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>>;
 
+    /// Whether the kernels read input `input` as f32 whatever the storage precision: statistics
+    /// of a row, a table of angles. All other inputs are brought to the precision that the
+    /// operation runs in, and read through `unpack`.
+    fn is_f32(&self, input: usize) -> bool {
+        let _ = input;
+        false
+    }
+
     /// Whether [`record`](Self::record) adds to output `output` where [`Slot::accumulate`] is set.
     /// Operations whose outputs are gradients of parameters should; for others the plan adds a
     /// dispatch. The outputs that add are all told to, or none is.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::precision::Precision;
+
 /// What the elements of a value are, and how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -20,6 +22,8 @@ pub struct Shape {
     pub dims: Vec<usize>,
     /// The element type.
     pub element: Element,
+    /// How real elements are stored; [`Precision::F32`] for the others.
+    pub precision: Precision,
 }
 
 impl Shape {
@@ -46,12 +50,20 @@ impl Shape {
         let dims = dims.into();
         assert!(!dims.is_empty(), "a shape has at least one dimension");
         assert!(dims.iter().all(|&d| d > 0), "a dimension of {dims:?} is zero");
-        Self { dims, element }
+        Self { dims, element, precision: Precision::F32 }
     }
 
-    /// The same dimensions with another element type.
+    /// The same dimensions with another element type, in f32.
     pub fn with(&self, element: Element) -> Self {
-        Self { dims: self.dims.clone(), element }
+        Self { dims: self.dims.clone(), element, precision: Precision::F32 }
+    }
+
+    /// The same with real elements stored in the given precision.
+    pub fn stored_as(&self, precision: Precision) -> Self {
+        match self.element {
+            Element::Real => Self { precision, ..self.clone() },
+            _ => self.clone(),
+        }
     }
 
     /// Number of elements, without padding.
@@ -82,7 +94,7 @@ impl Shape {
     /// Bytes on the device. Real and f32 rows are padded to quads, u32 is dense.
     pub fn bytes(&self) -> u64 {
         match self.element {
-            Element::Real | Element::F32 => self.quads() as u64 * 16,
+            Element::Real | Element::F32 => self.quads() as u64 * self.precision.quad_bytes(),
             Element::U32 => self.count() as u64 * 4,
         }
     }
@@ -109,7 +121,8 @@ impl fmt::Debug for Shape {
         let dims: Vec<_> = self.dims.iter().map(usize::to_string).collect();
         write!(f, "({})", dims.join(", "))?;
         match self.element {
-            Element::Real => Ok(()),
+            Element::Real if self.precision == Precision::F32 => Ok(()),
+            Element::Real => write!(f, " {}", self.precision),
             Element::F32 => write!(f, " f32"),
             Element::U32 => write!(f, " u32"),
         }
@@ -135,5 +148,7 @@ mod tests {
         assert_eq!(shape.unpad(&padded), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert_eq!(Shape::u32([2, 3]).bytes(), 24);
         assert_eq!(Shape::f32([5]).to_string(), "(5) f32");
+        let half = shape.stored_as(Precision::F16);
+        assert_eq!((half.bytes(), half.to_string().as_str()), (16, "(2, 3) f16"));
     }
 }

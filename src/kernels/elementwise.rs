@@ -247,12 +247,48 @@ kernel! {
     }
 }
 
+kernel! {
+    /// y = x, rounded to the storage precision: to nearest, ties to even.
+    pub CastFromF32 = [QUAD_F32, GRID, wgsl!("../../shaders/cast_from_f32.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform CastFromF32Params {
+        /// Quads.
+        quads: u32,
+    }
+    buffers {
+        /// f32 (quads)
+        Read x,
+        /// (quads), overwritten.
+        Write y,
+    }
+}
+
+kernel! {
+    /// y = x as f32, exactly.
+    pub CastToF32 = [QUAD_F32, GRID, wgsl!("../../shaders/cast_to_f32.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform CastToF32Params {
+        /// Quads.
+        quads: u32,
+    }
+    buffers {
+        /// (quads)
+        Read x,
+        /// f32 (quads), overwritten.
+        Write y,
+    }
+}
+
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     Activate::DECLARATION,
     ActivateBackward::DECLARATION,
     Add::DECLARATION,
     BroadcastAdd::DECLARATION,
+    CastFromF32::DECLARATION,
+    CastToF32::DECLARATION,
     CopyQuads::DECLARATION,
     Multiply::DECLARATION,
     Scale::DECLARATION,

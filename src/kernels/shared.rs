@@ -5,6 +5,12 @@ use crate::wgsl;
 
 /// `Quad`, `unpack`, `pack` over f32 storage.
 pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
+/// `Quad`, `unpack`, `pack` over f16 storage.
+pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
+/// `Quad`, `unpack`, `pack` over bf16 storage.
+pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
+/// `Weight`, `load_weight`, `store_weight` over f32 storage; wants [`STEP_STATE`].
+pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
 /// `flat_group`: the index of a workgroup in a folded grid.
 pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
 /// `workgroup_sum`, `workgroup_max` and their u32 twins over 64 invocations.

@@ -5,12 +5,14 @@
 //! list. With gradient accumulation there are two lists over the same buffers: the first
 //! microbatch overwrites gradients, the later ones add to them.
 
+mod copies;
 pub mod parameters;
 mod recorder;
 pub mod slots;
 
 use std::collections::HashMap;
 
+use copies::Copies;
 pub use parameters::Parameters;
 pub use recorder::{Recorder, Slot};
 use slots::Lifetime;
@@ -83,6 +85,8 @@ pub struct Report {
     pub value_bytes: u64,
     /// Bytes of inputs and constants.
     pub leaf_bytes: u64,
+    /// Bytes of the copies of the parameters in half precision.
+    pub copy_bytes: u64,
     /// Dispatches of one microbatch.
     pub dispatches: usize,
     /// Dispatches by kernel, most frequent first.
@@ -136,7 +140,8 @@ impl Plan {
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
-        let needed = needed(graph, request);
+        let mut needed = needed(graph, request);
+        let copies = Copies::new(gpu, request, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
         let lifetimes = lifetimes(graph, request, &needed, &sinks);
         for (value, _) in &lifetimes {
@@ -193,7 +198,10 @@ impl Plan {
             values.insert(node.output(0), slot);
         }
 
+        values.extend(copies.slots(request.parameters, &parameter_index));
+
         let mut recorder = Recorder::new(gpu, request.step);
+        copies.record(request.parameters, &mut recorder);
         let mut list = |first: bool| {
             record(graph, &needed, &values, &sinks, first, &mut recorder);
             recorder.take()
@@ -207,6 +215,7 @@ impl Plan {
             slot_bytes,
             value_bytes: lives.iter().map(|life| life.bytes).sum(),
             leaf_bytes,
+            copy_bytes: copies.bytes(),
             dispatches: first.len(),
             kernels: by_kernel(&first),
         };
@@ -342,7 +351,7 @@ fn record(
             for sink in sinks.iter().filter(|sink| sink.in_place) {
                 outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
             }
-            op.record(recorder, &inputs, &outputs);
+            recorder.operation(node, &**op, &inputs, &outputs);
         }
         for sink in sinks.iter().filter(|sink| !sink.in_place) {
             recorder.dispatch(&Accumulate {

@@ -1,8 +1,9 @@
 //! Parameters and states on the device: flat buffers with one layout, read and written by name.
 //!
 //! All parameters lie one after the other in as few buffers ("segments") as the device's binding
-//! limit allows, each at a multiple of 256 bytes, so one dispatch per segment serves them all.
-//! Gradients and moments are further flat buffers with the same layout.
+//! limit allows, so one dispatch per segment serves them all. Gradients, moments and copies in half
+//! precision are further flat buffers with the same layout, counted in quads: each tensor starts
+//! at a multiple of 32 quads, which is one that a binding may have over halves as well.
 
 use std::collections::HashSet;
 
@@ -11,13 +12,14 @@ use crate::gpu::{ALIGNMENT, Gpu};
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
 use crate::nn::init::Draw;
 use crate::plan::{Slot, to_u32};
+use crate::precision::Precision;
 
 /// Where a tensor lies in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Index of the segment.
     pub segment: usize,
-    /// First byte in the segment, a multiple of 256.
+    /// First byte in the segment over f32, a multiple of 512; half of it over halves.
     pub offset: u64,
 }
 
@@ -26,7 +28,7 @@ pub struct Location {
 pub fn layout(sizes: impl IntoIterator<Item = u64>, largest: u64) -> (Vec<Location>, Vec<u64>) {
     let (mut locations, mut segments) = (Vec::new(), vec![0u64]);
     for size in sizes {
-        let size = size.next_multiple_of(ALIGNMENT);
+        let size = size.next_multiple_of(2 * ALIGNMENT);
         if segments[segments.len() - 1] + size > largest && segments[segments.len() - 1] > 0 {
             segments.push(0);
         }
@@ -163,6 +165,14 @@ impl Parameters {
         Slot { buffer: flat[segment].clone(), offset, shape, accumulate: false }
     }
 
+    /// The part that belongs to the copy of parameter `index` in half precision, in flat buffers
+    /// of such copies.
+    pub fn copy_slot_in(&self, flat: &[wgpu::Buffer], index: usize, precision: Precision) -> Slot {
+        let slot = self.slot_in(flat, index, Element::Real);
+        let offset = slot.offset * precision.quad_bytes() / Precision::F32.quad_bytes();
+        Slot { offset, shape: slot.shape.stored_as(precision), ..slot }
+    }
+
     /// Where state `index` lies among the committed ones.
     pub fn state_slot(&self, index: usize) -> Slot {
         self.state_slot_in(&self.committed, index)
@@ -261,10 +271,10 @@ impl Parameters {
     }
 }
 
-/// Reads one slot of f32 values, dense.
+/// Reads one slot of values that are not u32, dense.
 pub async fn read_slot(gpu: &Gpu, slot: &Slot) -> Result<Vec<f32>> {
-    let padded = gpu.read(&slot.buffer, slot.offset, slot.shape.quads() * 4).await?;
-    Ok(slot.shape.unpad(&padded))
+    let bytes = gpu.read(&slot.buffer, slot.offset, slot.shape.bytes() as usize).await?;
+    Ok(slot.shape.unpad(&slot.shape.precision.decode(&bytes)))
 }
 
 /// Fails if a tensor is too large to be bound.

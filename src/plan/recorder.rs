@@ -1,9 +1,10 @@
 //! Turns kernels into dispatches, with all uniform blocks side by side in a few buffers.
 
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
-use crate::graph::Shape;
+use crate::graph::{Node, Op, Shape};
 use crate::kernel::Kernel;
 use crate::plan::StepBuffers;
+use crate::precision::{Precision, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -31,7 +32,7 @@ impl Slot {
     /// Row `row` of a matrix, as a value of one dimension. Only for copies: its offset need not be
     /// one that a binding may have.
     pub fn row(&self, row: usize) -> Self {
-        let shape = Shape { dims: vec![self.shape.cols()], element: self.shape.element };
+        let shape = Shape { dims: vec![self.shape.cols()], ..self.shape.clone() };
         Self { offset: self.offset + row as u64 * shape.bytes(), shape, ..self.clone() }
     }
 
@@ -53,12 +54,23 @@ pub struct Recorder<'a> {
     dispatches: Vec<Dispatch>,
     page: Option<(wgpu::Buffer, u64)>,
     unused: Option<wgpu::Buffer>,
+    variant: Variant,
+    /// Buffers that hold halves while an operation in half precision is recorded.
+    halves: Vec<wgpu::Buffer>,
 }
 
 impl<'a> Recorder<'a> {
     /// An empty recorder.
     pub fn new(gpu: &'a Gpu, step: &'a StepBuffers) -> Self {
-        Self { gpu, step, dispatches: Vec::new(), page: None, unused: None }
+        Self {
+            gpu,
+            step,
+            dispatches: Vec::new(),
+            page: None,
+            unused: None,
+            variant: Variant::default(),
+            halves: Vec::new(),
+        }
     }
 
     /// The device that will run the plan.
@@ -81,10 +93,47 @@ impl<'a> Recorder<'a> {
         self.unused.get_or_insert_with(|| self.gpu.buffer("unused", ALIGNMENT)).clone()
     }
 
-    /// Records one dispatch. A grid without workgroups is dropped.
+    /// Compiles what is recorded from here on for this storage.
+    pub fn set_variant(&mut self, variant: impl Into<Variant>) {
+        self.variant = variant.into();
+    }
+
+    /// Records an operation in the storage precision of its node.
+    pub(super) fn operation(
+        &mut self,
+        node: &Node,
+        op: &dyn Op,
+        inputs: &[Slot],
+        outputs: &[Slot],
+    ) {
+        self.set_variant(node.precision);
+        let halves = inputs.iter().chain(outputs).filter(|s| s.shape.precision != Precision::F32);
+        self.halves = halves.map(|slot| slot.buffer.clone()).collect();
+        op.record(self, inputs, outputs);
+        self.halves.clear();
+        self.set_variant(Variant::default());
+    }
+
+    /// Records one dispatch.
+    ///
+    /// # Panics
+    /// In an operation in half precision, for a kernel that reads or writes such a value without
+    /// the fragment [`QUAD_F32`](crate::kernels::shared::QUAD_F32).
+    ///
+    /// A grid without workgroups is dropped.
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
         if kernel.grid().contains(&0) {
             return;
+        }
+        let declaration = const { &K::DECLARATION };
+        if !declaration.has_quads()
+            && kernel.buffers().iter().any(|b| self.halves.contains(b.buffer))
+        {
+            panic!(
+                "{} is bound to values in {}, but reads f32: join the fragment QUAD_F32 and use \
+                 its pack and unpack, or apply the operation with_precision(Precision::F32)",
+                declaration.name, self.variant.precision
+            );
         }
         let (page, offset) = match self.page.take() {
             Some((page, offset)) if offset < PAGE => (page, offset),
@@ -94,7 +143,7 @@ impl<'a> Recorder<'a> {
             }
         };
         assert!(kernel.uniform().len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
-        self.dispatches.push(self.gpu.prepare_in(kernel, &page, offset));
+        self.dispatches.push(self.gpu.prepare_in(kernel, self.variant, &page, offset));
         self.page = Some((page, offset + ALIGNMENT));
     }
 

@@ -3,6 +3,7 @@
 use std::f64::consts::PI;
 
 use crate::kernels::Activation;
+use crate::precision::Precision;
 
 /// y = a + b.
 pub fn add(a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -51,6 +52,30 @@ pub fn copy_quads(x: &[f64]) -> Vec<f64> {
 /// y = factor x.
 pub fn scale(factor: f64, x: &[f64]) -> Vec<f64> {
     x.iter().map(|x| factor * x).collect()
+}
+
+/// x rounded to the storage precision: to nearest, ties to even, beyond its range to Inf.
+pub fn cast_from_f32(precision: Precision, x: &[f64]) -> Vec<f64> {
+    let (digits, lowest, largest) = match precision {
+        Precision::F32 => (24, -126, f64::from(f32::MAX)),
+        Precision::F16 => (11, -14, 65504.0),
+        Precision::Bf16 => (8, -126, f64::from(f32::from_bits(0x7f7f_0000))),
+    };
+    let round = |x: f64| {
+        if x == 0.0 || !x.is_finite() {
+            return x;
+        }
+        let exponent = (x.abs().to_bits() >> 52) as i32 - 1023;
+        let unit = 2f64.powi(exponent.max(lowest) - digits + 1);
+        let rounded = (x / unit).round_ties_even() * unit;
+        if rounded.abs() > largest { f64::INFINITY.copysign(x) } else { rounded }
+    };
+    x.iter().map(|&x| round(x)).collect()
+}
+
+/// x: every half is an f32.
+pub fn cast_to_f32(x: &[f64]) -> Vec<f64> {
+    x.to_vec()
 }
 
 /// y = a b, element by element.

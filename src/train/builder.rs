@@ -9,6 +9,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
+use crate::precision::Precision;
 use crate::step::{StepInput, TensorSettings};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
@@ -19,6 +20,7 @@ pub struct TrainerBuilder<M: Model> {
     optimizer: Box<dyn Optimizer>,
     clip: Clip,
     schedule: Schedule,
+    precision: Precision,
     microbatches: usize,
     seed: u32,
     ring: u32,
@@ -40,6 +42,7 @@ impl<M: Model> TrainerBuilder<M> {
             optimizer: Box::new(AdamW::default()),
             clip: Clip::None,
             schedule: Schedule::default(),
+            precision: Precision::F32,
             microbatches: 1,
             seed: 0,
             ring: 1024,
@@ -67,6 +70,15 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.schedule = schedule;
+        self
+    }
+
+    /// Storage of activations and of the weights to compute with. Master weights, moments,
+    /// gradients of parameters and all arithmetic stay f32. A model chooses otherwise for a part of
+    /// itself by [`Graph::with_precision`].
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -121,7 +133,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
     pub async fn build(mut self, gpu: &Gpu) -> Result<Trainer<M>> {
         self.validate()?;
-        let mut graph = Graph::new(Phase::Train);
+        let mut graph = Graph::in_precision(Phase::Train, self.precision);
         let output = self.model.build(&mut graph);
         graph.backward(output.loss, 1.0 / self.microbatches as f32);
         let parameters = match self.parameters.take() {
@@ -168,6 +180,7 @@ impl<M: Model> TrainerBuilder<M> {
             model: self.model,
             parameters,
             plan,
+            precision: self.precision,
             sinks,
             moments,
             step,

@@ -31,6 +31,7 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Submission};
 use crate::graph::{Graph, Value};
 use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
+use crate::precision::Precision;
 use crate::step::{StepInput, StepState};
 
 /// Steps that may be submitted and not yet finished.
@@ -75,6 +76,8 @@ pub struct TrainerReport {
     pub moment_bytes: u64,
     /// Activations, inputs and constants.
     pub activation_bytes: u64,
+    /// Copies of the weights in half precision.
+    pub copy_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
@@ -86,7 +89,11 @@ pub struct TrainerReport {
 impl TrainerReport {
     /// All bytes on the device.
     pub fn total_bytes(&self) -> u64 {
-        self.parameter_bytes + self.gradient_bytes + self.moment_bytes + self.activation_bytes
+        self.parameter_bytes
+            + self.copy_bytes
+            + self.gradient_bytes
+            + self.moment_bytes
+            + self.activation_bytes
     }
 }
 
@@ -97,6 +104,7 @@ pub struct Trainer<M: Model> {
     model: M,
     parameters: Parameters,
     plan: Plan,
+    precision: Precision,
     sinks: Sinks,
     /// The optimizer's moments by segment, each in the order of [`Optimizer::moments`].
     moments: Vec<Vec<wgpu::Buffer>>,
@@ -211,7 +219,7 @@ impl<M: Model> Trainer<M> {
             Some(evaluator) => evaluator,
             None => {
                 let build = |graph: &mut Graph| vec![self.model.build(graph).loss];
-                Predictor::new(&self.gpu, &self.parameters, build).await?
+                Predictor::in_precision(&self.gpu, &self.parameters, self.precision, build).await?
             }
         };
         let outputs = evaluator.run(batch).await;
@@ -247,6 +255,11 @@ impl<M: Model> Trainer<M> {
     /// Steps submitted so far, skipped ones included.
     pub fn steps(&self) -> u64 {
         self.attempted
+    }
+
+    /// Storage of activations.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Microbatches per step.
@@ -315,6 +328,7 @@ impl<M: Model> Trainer<M> {
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
             activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
+            copy_bytes: self.plan.report.copy_bytes,
             model_dispatches: self.plan.first.len(),
             update_dispatches: self.update.len(),
             plan: self.plan.report.clone(),

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Phase, Value};
 use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
+use crate::precision::Precision;
 use crate::train::Batch;
 
 /// A recorded forward graph over a model's parameters. The parameters are shared with the
@@ -25,7 +26,20 @@ impl Predictor {
         parameters: &Parameters,
         build: impl FnOnce(&mut Graph) -> Vec<Value>,
     ) -> Result<Self> {
-        let mut graph = Graph::new(Phase::Evaluate);
+        Self::in_precision(gpu, parameters, Precision::F32, build).await
+    }
+
+    /// The same with values stored in `precision`; each run rounds the parameters again.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub async fn in_precision(
+        gpu: &Gpu,
+        parameters: &Parameters,
+        precision: Precision,
+        build: impl FnOnce(&mut Graph) -> Vec<Value>,
+    ) -> Result<Self> {
+        let mut graph = Graph::in_precision(Phase::Evaluate, precision);
         let outputs = build(&mut graph);
         let step = StepBuffers::new(gpu);
         let request = PlanRequest {

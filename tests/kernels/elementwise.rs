@@ -2,7 +2,7 @@
 
 use evenkeel::kernel::Fragment;
 use evenkeel::kernels::*;
-use evenkeel::{Gpu, kernel, reference};
+use evenkeel::{Gpu, Precision, kernel, reference};
 
 use crate::support::{self, Tolerance, assert_close, pad, read, unpad, values, wide};
 
@@ -22,8 +22,8 @@ const FUNCTION: Tolerance =
 const PRODUCT: Tolerance = Tolerance { absolute: 1.2e-5, ..FUNCTION };
 
 rows! {
-    activate, activate_backward, add, broadcast_add, copy_quads, multiply, scale, soft_cap,
-    soft_cap_backward, swiglu, swiglu_backward,
+    activate, activate_backward, add, broadcast_add, cast_from_f32, cast_to_f32, copy_quads,
+    multiply, scale, soft_cap, soft_cap_backward, swiglu, swiglu_backward,
 }
 
 type Binding<'a> = wgpu::BufferBinding<'a>;
@@ -47,6 +47,77 @@ fn copy_quads(gpu: &Gpu) {
         });
         let expected = reference::elementwise::copy_quads(&wide(&x));
         assert_close("copy_quads", &y, &expected, Tolerance { relative: 0.0, ..ROUNDING });
+    }
+}
+
+/// Every half with its neighbours and midpoints in f32, and what lies around the ends of f32.
+fn conversion_inputs(precision: Precision) -> Vec<f32> {
+    let halves = precision.decode(&(0..=u16::MAX).flat_map(u16::to_le_bytes).collect::<Vec<_>>());
+    let digits = if precision == Precision::F16 { 12 } else { 15 };
+    let around = |half: &f32| {
+        let bits = half.to_bits();
+        let midpoint = bits ^ (1 << digits);
+        [bits, bits.wrapping_add(1), bits.wrapping_sub(1), midpoint, midpoint + 1, midpoint - 1]
+    };
+    let bits = halves.iter().filter(|half| half.is_finite()).flat_map(around);
+    let special = [0x7f80_0000, 0x7fc0_0000, 0x7f80_0001, 0x7fa1_2345, 0x7f7f_ffff, 1, 0x007f_ffff];
+    let special = special.into_iter().flat_map(|bits: u32| [bits, bits | 1 << 31]);
+    let mut inputs: Vec<_> = bits.chain(special).map(f32::from_bits).collect();
+    inputs.resize(inputs.len().next_multiple_of(4), 0.0);
+    inputs
+}
+
+const HALVES: [Precision; 2] = [Precision::F16, Precision::Bf16];
+
+fn u16s(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+/// The bits of the `half` crate, on every adapter.
+fn cast_from_f32(gpu: &Gpu) {
+    for precision in HALVES {
+        let inputs = conversion_inputs(precision);
+        let x = gpu.upload("x", &inputs);
+        let y = gpu.buffer("y", inputs.len() as u64 * 2);
+        let kernel = CastFromF32 {
+            params: CastFromF32Params { quads: inputs.len() as u32 / 4 },
+            x: x.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        };
+        gpu.run_as(&kernel, precision);
+        let bytes = pollster::block_on(gpu.read::<u8>(&y, 0, inputs.len() * 2)).unwrap();
+        let exact = reference::elementwise::cast_from_f32(precision, &wide(&inputs));
+        let expected = u16s(&precision.encode(&inputs));
+        let values = precision.decode(&bytes);
+        for (i, (&actual, &expected)) in u16s(&bytes).iter().zip(&expected).enumerate() {
+            let x = inputs[i];
+            assert_eq!(actual, expected, "{precision} of {x:e} ({:#x})", x.to_bits());
+            let value = f64::from(values[i]);
+            assert!(value == exact[i] || value.is_nan() && x.is_nan(), "{precision} of {x:e}");
+        }
+    }
+}
+
+fn cast_to_f32(gpu: &Gpu) {
+    for precision in HALVES {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let x = gpu.upload("x", &bytes);
+        let y = gpu.buffer("y", 4 * 65_536);
+        let kernel = CastToF32 {
+            params: CastToF32Params { quads: 65_536 / 4 },
+            x: x.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        };
+        gpu.run_as(&kernel, precision);
+        let expected = precision.decode(&bytes);
+        let exact = reference::elementwise::cast_to_f32(&wide(&expected));
+        for (half, (actual, expected)) in read(gpu, &y).into_iter().zip(&expected).enumerate() {
+            // What `pack` writes is never a signalling NaN.
+            let quiet = !expected.is_nan() || half & 0x40 != 0 || precision == Precision::F16;
+            let same = actual.to_bits() == expected.to_bits();
+            assert!(same || (actual.is_nan() && expected.is_nan() && !quiet), "{half:#x}");
+            assert!(f64::from(actual) == exact[half] || actual.is_nan(), "{half:#x}");
+        }
     }
 }
 

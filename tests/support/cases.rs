@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use evenkeel::Precision;
 use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
 use evenkeel::graph::{Graph, HostData, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
@@ -28,6 +29,8 @@ pub enum Leaves {
     Twice,
     /// In turn.
     Mixed,
+    /// As x + 0.5 x, with operations that store their values in this precision.
+    Stored(Precision),
 }
 
 /// A graph with its data, differentiated where it has a loss.
@@ -70,7 +73,11 @@ impl Builder {
     pub fn new(name: impl Into<String>, leaves: Leaves) -> Self {
         let step = StepInput { seed: 11, step: 3, microbatch: 1, learning_rate_factor: 1.0 };
         let data = HostData { values: HashMap::new(), step };
-        let graph = Graph::new(Phase::Train);
+        let precision = match leaves {
+            Leaves::Stored(precision) => precision,
+            _ => Precision::F32,
+        };
+        let graph = Graph::in_precision(Phase::Train, precision);
         Self { graph, data, name: name.into(), leaves, made: 0, seed: 1 }
     }
 
@@ -87,7 +94,7 @@ impl Builder {
         self.made += 1;
         let twice = match self.leaves {
             Leaves::Once => false,
-            Leaves::Twice => true,
+            Leaves::Twice | Leaves::Stored(_) => true,
             Leaves::Mixed => self.made.is_multiple_of(2),
         };
         if !twice {

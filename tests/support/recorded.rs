@@ -64,9 +64,9 @@ impl<'g> Recorded<'g> {
 
     /// Dense; panics where padding is not zero.
     fn slot(&self, slot: &Slot) -> Vec<f32> {
-        let count = slot.shape.quads() * 4;
-        let padded = block_on(self.gpu.read(&slot.buffer, slot.offset, count)).expect("readable");
-        unpad(&padded, slot.shape.cols())
+        let bytes = slot.shape.bytes() as usize;
+        let bytes = block_on(self.gpu.read(&slot.buffer, slot.offset, bytes)).expect("readable");
+        unpad(&slot.shape.precision.decode(&bytes), slot.shape.cols())
     }
 
     /// Output `index`, dense.

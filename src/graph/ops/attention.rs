@@ -163,6 +163,10 @@ impl Op for AttentionBackward {
         });
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input == 2
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let size = self.0.reference(inputs[0].shape);
         let [qkv, output, _, doutput] = [0, 1, 2, 3].map(|i| inputs[i].data);

@@ -108,6 +108,10 @@ impl Op for NormalizeFeatures {
         record_normalize(recorder, slots, self.eps);
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input == 1
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let [x, statistics, weight, bias] = [0, 1, 2, 3].map(|i| inputs[i].data);
         vec![reference::batch_norm(x, statistics, weight, bias, f64::from(self.eps))]
@@ -156,6 +160,10 @@ impl Op for BatchNormBackward {
             dweight,
             dbias,
         });
+    }
+
+    fn is_f32(&self, input: usize) -> bool {
+        input == 2
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

@@ -270,6 +270,10 @@ impl Op for Rotary {
         });
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input == 1
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let shape = inputs[0].shape;
         let rotation = reference::Rotation {

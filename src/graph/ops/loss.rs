@@ -4,6 +4,7 @@ use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::plan::{Recorder, Slot, to_u32};
+use crate::precision::Precision;
 use crate::reference::loss as reference;
 use crate::step::StepInput;
 use crate::train::IGNORE;
@@ -152,6 +153,10 @@ impl Op for CrossEntropyBackward {
         });
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input > 1
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let settings = self.0.reference(inputs[0].shape.cols());
         let (logits, targets) = (inputs[0].data, targets(inputs[1].data));
@@ -241,6 +246,10 @@ impl Op for MeanSquaredErrorBackward {
         });
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input == 2
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let [prediction, expected, upstream] = [0, 1, 2].map(|i| inputs[i].data);
         vec![reference::mean_squared_error_backward(prediction, expected, upstream[0])]
@@ -263,6 +272,8 @@ impl Graph {
     /// The mean of (prediction - expected)² over all elements: one f32 number.
     #[track_caller]
     pub fn mean_squared_error(&mut self, prediction: Value, expected: Value) -> Value {
-        self.apply(MeanSquaredError, &[prediction, expected])
+        self.with_precision(Precision::F32, |graph| {
+            graph.apply(MeanSquaredError, &[prediction, expected])
+        })
     }
 }

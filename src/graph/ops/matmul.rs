@@ -7,6 +7,7 @@ use crate::kernels::{
     MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
 };
 use crate::plan::{Recorder, Slot, to_u32};
+use crate::precision::Precision;
 use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;
@@ -89,7 +90,7 @@ impl Op for Product {
             (true, _) => a.dims[..a.dims.len() - 1].to_vec(),
             (false, _) => [&a.dims[..a.dims.len() - 2], &[rows]].concat(),
         };
-        vec![Shape { dims: [&leading[..], &[cols]].concat(), element: self.element }]
+        vec![Shape { dims: [&leading[..], &[cols]].concat(), ..a.with(self.element) }]
     }
 
     fn gradient(
@@ -100,8 +101,7 @@ impl Op for Product {
     ) -> Vec<Option<Value>> {
         assert!(!self.flat, "{} is a gradient operation", node.label);
         let (dy, a, b) = (first(upstream), node.inputs[0], node.inputs[1]);
-        let mut product =
-            |transposed, a, b| Some(graph.apply(Self { transposed, ..*self }, &[a, b]));
+        let mut product = |transposed, a, b| Some(graph.product(transposed, a, b));
         match self.transposed {
             Transposed::Neither => {
                 vec![product(Transposed::B, dy, b), product(Transposed::A, a, dy)]
@@ -315,8 +315,16 @@ impl Graph {
         self.product(Transposed::A, a, b)
     }
 
+    /// The kernels of Aᵀ·B write f32, for gradients of parameters; in half precision a cast makes
+    /// a tensor of it.
     #[track_caller]
     fn product(&mut self, transposed: Transposed, a: Value, b: Value) -> Value {
+        let half = self.precision() != Precision::F32;
+        if transposed == Transposed::A && half {
+            let product = Product { transposed, flat: false, element: Element::F32 };
+            let single = self.apply(product, &[a, b]);
+            return self.cast(single, self.precision());
+        }
         self.apply(Product { transposed, flat: false, element: Element::Real }, &[a, b])
     }
 }

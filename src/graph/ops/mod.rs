@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch_norm;
+mod cast;
 mod elementwise;
 mod embedding;
 mod loss;
@@ -13,6 +14,7 @@ mod softmax;
 mod step;
 
 pub use attention::{Attention, AttentionLayout};
+pub use cast::Cast;
 pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
 pub use loss::{CrossEntropy, MeanSquaredError};
 pub use matmul::{Linear, Product, Transposed};

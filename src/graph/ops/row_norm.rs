@@ -224,6 +224,10 @@ impl Op for RowNormBackward {
         }
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input == 3
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let [x, weight, dy] = [0, 1, 2].map(|i| inputs[i].data);
         let residual = inputs.get(4).map(|residual| residual.data);
@@ -294,6 +298,10 @@ impl Op for RowNormPartials {
                 weight_partials,
             }),
         }
+    }
+
+    fn is_f32(&self, input: usize) -> bool {
+        input == 2
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

@@ -188,6 +188,10 @@ impl Op for LogSumExpBackward {
         });
     }
 
+    fn is_f32(&self, input: usize) -> bool {
+        input > 0
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let (cols, lengths) = (inputs[0].shape.cols(), lengths(&inputs[..1]));
         vec![reference::log_sum_exp_backward(inputs[0].data, inputs[2].data, cols, &lengths)]

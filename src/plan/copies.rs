@@ -1,0 +1,79 @@
+//! Copies of f32 parameters in half precision, to compute with: one dispatch per segment rounds
+//! all of them at the start of a step.
+
+use std::collections::BTreeMap;
+
+use super::{Parameters, PlanRequest, Recorder, Slot, parameters, to_u32};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::Value;
+use crate::kernels::{CastFromF32, CastFromF32Params};
+use crate::precision::Precision;
+
+/// The copies a plan needs. Each precision has flat buffers of its own, laid out as the
+/// parameters.
+#[derive(Debug)]
+pub(super) struct Copies {
+    /// Parameter of the graph, precision, copy.
+    values: Vec<(usize, Precision, Value)>,
+    buffers: BTreeMap<Precision, Vec<wgpu::Buffer>>,
+}
+
+impl Copies {
+    /// Takes the copies out of the nodes that are recorded one by one.
+    pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>, needed: &mut [bool]) -> Result<Self> {
+        let (mut values, mut buffers) = (Vec::new(), BTreeMap::new());
+        for (parameter, value) in request.graph.parameter_copies() {
+            if std::mem::replace(&mut needed[value.node], false) {
+                let precision = request.graph.shape(value).precision;
+                buffers.insert(precision, Vec::new());
+                values.push((parameter, precision, value));
+            }
+        }
+        for (precision, buffers) in &mut buffers {
+            let single = request.parameters.weights().iter().map(wgpu::Buffer::size);
+            let ratio = Precision::F32.quad_bytes() / precision.quad_bytes();
+            let sizes: Vec<_> = single.map(|bytes| bytes / ratio).collect();
+            let what = format!("the weights in {precision}");
+            *buffers = parameters::allocate(gpu, &what, sizes.iter().sum(), || {
+                sizes.iter().map(|&bytes| gpu.buffer("weight copies", bytes)).collect()
+            })
+            .await?;
+        }
+        Ok(Self { values, buffers })
+    }
+
+    /// Where each copy lies; `parameter_index` says which parameter of the set a parameter of the
+    /// graph is.
+    pub fn slots<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+        parameter_index: &'a [usize],
+    ) -> impl Iterator<Item = (Value, Slot)> + 'a {
+        self.values.iter().map(|&(parameter, precision, value)| {
+            let (flat, index) = (&self.buffers[&precision], parameter_index[parameter]);
+            (value, parameters.copy_slot_in(flat, index, precision))
+        })
+    }
+
+    /// Records the rounding.
+    pub fn record(&self, parameters: &Parameters, recorder: &mut Recorder<'_>) {
+        for (&precision, buffers) in &self.buffers {
+            recorder.set_variant(precision);
+            for (single, half) in parameters.weights().iter().zip(buffers) {
+                let quads = to_u32((single.size() / Precision::F32.quad_bytes()) as usize);
+                recorder.dispatch(&CastFromF32 {
+                    params: CastFromF32Params { quads },
+                    x: single.as_entire_buffer_binding(),
+                    y: half.as_entire_buffer_binding(),
+                });
+            }
+        }
+        recorder.set_variant(Precision::F32);
+    }
+
+    /// Bytes of all copies.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.values().flatten().map(wgpu::Buffer::size).sum()
+    }
+}
