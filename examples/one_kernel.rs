@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Three gradient steps of AdamW with a global norm clip over two tensors, without graph or
-//! trainer. `gradient_scan` reads the gradients, `verdict` turns what it found into norm, clip
-//! coefficient and the decision whether the step counts, and `adamw` obeys. The last gradient
+//! trainer. `gradient_scan` reads the gradients, `gradient_norm` makes their norm of what it found,
+//! `verdict` gives the clip coefficient and decides whether the step counts, and `adamw` obeys. The last gradient
 //! holds an Inf, so the last step must change not one bit. Everything else is compared with the same
 //! arithmetic on the host.
 //!
@@ -21,9 +21,12 @@ use std::process::ExitCode;
 use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernels::{
-    Adamw, AdamwParams, GradientScan, GradientScanParams, NORM_L2, Verdict, VerdictParams, chunks,
+    Adamw, AdamwParams, GradientNorm, GradientNormParams, GradientScan, GradientScanParams,
+    NORM_L2, OVERFLOW_NONFINITE, Verdict, VerdictParams, chunks,
 };
-use evenkeel::step::{APPLY, Chunk, SKIP, ScanPartial, StepInput, StepState, TensorSettings};
+use evenkeel::step::{
+    APPLY, Chunk, SKIP, ScanPartial, StepInput, StepState, TensorSettings, TensorState,
+};
 
 const ELEMENTS: [usize; 2] = [5_000, 129];
 const MAX_NORM: f32 = 1.0;
@@ -177,15 +180,16 @@ impl<'a> Regions<'a> {
     ) -> Self {
         let decayed = TensorSettings { weight_decay: 1.0, learning_rate: 1.0 };
         let settings = [decayed, TensorSettings { weight_decay: 0.0, ..decayed }];
+        let tensors = settings.map(TensorState::from);
         let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
-        let state = StepState { loss_scale: 1.0, ..StepState::default() };
+        let state = StepState::new(1.0, 1);
         let bytes = size_of_val(initial);
         let mut given = Layout { buffer: given, end: 256 };
         let mut made = Layout { buffer: made, end: 512 };
         let mut judged = Layout { buffer: judged, end: 768 };
         Self {
             chunks: given.put(queue, table),
-            tensors: given.put(queue, &settings),
+            tensors: judged.put(queue, &tensors),
             input: given.put(queue, &[input]),
             rates: given.put(queue, &[LEARNING_RATE]),
             gradient: given.take(bytes),
@@ -197,30 +201,32 @@ impl<'a> Regions<'a> {
         }
     }
 
-    fn dispatches(&self, gpu: &Gpu, chunk_count: u32) -> [Dispatch; 3] {
+    fn dispatches(&self, gpu: &Gpu, chunk_count: u32) -> [Dispatch; 4] {
         let [beta1, beta2] = BETAS.map(|beta| beta as f32);
         let [one_minus_beta1, one_minus_beta2] = BETAS.map(|beta| (1.0 - beta) as f32);
+        let tensor_count = ELEMENTS.len() as u32;
         let scan = GradientScan {
-            params: GradientScanParams { chunk_count },
+            params: GradientScanParams { chunk_count, overflow_bits: OVERFLOW_NONFINITE },
             chunks: self.chunks.binding(),
             gradient: self.gradient.binding(),
             partials: self.partials.binding(),
         };
-        let verdict = Verdict {
-            params: VerdictParams {
+        let norm = GradientNorm {
+            params: GradientNormParams {
                 partial_count: chunk_count,
+                tensor_count,
                 norm: NORM_L2,
                 max_norm: MAX_NORM,
-                clip_value: 1e18,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                schedule_length: 1,
             },
-            input: self.input.binding(),
             partials: self.partials.binding(),
+            tensors: self.tensors.binding(),
+            state: self.state.binding(),
+        };
+        let verdict = Verdict {
+            params: VerdictParams::new(tensor_count, BETAS),
+            input: self.input.binding(),
             learning_rates: self.rates.binding(),
+            tensors: self.tensors.binding(),
             state: self.state.binding(),
         };
         let adamw = Adamw {
@@ -241,7 +247,7 @@ impl<'a> Regions<'a> {
             m: self.m.binding(),
             v: self.v.binding(),
         };
-        [gpu.prepare(&scan), gpu.prepare(&verdict), gpu.prepare(&adamw)]
+        [gpu.prepare(&scan), gpu.prepare(&norm), gpu.prepare(&verdict), gpu.prepare(&adamw)]
     }
 
     /// Weights, then both moments.

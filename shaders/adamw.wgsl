@@ -13,9 +13,9 @@ struct AdamwParams {
 @group(0) @binding(0) var<uniform> params: AdamwParams;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read> chunks: array<Chunk>;
-@group(0) @binding(3) var<storage, read> tensors: array<TensorSettings>;
+@group(0) @binding(3) var<storage, read> tensors: array<TensorState>;
 @group(0) @binding(4) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> weight: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> weight: array<Weight>;
 @group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;
 
@@ -29,23 +29,23 @@ fn main(
     let step = state;
     if c < params.chunk_count && step.verdict == APPLY {
         let chunk = chunks[c];
-        let settings = tensors[chunk.tensor];
-        let lr = step.learning_rate * settings.learning_rate;
-        let decay = params.weight_decay * settings.weight_decay;
-        let unbias1 = 1.0 / step.bias_correction1;
-        let unbias2 = 1.0 / step.bias_correction2;
+        let tensor = tensors[chunk.tensor];
+        let lr = step.learning_rate * tensor.learning_rate;
+        let decay = params.weight_decay * tensor.weight_decay;
+        let unbias1 = 1.0 / tensor.bias_correction1;
+        let unbias2 = 1.0 / tensor.bias_correction2;
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
-            let w = weight[i];
-            let g = clipped(gradient[i], step);
-            let mi = params.beta1 * m[i] + params.one_minus_beta1 * g;
-            let vi = params.beta2 * v[i] + params.one_minus_beta2 * (g * g);
+            let w = load_weight(i);
+            let g = clipped(gradient[i], step, tensor);
+            let mi = params.beta1 * remembered(m[i], tensor) + params.one_minus_beta1 * g;
+            let vi = params.beta2 * remembered(v[i], tensor) + params.one_minus_beta2 * (g * g);
             m[i] = mi;
             v[i] = vi;
             // The bound keeps the root off 0, where WGSL does not promise it, and far below eps.
             let root = sqrt(max(vi * unbias2, vec4(SMALLEST_NORMAL)));
             let update = (mi * unbias1) / (root + params.eps);
-            weight[i] = w - lr * (update + decay * w);
+            store_weight(i, w, -lr * (update + decay * w), step);
         }
     }
 }

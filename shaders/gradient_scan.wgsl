@@ -1,6 +1,6 @@
 // Of each chunk: max |g| as bits, sum (|g| / 2^e)^2 with 2^e at or below max |g|, and how many g
-// are not finite or zero. One workgroup per chunk, 8 quads per invocation; g is read once, as bits.
-struct GradientScanParams { chunk_count: u32 }
+// overflow or are zero. One workgroup per chunk, 8 quads per invocation; g is read once, as bits.
+struct GradientScanParams { chunk_count: u32, overflow_bits: u32 }
 
 @group(0) @binding(0) var<uniform> params: GradientScanParams;
 @group(0) @binding(1) var<storage, read> chunks: array<Chunk>;
@@ -20,8 +20,10 @@ fn magnitude(chunk: Chunk, i: u32) -> vec4<u32> {
 // 1 for each element that is not zero.
 fn nonzero(bits: vec4<u32>) -> vec4<u32> { return min(bits, vec4(1u)); }
 
-// 1 for each element that is not finite.
-fn nonfinite(bits: vec4<u32>) -> vec4<u32> { return (bits + vec4(0x800000u)) >> vec4(31u); }
+// 1 for each element that counts as overflow.
+fn nonfinite(bits: vec4<u32>) -> vec4<u32> {
+    return (bits + vec4(0x80000000u - params.overflow_bits)) >> vec4(31u);
+}
 
 // (|g| / 2^e)^2 with 2^e = 2^(top - 127). Elements too small for their square to count give 0.
 fn squares(bits: vec4<u32>, top: u32) -> vec4<f32> {

@@ -12,9 +12,9 @@ struct SgdParams {
 @group(0) @binding(0) var<uniform> params: SgdParams;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read> chunks: array<Chunk>;
-@group(0) @binding(3) var<storage, read> tensors: array<TensorSettings>;
+@group(0) @binding(3) var<storage, read> tensors: array<TensorState>;
 @group(0) @binding(4) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> weight: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> weight: array<Weight>;
 @group(0) @binding(6) var<storage, read_write> momentum_buffer: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -27,22 +27,22 @@ fn main(
     let step = state;
     if c < params.chunk_count && step.verdict == APPLY {
         let chunk = chunks[c];
-        let settings = tensors[chunk.tensor];
-        let lr = step.learning_rate * settings.learning_rate;
-        let decay = params.weight_decay * settings.weight_decay;
+        let tensor = tensors[chunk.tensor];
+        let lr = step.learning_rate * tensor.learning_rate;
+        let decay = params.weight_decay * tensor.weight_decay;
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
-            let w = weight[i];
-            var update = clipped(gradient[i], step) + decay * w;
+            let w = load_weight(i);
+            var update = clipped(gradient[i], step, tensor) + decay * w;
             if params.momentum != 0.0 {
                 var b = update;
-                if step.applied_total != 1u {
+                if tensor.steps > 1u {
                     b = params.momentum * momentum_buffer[i] + (1.0 - params.dampening) * update;
                 }
                 momentum_buffer[i] = b;
                 update = select(b, update + params.momentum * b, params.nesterov != 0u);
             }
-            weight[i] = w - lr * update;
+            store_weight(i, w, -lr * update, step);
         }
     }
 }

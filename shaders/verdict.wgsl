@@ -1,95 +1,137 @@
-// norm = |g| / loss_scale, coefficient = min(1, max_norm / norm), and whether the step commits.
-// One workgroup folds all partials in fixed order; its invocation 0 advances the state.
+// coefficient = min(1, max_norm / norm), whether the step commits, and the loss scale of the next:
+// the close of a step. One workgroup; its invocation 0 decides, all advance the tensors' clocks.
 struct VerdictParams {
-    partial_count: u32,
-    norm: u32,
-    max_norm: f32,
+    tensor_count: u32,
     clip_value: f32,
     beta1: f32,
     one_minus_beta1: f32,
     beta2: f32,
     one_minus_beta2: f32,
     schedule_length: u32,
+    growth_factor: f32,
+    backoff_factor: f32,
+    growth_interval: u32,
+    min_scale: f32,
+    max_scale: f32,
+    hysteresis: u32,
+    refill_every_step: u32,
+    give_up_after: u32,
+    give_up_at_min_scale: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: VerdictParams;
 @group(0) @binding(1) var<storage, read> input: StepInput;
-@group(0) @binding(2) var<storage, read> partials: array<ScanPartial>;
-@group(0) @binding(3) var<storage, read> learning_rates: array<f32>;
+@group(0) @binding(2) var<storage, read> learning_rates: array<f32>;
+@group(0) @binding(3) var<storage, read_write> tensors: array<TensorState>;
 @group(0) @binding(4) var<storage, read_write> state: StepState;
 
-const FOLD = 16u;
-const INVOCATIONS = FOLD * FOLD;
-// Partials added up before they join an invocation's total: keeps chains of additions short.
-const BLOCK = 16u;
-const NORM_NONE = 0u;
-const NORM_MAX = 2u;
+const INVOCATIONS = 256u;
 const LARGEST_CLIP_VALUE = 1e18;
+const LARGEST_SCALE = 3.4028234e38;
+const EVENT_LOSS_SCALE_DOWN = 128u;
+const EVENT_LOSS_SCALE_UP = 256u;
 
-// Norm of the gradients as they are, loss scale included.
-fn scaled_norm(total: ScanPartial) -> Wide {
-    if params.norm == NORM_MAX || total.max_bits == 0u { return widen(total.max_bits); }
-    let root = widen(bitcast<u32>(sqrt(total.scaled_sum)));
-    let exponent = i32(exponent_bits(total.max_bits)) - 127;
-    return Wide(root.significand, root.exponent + exponent);
-}
+var<workgroup> verdict: u32;
 
-// Everything but the counters stays as it was.
-fn skip_step(total: ScanPartial) {
+fn skip_step(reason: u32) {
     state.verdict = SKIP;
-    state.reason = REASON_NONFINITE_GRADIENT;
+    state.reason = reason;
     state.skipped_total += 1u;
     state.skipped_in_row += 1u;
-    // Inf, made of the largest element's exponent: WGSL has no constant for it.
-    state.gradient_norm = bitcast<f32>(total.max_bits & 0x7f800000u);
+    let too_many = params.give_up_after > 0u && state.skipped_in_row >= params.give_up_after;
+    if too_many && state.gave_up == 0u { state.gave_up = reason; }
 }
 
-fn apply_step(total: ScanPartial) {
-    let loss_scale = widen(bitcast<u32>(state.loss_scale));
-    let norm = quotient(scaled_norm(total), loss_scale);
-    let max_norm = widen(bitcast<u32>(params.max_norm));
+fn back_off() {
+    state.growth_count = 0u;
+    state.hysteresis_left -= min(state.hysteresis_left, 1u);
+    if state.hysteresis_left > 0u { return; }
+    if params.give_up_at_min_scale != 0u && state.loss_scale <= params.min_scale {
+        state.gave_up = REASON_NONFINITE_GRADIENT;
+    }
+    let scale = max(state.loss_scale * params.backoff_factor, params.min_scale);
+    if scale < state.loss_scale {
+        state.events |= EVENT_LOSS_SCALE_DOWN;
+        state.loss_scale = scale;
+    }
+}
+
+fn grow() {
+    if params.refill_every_step != 0u { state.hysteresis_left = params.hysteresis; }
+    state.growth_count += 1u;
+    if state.growth_count < params.growth_interval { return; }
+    state.growth_count = 0u;
+    state.hysteresis_left = params.hysteresis;
+    // Divided, so that no bound is ever exceeded on the way.
+    let bound = min(params.max_scale, LARGEST_SCALE) / params.growth_factor;
+    if state.loss_scale <= bound {
+        state.loss_scale *= params.growth_factor;
+        state.events |= EVENT_LOSS_SCALE_UP;
+    }
+}
+
+fn apply_step() {
+    let norm = Wide(state.norm_significand, state.norm_exponent);
+    let max_norm = widen(bitcast<u32>(state.max_norm));
     var coefficient = Wide(1.0, 0);
-    if params.norm != NORM_NONE && exceeds(norm, max_norm) {
+    if exceeds(norm, max_norm) {
         let ratio = quotient(max_norm, norm);
         if ratio.exponent < 0 { coefficient = ratio; }
     }
     // A scale below the normal range would be flushed, or lose precision; gradients that ask for
     // one are large enough to be shifted first.
-    var scale = quotient(coefficient, loss_scale);
+    var scale = quotient(coefficient, widen(bitcast<u32>(state.loss_scale)));
     state.gradient_prescale = 1.0;
     if scale.exponent < -126 {
         state.gradient_prescale = power_of_two(-64);
         scale.exponent += 64;
     }
-    state.gradient_norm = narrow(norm);
     state.clip_coefficient = narrow(coefficient);
     state.gradient_scale = narrow(scale);
     state.clip_value = min(params.clip_value, LARGEST_CLIP_VALUE);
-    state.bias_correction1 = state.bias_correction1 * params.beta1 + params.one_minus_beta1;
-    state.bias_correction2 = state.bias_correction2 * params.beta2 + params.one_minus_beta2;
     let scheduled = learning_rates[min(state.applied_total, params.schedule_length - 1u)];
-    state.learning_rate = scheduled * input.learning_rate_factor;
+    state.learning_rate = scheduled * input.learning_rate_factor * state.learning_rate_factor;
     state.applied_total += 1u;
     state.skipped_in_row = 0u;
     state.verdict = APPLY;
     state.reason = REASON_NONE;
 }
 
+// Nothing but counters, the loss scale and what is known of this step changes in a skipped step.
+fn decide() -> u32 {
+    state.seed = input.seed;
+    state.step_loss_scale = state.loss_scale;
+    if state.gave_up != 0u {
+        skip_step(REASON_GAVE_UP);
+    } else if state.nonfinite_count > 0u {
+        skip_step(REASON_NONFINITE_GRADIENT);
+        if params.growth_interval > 0u { back_off(); }
+    } else if state.veto != 0u {
+        skip_step(state.veto);
+    } else {
+        apply_step();
+        if params.growth_interval > 0u { grow(); }
+    }
+    return state.verdict;
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
-    var total = ScanPartial();
-    for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {
-        var block = ScanPartial();
-        for (var k = 0u; k < BLOCK; k++) {
-            let i = start + k * INVOCATIONS;
-            if i < params.partial_count { block = combine(block, partials[i]); }
+    if lane == 0u { verdict = decide(); }
+    let decided = workgroupUniformLoad(&verdict);
+    if decided == APPLY {
+        for (var t = lane; t < params.tensor_count; t += INVOCATIONS) {
+            var tensor = tensors[t];
+            if tensor.reset != 0u {
+                tensor = TensorState(tensor.weight_decay, tensor.learning_rate,
+                    tensor.clip_coefficient, 0.0, 0.0, 0u, 0u);
+            }
+            tensor.bias_correction1 =
+                tensor.bias_correction1 * params.beta1 + params.one_minus_beta1;
+            tensor.bias_correction2 =
+                tensor.bias_correction2 * params.beta2 + params.one_minus_beta2;
+            tensor.steps += 1u;
+            tensors[t] = tensor;
         }
-        total = combine(total, block);
-    }
-    total = fold(lane, total);
-    if lane == 0u {
-        state.nonfinite_count = total.nonfinite_count;
-        state.zero_count = total.zero_count;
-        if total.nonfinite_count > 0u { skip_step(total); } else { apply_step(total); }
     }
 }

@@ -143,6 +143,26 @@ pub enum Error {
         count: u64,
     },
 
+    /// Training has given up: too many steps in a row were skipped, or gradients overflowed with
+    /// the loss scale at its minimum. Weights and moments are those of the last applied step.
+    #[error(
+        "training gave up at step {step} ({reason}): {skipped_in_row} steps in a row were skipped \
+         after {applied_total} applied ones, the last with loss scale {loss_scale}. Look for the \
+         first bad tensor, lower the learning rate or clip harder, and go on from a snapshot"
+    )]
+    GaveUp {
+        /// The step at which it gave up.
+        step: u64,
+        /// The [`Reason`](crate::step::Reason) of the last skip before.
+        reason: String,
+        /// Steps skipped in a row.
+        skipped_in_row: u32,
+        /// Steps applied so far.
+        applied_total: u32,
+        /// Loss scale of that step.
+        loss_scale: f32,
+    },
+
     /// A setting outside its range.
     #[error("{setting} is {value}, but must be {range}")]
     Setting {

@@ -42,45 +42,85 @@ device_struct! {
 
 device_struct! {
     /// What kernels know of the run. Everything a step commits obeys `verdict`.
+    ///
+    /// Fields up to `seed` last; those after it belong to one step. The kernel that finds the norm
+    /// opens a step: it writes norm and counts and resets what policies may set, from `veto` to
+    /// `events`. Policies then look and set. The verdict closes the step.
     StepState {
-        /// Factor on the loss before the backward pass.
+        /// Factor on the loss before the backward pass, in the next step.
         loss_scale: f32,
         /// Clean steps since the loss scale last changed.
         growth_count: u32,
-        /// Steps applied so far: the optimizer's and the schedule's clock.
+        /// Overflows that the loss scale still bears before it backs off.
+        hysteresis_left: u32,
+        /// Steps applied so far: the schedule's clock.
         applied_total: u32,
         /// Steps skipped so far.
         skipped_total: u32,
-        /// 1 - beta1^t, by recurrence.
-        bias_correction1: f32,
-        /// 1 - beta2^t, by recurrence.
-        bias_correction2: f32,
+        /// Steps skipped in a row.
+        skipped_in_row: u32,
+        /// 0; once training has given up, the [`Reason`] of the last skip before. From then on
+        /// every step is skipped.
+        gave_up: u32,
+        /// Seed of the run.
+        seed: u32,
+        /// [`APPLY`] or [`SKIP`].
+        verdict: u32,
+        /// Why the step was skipped; see [`Reason`].
+        reason: u32,
+        /// 0, or the [`Reason`] for which a policy wants this step skipped.
+        veto: u32,
+        /// Gradient elements that count as overflow in this step: NaN, Inf, and with a loss scale
+        /// the largest f32 too.
+        nonfinite_count: u32,
+        /// Gradient elements that are zero in this step.
+        zero_count: u32,
         /// Global norm of the unscaled gradients before clipping; Inf if any is not finite, the
         /// largest f32 where the norm itself exceeds it.
         gradient_norm: f32,
+        /// The same norm, also where it lies outside f32: significand in [1, 2), or 0 ...
+        norm_significand: f32,
+        /// ... times two to this.
+        norm_exponent: i32,
+        /// Norms above are clipped to it: what the settings say, or less where a policy says so.
+        max_norm: f32,
         /// Factor of the norm clip, at most 1.
         clip_coefficient: f32,
         /// `clip_coefficient / (loss_scale * gradient_prescale)`: with the prescale, what optimizers
         /// multiply gradients with.
         gradient_scale: f32,
-        /// Bound on each |gradient| after `gradient_scale`; at most 1e18, so that squares are
-        /// finite.
-        clip_value: f32,
-        /// Learning rate of the last applied step.
-        learning_rate: f32,
-        /// [`APPLY`] or [`SKIP`].
-        verdict: u32,
-        /// Why the step was skipped; see [`Reason`].
-        reason: u32,
-        /// Gradient elements that are NaN or Inf in this step.
-        nonfinite_count: u32,
-        /// Gradient elements that are zero in this step.
-        zero_count: u32,
-        /// Steps skipped in a row.
-        skipped_in_row: u32,
         /// 1; a smaller power of two where `gradient_scale` alone would be below f32's normal range,
         /// as it is when gradients near f32's limit are clipped.
         gradient_prescale: f32,
+        /// Bound on each |gradient| after `gradient_scale`; at most 1e18, so that squares are
+        /// finite.
+        clip_value: f32,
+        /// Policies' factor on the learning rate of this step.
+        learning_rate_factor: f32,
+        /// Learning rate of the last applied step.
+        learning_rate: f32,
+        /// Loss scale this step ran with.
+        step_loss_scale: f32,
+        /// What policies did in this step, as bits of [`Event`].
+        events: u32,
+        /// What made the policy that set `events` act: a z-score, a ratio.
+        event_value: f32,
+        /// The tensor it was about, where there is one.
+        event_tensor: u32,
+    }
+}
+
+impl StepState {
+    /// Before the first step, with this loss scale and hysteresis.
+    pub fn new(loss_scale: f32, hysteresis: u32) -> Self {
+        Self {
+            loss_scale,
+            hysteresis_left: hysteresis,
+            gradient_prescale: 1.0,
+            learning_rate_factor: 1.0,
+            step_loss_scale: loss_scale,
+            ..Self::default()
+        }
     }
 }
 
@@ -93,6 +133,8 @@ device_struct! {
         loss: f32,
         /// See [`StepState::gradient_norm`].
         gradient_norm: f32,
+        /// See [`StepState::max_norm`].
+        max_norm: f32,
         /// See [`StepState::clip_coefficient`].
         clip_coefficient: f32,
         /// Loss scale this step ran with.
@@ -101,16 +143,26 @@ device_struct! {
         applied: u32,
         /// Steps skipped so far, this one included.
         skipped_total: u32,
+        /// Steps skipped in a row, this one included.
+        skipped_in_row: u32,
         /// See [`StepState::learning_rate`].
         learning_rate: f32,
         /// See [`Reason`].
         reason: u32,
-        /// Gradient elements that were NaN or Inf.
+        /// Gradient elements that counted as overflow.
         nonfinite_count: u32,
         /// Gradient elements that were zero.
         zero_count: u32,
         /// Steps applied so far, this one included.
         applied_total: u32,
+        /// See [`StepState::gave_up`].
+        gave_up: u32,
+        /// See [`StepState::events`].
+        events: u32,
+        /// See [`StepState::event_value`].
+        event_value: f32,
+        /// See [`StepState::event_tensor`].
+        event_tensor: u32,
     }
 }
 
@@ -145,12 +197,44 @@ device_struct! {
 }
 
 device_struct! {
-    /// Settings of one tensor that optimizers obey.
-    TensorSettings {
+    /// One tensor as optimizers see it: its settings, and what policies and the verdict say of it.
+    TensorState {
         /// Factor on the optimizer's weight decay; 0 switches it off.
         weight_decay: f32,
         /// Factor on the learning rate.
         learning_rate: f32,
+        /// Factor on this tensor's gradient in this step, beside the global one; at most 1.
+        clip_coefficient: f32,
+        /// 1 - beta1^steps, by recurrence.
+        bias_correction1: f32,
+        /// 1 - beta2^steps, by recurrence.
+        bias_correction2: f32,
+        /// Applied steps since the moments of this tensor were last empty, this one included. At 1
+        /// optimizers take what they keep per element for zero, whatever is there.
+        steps: u32,
+        /// 1 where a policy wants the moments emptied; the next applied step does it.
+        reset: u32,
+    }
+}
+
+/// Settings of one tensor that optimizers obey.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorSettings {
+    /// Factor on the optimizer's weight decay; 0 switches it off.
+    pub weight_decay: f32,
+    /// Factor on the learning rate.
+    pub learning_rate: f32,
+}
+
+impl From<TensorSettings> for TensorState {
+    /// Before the first step.
+    fn from(settings: TensorSettings) -> Self {
+        Self {
+            weight_decay: settings.weight_decay,
+            learning_rate: settings.learning_rate,
+            clip_coefficient: 1.0,
+            ..Self::default()
+        }
     }
 }
 
@@ -165,8 +249,16 @@ pub const SKIP: u32 = 0;
 pub enum Reason {
     /// It was not.
     None = 0,
-    /// A gradient element is NaN or Inf.
+    /// A gradient element is NaN or Inf, or with a loss scale the largest f32.
     NonFiniteGradient = 1,
+    /// Training had given up before.
+    GaveUp = 2,
+    /// A policy found the loss out of line.
+    LossSpike = 3,
+    /// A policy found the gradient norm out of line.
+    NormSpike = 4,
+    /// The run went back to a snapshot.
+    RolledBack = 5,
 }
 
 impl Reason {
@@ -174,7 +266,55 @@ impl Reason {
     pub const fn from_bits(bits: u32) -> Self {
         match bits {
             1 => Self::NonFiniteGradient,
+            2 => Self::GaveUp,
+            3 => Self::LossSpike,
+            4 => Self::NormSpike,
+            5 => Self::RolledBack,
             _ => Self::None,
         }
+    }
+}
+
+/// What a policy did in a step; a bit each of [`StepState::events`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// Saw a loss out of line.
+    LossSpike = 1,
+    /// Saw a norm out of line.
+    NormSpike = 2,
+    /// Clipped harder than the settings say.
+    ClippedHarder = 4,
+    /// Ran with a learning rate below the schedule's.
+    LearningRateCut = 8,
+    /// Emptied the moments of a tensor.
+    MomentsReset = 16,
+    /// Went back to a snapshot.
+    RolledBack = 32,
+    /// Took a snapshot.
+    Snapshot = 64,
+    /// The loss scale went down.
+    LossScaleDown = 128,
+    /// The loss scale went up.
+    LossScaleUp = 256,
+}
+
+impl Event {
+    /// All of them, in the order of their bits.
+    pub const ALL: [Self; 9] = [
+        Self::LossSpike,
+        Self::NormSpike,
+        Self::ClippedHarder,
+        Self::LearningRateCut,
+        Self::MomentsReset,
+        Self::RolledBack,
+        Self::Snapshot,
+        Self::LossScaleDown,
+        Self::LossScaleUp,
+    ];
+
+    /// The events that `bits` holds.
+    pub fn from_bits(bits: u32) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |&event| bits & event as u32 != 0)
     }
 }

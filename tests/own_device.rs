@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 
 use evenkeel::Gpu;
 use evenkeel::kernels::{
-    self, Adamw, AdamwParams, Add, AddParams, GradientScan, GradientScanParams, LayerNorm,
-    LayerNormParams, Scale, ScaleParams, Verdict, VerdictParams,
+    self, Adamw, AdamwParams, Add, AddParams, GradientNorm, GradientNormParams, GradientScan,
+    GradientScanParams, LayerNorm, LayerNormParams, Scale, ScaleParams, Verdict, VerdictParams,
 };
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference;
-use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings};
+use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings, TensorState};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
 use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
@@ -138,35 +138,36 @@ fn an_optimizer_in_a_program_that_is_not_ours() {
     let chunk_count = chunks.len() as u32;
     let chunks = gpu.upload("chunks", &chunks);
     let partials = gpu.buffer("partials", u64::from(chunk_count) * size_of::<ScanPartial>() as u64);
-    let state = StepState { loss_scale: 1.0, gradient_scale: 1.0, ..StepState::default() };
-    let state = gpu.upload("state", &[state]);
+    let state = gpu.upload("state", &[StepState::new(1.0, 1)]);
+    let settings = TensorSettings { weight_decay: 1.0, learning_rate: 1.0 };
+    let tensors = gpu.upload("tensors", &[TensorState::from(settings)]);
     let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
 
     gpu.run(&GradientScan {
-        params: GradientScanParams { chunk_count },
+        params: GradientScanParams { chunk_count, overflow_bits: kernels::OVERFLOW_NONFINITE },
         chunks: chunks.as_entire_buffer_binding(),
         gradient: part(&gradients, offset, flat_bytes),
         partials: partials.as_entire_buffer_binding(),
     });
     let max_norm = 1.5;
-    gpu.run(&Verdict {
-        params: VerdictParams {
+    gpu.run(&GradientNorm {
+        params: GradientNormParams {
             partial_count: chunk_count,
+            tensor_count: 1,
             norm: kernels::NORM_L2,
             max_norm,
-            clip_value: 1e18,
-            beta1: 0.9,
-            one_minus_beta1: 0.1,
-            beta2: 0.999,
-            one_minus_beta2: 0.001,
-            schedule_length: 1,
         },
-        input: gpu.upload("input", &[input]).as_entire_buffer_binding(),
         partials: partials.as_entire_buffer_binding(),
-        learning_rates: gpu.upload("rates", &[1e-2f32]).as_entire_buffer_binding(),
+        tensors: tensors.as_entire_buffer_binding(),
         state: state.as_entire_buffer_binding(),
     });
-    let settings = [TensorSettings { weight_decay: 1.0, learning_rate: 1.0 }];
+    gpu.run(&Verdict {
+        params: VerdictParams::new(1, [0.9, 0.999]),
+        input: gpu.upload("input", &[input]).as_entire_buffer_binding(),
+        learning_rates: gpu.upload("rates", &[1e-2f32]).as_entire_buffer_binding(),
+        tensors: tensors.as_entire_buffer_binding(),
+        state: state.as_entire_buffer_binding(),
+    });
     gpu.run(&Adamw {
         params: AdamwParams {
             chunk_count,
@@ -179,7 +180,7 @@ fn an_optimizer_in_a_program_that_is_not_ours() {
         },
         state: state.as_entire_buffer_binding(),
         chunks: chunks.as_entire_buffer_binding(),
-        tensors: gpu.upload("tensors", &settings).as_entire_buffer_binding(),
+        tensors: tensors.as_entire_buffer_binding(),
         gradient: part(&gradients, offset, flat_bytes),
         weight: part(&weights, offset, flat_bytes),
         m: part(&moments[0], offset, flat_bytes),

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use evenkeel::contract;
-use evenkeel::kernel::{Field, Fragment};
+use evenkeel::kernel::{Declaration, Field, Fragment};
 use evenkeel::kernels::{self, shared};
-use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorSettings};
+use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -27,8 +27,12 @@ fn declarations_match_shaders() {
 
 #[test]
 fn every_shader_file_is_owned() {
-    let owned: BTreeSet<_> =
-        kernels::all().flat_map(|kernel| kernel.fragments).map(|f| f.text).collect();
+    let variants = |kernel: &'static Declaration| kernel.variants().into_iter();
+    let owned: BTreeSet<_> = kernels::all()
+        .flat_map(|kernel| variants(kernel).map(move |variant| (kernel, variant)))
+        .flat_map(|(kernel, variant)| kernel.fragments.iter().map(move |f| variant.substitute(f)))
+        .map(|fragment| fragment.text)
+        .collect();
     for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]
         .into_iter()
         .flatten()
@@ -66,7 +70,7 @@ fn device_structs_match() {
         ("TelemetryRecord", TelemetryRecord::FIELDS),
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
-        ("TensorSettings", TensorSettings::FIELDS),
+        ("TensorState", TensorState::FIELDS),
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
     let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");

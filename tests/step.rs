@@ -96,8 +96,8 @@ fn the_update_does_not_grow_with_the_number_of_tensors() {
             assert_eq!(counted, report.update_dispatches as u64);
             found.push(report.update_dispatches);
         }
-        // Scan, verdict, optimizer, telemetry.
-        assert_eq!(found, [4, 4]);
+        // Scan, norm, verdict, optimizer, telemetry.
+        assert_eq!(found, [5, 5]);
     }
 }
 

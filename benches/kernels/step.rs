@@ -34,8 +34,9 @@ pub fn run(family: &mut Family<'_>) {
 
 fn frame(family: &mut Family<'_>) {
     let layout = Layout::new(family, 148);
-    let (scan, verdict) = (layout.scan(), layout.verdict());
+    let (scan, norm) = (layout.scan(), layout.norm());
     family.gpu.run(&scan);
     family.moves_its_buffers("10 M in 148 tensors", &scan);
-    family.moves_its_buffers(format_args!("{} partials", layout.chunk_count), &verdict);
+    family.moves_its_buffers(format_args!("{} partials", layout.chunk_count), &norm);
+    family.moves_its_buffers("148 tensors", &layout.verdict());
 }

@@ -4,7 +4,7 @@
 use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernels::*;
-use evenkeel::step::{APPLY, StepInput, StepState, TensorSettings};
+use evenkeel::step::{APPLY, StepInput, StepState, TensorSettings, TensorState};
 use pollster::block_on;
 
 use crate::bench::{Family, Work, bind};
@@ -17,6 +17,7 @@ const BETA2: f32 = 0.999;
 pub struct Layout {
     pub chunk_count: u32,
     pub chunks: wgpu::Buffer,
+    pub tensor_count: u32,
     pub tensors: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
     pub weight: wgpu::Buffer,
@@ -35,13 +36,20 @@ impl Layout {
         let table = starts.map(|start| (start.into(), length.min(PARAMETERS - start).into()));
         let chunks = chunks(table);
         let settings = TensorSettings { weight_decay: 1.0, learning_rate: 1.0 };
+        let tensor = TensorState {
+            bias_correction1: 1.0 - BETA1,
+            bias_correction2: 1.0 - BETA2,
+            steps: 2,
+            ..TensorState::from(settings)
+        };
         let input = StepInput { learning_rate_factor: 1.0, ..Default::default() };
         let gpu = family.gpu;
         let zeros = || gpu.buffer("moment", 4 * u64::from(PARAMETERS));
         Self {
             chunk_count: chunks.len() as u32,
             chunks: gpu.upload("chunks", &chunks),
-            tensors: gpu.upload("tensors", &vec![settings; tensors as usize]),
+            tensor_count: tensors,
+            tensors: gpu.upload("tensors", &vec![tensor; tensors as usize]),
             gradient: family.vector(PARAMETERS),
             weight: family.vector(PARAMETERS),
             m: zeros(),
@@ -55,29 +63,36 @@ impl Layout {
 
     pub fn scan(&self) -> GradientScan<'_> {
         GradientScan {
-            params: GradientScanParams { chunk_count: self.chunk_count },
+            params: GradientScanParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: bind(&self.chunks),
             gradient: bind(&self.gradient),
             partials: bind(&self.partials),
         }
     }
 
-    pub fn verdict(&self) -> Verdict<'_> {
-        Verdict {
-            params: VerdictParams {
+    pub fn norm(&self) -> GradientNorm<'_> {
+        GradientNorm {
+            params: GradientNormParams {
                 partial_count: self.chunk_count,
+                tensor_count: self.tensor_count,
                 norm: NORM_L2,
                 max_norm: 1.0,
-                clip_value: 1e18,
-                beta1: BETA1,
-                one_minus_beta1: 1.0 - BETA1,
-                beta2: BETA2,
-                one_minus_beta2: 1.0 - BETA2,
-                schedule_length: 1,
             },
-            input: bind(&self.input),
             partials: bind(&self.partials),
+            tensors: bind(&self.tensors),
+            state: bind(&self.state),
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict<'_> {
+        Verdict {
+            params: VerdictParams::new(self.tensor_count, [BETA1.into(), BETA2.into()]),
+            input: bind(&self.input),
             learning_rates: bind(&self.learning_rates),
+            tensors: bind(&self.tensors),
             state: bind(&self.state),
         }
     }
@@ -103,8 +118,9 @@ impl Layout {
         }
     }
 
-    fn dispatches(&self, gpu: &Gpu) -> [Dispatch; 3] {
-        [gpu.prepare(&self.scan()), gpu.prepare(&self.verdict()), gpu.prepare(&self.adamw())]
+    fn dispatches(&self, gpu: &Gpu) -> [Dispatch; 4] {
+        let (scan, norm) = (gpu.prepare(&self.scan()), gpu.prepare(&self.norm()));
+        [scan, norm, gpu.prepare(&self.verdict()), gpu.prepare(&self.adamw())]
     }
 }
 
@@ -113,8 +129,6 @@ pub fn applied() -> StepState {
     StepState {
         loss_scale: 1.0,
         applied_total: 1,
-        bias_correction1: 1.0 - BETA1,
-        bias_correction2: 1.0 - BETA2,
         clip_coefficient: 1.0,
         gradient_scale: 1.0,
         gradient_prescale: 1.0,
@@ -132,7 +146,12 @@ pub fn run(family: &mut Family<'_>) {
         let size = format!("10 M in {tensors} tensors");
         // The gradient is read twice; weight and moments are read and written.
         let work = Work::Bytes(32 * u64::from(PARAMETERS));
-        if family.measure("gradient_scan + verdict + adamw", size, work, &dispatches) {
+        if family.measure(
+            "gradient_scan + gradient_norm + verdict + adamw",
+            size,
+            work,
+            &dispatches,
+        ) {
             // A step that is skipped would be fast.
             let state = block_on(family.gpu.read::<StepState>(&layout.state, 0, 1));
             let state = state.expect("the device")[0];

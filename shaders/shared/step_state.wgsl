@@ -3,6 +3,7 @@ const APPLY = 1u;
 const SKIP = 0u;
 const REASON_NONE = 0u;
 const REASON_NONFINITE_GRADIENT = 1u;
+const REASON_GAVE_UP = 2u;
 
 struct StepInput {
     seed: u32,
@@ -14,36 +15,52 @@ struct StepInput {
 struct StepState {
     loss_scale: f32,
     growth_count: u32,
+    hysteresis_left: u32,
     applied_total: u32,
     skipped_total: u32,
-    bias_correction1: f32,
-    bias_correction2: f32,
-    gradient_norm: f32,
-    clip_coefficient: f32,
-    gradient_scale: f32,
-    clip_value: f32,
-    learning_rate: f32,
+    skipped_in_row: u32,
+    gave_up: u32,
+    seed: u32,
     verdict: u32,
     reason: u32,
+    veto: u32,
     nonfinite_count: u32,
     zero_count: u32,
-    skipped_in_row: u32,
+    gradient_norm: f32,
+    norm_significand: f32,
+    norm_exponent: i32,
+    max_norm: f32,
+    clip_coefficient: f32,
+    gradient_scale: f32,
     gradient_prescale: f32,
+    clip_value: f32,
+    learning_rate_factor: f32,
+    learning_rate: f32,
+    step_loss_scale: f32,
+    events: u32,
+    event_value: f32,
+    event_tensor: u32,
 }
 
 struct TelemetryRecord {
     step: u32,
     loss: f32,
     gradient_norm: f32,
+    max_norm: f32,
     clip_coefficient: f32,
     loss_scale: f32,
     applied: u32,
     skipped_total: u32,
+    skipped_in_row: u32,
     learning_rate: f32,
     reason: u32,
     nonfinite_count: u32,
     zero_count: u32,
     applied_total: u32,
+    gave_up: u32,
+    events: u32,
+    event_value: f32,
+    event_tensor: u32,
 }
 
 struct ScanPartial {
@@ -60,7 +77,12 @@ struct Chunk {
     elements: u32,
 }
 
-struct TensorSettings {
+struct TensorState {
     weight_decay: f32,
     learning_rate: f32,
+    clip_coefficient: f32,
+    bias_correction1: f32,
+    bias_correction2: f32,
+    steps: u32,
+    reset: u32,
 }

@@ -32,9 +32,12 @@ pub struct Gpu {
     shared: Arc<Shared>,
 }
 
+/// A kernel, its storage, its constants.
+type PipelineKey = (&'static str, Variant, Vec<u32>);
+
 #[derive(Debug, Default)]
 struct Shared {
-    pipelines: Mutex<HashMap<(&'static str, Variant, Vec<u32>), wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
@@ -153,7 +156,8 @@ impl Gpu {
     /// The largest buffer that can also be bound as a whole, in bytes.
     pub fn largest_binding(&self) -> u64 {
         let limits = self.device.limits();
-        limits.max_buffer_size.min(limits.max_storage_buffer_binding_size) / ALIGNMENT * ALIGNMENT
+        let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        largest - largest % (2 * ALIGNMENT)
     }
 
     /// A zeroed storage buffer that can be copied from and to. Sizes are rounded up to 16 bytes.

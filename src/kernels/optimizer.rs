@@ -3,13 +3,13 @@
 //! Each reads what [`Verdict`](super::Verdict) left in the state, unscales and clips on the fly,
 //! and writes nothing at all if the step is skipped. Padding stays zero.
 
-use super::shared::{CLIPPED, GRID, STEP_STATE};
+use super::shared::{CLIPPED, GRID, STEP_STATE, WEIGHT_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
 kernel! {
     /// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
-    pub Adamw = [STEP_STATE, GRID, CLIPPED, wgsl!("../../shaders/adamw.wgsl")];
+    pub Adamw = [STEP_STATE, GRID, CLIPPED, WEIGHT_F32, wgsl!("../../shaders/adamw.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
     uniform AdamwParams {
@@ -33,7 +33,7 @@ kernel! {
         Read state,
         /// (chunk_count) [`Chunk`](crate::step::Chunk)
         Read chunks,
-        /// (tensors) [`TensorSettings`](crate::step::TensorSettings)
+        /// (tensors) [`TensorState`](crate::step::TensorState)
         Read tensors,
         /// Flat gradient in quads, still scaled and not clipped.
         Read gradient,
@@ -48,7 +48,7 @@ kernel! {
 
 kernel! {
     /// Adam (Kingma and Ba, 2015) with L2 decay, as torch.optim.Adam.
-    pub Adam = [STEP_STATE, GRID, CLIPPED, wgsl!("../../shaders/adam.wgsl")];
+    pub Adam = [STEP_STATE, GRID, CLIPPED, WEIGHT_F32, wgsl!("../../shaders/adam.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
     uniform AdamParams {
@@ -72,7 +72,7 @@ kernel! {
         Read state,
         /// (chunk_count) [`Chunk`](crate::step::Chunk)
         Read chunks,
-        /// (tensors) [`TensorSettings`](crate::step::TensorSettings)
+        /// (tensors) [`TensorState`](crate::step::TensorState)
         Read tensors,
         /// Flat gradient in quads, still scaled and not clipped.
         Read gradient,
@@ -87,7 +87,7 @@ kernel! {
 
 kernel! {
     /// Gradient descent with momentum, as torch.optim.SGD.
-    pub Sgd = [STEP_STATE, GRID, CLIPPED, wgsl!("../../shaders/sgd.wgsl")];
+    pub Sgd = [STEP_STATE, GRID, CLIPPED, WEIGHT_F32, wgsl!("../../shaders/sgd.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
     uniform SgdParams {
@@ -107,7 +107,7 @@ kernel! {
         Read state,
         /// (chunk_count) [`Chunk`](crate::step::Chunk)
         Read chunks,
-        /// (tensors) [`TensorSettings`](crate::step::TensorSettings)
+        /// (tensors) [`TensorState`](crate::step::TensorState)
         Read tensors,
         /// Flat gradient in quads, still scaled and not clipped.
         Read gradient,

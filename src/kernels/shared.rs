@@ -23,7 +23,9 @@ pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
 pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
 /// `combine` and `fold` of scan partials; wants [`WIDE`] and [`STEP_STATE`].
 pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
-/// `clipped`: the gradient as optimizers see it; wants [`STEP_STATE`].
+/// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
+pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
+/// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
 pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
 pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");

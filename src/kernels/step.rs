@@ -1,10 +1,10 @@
 //! Kernels that frame a step: the loss scale goes in, the gradient is scanned, one verdict says
 //! whether anything is committed, and a record is left.
 //!
-//! [`GradientScan`] and [`Verdict`] work on bits and integer exponents where it matters, so the
+//! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it matters, so the
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{GRID, SCAN_PARTIAL, STEP_STATE, WIDE};
+use super::shared::{GRID, OPEN_STEP, SCAN_PARTIAL, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
@@ -12,12 +12,15 @@ use crate::{kernel, wgsl};
 /// The most quads in one [`Chunk`]: 64 invocations with 8 quads each.
 pub const CHUNK_QUADS: u32 = 512;
 
-/// [`VerdictParams::norm`]: no clipping by norm; the L2 norm is still measured.
-pub const NORM_NONE: u32 = 0;
-/// [`VerdictParams::norm`]: clip by the L2 norm.
-pub const NORM_L2: u32 = 1;
-/// [`VerdictParams::norm`]: clip by the largest magnitude.
-pub const NORM_MAX: u32 = 2;
+/// [`GradientNormParams::norm`]: the L2 norm.
+pub const NORM_L2: u32 = 0;
+/// [`GradientNormParams::norm`]: the largest magnitude.
+pub const NORM_MAX: u32 = 1;
+/// [`GradientScanParams::overflow_bits`]: NaN and Inf.
+pub const OVERFLOW_NONFINITE: u32 = 0x7f80_0000;
+/// [`GradientScanParams::overflow_bits`]: the largest f32 as well, to which an overflow may have
+/// been rounded.
+pub const OVERFLOW_LARGEST: u32 = 0x7f7f_ffff;
 
 /// Splits tensors, each (offset, elements) in elements of a flat buffer, into the shares of
 /// workgroups. A chunk never spans two tensors; an empty tensor has none.
@@ -52,6 +55,9 @@ kernel! {
     uniform GradientScanParams {
         /// Rows of the chunk table.
         chunk_count: u32,
+        /// Magnitudes with these bits or more count as overflow: [`OVERFLOW_NONFINITE`] or
+        /// [`OVERFLOW_LARGEST`].
+        overflow_bits: u32,
     }
     buffers {
         /// (chunk_count) [`Chunk`]
@@ -64,20 +70,44 @@ kernel! {
 }
 
 kernel! {
-    /// Global norm, clip coefficient and verdict; advances the state.
+    /// Global norm and counts of the gradient; opens the step.
+    pub GradientNorm = [
+        STEP_STATE, WIDE, SCAN_PARTIAL, OPEN_STEP, wgsl!("../../shaders/gradient_norm.wgsl"),
+    ];
+    workgroup [256, 1, 1];
+    grid |_params| [1, 1, 1];
+    uniform GradientNormParams {
+        /// Partials; 0 is a norm of 0.
+        partial_count: u32,
+        /// Rows of the tensor table.
+        tensor_count: u32,
+        /// [`NORM_L2`] or [`NORM_MAX`].
+        norm: u32,
+        /// Norms above are clipped to it, unless a policy says less.
+        max_norm: f32,
+    }
+    buffers {
+        /// (partial_count) [`ScanPartial`](crate::step::ScanPartial)
+        Read partials,
+        /// (tensor_count) [`TensorState`](crate::step::TensorState): clip coefficients are reset.
+        Write tensors,
+        /// (1) [`StepState`](crate::step::StepState): the fields of the step.
+        Write state,
+    }
+}
+
+kernel! {
+    /// Clip coefficient, verdict and the next loss scale; closes the step.
     ///
-    /// A gradient with a NaN or Inf gives [`SKIP`](crate::step::SKIP): norm, counts, reason and
-    /// skip counters are written and the rest of the state stays as it was.
-    pub Verdict = [STEP_STATE, WIDE, SCAN_PARTIAL, wgsl!("../../shaders/verdict.wgsl")];
+    /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
+    /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
+    /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
+    pub Verdict = [STEP_STATE, WIDE, wgsl!("../../shaders/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
-        /// Partials; 0 is a norm of 0.
-        partial_count: u32,
-        /// [`NORM_NONE`], [`NORM_L2`] or [`NORM_MAX`].
-        norm: u32,
-        /// Norms above are clipped to it.
-        max_norm: f32,
+        /// Rows of the tensor table.
+        tensor_count: u32,
         /// Bound on each |gradient| after the norm clip. 1e18 is the most, and off.
         clip_value: f32,
         /// Decay of the first moment, for its bias correction.
@@ -90,17 +120,60 @@ kernel! {
         one_minus_beta2: f32,
         /// Length of the learning rates, at least 1.
         schedule_length: u32,
+        /// Factor on the loss scale after `growth_interval` clean steps in a row.
+        growth_factor: f32,
+        /// Factor on the loss scale at an overflow.
+        backoff_factor: f32,
+        /// Clean steps until the loss scale grows; 0 keeps it as it is.
+        growth_interval: u32,
+        /// The loss scale does not fall below.
+        min_scale: f32,
+        /// The loss scale does not rise above.
+        max_scale: f32,
+        /// Overflows, counted down, until the loss scale backs off; at least 1.
+        hysteresis: u32,
+        /// When the count of overflows is refilled: 0 when the loss scale grows, 1 at every clean
+        /// step too.
+        refill_every_step: u32,
+        /// Skipped steps in a row after which all further steps are skipped; 0 for never.
+        give_up_after: u32,
+        /// 1: an overflow at `min_scale` ends training as well.
+        give_up_at_min_scale: u32,
     }
     buffers {
         /// (1) [`StepInput`](crate::step::StepInput)
         Read input,
-        /// (partial_count) [`ScanPartial`](crate::step::ScanPartial)
-        Read partials,
         /// (schedule_length): the first applied step takes element 0, the one after t applied
         /// steps takes element t, those past the end the last.
         Read learning_rates,
+        /// (tensor_count) [`TensorState`](crate::step::TensorState), advanced.
+        Write tensors,
         /// (1) [`StepState`](crate::step::StepState), advanced.
         Write state,
+    }
+}
+
+impl VerdictParams {
+    /// A constant loss scale and learning rate, no clip by value, and never giving up.
+    pub const fn new(tensor_count: u32, [beta1, beta2]: [f64; 2]) -> Self {
+        Self {
+            tensor_count,
+            clip_value: 1e18,
+            beta1: beta1 as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            schedule_length: 1,
+            growth_factor: 2.0,
+            backoff_factor: 0.5,
+            growth_interval: 0,
+            min_scale: 1.0,
+            max_scale: f32::MAX,
+            hysteresis: 1,
+            refill_every_step: 0,
+            give_up_after: 0,
+            give_up_at_min_scale: 0,
+        }
     }
 }
 
@@ -185,6 +258,7 @@ kernel! {
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     GradientScan::DECLARATION,
+    GradientNorm::DECLARATION,
     Verdict::DECLARATION,
     SeedGradient::DECLARATION,
     Commit::DECLARATION,

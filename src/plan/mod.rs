@@ -35,8 +35,12 @@ pub struct StepBuffers {
 impl StepBuffers {
     /// Fresh blocks: step 0, loss scale 1.
     pub fn new(gpu: &Gpu) -> Self {
+        Self::from_state(gpu, StepState::new(1.0, 1))
+    }
+
+    /// Blocks that start from `state`.
+    pub fn from_state(gpu: &Gpu, state: StepState) -> Self {
         let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
-        let state = StepState { loss_scale: 1.0, gradient_prescale: 1.0, ..StepState::default() };
         Self {
             input: gpu.upload("step input", &[input]),
             state: gpu.upload("step state", &[state]),

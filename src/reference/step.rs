@@ -31,11 +31,21 @@ pub fn gradient_scan(gradient: &[f64]) -> Scan {
     scan
 }
 
-/// Which norm clips.
+/// Norm of the unscaled gradient.
+pub fn gradient_norm(norm: Norm, scan: &Scan, loss_scale: f64) -> f64 {
+    if scan.nonfinite_count > 0 {
+        return f64::INFINITY;
+    }
+    let scaled = match norm {
+        Norm::L2 => scan.sum_of_squares.sqrt(),
+        Norm::Max => scan.largest,
+    };
+    scaled / loss_scale
+}
+
+/// Which norm is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
-    /// None does; the L2 norm is measured.
-    None,
     /// Root of the sum of squares.
     L2,
     /// Largest magnitude.
@@ -45,9 +55,9 @@ pub enum Norm {
 /// Settings of [`verdict`].
 #[derive(Clone, Debug)]
 pub struct VerdictSettings {
-    /// Which norm clips.
+    /// Which norm is measured.
     pub norm: Norm,
-    /// Norms above are clipped to it.
+    /// Norms above are clipped to it; the largest f32 for no clip.
     pub max_norm: f64,
     /// Bound on each |gradient| after the norm clip.
     pub clip_value: f64,
@@ -57,6 +67,31 @@ pub struct VerdictSettings {
     pub beta2: f64,
     /// Learning rate of each applied step; the last one holds for all after it.
     pub learning_rates: Vec<f64>,
+    /// How the loss scale moves; it stays as it is without.
+    pub scaling: Option<Scaling>,
+    /// Skipped steps in a row after which training gives up; 0 for never.
+    pub give_up_after: u32,
+}
+
+/// How the loss scale moves: torch.amp.GradScaler, with Megatron-LM's hysteresis.
+#[derive(Clone, Copy, Debug)]
+pub struct Scaling {
+    /// Factor after `interval` clean steps.
+    pub growth: f64,
+    /// Factor at an overflow.
+    pub backoff: f64,
+    /// Clean steps until the scale grows.
+    pub interval: u32,
+    /// Smallest scale.
+    pub min: f64,
+    /// Largest scale.
+    pub max: f64,
+    /// Overflows until the scale backs off.
+    pub hysteresis: u32,
+    /// Whether a clean step refills the count of overflows; growth does in any case.
+    pub refill_every_step: bool,
+    /// Whether an overflow at the smallest scale ends training.
+    pub give_up_at_min: bool,
 }
 
 /// [`StepState`] as far as [`verdict`] and the optimizers are concerned.
@@ -64,6 +99,12 @@ pub struct VerdictSettings {
 pub struct State {
     /// Factor on the loss.
     pub loss_scale: f64,
+    /// Clean steps since the scale last changed.
+    pub growth_count: u32,
+    /// Overflows until the scale backs off.
+    pub hysteresis_left: u32,
+    /// Whether training has given up.
+    pub gave_up: bool,
     /// Steps applied so far.
     pub applied_total: u32,
     /// Steps skipped so far.
@@ -95,26 +136,29 @@ pub fn verdict(
     learning_rate_factor: f64,
     state: &State,
 ) -> State {
-    if scan.nonfinite_count > 0 {
-        return State {
+    if state.gave_up || scan.nonfinite_count > 0 {
+        let skipped_in_row = state.skipped_in_row + 1;
+        let give_up = settings.give_up_after > 0 && skipped_in_row >= settings.give_up_after;
+        let skipped = State {
             skipped_total: state.skipped_total + 1,
-            skipped_in_row: state.skipped_in_row + 1,
-            gradient_norm: f64::INFINITY,
+            skipped_in_row,
+            gradient_norm: gradient_norm(settings.norm, scan, state.loss_scale),
             applied: false,
+            gave_up: state.gave_up || give_up,
             ..*state
         };
+        return match settings.scaling {
+            Some(scaling) if !state.gave_up => back_off(&scaling, skipped),
+            _ => skipped,
+        };
     }
-    let scaled_norm = match settings.norm {
-        Norm::None | Norm::L2 => scan.sum_of_squares.sqrt(),
-        Norm::Max => scan.largest,
-    };
-    let gradient_norm = scaled_norm / state.loss_scale;
-    let clips = settings.norm != Norm::None && gradient_norm > settings.max_norm;
+    let gradient_norm = gradient_norm(settings.norm, scan, state.loss_scale);
+    let clips = gradient_norm > settings.max_norm;
     let clip_coefficient = if clips { settings.max_norm / gradient_norm } else { 1.0 };
     let applied_total = state.applied_total + 1;
     let last = settings.learning_rates.len() - 1;
     let scheduled = settings.learning_rates[(state.applied_total as usize).min(last)];
-    State {
+    let applied = State {
         applied_total,
         skipped_in_row: 0,
         bias_correction1: 1.0 - settings.beta1.powi(applied_total as i32),
@@ -126,7 +170,35 @@ pub fn verdict(
         learning_rate: scheduled * learning_rate_factor,
         applied: true,
         ..*state
+    };
+    settings.scaling.map_or(applied, |scaling| grow(&scaling, applied))
+}
+
+fn back_off(scaling: &Scaling, mut state: State) -> State {
+    state.growth_count = 0;
+    state.hysteresis_left = state.hysteresis_left.saturating_sub(1);
+    if state.hysteresis_left == 0 {
+        state.gave_up |= scaling.give_up_at_min && state.loss_scale <= scaling.min;
+        state.loss_scale =
+            state.loss_scale.min((state.loss_scale * scaling.backoff).max(scaling.min));
     }
+    state
+}
+
+fn grow(scaling: &Scaling, mut state: State) -> State {
+    state.growth_count += 1;
+    let grows = state.growth_count == scaling.interval;
+    if grows || scaling.refill_every_step {
+        state.hysteresis_left = scaling.hysteresis;
+    }
+    if grows {
+        state.growth_count = 0;
+        let larger = state.loss_scale * scaling.growth;
+        if larger <= scaling.max.min(f32::MAX.into()) {
+            state.loss_scale = larger;
+        }
+    }
+    state
 }
 
 /// Gradient of the scaled loss with respect to the loss.
@@ -145,15 +217,21 @@ pub fn telemetry(input: &StepInput, state: &StepState, loss_bits: u32) -> Teleme
         step: input.step,
         loss: f32::from_bits(loss_bits),
         gradient_norm: state.gradient_norm,
+        max_norm: state.max_norm,
         clip_coefficient: state.clip_coefficient,
-        loss_scale: state.loss_scale,
+        loss_scale: state.step_loss_scale,
         applied: u32::from(state.verdict == APPLY),
         skipped_total: state.skipped_total,
+        skipped_in_row: state.skipped_in_row,
         learning_rate: state.learning_rate,
         reason: state.reason,
         nonfinite_count: state.nonfinite_count,
         zero_count: state.zero_count,
         applied_total: state.applied_total,
+        gave_up: state.gave_up,
+        events: state.events,
+        event_value: state.event_value,
+        event_tensor: state.event_tensor,
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 
 use super::update::Update;
-use super::{AdamW, Clip, Model, Optimizer, Schedule, TelemetryRing, Trainer};
+use super::{AdamW, Clip, LossScale, Model, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
 use crate::precision::Precision;
-use crate::step::{StepInput, TensorSettings};
+use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
@@ -19,6 +19,8 @@ pub struct TrainerBuilder<M: Model> {
     model: M,
     optimizer: Box<dyn Optimizer>,
     clip: Clip,
+    loss_scale: Option<LossScale>,
+    give_up_after: u32,
     schedule: Schedule,
     precision: Precision,
     microbatches: usize,
@@ -41,6 +43,8 @@ impl<M: Model> TrainerBuilder<M> {
             model,
             optimizer: Box::new(AdamW::default()),
             clip: Clip::None,
+            loss_scale: None,
+            give_up_after: 100,
             schedule: Schedule::default(),
             precision: Precision::F32,
             microbatches: 1,
@@ -63,6 +67,22 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn clip(mut self, clip: Clip) -> Self {
         self.clip = clip;
+        self
+    }
+
+    /// How the loss is scaled before the backward pass. The default is not at all, and
+    /// [`LossScale::dynamic`] in f16.
+    #[must_use]
+    pub fn loss_scale(mut self, loss_scale: LossScale) -> Self {
+        self.loss_scale = Some(loss_scale);
+        self
+    }
+
+    /// Gives up after this many skipped steps in a row: the device skips all further steps, and
+    /// [`Trainer::step`] fails once [`Trainer::telemetry`] has seen it. 100 by default; 0 never.
+    #[must_use]
+    pub fn give_up_after(mut self, skipped_in_row: u32) -> Self {
+        self.give_up_after = skipped_in_row;
         self
     }
 
@@ -143,7 +163,9 @@ impl<M: Model> TrainerBuilder<M> {
         parameters.assert_unique_names();
 
         let (sinks, moments) = self.allocate(gpu, &parameters).await?;
-        let step = StepBuffers::new(gpu);
+        let loss_scale = self.chosen_loss_scale();
+        let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
+        let step = StepBuffers::from_state(gpu, state);
         let mut plan = Plan::new(
             gpu,
             &PlanRequest {
@@ -159,16 +181,19 @@ impl<M: Model> TrainerBuilder<M> {
         let loss = gpu.buffer("loss", 16);
         self.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
         let ring = TelemetryRing::new(gpu, self.ring, parameters.padding());
-        let settings: Vec<_> = parameters.specs().iter().map(self.settings).collect();
+        let settings = parameters.specs().iter().map(self.settings).map(TensorState::from);
+        let tensors = gpu.upload("tensors", &settings.collect::<Vec<_>>());
         let update = Update {
             gpu,
             parameters: &parameters,
             sinks: &sinks,
             moments: &moments,
             step: &step,
-            settings: &settings,
+            tensors: &tensors,
             optimizer: &*self.optimizer,
             clip: self.clip,
+            loss_scale,
+            give_up_after: self.give_up_after,
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
@@ -184,6 +209,7 @@ impl<M: Model> TrainerBuilder<M> {
             sinks,
             moments,
             step,
+            tensors,
             update,
             ring,
             microbatches: self.microbatches,
@@ -194,12 +220,21 @@ impl<M: Model> TrainerBuilder<M> {
             in_flight: VecDeque::new(),
             evaluator: None,
             error_if_nonfinite: self.error_if_nonfinite,
+            gave_up: None,
+        })
+    }
+
+    fn chosen_loss_scale(&self) -> LossScale {
+        self.loss_scale.unwrap_or(match self.precision {
+            Precision::F16 => LossScale::dynamic(),
+            Precision::F32 | Precision::Bf16 => LossScale::default(),
         })
     }
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
         self.clip.validate()?;
+        self.chosen_loss_scale().validate()?;
         if self.microbatches == 0 {
             return Err(Error::Setting {
                 setting: "accumulation",

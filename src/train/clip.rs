@@ -2,6 +2,7 @@
 //! that checks for overflow, and the optimizer multiplies with the coefficient as it reads.
 
 use crate::error::{Error, Result};
+use crate::kernels::{NORM_L2, NORM_MAX};
 
 /// Bound on every |gradient| an optimizer squares, so that second moments stay finite in f32.
 pub const ELEMENT_GUARD: f32 = 1e18;
@@ -22,12 +23,11 @@ pub enum Clip {
 }
 
 impl Clip {
-    /// The `norm_kind` of the verdict kernel: 1 for L2, 2 for L∞. Without a norm clip the L2 norm
-    /// is still measured.
+    /// Which norm is measured: L2 unless L∞ clips.
     pub(crate) fn norm_kind(self) -> u32 {
         match self {
-            Self::InfinityNorm(_) => 2,
-            _ => 1,
+            Self::InfinityNorm(_) => NORM_MAX,
+            _ => NORM_L2,
         }
     }
 

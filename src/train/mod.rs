@@ -9,6 +9,7 @@ mod batch;
 mod builder;
 mod clip;
 mod generate;
+mod loss_scale;
 pub mod optimizers;
 mod predictor;
 mod schedule;
@@ -21,6 +22,7 @@ pub use batch::{Batch, Data, IGNORE};
 pub use builder::TrainerBuilder;
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use generate::{Generator, Sampling};
+pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
@@ -32,7 +34,7 @@ use crate::gpu::{Dispatch, Gpu, Submission};
 use crate::graph::{Graph, Value};
 use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
 use crate::precision::Precision;
-use crate::step::{StepInput, StepState};
+use crate::step::{StepInput, StepState, TensorState};
 
 /// Steps that may be submitted and not yet finished.
 const IN_FLIGHT: usize = 2;
@@ -109,6 +111,8 @@ pub struct Trainer<M: Model> {
     /// The optimizer's moments by segment, each in the order of [`Optimizer::moments`].
     moments: Vec<Vec<wgpu::Buffer>>,
     step: StepBuffers,
+    /// (tensors) [`TensorState`]
+    tensors: wgpu::Buffer,
     /// Scan, verdict, optimizer, commit, telemetry.
     update: Vec<Dispatch>,
     ring: TelemetryRing,
@@ -121,6 +125,7 @@ pub struct Trainer<M: Model> {
     in_flight: VecDeque<Submission>,
     evaluator: Option<Predictor>,
     error_if_nonfinite: bool,
+    gave_up: Option<Telemetry>,
 }
 
 impl<M: Model> Trainer<M> {
@@ -133,10 +138,14 @@ impl<M: Model> Trainer<M> {
     /// have not finished. The batch holds all microbatches of the step.
     ///
     /// # Errors
-    /// What is wrong with the batch (then nothing was written), or
+    /// What is wrong with the batch (then nothing was written),
+    /// [`Error::GaveUp`](crate::Error::GaveUp) once telemetry has shown it, or
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn step(&mut self, batch: &Batch) -> Result<()> {
         self.gpu.check()?;
+        if let Some(last) = &self.gave_up {
+            return Err(last.gave_up_error());
+        }
         let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
         while self.in_flight.len() >= IN_FLIGHT {
@@ -204,6 +213,9 @@ impl<M: Model> Trainer<M> {
     /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
         let records = self.ring.read(&self.gpu, self.attempted).await?;
+        if self.gave_up.is_none() {
+            self.gave_up = records.iter().find(|record| record.gave_up.is_some()).copied();
+        }
         if self.error_if_nonfinite {
             records.iter().try_for_each(Telemetry::error_if_nonfinite)?;
         }
@@ -301,8 +313,17 @@ impl<M: Model> Trainer<M> {
         Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
     }
 
-    /// Every byte that a step commits: weights, moments and states, in this order. What the
-    /// device counts beside them is in [`state`](Self::state). Waits for the device.
+    /// Each tensor as the optimizer sees it, in the order of
+    /// [`Parameters::specs`](Parameters::specs). Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn tensor_states(&self) -> Result<Vec<TensorState>> {
+        self.gpu.read(&self.tensors, 0, self.parameters.specs().len()).await
+    }
+
+    /// Every byte that a step commits: weights, moments, states and the tensors' clocks, in this
+    /// order. What the device counts beside them is in [`state`](Self::state). Waits for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
@@ -313,6 +334,10 @@ impl<M: Model> Trainer<M> {
         let states = [self.parameters.committed()];
         for buffer in weights.chain(moments).chain(states) {
             bytes.extend(self.gpu.read::<u8>(buffer, 0, buffer.size() as usize).await?);
+        }
+        for tensor in self.tensor_states().await? {
+            bytes.extend(bytemuck::bytes_of(&[tensor.bias_correction1, tensor.bias_correction2]));
+            bytes.extend(bytemuck::bytes_of(&[tensor.steps, tensor.reset]));
         }
         Ok(bytes)
     }

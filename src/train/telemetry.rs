@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::step::{Reason, TelemetryRecord};
+use crate::step::{Event, Reason, TelemetryRecord};
 
 /// One step as the device saw it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Telemetry {
     pub loss: f32,
     /// Global norm of the unscaled gradients before clipping: L2, or L∞ when clipping by it.
     pub gradient_norm: f32,
+    /// Norms above were clipped to it; the largest f32 where nothing clips by norm.
+    pub max_norm: f32,
     /// Factor of the norm clip, at most 1.
     pub clip_coefficient: f32,
     /// Loss scale the step ran with.
@@ -21,14 +23,26 @@ pub struct Telemetry {
     pub applied: bool,
     /// Steps skipped so far, this one included.
     pub skipped_total: u32,
+    /// Steps skipped in a row, this one included.
+    pub skipped_in_row: u32,
+    /// Steps applied so far, this one included.
+    pub applied_total: u32,
     /// Learning rate of the step.
     pub learning_rate: f32,
     /// Why the step was skipped.
     pub reason: Reason,
-    /// Gradient elements that were NaN or Inf.
+    /// Gradient elements that were NaN or Inf; with a loss scale also those at the largest f32.
     pub nonfinite_count: u32,
     /// Gradient elements that were exactly zero.
     pub zero_count: u32,
+    /// Why training has given up, once it has.
+    pub gave_up: Option<Reason>,
+    /// What policies did, as bits; [`events`](Self::events) gives them one by one.
+    pub event_bits: u32,
+    /// What made a policy act: a z-score, a ratio; 0 without an event.
+    pub event_value: f32,
+    /// Index of the tensor an event was about, where there is one.
+    pub event_tensor: u32,
 }
 
 impl From<&TelemetryRecord> for Telemetry {
@@ -37,19 +51,47 @@ impl From<&TelemetryRecord> for Telemetry {
             step: u64::from(record.step),
             loss: record.loss,
             gradient_norm: record.gradient_norm,
+            max_norm: record.max_norm,
             clip_coefficient: record.clip_coefficient,
             loss_scale: record.loss_scale,
             applied: record.applied != 0,
             skipped_total: record.skipped_total,
+            skipped_in_row: record.skipped_in_row,
+            applied_total: record.applied_total,
             learning_rate: record.learning_rate,
             reason: Reason::from_bits(record.reason),
             nonfinite_count: record.nonfinite_count,
             zero_count: record.zero_count,
+            gave_up: (record.gave_up != 0).then(|| Reason::from_bits(record.gave_up)),
+            event_bits: record.events,
+            event_value: record.event_value,
+            event_tensor: record.event_tensor,
         }
     }
 }
 
 impl Telemetry {
+    /// What policies did in this step.
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        Event::from_bits(self.event_bits)
+    }
+
+    /// Whether the norm clip made the gradients smaller.
+    pub fn clipped(&self) -> bool {
+        self.applied && self.clip_coefficient < 1.0
+    }
+
+    /// The report of a run that has given up.
+    pub(crate) fn gave_up_error(&self) -> Error {
+        Error::GaveUp {
+            step: self.step,
+            reason: format!("{:?}", self.gave_up.unwrap_or(Reason::None)),
+            skipped_in_row: self.skipped_in_row,
+            applied_total: self.applied_total,
+            loss_scale: self.loss_scale,
+        }
+    }
+
     /// Fails for a step that was skipped because its gradients were not finite, for those who
     /// want to stop at the first one (`error_if_nonfinite` of PyTorch).
     ///
@@ -75,7 +117,10 @@ pub(crate) struct TelemetryRing {
 }
 
 impl TelemetryRing {
+    /// A ring of `capacity` records, or of as many as a binding takes.
     pub fn new(gpu: &Gpu, capacity: u32, padding: u32) -> Self {
+        let most = gpu.largest_binding() / size_of::<TelemetryRecord>() as u64;
+        let capacity = capacity.min(u32::try_from(most).unwrap_or(u32::MAX));
         let bytes = u64::from(capacity) * size_of::<TelemetryRecord>() as u64;
         Self { buffer: gpu.buffer("telemetry", bytes), capacity, read: 0, padding }
     }

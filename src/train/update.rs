@@ -2,15 +2,16 @@
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
 use super::optimizers::Segment;
-use super::{Clip, Optimizer, Schedule, TelemetryRing};
+use super::{Clip, LossScale, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::kernels::{
-    Commit, CommitParams, GradientScan, GradientScanParams, Telemetry, TelemetryParams, Verdict,
-    VerdictParams, chunks,
+    Commit, CommitParams, GradientNorm, GradientNormParams, GradientScan, GradientScanParams,
+    OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry, TelemetryParams, Verdict, VerdictParams,
+    chunks,
 };
 use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
-use crate::step::{Chunk, ScanPartial, TensorSettings};
+use crate::step::{Chunk, ScanPartial};
 
 /// What an update is recorded from.
 pub(super) struct Update<'a> {
@@ -20,10 +21,13 @@ pub(super) struct Update<'a> {
     /// By segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
     pub step: &'a StepBuffers,
-    /// By tensor.
-    pub settings: &'a [TensorSettings],
+    /// (tensors) [`TensorState`](crate::step::TensorState)
+    pub tensors: &'a wgpu::Buffer,
     pub optimizer: &'a dyn Optimizer,
     pub clip: Clip,
+    pub loss_scale: LossScale,
+    /// Skipped steps in a row; 0 for never.
+    pub give_up_after: u32,
     pub schedule: &'a Schedule,
     pub loss: &'a wgpu::Buffer,
     pub ring: &'a TelemetryRing,
@@ -35,24 +39,35 @@ impl Update<'_> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         let mut recorder = Recorder::new(gpu, step);
         let scan = Scan::new(gpu, parameters);
-        scan.record(&mut recorder, parameters.weights());
+        scan.record(&mut recorder, parameters.weights(), OVERFLOW_NONFINITE);
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
 
-        scan.record(&mut recorder, &self.sinks.gradients);
-        let rates = self.schedule.table(self.optimizer.learning_rate())?;
-        recorder.dispatch(&Verdict {
-            params: self.verdict_params(scan.partial_count, to_u32(rates.len())),
-            input: step.input.as_entire_buffer_binding(),
+        scan.record(&mut recorder, &self.sinks.gradients, self.overflow_bits());
+        let tensors = self.tensors.as_entire_buffer_binding();
+        recorder.dispatch(&GradientNorm {
+            params: GradientNormParams {
+                partial_count: scan.partial_count,
+                tensor_count: to_u32(parameters.specs().len()),
+                norm: self.clip.norm_kind(),
+                max_norm: self.clip.max_norm(),
+            },
             partials: scan.partials.as_entire_buffer_binding(),
-            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            tensors: tensors.clone(),
             state: step.state.as_entire_buffer_binding(),
         });
-        let tensors = gpu.upload("tensor settings", self.settings);
+        let rates = self.schedule.table(self.optimizer.learning_rate())?;
+        recorder.dispatch(&Verdict {
+            params: self.verdict_params(to_u32(rates.len())),
+            input: step.input.as_entire_buffer_binding(),
+            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            tensors,
+            state: step.state.as_entire_buffer_binding(),
+        });
         for (index, table) in scan.tables.iter().enumerate() {
             let segment = Segment {
                 chunks: &table.chunks,
                 chunk_count: table.chunk_count,
-                tensors: &tensors,
+                tensors: self.tensors,
                 gradient: &self.sinks.gradients[index],
                 weight: &parameters.weights()[index],
                 moments: &self.moments[index],
@@ -78,18 +93,32 @@ impl Update<'_> {
         Ok(recorder.take())
     }
 
-    fn verdict_params(&self, partial_count: u32, schedule_length: u32) -> VerdictParams {
-        let [beta1, beta2] = self.optimizer.betas();
-        VerdictParams {
-            partial_count,
-            norm: self.clip.norm_kind(),
-            max_norm: self.clip.max_norm(),
+    /// What counts as overflow: with a loss scale also what an overflow may be rounded to.
+    fn overflow_bits(&self) -> u32 {
+        if self.loss_scale.is_on() { OVERFLOW_LARGEST } else { OVERFLOW_NONFINITE }
+    }
+
+    fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
+        let tensor_count = to_u32(self.parameters.specs().len());
+        let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
-            beta1: beta1 as f32,
-            one_minus_beta1: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            one_minus_beta2: (1.0 - beta2) as f32,
             schedule_length,
+            give_up_after: self.give_up_after,
+            ..VerdictParams::new(tensor_count, self.optimizer.betas())
+        };
+        match self.loss_scale {
+            LossScale::Static(_) => fixed,
+            LossScale::Dynamic(scale) => VerdictParams {
+                growth_factor: scale.growth,
+                backoff_factor: scale.backoff,
+                growth_interval: scale.interval,
+                min_scale: scale.min,
+                max_scale: scale.max,
+                hysteresis: scale.hysteresis,
+                refill_every_step: u32::from(scale.refill == Refill::EveryCleanStep),
+                give_up_at_min_scale: u32::from(scale.give_up_at_min),
+                ..fixed
+            },
         }
     }
 }
@@ -129,10 +158,10 @@ impl Scan {
     }
 
     /// Records the scan of flat buffers with the parameters' layout.
-    fn record(&self, recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer]) {
+    fn record(&self, recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer], overflow_bits: u32) {
         for (table, gradient) in self.tables.iter().zip(flat) {
             recorder.dispatch(&GradientScan {
-                params: GradientScanParams { chunk_count: table.chunk_count },
+                params: GradientScanParams { chunk_count: table.chunk_count, overflow_bits },
                 chunks: table.chunks.as_entire_buffer_binding(),
                 gradient: gradient.as_entire_buffer_binding(),
                 partials: wgpu::BufferBinding {

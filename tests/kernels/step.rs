@@ -2,8 +2,10 @@
 //! non-finite gradient leaves behind is compared bit by bit.
 
 use evenkeel::kernels::*;
-use evenkeel::reference::step::{self as reference, Norm, Scan, State, VerdictSettings};
-use evenkeel::step::{APPLY, Chunk, Reason, SKIP, ScanPartial, StepInput, StepState};
+use evenkeel::reference::step::{self as reference, Norm, Scaling, Scan, State, VerdictSettings};
+use evenkeel::step::{
+    APPLY, Chunk, Event, Reason, SKIP, ScanPartial, StepInput, StepState, TensorState,
+};
 use evenkeel::{Gpu, step::TelemetryRecord};
 
 use crate::support::{Tolerance, assert_close, read, values, wide};
@@ -37,7 +39,7 @@ const NONFINITE: [u32; 9] = [
 const FINITE: [u32; 7] =
     [0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_fffe, 0x0080_0000, 0x007f_ffff, 0x0000_0001, 0x8000_0001];
 
-rows! { gradient_scan, verdict, seed_gradient, commit, telemetry, accumulate }
+rows! { gradient_scan, gradient_norm, verdict, seed_gradient, commit, telemetry, accumulate }
 
 /// Tensors laid out one behind the other, each padded to whole quads.
 pub struct Flat {
@@ -68,12 +70,14 @@ impl Flat {
 /// Settings that touch nothing: no clip, a constant learning rate.
 pub fn plain() -> VerdictSettings {
     VerdictSettings {
-        norm: Norm::None,
-        max_norm: 1.0,
+        norm: Norm::L2,
+        max_norm: f32::MAX.into(),
         clip_value: 1e18,
         beta1: 0.9,
         beta2: 0.999,
         learning_rates: vec![1.0],
+        scaling: None,
+        give_up_after: 0,
     }
 }
 
@@ -83,7 +87,7 @@ pub fn clip(norm: Norm, max_norm: f64) -> VerdictSettings {
 
 /// A state before the first step.
 pub fn fresh(loss_scale: f32) -> StepState {
-    StepState { loss_scale, gradient_prescale: 1.0, ..Default::default() }
+    StepState::new(loss_scale, 1)
 }
 
 /// The buffers of scan and verdict for one layout.
@@ -91,10 +95,11 @@ pub struct Judge {
     pub chunks: wgpu::Buffer,
     pub gradient: wgpu::Buffer,
     pub partials: wgpu::Buffer,
+    pub tensors: wgpu::Buffer,
     pub state: wgpu::Buffer,
     pub chunk_count: u32,
-    scan: evenkeel::gpu::Dispatch,
-    verdict: evenkeel::gpu::Dispatch,
+    tensor_count: usize,
+    dispatches: [evenkeel::gpu::Dispatch; 3],
 }
 
 impl Judge {
@@ -118,34 +123,38 @@ impl Judge {
         let rates: Vec<f32> = settings.learning_rates.iter().map(|&rate| rate as f32).collect();
         let rates = gpu.upload("learning rates", &rates);
         let state = gpu.upload("state", &[state]);
+        let tensor_count = flat.table.len();
+        let tensors = gpu.upload("tensors", &vec![TensorState::default(); tensor_count.max(1)]);
+        let scaled = settings.scaling.is_some();
         let scan = gpu.prepare(&GradientScan {
-            params: GradientScanParams { chunk_count },
+            params: GradientScanParams {
+                chunk_count,
+                overflow_bits: if scaled { OVERFLOW_LARGEST } else { OVERFLOW_NONFINITE },
+            },
             chunks: chunks.as_entire_buffer_binding(),
             gradient: gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
         });
-        let verdict = gpu.prepare(&Verdict {
-            params: VerdictParams {
+        let norm = gpu.prepare(&GradientNorm {
+            params: GradientNormParams {
                 partial_count: chunk_count,
-                norm: match settings.norm {
-                    Norm::None => NORM_NONE,
-                    Norm::L2 => NORM_L2,
-                    Norm::Max => NORM_MAX,
-                },
+                tensor_count: tensor_count as u32,
+                norm: if settings.norm == Norm::L2 { NORM_L2 } else { NORM_MAX },
                 max_norm: settings.max_norm as f32,
-                clip_value: settings.clip_value as f32,
-                beta1: settings.beta1 as f32,
-                one_minus_beta1: (1.0 - settings.beta1) as f32,
-                beta2: settings.beta2 as f32,
-                one_minus_beta2: (1.0 - settings.beta2) as f32,
-                schedule_length: settings.learning_rates.len() as u32,
             },
-            input: input.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
-            learning_rates: rates.as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
             state: state.as_entire_buffer_binding(),
         });
-        Self { chunks, gradient, partials, state, chunk_count, scan, verdict }
+        let verdict = gpu.prepare(&Verdict {
+            params: verdict_params(settings, tensor_count as u32),
+            input: input.as_entire_buffer_binding(),
+            learning_rates: rates.as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        let dispatches = [scan, norm, verdict];
+        Self { chunks, gradient, partials, tensors, state, chunk_count, tensor_count, dispatches }
     }
 
     /// Replaces the gradient by one of the same layout.
@@ -154,13 +163,22 @@ impl Judge {
     }
 
     pub fn run(&self, gpu: &Gpu) {
+        self.run_first(gpu, self.dispatches.len());
+    }
+
+    /// Runs the first `count` of scan, norm and verdict.
+    fn run_first(&self, gpu: &Gpu, count: usize) {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        gpu.encode(&mut encoder, [&self.scan, &self.verdict]);
+        gpu.encode(&mut encoder, &self.dispatches[..count]);
         gpu.submit(encoder);
     }
 
     pub fn state(&self, gpu: &Gpu) -> StepState {
         pollster::block_on(gpu.read(&self.state, 0, 1)).expect("readable")[0]
+    }
+
+    pub fn tensors(&self, gpu: &Gpu) -> Vec<TensorState> {
+        pollster::block_on(gpu.read(&self.tensors, 0, self.tensor_count)).expect("readable")
     }
 
     fn partials(&self, gpu: &Gpu) -> Vec<ScanPartial> {
@@ -169,6 +187,40 @@ impl Judge {
     }
 }
 
+fn verdict_params(settings: &VerdictSettings, tensor_count: u32) -> VerdictParams {
+    let scaling = settings.scaling.unwrap_or(Scaling { interval: 0, ..SCALING });
+    VerdictParams {
+        tensor_count,
+        clip_value: settings.clip_value as f32,
+        beta1: settings.beta1 as f32,
+        one_minus_beta1: (1.0 - settings.beta1) as f32,
+        beta2: settings.beta2 as f32,
+        one_minus_beta2: (1.0 - settings.beta2) as f32,
+        schedule_length: settings.learning_rates.len() as u32,
+        growth_factor: scaling.growth as f32,
+        backoff_factor: scaling.backoff as f32,
+        growth_interval: scaling.interval,
+        min_scale: scaling.min as f32,
+        max_scale: scaling.max as f32,
+        hysteresis: scaling.hysteresis,
+        refill_every_step: scaling.refill_every_step.into(),
+        give_up_after: settings.give_up_after,
+        give_up_at_min_scale: scaling.give_up_at_min.into(),
+    }
+}
+
+/// As PyTorch, without a bound.
+const SCALING: Scaling = Scaling {
+    growth: 2.0,
+    backoff: 0.5,
+    interval: 2000,
+    min: 1.0,
+    max: f32::MAX as f64,
+    hysteresis: 1,
+    refill_every_step: false,
+    give_up_at_min: false,
+};
+
 /// A state in f64, for the reference.
 pub fn wide_state(state: &StepState) -> State {
     State {
@@ -176,8 +228,11 @@ pub fn wide_state(state: &StepState) -> State {
         applied_total: state.applied_total,
         skipped_total: state.skipped_total,
         skipped_in_row: state.skipped_in_row,
-        bias_correction1: state.bias_correction1.into(),
-        bias_correction2: state.bias_correction2.into(),
+        growth_count: state.growth_count,
+        hysteresis_left: state.hysteresis_left,
+        gave_up: state.gave_up != 0,
+        bias_correction1: 0.0,
+        bias_correction2: 0.0,
         gradient_norm: state.gradient_norm.into(),
         clip_coefficient: state.clip_coefficient.into(),
         gradient_scale: f64::from(state.gradient_scale) * f64::from(state.gradient_prescale),
@@ -203,6 +258,14 @@ fn check(
     let (state, scan) = (judge.state(gpu), scan_of(tensors));
     let expected = reference::verdict(settings, &scan, 1.0, &wide_state(&fresh(loss_scale)));
     assert_state(what, &state, &scan, &expected);
+    if expected.applied {
+        for tensor in judge.tensors(gpu) {
+            let corrections = [tensor.bias_correction1, tensor.bias_correction2];
+            let expected = [expected.bias_correction1, expected.bias_correction2];
+            assert_close(what, &corrections, &expected, ROUNDING);
+            assert_eq!((tensor.steps, tensor.clip_coefficient), (1, 1.0), "{what}");
+        }
+    }
     state
 }
 
@@ -235,6 +298,10 @@ fn assert_state(what: &str, state: &StepState, scan: &Scan, expected: &State) {
     assert_eq!(state.applied_total, expected.applied_total, "{what}");
     assert_eq!(state.skipped_total, expected.skipped_total, "{what}");
     assert_eq!(state.skipped_in_row, expected.skipped_in_row, "{what}");
+    assert_eq!(f64::from(state.loss_scale), expected.loss_scale, "{what}");
+    assert_eq!(state.growth_count, expected.growth_count, "{what}");
+    assert_eq!(state.hysteresis_left, expected.hysteresis_left, "{what}");
+    assert_eq!(state.gave_up != 0, expected.gave_up, "{what}");
     if expected.applied {
         assert_eq!(state.reason, Reason::None as u32, "{what}");
         let coefficient = expected.clip_coefficient;
@@ -244,8 +311,6 @@ fn assert_state(what: &str, state: &StepState, scan: &Scan, expected: &State) {
         assert_close(what, &[scale as f32], &[1.0], NORM);
         assert!(!(f32::from_bits(1)..f32::MIN_POSITIVE).contains(&state.gradient_scale), "{what}");
         assert_close(what, &[state.learning_rate], &[expected.learning_rate], ROUNDING);
-        assert_close(what, &[state.bias_correction1], &[expected.bias_correction1], ROUNDING);
-        assert_close(what, &[state.bias_correction2], &[expected.bias_correction2], ROUNDING);
     } else {
         assert_eq!(state.reason, Reason::NonFiniteGradient as u32, "{what}");
         assert_eq!(state.gradient_norm.to_bits(), 0x7f80_0000, "{what}");
@@ -322,13 +387,52 @@ fn check_repeats(gpu: &Gpu) {
     }
 }
 
-fn verdict(gpu: &Gpu) {
+fn gradient_norm(gpu: &Gpu) {
     check_extremes(gpu);
     check_pytorch_cases(gpu);
     check_constant_lists(gpu);
+    check_opening(gpu);
+}
+
+/// What policies set in one step is gone in the next.
+fn check_opening(gpu: &Gpu) {
+    let flat = flatten(&[vec![3.0], vec![4.0; 2049], vec![]]);
+    let before = StepState {
+        veto: 3,
+        max_norm: 0.25,
+        learning_rate_factor: 0.5,
+        events: 7,
+        event_value: 9.0,
+        event_tensor: 2,
+        ..fresh(2.0)
+    };
+    let judge = Judge::new(gpu, &flat, &clip(Norm::L2, 6.5), before);
+    let tensor = TensorState { clip_coefficient: 0.125, steps: 4, ..Default::default() };
+    gpu.write(&judge.tensors, 0, bytemuck::cast_slice(&[tensor; 3]));
+    judge.run_first(gpu, 2);
+    let state = judge.state(gpu);
+    let norm = (9.0 + 16.0 * 2049.0f64).sqrt() / 2.0;
+    assert_close("norm", &[state.gradient_norm], &[norm], NORM);
+    let wide = f64::from(state.norm_significand) * 2f64.powi(state.norm_exponent);
+    assert_close("wide norm", &[wide as f32], &[norm], NORM);
+    let expected = StepState {
+        gradient_norm: state.gradient_norm,
+        norm_significand: state.norm_significand,
+        norm_exponent: state.norm_exponent,
+        max_norm: 6.5,
+        ..fresh(2.0)
+    };
+    assert_eq!(state, expected);
+    assert_eq!(judge.tensors(gpu), [TensorState { clip_coefficient: 1.0, ..tensor }; 3]);
+}
+
+fn verdict(gpu: &Gpu) {
     check_skip(gpu);
     check_schedule(gpu);
     check_bias_corrections(gpu);
+    check_policies(gpu);
+    check_loss_scale(gpu);
+    check_give_up(gpu);
 
     for settings in [plain(), clip(Norm::L2, 1.0), clip(Norm::Max, 1.0)] {
         for tensors in [vec![], vec![vec![]], vec![vec![0.0; 10], vec![-0.0; 2049]]] {
@@ -361,7 +465,7 @@ fn check_extremes(gpu: &Gpu) {
     for (name, gradient) in cases {
         for loss_scale in [1.0, 65_536.0, 0.25, 3.0] {
             for max_norm in [1.0, 1e-6, 1e30] {
-                for norm in [Norm::None, Norm::L2, Norm::Max] {
+                for norm in [Norm::L2, Norm::Max] {
                     let what = format!("{name}, scale {loss_scale}, {norm:?} {max_norm:e}");
                     let tensors = [gradient.clone()];
                     check(gpu, &what, &tensors, &clip(norm, max_norm), loss_scale);
@@ -417,12 +521,9 @@ fn check_constant_lists(gpu: &Gpu) {
 fn check_skip(gpu: &Gpu) {
     let flat = flatten(&[values(1, 100), values(2, 3000)]);
     let before = StepState {
-        loss_scale: 1024.0,
         growth_count: 17,
         applied_total: 41,
         skipped_total: 5,
-        bias_correction1: 0.3,
-        bias_correction2: 0.02,
         gradient_norm: 1.5,
         clip_coefficient: 0.5,
         gradient_scale: 0.25,
@@ -431,15 +532,24 @@ fn check_skip(gpu: &Gpu) {
         verdict: APPLY,
         skipped_in_row: 2,
         gradient_prescale: 0.5,
+        ..fresh(1024.0)
+    };
+    let clock = TensorState {
+        clip_coefficient: 1.0,
+        bias_correction1: 0.3,
+        bias_correction2: 0.02,
+        steps: 41,
         ..Default::default()
     };
     for bits in NONFINITE {
         let judge = Judge::new(gpu, &flat, &clip(Norm::L2, 1.0), before);
+        gpu.write(&judge.tensors, 0, bytemuck::cast_slice(&[clock; 2]));
         let mut elements = flat.elements.clone();
         elements[2000] = f32::from_bits(bits);
         elements[2001] = 0.0;
         judge.set_gradient(gpu, &elements);
         judge.run(gpu);
+        let found = judge.state(gpu);
         let expected = StepState {
             verdict: SKIP,
             reason: Reason::NonFiniteGradient as u32,
@@ -448,9 +558,14 @@ fn check_skip(gpu: &Gpu) {
             gradient_norm: f32::INFINITY,
             nonfinite_count: 1,
             zero_count: 1,
+            max_norm: 1.0,
+            // Without meaning where the norm is Inf.
+            norm_significand: found.norm_significand,
+            norm_exponent: found.norm_exponent,
             ..before
         };
-        assert_eq!(judge.state(gpu), expected, "{bits:#x}");
+        assert_eq!(found, expected, "{bits:#x}");
+        assert_eq!(judge.tensors(gpu), [clock; 2], "{bits:#x}");
         judge.set_gradient(gpu, &flat.elements);
         judge.run(gpu);
         let state = judge.state(gpu);
@@ -460,9 +575,144 @@ fn check_skip(gpu: &Gpu) {
         assert_eq!((state.applied_total, state.skipped_total, state.skipped_in_row), (42, 6, 0));
         assert_eq!((state.verdict, state.reason, state.growth_count), (APPLY, 0, 17));
         assert_close("norm", &[state.gradient_norm], &[good.gradient_norm], NORM);
-        let beta1 = 0.3 * 0.9 + 0.1;
-        assert_close("bias correction", &[state.bias_correction1], &[beta1], ROUNDING);
+        let tensor = judge.tensors(gpu)[1];
+        assert_close("bias correction", &[tensor.bias_correction1], &[0.3 * 0.9 + 0.1], ROUNDING);
+        assert_eq!(tensor.steps, 42);
     }
+}
+
+/// What policies set between norm and verdict is obeyed.
+fn check_policies(gpu: &Gpu) {
+    let flat = flatten(&[vec![3.0], vec![4.0], vec![]]);
+    let judge = Judge::new(gpu, &flat, &clip(Norm::L2, 10.0), fresh(1.0));
+    let set = |change: &dyn Fn(&mut StepState)| {
+        judge.run_first(gpu, 2);
+        let mut state = judge.state(gpu);
+        change(&mut state);
+        gpu.write(&judge.state, 0, bytemuck::bytes_of(&state));
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.encode(&mut encoder, &judge.dispatches[2..]);
+        gpu.submit(encoder);
+        judge.state(gpu)
+    };
+    let state = set(&|state| state.veto = Reason::LossSpike as u32);
+    assert_eq!((state.verdict, state.reason), (SKIP, Reason::LossSpike as u32));
+    assert_eq!((state.skipped_total, state.applied_total, state.skipped_in_row), (1, 0, 1));
+    assert!(judge.tensors(gpu).iter().all(|tensor| tensor.steps == 0));
+    let state = set(&|state| state.max_norm = 1.25);
+    assert_eq!((state.verdict, state.clip_coefficient), (APPLY, 0.25));
+    let state = set(&|state| state.learning_rate_factor = 0.5);
+    assert_eq!((state.clip_coefficient, state.learning_rate), (1.0, 0.5));
+
+    let mut tensors = judge.tensors(gpu);
+    let clock = tensors[0];
+    assert_eq!((clock.steps, clock.reset), (2, 0));
+    tensors[1].reset = 1;
+    gpu.write(&judge.tensors, 0, bytemuck::cast_slice(&tensors));
+    set(&|state| state.veto = Reason::NormSpike as u32);
+    assert_eq!(judge.tensors(gpu), tensors, "a skipped step empties no moments");
+    judge.run(gpu);
+    let tensors = judge.tensors(gpu);
+    assert_eq!(
+        tensors.iter().map(|t| (t.steps, t.reset)).collect::<Vec<_>>(),
+        [(3, 0), (1, 0), (3, 0)]
+    );
+    assert_close("reset", &[tensors[1].bias_correction1], &[0.1], ROUNDING);
+    assert_close("not reset", &[tensors[0].bias_correction1], &[1.0 - 0.9f64.powi(3)], ROUNDING);
+}
+
+/// Runs `bad` (true for an overflow) step by step and compares with the reference. Returns the
+/// loss scale and the growth count after each step.
+fn scales(gpu: &Gpu, scaling: Scaling, init: f32, bad: &[bool]) -> Vec<(f32, u32)> {
+    let settings = VerdictSettings { scaling: Some(scaling), ..plain() };
+    let start = StepState::new(init, scaling.hysteresis);
+    let judge = Judge::new(gpu, &flatten(&[vec![1.0, 2.0]]), &settings, start);
+    let mut expected = wide_state(&start);
+    let step = |(i, &bad): (usize, &bool)| {
+        let first =
+            if bad { f32::from_bits([0x7fc0_0000, 0x7f80_0000, 0xff7f_ffff][i % 3]) } else { 1.0 };
+        judge.set_gradient(gpu, &[first, 2.0, 0.0, 0.0]);
+        judge.run(gpu);
+        let overflow = if bad { f64::INFINITY } else { 1.0 };
+        let scan = reference::gradient_scan(&[overflow, 2.0]);
+        let before = expected;
+        expected = reference::verdict(&settings, &scan, 1.0, &expected);
+        let state = judge.state(gpu);
+        assert_state(&format!("{scaling:?}, step {i}"), &state, &scan, &expected);
+        assert_eq!(f64::from(state.step_loss_scale), before.loss_scale);
+        let moved = |event: Event| state.events & event as u32 != 0;
+        assert_eq!(moved(Event::LossScaleDown), expected.loss_scale < before.loss_scale);
+        assert_eq!(moved(Event::LossScaleUp), expected.loss_scale > before.loss_scale);
+        (state.loss_scale, state.growth_count)
+    };
+    bad.iter().enumerate().map(step).collect()
+}
+
+fn check_loss_scale(gpu: &Gpu) {
+    // torch: test_grad_scaling_update_scale.
+    let torch = Scaling { growth: 2.0, backoff: 0.25, interval: 2, ..SCALING };
+    let found = scales(gpu, torch, 4.0, &[false, false, true]);
+    assert_eq!(found, [(4.0, 1), (8.0, 0), (2.0, 0)]);
+    // jmp: a period of 20.
+    let jmp = Scaling { interval: 20, ..SCALING };
+    let found = scales(gpu, jmp, 10.0, &[false; 20]);
+    let expected: Vec<_> = (1..20).map(|count| (10.0, count)).chain([(20.0, 0)]).collect();
+    assert_eq!(found, expected);
+    let found = scales(gpu, Scaling { growth: 3.0, ..jmp }, 30.0, &[false; 20]);
+    assert_eq!(found.last(), Some(&(90.0, 0)));
+    // 100 overflows in a row, and what is left at the minimum.
+    for min in [1.0, 0.3125, 0.37f32].map(f64::from) {
+        let found = scales(gpu, Scaling { min, ..SCALING }, 10.0, &[true; 100]);
+        for (k, (scale, _)) in (1..).zip(found) {
+            assert_eq!(f64::from(scale), min.max(10.0 / 2f64.powi(k)));
+        }
+    }
+    let found = scales(gpu, SCALING, 65_536.0, &[true; 40]);
+    assert_eq!(found.last(), Some(&(1.0, 0)), "never 0");
+    // A growth beyond f32 does not happen.
+    let eager = Scaling { interval: 1, ..SCALING };
+    let found = scales(gpu, eager, 2f32.powi(125), &[false; 5]);
+    let powers: Vec<_> = found.iter().map(|&(scale, _)| scale.log2()).collect();
+    assert_eq!(powers, [126.0, 127.0, 127.0, 127.0, 127.0]);
+    let found = scales(gpu, Scaling { max: 8.0, ..eager }, 1.0, &[false; 6]);
+    assert_eq!(found.last(), Some(&(8.0, 0)));
+    // Hysteresis 2: only growth refills it in Megatron-LM, every clean step in Apex.
+    let megatron = Scaling { hysteresis: 2, ..SCALING };
+    let found = scales(gpu, megatron, 8.0, &[true, false, true, true]);
+    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [8.0, 8.0, 4.0, 2.0]);
+    let apex = Scaling { refill_every_step: true, ..megatron };
+    let found = scales(gpu, apex, 8.0, &[true, false, true, true]);
+    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [8.0, 8.0, 8.0, 4.0]);
+    let refilled = Scaling { interval: 2, ..megatron };
+    let found = scales(gpu, refilled, 8.0, &[true, false, false, true, true]);
+    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [8.0, 8.0, 16.0, 16.0, 8.0]);
+}
+
+/// Once training has given up, good gradients change nothing either.
+fn check_give_up(gpu: &Gpu) {
+    let flat = flatten(&[vec![1.0, 2.0]]);
+    let run = |settings: &VerdictSettings, init: f32, bad: &[bool]| {
+        let judge = Judge::new(gpu, &flat, settings, fresh(init));
+        for &bad in bad {
+            let first = if bad { f32::INFINITY } else { 1.0 };
+            judge.set_gradient(gpu, &[first, 2.0, 0.0, 0.0]);
+            judge.run(gpu);
+        }
+        judge.state(gpu)
+    };
+    let three = VerdictSettings { give_up_after: 3, ..plain() };
+    let state = run(&three, 1.0, &[true, true, false, true, true]);
+    assert_eq!((state.gave_up, state.applied_total), (0, 1));
+    let state = run(&three, 1.0, &[true, true, true, false, false]);
+    assert_eq!(state.gave_up, Reason::NonFiniteGradient as u32);
+    assert_eq!((state.reason, state.applied_total), (Reason::GaveUp as u32, 0));
+    assert_eq!((state.skipped_total, state.skipped_in_row), (5, 5));
+    let at_min = Some(Scaling { give_up_at_min: true, ..SCALING });
+    let at_min = VerdictSettings { scaling: at_min, ..plain() };
+    assert_eq!(run(&at_min, 4.0, &[true, true]).gave_up, 0, "it has just reached the minimum");
+    let state = run(&at_min, 4.0, &[true, true, true, false]);
+    assert_eq!((state.gave_up, state.loss_scale), (Reason::NonFiniteGradient as u32, 1.0));
+    assert_eq!((state.applied_total, state.reason), (0, Reason::GaveUp as u32));
 }
 
 /// Only applied steps advance the schedule; its last learning rate stays.
@@ -496,8 +746,8 @@ fn check_bias_corrections(gpu: &Gpu) {
     for t in 1..=1000 {
         judge.run(gpu);
         if t < 5 || t % 100 == 0 {
-            let state = judge.state(gpu);
-            let corrections = [state.bias_correction1, state.bias_correction2];
+            let tensor = judge.tensors(gpu)[0];
+            let corrections = [tensor.bias_correction1, tensor.bias_correction2];
             let expected = [1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t)];
             assert_close(&format!("step {t}"), &corrections, &expected, tolerance);
         }
@@ -567,6 +817,13 @@ fn telemetry(gpu: &Gpu) {
             reason: 1 - step % 2,
             nonfinite_count: 7,
             zero_count: 8,
+            max_norm: 9.0,
+            step_loss_scale: 2048.0,
+            skipped_in_row: 10,
+            gave_up: 11,
+            events: 12,
+            event_value: 13.0,
+            event_tensor: 14,
             ..fresh(1024.0)
         };
         let (inputs, states) = (gpu.upload("input", &[input]), gpu.upload("state", &[state]));

@@ -1,0 +1,47 @@
+// norm = |g| / loss_scale over all partials, which opens the step: norm and counts go to the state,
+// and what policies may set is reset. One workgroup; its invocation 0 writes the state.
+struct GradientNormParams {
+    partial_count: u32,
+    tensor_count: u32,
+    norm: u32,
+    max_norm: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: GradientNormParams;
+@group(0) @binding(1) var<storage, read> partials: array<ScanPartial>;
+@group(0) @binding(2) var<storage, read_write> tensors: array<TensorState>;
+@group(0) @binding(3) var<storage, read_write> state: StepState;
+
+const FOLD = 16u;
+const INVOCATIONS = FOLD * FOLD;
+// Partials added up before they join an invocation's total: keeps chains of additions short.
+const BLOCK = 16u;
+const NORM_MAX = 1u;
+
+// Norm of the gradients as they are, loss scale included.
+fn scaled_norm(total: ScanPartial) -> Wide {
+    if params.norm == NORM_MAX || total.max_bits == 0u { return widen(total.max_bits); }
+    let root = widen(bitcast<u32>(sqrt(total.scaled_sum)));
+    let exponent = i32(exponent_bits(total.max_bits)) - 127;
+    return Wide(root.significand, root.exponent + exponent);
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) lane: u32) {
+    var total = ScanPartial();
+    for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {
+        var block = ScanPartial();
+        for (var k = 0u; k < BLOCK; k++) {
+            let i = start + k * INVOCATIONS;
+            if i < params.partial_count { block = combine(block, partials[i]); }
+        }
+        total = combine(total, block);
+    }
+    total = fold(lane, total);
+    for (var t = lane; t < params.tensor_count; t += INVOCATIONS) {
+        tensors[t].clip_coefficient = 1.0;
+    }
+    if lane == 0u {
+        open_step(scaled_norm(total), total.nonfinite_count, total.zero_count);
+    }
+}
