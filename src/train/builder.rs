@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 
+use super::stability::{ActivePolicy, Policy};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
-use crate::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
+use crate::plan::{
+    Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
+};
 use crate::precision::Precision;
 use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
@@ -21,6 +24,7 @@ pub struct TrainerBuilder<M: Model> {
     clip: Clip,
     loss_scale: Option<LossScale>,
     give_up_after: u32,
+    policies: Vec<Box<dyn Policy>>,
     schedule: Schedule,
     precision: Precision,
     microbatches: usize,
@@ -45,6 +49,7 @@ impl<M: Model> TrainerBuilder<M> {
             clip: Clip::None,
             loss_scale: None,
             give_up_after: 100,
+            policies: Vec::new(),
             schedule: Schedule::default(),
             precision: Precision::F32,
             microbatches: 1,
@@ -83,6 +88,14 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn give_up_after(mut self, skipped_in_row: u32) -> Self {
         self.give_up_after = skipped_in_row;
+        self
+    }
+
+    /// Adds a policy; see [`stability`](super::stability). Policies act in the order they are
+    /// added.
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policies.push(Box::new(policy));
         self
     }
 
@@ -183,6 +196,7 @@ impl<M: Model> TrainerBuilder<M> {
         let ring = TelemetryRing::new(gpu, self.ring, parameters.padding());
         let settings = parameters.specs().iter().map(self.settings).map(TensorState::from);
         let tensors = gpu.upload("tensors", &settings.collect::<Vec<_>>());
+        let policies = self.activate_policies(gpu, parameters.specs().len());
         let update = Update {
             gpu,
             parameters: &parameters,
@@ -194,6 +208,7 @@ impl<M: Model> TrainerBuilder<M> {
             clip: self.clip,
             loss_scale,
             give_up_after: self.give_up_after,
+            policies: &policies,
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
@@ -210,6 +225,7 @@ impl<M: Model> TrainerBuilder<M> {
             moments,
             step,
             tensors,
+            policies,
             update,
             ring,
             microbatches: self.microbatches,
@@ -224,6 +240,14 @@ impl<M: Model> TrainerBuilder<M> {
         })
     }
 
+    fn activate_policies(&mut self, gpu: &Gpu, tensor_count: usize) -> Vec<ActivePolicy> {
+        let activate = |policy: Box<dyn Policy>| {
+            let memory = gpu.upload(policy.name(), &policy.memory(to_u32(tensor_count)));
+            ActivePolicy { policy, memory }
+        };
+        std::mem::take(&mut self.policies).into_iter().map(activate).collect()
+    }
+
     fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
@@ -235,6 +259,16 @@ impl<M: Model> TrainerBuilder<M> {
         self.optimizer.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
+        for (index, policy) in self.policies.iter().enumerate() {
+            policy.validate()?;
+            if self.policies[..index].iter().any(|other| other.name() == policy.name()) {
+                return Err(Error::Setting {
+                    setting: "policy",
+                    value: format!("{} twice", policy.name()),
+                    range: "of a different name each",
+                });
+            }
+        }
         if self.microbatches == 0 {
             return Err(Error::Setting {
                 setting: "accumulation",

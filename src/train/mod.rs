@@ -13,6 +13,7 @@ mod loss_scale;
 pub mod optimizers;
 mod predictor;
 mod schedule;
+pub mod stability;
 mod telemetry;
 mod update;
 
@@ -26,6 +27,7 @@ pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
+use stability::ActivePolicy;
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
 
@@ -113,7 +115,8 @@ pub struct Trainer<M: Model> {
     step: StepBuffers,
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
-    /// Scan, verdict, optimizer, commit, telemetry.
+    policies: Vec<ActivePolicy>,
+    /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
     update: Vec<Dispatch>,
     ring: TelemetryRing,
     microbatches: usize,

@@ -2,6 +2,7 @@
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
 use super::optimizers::Segment;
+use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
@@ -28,6 +29,7 @@ pub(super) struct Update<'a> {
     pub loss_scale: LossScale,
     /// Skipped steps in a row; 0 for never.
     pub give_up_after: u32,
+    pub policies: &'a [ActivePolicy],
     pub schedule: &'a Schedule,
     pub loss: &'a wgpu::Buffer,
     pub ring: &'a TelemetryRing,
@@ -42,6 +44,12 @@ impl Update<'_> {
         scan.record(&mut recorder, parameters.weights(), OVERFLOW_NONFINITE);
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
 
+        let segments: Vec<_> = (0..scan.tables.len()).map(|i| self.segment(&scan, i)).collect();
+        for active in self.policies {
+            for segment in &segments {
+                active.policy.before_scan(&mut recorder, segment);
+            }
+        }
         scan.record(&mut recorder, &self.sinks.gradients, self.overflow_bits());
         let tensors = self.tensors.as_entire_buffer_binding();
         recorder.dispatch(&GradientNorm {
@@ -55,6 +63,15 @@ impl Update<'_> {
             tensors: tensors.clone(),
             state: step.state.as_entire_buffer_binding(),
         });
+        for active in self.policies {
+            let judgement = Judgement {
+                loss: self.loss,
+                tensors: self.tensors,
+                tensor_count: to_u32(parameters.specs().len()),
+                memory: &active.memory,
+            };
+            active.policy.judge(&mut recorder, &judgement);
+        }
         let rates = self.schedule.table(self.optimizer.learning_rate())?;
         recorder.dispatch(&Verdict {
             params: self.verdict_params(to_u32(rates.len())),
@@ -63,16 +80,8 @@ impl Update<'_> {
             tensors,
             state: step.state.as_entire_buffer_binding(),
         });
-        for (index, table) in scan.tables.iter().enumerate() {
-            let segment = Segment {
-                chunks: &table.chunks,
-                chunk_count: table.chunk_count,
-                tensors: self.tensors,
-                gradient: &self.sinks.gradients[index],
-                weight: &parameters.weights()[index],
-                moments: &self.moments[index],
-            };
-            self.optimizer.record(&mut recorder, &segment);
+        for segment in &segments {
+            self.optimizer.record(&mut recorder, segment);
         }
         if !parameters.states().is_empty() {
             let staged = &self.sinks.staged;
@@ -83,6 +92,16 @@ impl Update<'_> {
                 committed: parameters.committed().as_entire_buffer_binding(),
             });
         }
+        for active in self.policies {
+            let committed = Committed {
+                weights: parameters.weights(),
+                moments: self.moments,
+                states: parameters.committed(),
+                tensors: self.tensors,
+                memory: &active.memory,
+            };
+            active.policy.after_update(&mut recorder, &committed);
+        }
         recorder.dispatch(&Telemetry {
             params: TelemetryParams { capacity: self.ring.capacity },
             input: step.input.as_entire_buffer_binding(),
@@ -91,6 +110,18 @@ impl Update<'_> {
             ring: self.ring.buffer.as_entire_buffer_binding(),
         });
         Ok(recorder.take())
+    }
+
+    fn segment<'s>(&'s self, scan: &'s Scan, index: usize) -> Segment<'s> {
+        let table = &scan.tables[index];
+        Segment {
+            chunks: &table.chunks,
+            chunk_count: table.chunk_count,
+            tensors: self.tensors,
+            gradient: &self.sinks.gradients[index],
+            weight: &self.parameters.weights()[index],
+            moments: &self.moments[index],
+        }
     }
 
     /// What counts as overflow: with a loss scale also what an overflow may be rounded to.
