@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment};
 use evenkeel::kernels::{self, shared};
-use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState};
+use evenkeel::step::{
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -70,6 +72,7 @@ fn device_structs_match() {
         ("TelemetryRecord", TelemetryRecord::FIELDS),
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
+        ("ValuePartial", ValuePartial::FIELDS),
         ("TensorState", TensorState::FIELDS),
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
