@@ -4,7 +4,7 @@
 //! [`GradientScan`] and [`Verdict`] work on bits and integer exponents where it matters, so the
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{GRID, SCAN_PARTIAL, STEP_STATE, WIDE};
+use super::shared::{GRID, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
@@ -45,7 +45,8 @@ pub fn chunks(tensors: impl IntoIterator<Item = (u64, u64)>) -> Vec<Chunk> {
 kernel! {
     /// Largest magnitude, scaled sum of squares and counts of each chunk of the gradient.
     pub GradientScan = [
-        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, wgsl!("../../shaders/gradient_scan.wgsl"),
+        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD,
+        wgsl!("../../shaders/gradient_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -68,7 +69,7 @@ kernel! {
     ///
     /// A gradient with a NaN or Inf gives [`SKIP`](crate::step::SKIP): norm, counts, reason and
     /// skip counters are written and the rest of the state stays as it was.
-    pub Verdict = [STEP_STATE, WIDE, SCAN_PARTIAL, wgsl!("../../shaders/verdict.wgsl")];
+    pub Verdict = [STEP_STATE, WIDE, SCAN_PARTIAL, SCAN_FOLD, wgsl!("../../shaders/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
