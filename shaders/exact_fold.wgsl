@@ -1,64 +1,70 @@
 // sums[s] = the exact sum over the parts of segment s; norms[s] = its root, rounded to nearest.
-// One workgroup per segment, a row of 32 invocations per part, one invocation per word of it.
+// One workgroup per segment; ROWS parts at a time, each read by QUADS invocations as vec4.
 struct ExactFoldParams { segment_count: u32, indirect: u32 }
 
 @group(0) @binding(0) var<uniform> params: ExactFoldParams;
 @group(0) @binding(1) var<storage, read> segments: array<Segment>;
 @group(0) @binding(2) var<storage, read> members: array<u32>;
-@group(0) @binding(3) var<storage, read> parts: array<u32>; // (parts, WORDS)
+@group(0) @binding(3) var<storage, read> parts: array<vec4<u32>>; // (parts, QUADS)
 @group(0) @binding(4) var<storage, read_write> sums: array<ExactSum>;
 @group(0) @binding(5) var<storage, read_write> norms: array<TensorNorm>;
 
-const ROWS = 8u;
+const QUADS = WORDS / 4u;
+const ROWS = 64u / QUADS;
 
-var<workgroup> words: array<vec2<u32>, ROWS * 32u>;
-var<workgroup> limbs: array<u32, LIMBS>;
+// Sums of 32-bit words have 64 bits, in two words.
+struct Sum { low: vec4<u32>, high: vec4<u32> }
+
+var<workgroup> lows: array<vec4<u32>, 64>;
+var<workgroup> highs: array<vec4<u32>, 64>;
+var<workgroup> counts: array<u32, 4>;
 var<workgroup> filled: atomic<u32>;
 
-// x + y in 64 bits, low word first.
-fn add64(x: vec2<u32>, y: vec2<u32>) -> vec2<u32> {
-    let low = x.x + y.x;
-    return vec2(low, x.y + y.y + select(0u, 1u, low < x.x));
+// Zeros past the segment's end.
+fn part(segment: Segment, k: u32, column: u32) -> vec4<u32> {
+    var quad = vec4<u32>();
+    if k < segment.count { quad = parts[part_index(segment, k) * QUADS + column]; }
+    return quad;
 }
 
-// Joins one word of two parts: the larger max_bits, or the sum.
-fn join(word: u32, x: vec2<u32>, y: vec2<u32>) -> vec2<u32> {
-    if word == LIMBS { return max(x, y); }
-    return add64(x, y);
+// The word after the limbs is no sum but a maximum.
+fn joined(sum: Sum, quad: vec4<u32>, column: u32) -> Sum {
+    var low = sum.low + quad;
+    if column == LIMBS / 4u { low.x = max(sum.low.x, quad.x); }
+    return Sum(low, sum.high + select(vec4(0u), vec4(1u), low < quad));
 }
 
-// sqrt(sum_i limbs[i] * 2^(32 i - 298)) to 24 bits, ties to even, whose nonzero limbs are known.
-// The root of the top 49 or 50 bits has 25, one by one, each from a pair of bits and the rest.
-fn root(nonzero: u32) -> Wide {
-    if nonzero == 0u { return widen(0u); }
-    let top = firstLeadingBit(nonzero);
-    let length = i32(32u * top + firstLeadingBit(limbs[top])) + 1;
-    // Pairs of bits below the top ones.
-    let dropped = (length - 49) >> 1u;
-    var bits = 0u;
-    var rest = 0u;
-    for (var k = 24; k >= 0; k--) {
-        let place = 2 * (dropped + k);
-        var pair = 0u;
-        if place >= 0 { pair = (limbs[u32(place) >> 5u] >> (u32(place) & 31u)) & 3u; }
-        rest = (rest << 2u) | pair;
-        let trial = (bits << 2u) | 1u;
-        bits <<= 1u;
-        if rest >= trial { rest -= trial; bits |= 1u; }
+// One invocation's share of the segment's parts; four loads are under way at a time.
+fn column_sum(segment: Segment, lane: u32) -> Sum {
+    let column = lane % QUADS;
+    var sum = Sum();
+    if lane < ROWS * QUADS {
+        for (var k = lane / QUADS; k < segment.count; k += 4u * ROWS) {
+            let q0 = part(segment, k, column);
+            let q1 = part(segment, k + ROWS, column);
+            let q2 = part(segment, k + 2u * ROWS, column);
+            let q3 = part(segment, k + 3u * ROWS, column);
+            sum = joined(joined(sum, q0, column), q1, column);
+            sum = joined(joined(sum, q2, column), q3, column);
+        }
     }
-    if dropped > 0 {
-        let end = 2u * u32(dropped);
-        rest |= nonzero & ((1u << (end >> 5u)) - 1u);
-        rest |= limbs[end >> 5u] & ((1u << (end & 31u)) - 1u);
-    }
-    var significand = bits >> 1u;
-    if (bits & 1u) == 1u && (rest != 0u || (significand & 1u) == 1u) { significand += 1u; }
-    let carry = significand >> 24u;
-    let fraction = (significand >> carry) & 0x7fffffu;
-    return Wide(bitcast<f32>(0x3f800000u | fraction), dropped + i32(carry) - 125);
+    return sum;
 }
 
-@compute @workgroup_size(256)
+// One word of the sum over all rows.
+fn word_sum(word: u32) -> vec2<u32> {
+    var sum = vec2<u32>();
+    for (var row = 0u; row < ROWS; row++) {
+        let low = lows[row * QUADS + word / 4u][word % 4u];
+        let before = sum.x;
+        sum.x += low;
+        if word == LIMBS { sum.x = max(before, low); }
+        sum.y += highs[row * QUADS + word / 4u][word % 4u] + select(0u, 1u, sum.x < low);
+    }
+    return sum;
+}
+
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -66,41 +72,31 @@ fn main(
 ) {
     let s = flat_group(group, groups);
     if s < params.segment_count {
-        let segment = segments[s];
-        let word = lane % 32u;
-        var total = vec2<u32>();
-        if word < WORDS {
-            for (var k = lane / 32u; k < segment.count; k += ROWS) {
-                total = join(word, total, vec2(parts[part_index(segment, k) * WORDS + word], 0u));
-            }
-        }
-        words[lane] = total;
+        let share = column_sum(segments[s], lane);
+        lows[lane] = share.low;
+        highs[lane] = share.high;
         workgroupBarrier();
-        if lane < 32u {
-            for (var row = 1u; row < ROWS; row++) {
-                total = join(word, total, words[32u * row + lane]);
-            }
-            words[lane] = total;
-        }
-        let limb = carry_limbs(lane, total.x, total.y);
+        var word = vec2<u32>();
+        if lane < WORDS { word = word_sum(lane); }
+        let limb = carry_limbs(lane, word.x, word.y);
         if lane < LIMBS {
             limbs[lane] = limb;
             sums[s].limbs[lane] = limb;
             if limb != 0u { atomicOr(&filled, 1u << lane); }
+        } else if lane < WORDS {
+            // A count that has wrapped must not read as small, least of all as none.
+            counts[lane - LIMBS] = select(word.x, 0xffffffffu, word.y != 0u);
         }
         workgroupBarrier();
         if lane == 0u {
-            var counts = vec3(words[LIMBS].x, words[LIMBS + 1u].x, words[LIMBS + 2u].x);
-            // A count that has wrapped must not read as small, least of all as none.
-            if words[LIMBS + 1u].y != 0u { counts.y = 0xffffffffu; }
-            if words[LIMBS + 2u].y != 0u { counts.z = 0xffffffffu; }
             var norm = root(atomicLoad(&filled));
-            if counts.y != 0u { norm = Wide(1.0, NONFINITE_EXPONENT); }
-            sums[s].max_bits = counts.x;
-            sums[s].nonfinite_count = counts.y;
-            sums[s].zero_count = counts.z;
+            if counts[1] != 0u { norm = Wide(1.0, NONFINITE_EXPONENT); }
+            sums[s].max_bits = counts[0];
+            sums[s].nonfinite_count = counts[1];
+            sums[s].zero_count = counts[2];
             sums[s].padding = 0u;
-            norms[s] = TensorNorm(norm.significand, norm.exponent, counts.x, counts.y, counts.z);
+            norms[s] =
+                TensorNorm(norm.significand, norm.exponent, counts[0], counts[1], counts[2]);
         }
     }
 }

@@ -67,5 +67,7 @@ pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
 pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/shared/power_partial.wgsl");
 /// `ExactSum` and its carries.
 pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
+/// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
+pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 /// `Segment`, `TensorNorm`: parts gathered into tensors, groups and the whole.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
