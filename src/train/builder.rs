@@ -223,6 +223,7 @@ impl<M: Model> TrainerBuilder<M> {
             precision: self.precision,
             sinks,
             moments,
+            moment_names: self.optimizer.moments(),
             step,
             tensors,
             policies,

@@ -7,6 +7,7 @@
 
 mod batch;
 mod builder;
+mod checkpoint;
 mod clip;
 mod generate;
 mod loss_scale;
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 
 pub use batch::{Batch, Data, IGNORE};
 pub use builder::TrainerBuilder;
+pub use checkpoint::Checkpoint;
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use generate::{Generator, Sampling};
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
@@ -112,6 +114,7 @@ pub struct Trainer<M: Model> {
     sinks: Sinks,
     /// The optimizer's moments by segment, each in the order of [`Optimizer::moments`].
     moments: Vec<Vec<wgpu::Buffer>>,
+    moment_names: &'static [&'static str],
     step: StepBuffers,
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
