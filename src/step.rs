@@ -184,6 +184,26 @@ device_struct! {
 }
 
 device_struct! {
+    /// What one workgroup of a value scan found in its share.
+    ValuePartial {
+        /// Largest finite magnitude, as bits.
+        max_bits: u32,
+        /// Sum of (|x| / 2^e)² over finite elements, where 2^e is the power of two at or below the
+        /// largest, at least 2^-126 and at most 2^126.
+        scaled_sum: f32,
+        /// Elements that are NaN or Inf.
+        nonfinite_count: u32,
+        /// Elements that are zero.
+        zero_count: u32,
+        /// Elements below the smallest normal number of their storage, but not zero.
+        subnormal_count: u32,
+        /// Index of the first element that is not finite, counted without padding; `u32::MAX` for
+        /// none.
+        first_nonfinite: u32,
+    }
+}
+
+device_struct! {
     /// One chunk of a flat parameter buffer: the share of one workgroup.
     Chunk {
         /// First quad in the flat buffer.

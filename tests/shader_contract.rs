@@ -9,7 +9,9 @@ use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
 use evenkeel::kernels::{self, ExactFold, ExactSum, Segment, TensorNorm, shared};
 use evenkeel::precision::Variant;
-use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState};
+use evenkeel::step::{
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -71,6 +73,7 @@ fn device_structs_match() {
         ("TelemetryRecord", TelemetryRecord::FIELDS),
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
+        ("ValuePartial", ValuePartial::FIELDS),
         ("TensorState", TensorState::FIELDS),
     ];
     let norm: &[(&str, &[Field])] = &[
