@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 /// Declares a plain struct of scalars together with its field table, which the contract test
 /// compares with the WGSL struct of the same name.
 macro_rules! device_struct {
-    ($(#[$doc:meta])* $Struct:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ident),* $(,)? }) => {
+    ($(#[$doc:meta])* $Struct:ident { $($(#[$field_doc:meta])* $field:ident: $ty:tt),* $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -25,6 +25,7 @@ macro_rules! device_struct {
         }
     };
 }
+pub(crate) use device_struct;
 
 device_struct! {
     /// What the host tells a step. One per microbatch.
