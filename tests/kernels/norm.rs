@@ -273,6 +273,8 @@ fn norm_fold(gpu: &Gpu) {
         ("1e38 and 1e-45", vec![mix]),
         ("1e30 in another chunk than 1e-30", vec![apart]),
         ("every exponent", vec![spread]),
+        ("subnormals", vec![(0..3000).map(|i| f32::from_bits(i * i % 0x80_0000)).collect()]),
+        ("subnormals apart", vec![(0..30).map(|i| f32::from_bits(1 << i)).collect()]),
         ("any finite", vec![any_finite(5, 3000), any_finite(6, 7), any_finite(7, 2500)]),
         ("zeros", vec![vec![0.0; 10], vec![-0.0; 2049]]),
         ("no elements", vec![vec![], vec![]]),
@@ -610,6 +612,7 @@ fn exact_fold(gpu: &Gpu) {
         let rounding = Tolerance { absolute: 0.0, relative: 1.2e-7, because: "one rounding" };
         assert_close(&what, &[norm.value() as f32], &[expected], rounding);
     }
+    check_sticky_bits(gpu);
     check_nonfinite_sums(gpu);
     check_carries(gpu);
     check_many_parts(gpu);
@@ -642,6 +645,32 @@ fn check_roots(gpu: &Gpu) {
     // Just below a power of two: rounds up to it, which takes one bit more.
     let norm = check_exact(gpu, "up to 2^24", &[vec![16_777_215.0, 4096.0, 4095.0, 64.0]]);
     assert_eq!((norm.significand, norm.exponent), (1.0, 24));
+}
+
+/// Sums whose root is halfway, or off by one bit anywhere below the bits that the root is made of.
+fn check_sticky_bits(gpu: &Gpu) {
+    let mut sums = Vec::new();
+    for root in [(1u64 << 24) + 1, (1 << 24) + 3, (1 << 25) - 1] {
+        for pairs in [0, 1, 2, 5, 15, 16, 17, 31, 130, 295] {
+            let halfway = BigUint::from(root).pow(2) << (2 * pairs);
+            for bit in
+                [0, 1, 2, 30, 31, 32, 33, 63, 64, 260, 589].into_iter().filter(|&b| b < 2 * pairs)
+            {
+                sums.push(&halfway + (BigUint::from(1u8) << bit));
+                sums.push(&halfway - (BigUint::from(1u8) << bit));
+            }
+            sums.push(halfway);
+        }
+    }
+    let part = |sum| ExactSum { limbs: limbs(sum), ..Default::default() };
+    let parts = gpu.upload("parts", &sums.iter().map(part).collect::<Vec<_>>());
+    let each: Vec<_> = (0..sums.len() as u32).map(|first| Segment { first, count: 1 }).collect();
+    let folded = exact_folded(gpu, &parts, &each, None);
+    for (sum, norm) in sums.iter().zip(&folded.norms) {
+        let expected = oracle_root(sum);
+        assert_eq!((norm.significand, norm.exponent), expected, "{sum:x}");
+        assert_eq!(reference::exact_fold(&[limbs(sum)]).1, expected, "{sum:x}");
+    }
 }
 
 /// Bits that every adapter must give.
