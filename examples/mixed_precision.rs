@@ -91,7 +91,9 @@ async fn run(options: &Options) -> Result<bool> {
         outcomes.push(train(&gpu, options, size, &split, precision).await?);
     }
     let single = &outcomes[0];
-    println!("\nstorage  loss    to f32   skipped  loss scale          speed  activations  weights");
+    println!(
+        "\nstorage  loss    to f32   skipped  loss scale          speed  activations  weights"
+    );
     for outcome in &outcomes {
         println!(
             "{:<7}  {:.4}  {:+.2} %  {:>7}  {:>8} to {:<8}  {:>4.2}x  {:>7} KiB  {:>5} KiB",

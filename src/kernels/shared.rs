@@ -77,5 +77,7 @@ pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/shared/power_partial.wg
 pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
 /// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
 pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
-/// `Segment`, `TensorNorm`: parts gathered into tensors, groups and the whole.
+/// `TensorNorm` and `NONFINITE_EXPONENT`.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
+/// `Segment` and `part_index`: which parts a fold joins.
+pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");

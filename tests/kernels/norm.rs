@@ -5,13 +5,13 @@
 use evenkeel::Gpu;
 use evenkeel::kernels::*;
 use evenkeel::reference::norm as reference;
-use evenkeel::step::{Chunk, ScanPartial};
+use evenkeel::step::{Chunk, ScanPartial, StepState, TensorState};
 use num_bigint::BigUint;
 
 use super::step::{Flat, NONFINITE, any_finite, flatten};
 use crate::support::{Tolerance, assert_close, values, wide};
 
-rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold }
+rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold, global_norm }
 
 /// A norm of 0.
 const ZERO: (f32, i32) = (0.0, -1024);
@@ -52,7 +52,10 @@ impl<'g> Setup<'g> {
         let bytes = u64::from(self.chunk_count.max(1)) * size_of::<ExactSum>() as u64;
         let partials = self.gpu.buffer("partials", bytes);
         self.gpu.run(&GradientScanExact {
-            params: GradientScanExactParams { chunk_count: self.chunk_count },
+            params: GradientScanExactParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
@@ -63,7 +66,11 @@ impl<'g> Setup<'g> {
     fn powers(&self, power: f32) -> wgpu::Buffer {
         let partials = self.gpu.buffer("partials", 16 * u64::from(self.chunk_count));
         self.gpu.run(&GradientScanPower {
-            params: GradientScanPowerParams { chunk_count: self.chunk_count, power },
+            params: GradientScanPowerParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+                power,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
@@ -74,7 +81,10 @@ impl<'g> Setup<'g> {
     fn squares(&self) -> wgpu::Buffer {
         let partials = self.gpu.buffer("partials", 16 * u64::from(self.chunk_count));
         self.gpu.run(&GradientScan {
-            params: GradientScanParams { chunk_count: self.chunk_count },
+            params: GradientScanParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
@@ -762,4 +772,53 @@ fn check_many_parts(gpu: &Gpu) {
     assert!(folded.norms.iter().all(|norm| *norm == folded.norms[0]));
     let (significand, exponent) = oracle_root(&BigUint::from_slice(&part.limbs));
     assert_eq!((folded.norms[0].significand, folded.norms[0].exponent), (significand, exponent));
+}
+
+/// The state that a step opens with, from a norm inside and outside f32's range.
+fn global_norm(gpu: &Gpu) {
+    let before =
+        StepState { veto: 3, events: 5, learning_rate_factor: 0.5, ..StepState::new(4.0, 1) };
+    let tensor = TensorState { clip_coefficient: 0.25, steps: 2, ..Default::default() };
+    let rounding =
+        Tolerance { absolute: 1e-45, relative: 1e-7, because: "division by a power of two" };
+    for (significand, exponent, bad) in [
+        (1.5, 3, 0),
+        (0.0, -1024, 0),
+        (1.25, 130, 0),
+        (1.25, -160, 0),
+        (1.0, NONFINITE_EXPONENT, 7),
+    ] {
+        let norm =
+            TensorNorm { significand, exponent, nonfinite_count: bad, zero_count: 9, max_bits: 1 };
+        let tensors = gpu.upload("tensors", &[tensor; 70]);
+        let state = gpu.upload("state", &[before]);
+        gpu.run(&GlobalNorm {
+            params: GlobalNormParams { tensor_count: 70, max_norm: 2.5 },
+            norm: gpu.upload("norm", &[norm]).as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        let found: StepState = host(gpu, &state, 1)[0];
+        let expected = reference::global_norm(norm.value(), 4.0).min(f64::from(f32::MAX));
+        if bad > 0 {
+            assert_eq!(found.gradient_norm, f32::INFINITY);
+        } else {
+            assert_close("norm", &[found.gradient_norm], &[expected], rounding);
+            let shifted = (significand, exponent - 2);
+            let wide = (found.norm_significand, found.norm_exponent);
+            assert!(wide == shifted || significand == 0.0 && wide.0 == 0.0, "{wide:?}");
+        }
+        let rest = StepState {
+            gradient_norm: found.gradient_norm,
+            norm_significand: found.norm_significand,
+            norm_exponent: found.norm_exponent,
+            nonfinite_count: bad,
+            zero_count: 9,
+            max_norm: 2.5,
+            ..StepState::new(4.0, 1)
+        };
+        assert_eq!(found, rest);
+        let tensors: Vec<TensorState> = host(gpu, &tensors, 70);
+        assert_eq!(tensors, [TensorState { clip_coefficient: 1.0, ..tensor }; 70]);
+    }
 }
