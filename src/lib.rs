@@ -112,6 +112,7 @@ pub mod plan;
 pub mod reference;
 pub mod step;
 pub mod train;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;
