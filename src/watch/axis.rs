@@ -102,17 +102,17 @@ impl Axis {
         let (low, high) = (self.low.log10(), self.high.log10());
         let inside = |value: &f64| (self.low..=self.high).contains(value);
         let powers = (low.floor() as i32)..=(high.ceil() as i32);
-        if high - low < 1.0 {
-            let linear = self.linear(count);
-            return linear.into_iter().filter(|value| *value > 0.0).collect();
-        }
         let factors: &[f64] = if high - low < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let stride = (((high - low) / count as f64).ceil() as i32).max(1);
-        powers
+        let round: Vec<f64> = powers
             .filter(|power| power.rem_euclid(stride) == 0)
             .flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)))
             .filter(inside)
-            .collect()
+            .collect();
+        if round.len() >= 3 {
+            return round;
+        }
+        self.linear(count).into_iter().filter(|value| *value > 0.0).collect()
     }
 
     fn binary(&self, count: usize) -> Vec<(f64, String)> {

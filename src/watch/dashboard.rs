@@ -161,7 +161,9 @@ impl<B: Backend<Error: Display>> Sink for Dashboard<B> {
 
 impl<B: Backend> Drop for Dashboard<B> {
     fn drop(&mut self) {
-        if self.is_real {
+        // In a panic the hook has done so, and has printed where it happened: leaving the other
+        // screen once more would move the cursor back above that.
+        if self.is_real && !std::thread::panicking() {
             ratatui::restore();
         }
     }

@@ -76,7 +76,11 @@ pub fn grouped(value: f64) -> String {
 /// A share as per cent.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;
-    let decimals = if percent != 0.0 && percent < 1.0 { 2 } else { 1 };
+    let decimals = match percent {
+        0.0 => 0,
+        small if small < 1.0 => 2,
+        _ => 1,
+    };
     format!("{percent:.decimals$} %")
 }
 
@@ -110,6 +114,7 @@ mod checks {
         }
         assert_eq!(percent(0.1), "10.0 %");
         assert_eq!(percent(0.000_5), "0.05 %");
+        assert_eq!(percent(0.0), "0 %");
         assert_eq!(grouped(-0.2), "0");
     }
 

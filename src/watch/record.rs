@@ -130,10 +130,12 @@ impl Record {
         self.applied() && (norm || parts)
     }
 
-    /// Global norm of the gradients after clipping by it.
+    /// Global norm of the gradients after clipping by it; in f32, as its factors come from the
+    /// device.
     pub fn clipped_norm(&self) -> Option<f64> {
         let coefficient = self.get(scalar::CLIP_COEFFICIENT).unwrap_or(1.0);
-        Some(self.get(scalar::GRADIENT_NORM)? * coefficient)
+        let norm = self.get(scalar::GRADIENT_NORM)? * coefficient;
+        Some(f64::from(norm as f32))
     }
 }
 

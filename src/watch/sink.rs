@@ -62,11 +62,13 @@ impl<S: Sink + ?Sized> Sink for &mut S {
 
 impl<S: Sink> Sink for Vec<S> {
     fn record(&mut self, record: &Record) -> Result<()> {
-        self.iter_mut().fold(Ok(()), |result, sink| result.and(sink.record(record)))
+        let results: Vec<_> = self.iter_mut().map(|sink| sink.record(record)).collect();
+        results.into_iter().collect()
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.iter_mut().fold(Ok(()), |result, sink| result.and(sink.finish()))
+        let results: Vec<_> = self.iter_mut().map(Sink::finish).collect();
+        results.into_iter().collect()
     }
 }
 

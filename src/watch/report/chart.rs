@@ -19,7 +19,7 @@ const STRIP: f64 = 12.0;
 pub enum Form {
     /// Every value; where buckets hold several, from the smallest to the largest.
     Raw,
-    /// The median over a fiftieth of the steps, which no spike moves, over a pale
+    /// The mean of medians over a fiftieth of the steps, which no spike moves, over a pale
     /// [`Raw`](Self::Raw).
     Smooth,
     /// A point for each value, joined by a line.
@@ -177,7 +177,7 @@ impl Line<'_> {
             Form::Raw => self.raw(body, class, x, y),
             Form::Smooth => {
                 self.raw(body, &format!("{class} pale"), x, y);
-                let path = path(&self.moving_median(), x, y);
+                let path = path(&self.smooth(), x, y);
                 put(body, format_args!("<path class='{class} bold' d='{path}'/>"));
             }
         }
@@ -219,19 +219,27 @@ impl Line<'_> {
         put(body, format_args!("<path class='{class} area' d='{area}'/>"));
     }
 
-    fn moving_median(&self) -> Vec<(f64, Option<f64>)> {
+    fn smooth(&self) -> Vec<(f64, Option<f64>)> {
         let finite = self.series.buckets().filter_map(|(step, b)| Some((step, b.mean()?)));
-        let points: Vec<_> = finite.collect();
-        let width = (points.len() / 50).max(1);
-        let median = |at: usize| {
-            let end = (at + width.div_ceil(2)).min(points.len());
-            let window = &points[at.saturating_sub(width / 2)..end];
-            let mut values: Vec<f64> = window.iter().map(|&(_, value)| value).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            (points[at].0, Some(values[values.len() / 2]))
-        };
-        (0..points.len()).map(median).collect()
+        let (steps, means): (Vec<f64>, Vec<f64>) = finite.unzip();
+        let medians = moving(&means, |window| {
+            let mut sorted = window.to_vec();
+            sorted.sort_unstable_by(f64::total_cmp);
+            sorted[sorted.len() / 2]
+        });
+        let smooth = moving(&medians, |window| window.iter().sum::<f64>() / window.len() as f64);
+        steps.into_iter().zip(smooth.into_iter().map(Some)).collect()
     }
+}
+
+/// A function of the fiftieth of the values around each value.
+fn moving(values: &[f64], of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let width = (values.len() / 50).max(1);
+    let window = |at: usize| {
+        let end = (at + width.div_ceil(2)).min(values.len());
+        &values[at.saturating_sub(width / 2)..end]
+    };
+    (0..values.len()).map(|at| of(window(at))).collect()
 }
 
 impl Strip<'_> {

@@ -71,7 +71,7 @@ fn tiles(html: &mut String, data: &Data) {
     let detail = format!("of the loss; {} of the norm", count(norm.spikes()));
     tiles.push(tile("spikes", count(loss.spikes()), detail));
     if let Some(speed) = data.tokens_per_second.recent_mean(u64::MAX) {
-        tiles.push(tile("tokens per second", number::brief(speed), "mean over the run".into()));
+        tiles.push(tile("tokens/s", number::brief(speed), "mean over the run".into()));
     }
     html.push_str("<div class=\"tiles\">");
     for Tile { name, value, detail, bad } in tiles {
