@@ -103,7 +103,7 @@ impl Axis {
         let inside = |value: &f64| (self.low..=self.high).contains(value);
         let powers = (low.floor() as i32)..=(high.ceil() as i32);
         let factors: &[f64] = if high - low < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let stride = (((high - low) / count as f64).ceil() as i32).max(1);
+        let stride = (((high - low) / count as f64).round() as i32).max(1);
         let round: Vec<f64> = powers
             .filter(|power| power.rem_euclid(stride) == 0)
             .flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)))

@@ -34,13 +34,14 @@ pub mod scalar {
     /// Share of elements or tensors that a clip other than the global norm's reduced.
     pub const CLIPPED_SHARE: &str = "clipped_share";
 
-    /// Global norm of the gradients after clipping; from [`RunStatistics`](super::super::RunStatistics).
+    /// Global norm of the gradients after clipping; from
+    /// [`RunStatistics`](crate::watch::RunStatistics).
     pub const CLIPPED_NORM: &str = "clipped_norm";
-    /// Share of clipped steps over a window; from [`RunStatistics`](super::super::RunStatistics).
+    /// Share of clipped steps over a window; from [`RunStatistics`](crate::watch::RunStatistics).
     pub const CLIP_SHARE: &str = "clip_share";
-    /// Share of spikes among the losses; from [`RunStatistics`](super::super::RunStatistics).
+    /// Share of spikes among the losses; from [`RunStatistics`](crate::watch::RunStatistics).
     pub const LOSS_SPIKE_SCORE: &str = "loss_spike_score";
-    /// Share of spikes among the norms; from [`RunStatistics`](super::super::RunStatistics).
+    /// Share of spikes among the norms; from [`RunStatistics`](crate::watch::RunStatistics).
     pub const NORM_SPIKE_SCORE: &str = "norm_spike_score";
 }
 

@@ -86,6 +86,7 @@ impl<W: Write> Output<W> {
         Self { writer, path: None, format }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn at(self, path: &Path) -> Self {
         Self { path: Some(path.to_owned()), ..self }
     }

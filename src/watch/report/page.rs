@@ -1,7 +1,8 @@
 //! The HTML page, which is XML as well.
 
 use super::chart::put;
-use super::{Data, Panel, Report, WIDTH, escape};
+use super::data::Data;
+use super::{Panel, Report, WIDTH, escape};
 use crate::watch::number;
 
 pub fn page(report: &Report) -> String {
@@ -79,7 +80,8 @@ fn tiles(html: &mut String, data: &Data) {
         put(
             html,
             format_args!(
-                "<div class=\"{class}\"><p>{name}</p><p class=\"value\">{value}</p><p>{detail}</p></div>"
+                "<div class=\"{class}\"><p>{name}</p><p class=\"value\">{value}</p>\
+                 <p>{detail}</p></div>"
             ),
         );
     }
