@@ -92,11 +92,12 @@ fn figure(html: &mut String, panel: &Panel) {
     let Panel { title, width, height, body } = panel;
     // The grid has six columns.
     let span = (6.0 * width / WIDTH).round();
+    let class = if span > 3.0 { " class=\"wide\"" } else { "" };
     let title = escape(title);
     put(
         html,
         format_args!(
-            "<figure style=\"grid-column: span {span}\"><svg xmlns=\"http://www.w3.org/2000/svg\" \
+            "<figure{class} style=\"grid-column: span {span}\"><svg xmlns=\"http://www.w3.org/2000/svg\" \
          viewBox=\"0 0 {width:.1} {height:.1}\" role=\"img\" aria-label=\"{title}\">{body}</svg>\
          </figure>\n"
         ),
