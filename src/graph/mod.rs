@@ -125,6 +125,8 @@ pub struct Graph {
     staged: Vec<(usize, Value)>,
     /// Contributions to the gradients of parameters, by parameter, in order.
     gradients: Vec<(usize, Value)>,
+    /// Values to tell about, by name.
+    observations: Vec<(String, Value)>,
     scope: Vec<String>,
     streams: u32,
 }
@@ -140,6 +142,7 @@ impl Graph {
             states: Vec::new(),
             staged: Vec::new(),
             gradients: Vec::new(),
+            observations: Vec::new(),
             scope: Vec::new(),
             streams: 0,
         }
@@ -284,6 +287,23 @@ impl Graph {
         let node = &self.nodes[value.node];
         assert!(output < node.shapes.len(), "{} has {} outputs", node.label, node.shapes.len());
         Value { node: value.node, output }
+    }
+
+    /// Names a value under the current scope that is worth telling about. A plan computes it only
+    /// where it is asked for as an output; then it keeps its slot between microbatches, and
+    /// [`Slot::accumulate`] tells its operation to go on from what the one before left.
+    ///
+    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    #[track_caller]
+    pub fn observe(&mut self, name: &str, value: Value) {
+        let name = self.path(name);
+        assert!(self.observations.iter().all(|(n, _)| *n != name), "{name:?} is observed twice");
+        self.observations.push((name, value));
+    }
+
+    /// What is observed, in order: (name, value).
+    pub fn observations(&self) -> &[(String, Value)] {
+        &self.observations
     }
 
     /// A number for a random stream that no other operation of this graph has.

@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod logits;
 pub mod loss;
 pub mod matmul;
 pub mod normalization;
@@ -21,6 +22,7 @@ pub mod step;
 pub use attention::*;
 pub use elementwise::*;
 pub use embedding::*;
+pub use logits::*;
 pub use loss::*;
 pub use matmul::*;
 pub use normalization::*;
@@ -37,6 +39,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("attention", attention::ALL),
     ("elementwise", elementwise::ALL),
     ("embedding", embedding::ALL),
+    ("logits", logits::ALL),
     ("loss", loss::ALL),
     ("matmul", matmul::ALL),
     ("normalization", normalization::ALL),

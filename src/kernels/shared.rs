@@ -56,3 +56,8 @@ pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wg
 pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row.
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");
+/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
+/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
+/// [`REDUCE`] and [`NUMERICS`].
+pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");

@@ -4,6 +4,7 @@ mod attention;
 mod batch_norm;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
 mod random;
@@ -14,6 +15,7 @@ mod step;
 
 pub use attention::{Attention, AttentionLayout};
 pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
+pub use logits::{AttentionLogits, HeadNorm, LossLogits, QkNorm};
 pub use loss::{CrossEntropy, MeanSquaredError};
 pub use matmul::{Linear, Product, Transposed};
 pub use step::SeedGradient;
