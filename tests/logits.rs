@@ -202,6 +202,27 @@ fn observations_cover_all_microbatches_of_a_step() {
     assert!(predicted > 0.0 && predicted < 0.3, "{predicted} after the cap of 0.3");
 }
 
+/// Where most values die young, as in a forward pass alone, those observed share no buffer with any.
+#[test]
+fn observed_values_keep_their_slots() {
+    let Some(gpu) = support::gpu() else { return };
+    let mut graph = Graph::new(Phase::Train);
+    model(GptConfig { watch_logits: true, ..config() }).build(&mut graph);
+    let outputs: Vec<_> = graph.observations().iter().map(|&(_, value)| value).collect();
+    let parameters = block_on(Parameters::new(&gpu, &graph, 0)).expect("parameters");
+    let step = &StepBuffers::new(&gpu);
+    let (graph, parameters) = (&graph, &parameters);
+    let request =
+        PlanRequest { graph, outputs: &outputs, parameters, sinks: None, step, microbatches: 2 };
+    let plan = block_on(Plan::new(&gpu, &request)).expect("a plan");
+    assert!(plan.report.slots < plan.report.values, "others share");
+    for value in outputs {
+        let buffer = &plan.values[&value].buffer;
+        let users = plan.values.values().filter(|slot| slot.buffer == *buffer).count();
+        assert_eq!(users, 1, "{}", graph.nodes()[value.node].label);
+    }
+}
+
 /// loss - z_loss is the loss of the same model without z-loss.
 #[test]
 fn the_reported_z_loss_is_what_cross_entropy_lacks() {
