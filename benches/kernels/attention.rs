@@ -55,6 +55,8 @@ fn online(family: &mut Family<'_>, time: u32) {
     };
     family.gpu.run(&forward);
     family.computes(&size, 2 * product, &forward);
+    let watching = Attention { watch: 1, ..forward };
+    family.computes(format!("{size}, watched"), 2 * product, &watching);
     let subtracted = AttentionDelta {
         params: params!(AttentionDeltaParams, time),
         unroll_quads,

@@ -12,6 +12,7 @@ mod attention;
 mod bench;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
 mod normalization;
@@ -45,6 +46,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("reduce", reduce::run),
     ("matmul", matmul::run),
     ("attention", attention::run),
+    ("logits", logits::run),
     ("optimizer", optimizer::run),
     ("step", step::run),
     ("update", update::run),

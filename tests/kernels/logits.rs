@@ -382,9 +382,8 @@ fn check_clipped(gpu: &Gpu, case: &Clipped) {
         }
     }
     // Products of a query and its key shrink by the head's own gamma, whatever the powers' rounding.
-    for head in 0..*heads {
-        let gamma = (f64::from(THRESHOLD) / f64::from(max_logit[head])).min(1.0);
-        let gamma = if max_logit[head] > THRESHOLD { gamma } else { 1.0 };
+    for (head, &logit) in max_logit.iter().enumerate() {
+        let gamma = f64::from(THRESHOLD) / f64::from(logit.max(THRESHOLD));
         let (q, k) = (head * per_head, (heads + head / group) * per_head);
         let product = |w: &[f32]| f64::from(w[q]) * f64::from(w[k]);
         let ratio = product(&after) / product(&before);
