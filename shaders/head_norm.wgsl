@@ -1,5 +1,5 @@
 // y = x / sqrt(mean(x^2) + eps) * weight over each query and key head of a row, after x -= mean(x)
-// where `centered` is set; value heads are copied. One workgroup per 64 / head_width() heads.
+// where `centered` is set; value heads are copied. One workgroup per 64 >> head_shift() heads.
 struct HeadNormParams {
     rows: u32,
     heads: u32,
@@ -21,20 +21,20 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let width = head_width();
-    let head = flat_group(group, groups) * (64u / width) + lane / width;
+    let shift = head_shift();
+    let head = flat_group(group, groups) * (64u >> shift) + (lane >> shift);
     let column = head % column_heads();
-    let quad = lane % width;
+    let quad = lane - ((lane >> shift) << shift);
     let exists = head < params.rows * column_heads() && quad < params.head_quads;
     let i = head * params.head_quads + quad;
     let count = 4.0 * f32(params.head_quads);
     var values = vec4(0.0);
     if exists { values = unpack(x[i]); }
     if params.centered != 0u {
-        let mean = head_sum(lane, width, vec2(sum4(values), 0.0)).x / count;
+        let mean = head_sum(lane, shift, vec2(sum4(values), 0.0)).x / count;
         values = select(vec4(0.0), values - mean, exists);
     }
-    let square = head_sum(lane, width, vec2(dot(values, values), 0.0)).x / count;
+    let square = head_sum(lane, shift, vec2(dot(values, values), 0.0)).x / count;
     if exists {
         if column < params.heads {
             y[i] = pack(values * inverseSqrt(square + params.eps) * unpack(query_weight[quad]));

@@ -27,16 +27,16 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let width = head_width();
-    let quad = lane % width;
+    let shift = head_shift();
+    let quad = lane - ((lane >> shift) << shift);
     let block = flat_group(group, groups);
     let count = 4.0 * f32(params.head_quads);
     let end = min(params.rows, (block + 1u) * params.rows_per_block) * column_heads();
     var query_sum = vec4(0.0);
     var key_sum = vec4(0.0);
     var first = block * params.rows_per_block * column_heads();
-    for (; first < end; first += 64u / width) {
-        let head = first + lane / width;
+    for (; first < end; first += 64u >> shift) {
+        let head = first + (lane >> shift);
         let column = head % column_heads();
         let exists = head < end && quad < params.head_quads;
         let i = head * params.head_quads + quad;
@@ -54,10 +54,10 @@ fn main(
         }
         var mean = vec2(0.0); // of x and of weighted
         if params.centered != 0u {
-            mean = head_sum(lane, width, vec2(sum4(values), sum4(weighted))) / count;
+            mean = head_sum(lane, shift, vec2(sum4(values), sum4(weighted))) / count;
             values = select(vec4(0.0), values - mean.x, exists);
         }
-        let sums = head_sum(lane, width, vec2(dot(values, values), dot(weighted, values))) / count;
+        let sums = head_sum(lane, shift, vec2(dot(values, values), dot(weighted, values))) / count;
         let rstd = inverseSqrt(sums.x + params.eps);
         let normalized = values * rstd;
         if exists {
@@ -73,9 +73,9 @@ fn main(
             key_sum += upstream * normalized;
         }
     }
-    let query_total = fold_tile(lane, width, query_sum);
-    let key_total = fold_tile(lane, width, key_sum);
-    if lane < width && quad < params.head_quads && block < params.blocks {
+    let query_total = fold_tile(lane, 1u << shift, query_sum);
+    let key_total = fold_tile(lane, 1u << shift, key_sum);
+    if lane < (1u << shift) && quad < params.head_quads && block < params.blocks {
         query_partials[block * params.head_quads + quad] = query_total;
         key_partials[block * params.head_quads + quad] = key_total;
     }
