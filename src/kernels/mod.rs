@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod logits;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
@@ -22,6 +23,7 @@ pub mod step;
 pub use attention::*;
 pub use elementwise::*;
 pub use embedding::*;
+pub use logits::*;
 pub use loss::*;
 pub use matmul::*;
 pub use norm::*;
@@ -39,6 +41,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("attention", attention::ALL),
     ("elementwise", elementwise::ALL),
     ("embedding", embedding::ALL),
+    ("logits", logits::ALL),
     ("loss", loss::ALL),
     ("matmul", matmul::ALL),
     ("norm", norm::ALL),

@@ -81,3 +81,8 @@ pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
 /// `Segment` and `part_index`: which parts a fold joins.
 pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
+/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
+/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
+/// [`REDUCE`] and [`NUMERICS`].
+pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");

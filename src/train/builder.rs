@@ -188,11 +188,14 @@ impl<M: Model> TrainerBuilder<M> {
         let loss_scale = self.chosen_loss_scale();
         let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
         let step = StepBuffers::from_state(gpu, state);
+        let observed = graph.observations().iter().map(|&(_, value)| value);
+        let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
+        let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
         let mut plan = Plan::new(
             gpu,
             &PlanRequest {
                 graph: &graph,
-                outputs: &[output.loss],
+                outputs: &outputs,
                 parameters: &parameters,
                 sinks: Some(&sinks),
                 step: &step,
@@ -225,6 +228,8 @@ impl<M: Model> TrainerBuilder<M> {
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
+            graph: &graph,
+            values: &plan.values,
         };
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
@@ -240,6 +245,7 @@ impl<M: Model> TrainerBuilder<M> {
             step,
             tensors,
             policies,
+            observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
             update,
             ring,
             microbatches: self.microbatches,

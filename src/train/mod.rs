@@ -123,6 +123,8 @@ pub struct Trainer<M: Model> {
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
     policies: Vec<ActivePolicy>,
+    /// Names of what the model observes; the plan's outputs behind the loss.
+    observations: Vec<String>,
     /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
     update: Vec<Dispatch>,
     ring: TelemetryRing,
@@ -313,6 +315,19 @@ impl<M: Model> Trainer<M> {
         let element = crate::graph::Element::F32;
         let slot = self.parameters.slot_in(&self.sinks.gradients, index, element);
         parameters::read_slot(&self.gpu, &slot).await
+    }
+
+    /// What the model observed in the last step, over its microbatches: (name, elements), as by
+    /// [`Graph::observe`]: largest attention logits and entropies, say. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn observations(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        let mut observed = Vec::with_capacity(self.observations.len());
+        for (name, slot) in self.observations.iter().zip(&self.plan.outputs[1..]) {
+            observed.push((name.clone(), parameters::read_slot(&self.gpu, slot).await?));
+        }
+        Ok(observed)
     }
 
     /// The device's own account of the run. Waits for the device.

@@ -1,16 +1,19 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
+use std::collections::HashMap;
+
 use super::optimizers::Segment;
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::graph::{Graph, Value};
 use crate::kernels::{
     Commit, CommitParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry, TelemetryParams,
     Verdict, VerdictParams, chunks,
 };
-use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
+use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
 use crate::step::{Chunk, ScanPartial};
 
 /// What an update is recorded from.
@@ -33,6 +36,10 @@ pub(super) struct Update<'a> {
     pub schedule: &'a Schedule,
     pub loss: &'a wgpu::Buffer,
     pub ring: &'a TelemetryRing,
+    /// Whose layers act after the update.
+    pub graph: &'a Graph,
+    /// Where the plan put its values.
+    pub values: &'a HashMap<Value, Slot>,
 }
 
 impl Update<'_> {
@@ -79,6 +86,7 @@ impl Update<'_> {
         for segment in &segments {
             self.optimizer.record(&mut recorder, segment);
         }
+        self.record_layers(&mut recorder)?;
         if !parameters.states().is_empty() {
             let staged = &self.sinks.staged;
             recorder.dispatch(&Commit {
@@ -106,6 +114,17 @@ impl Update<'_> {
             ring: self.ring.buffer.as_entire_buffer_binding(),
         });
         Ok(recorder.take())
+    }
+
+    /// What layers do to their parameters.
+    fn record_layers(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (index_of, _) = self.parameters.index_of(self.graph)?;
+        for layer in self.graph.after_updates() {
+            let value = |value: Value| self.values[&value].clone();
+            let parameter = |index: usize| self.parameters.slot(index_of[index]);
+            layer.record(recorder, &value, &parameter);
+        }
+        Ok(())
     }
 
     fn segment<'s>(&'s self, scan: &'s Scan, index: usize) -> Segment<'s> {

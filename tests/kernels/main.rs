@@ -22,6 +22,7 @@ macro_rules! rows {
 mod attention;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
 mod norm;
@@ -36,6 +37,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("attention", attention::ROWS),
     ("elementwise", elementwise::ROWS),
     ("embedding", embedding::ROWS),
+    ("logits", logits::ROWS),
     ("loss", loss::ROWS),
     ("matmul", matmul::ROWS),
     ("norm", norm::ROWS),
