@@ -86,3 +86,5 @@ pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
 /// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
 /// [`REDUCE`] and [`NUMERICS`].
 pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
+/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
+pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_telemetry::TensorWatch;
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub struct TrainerBuilder<M: Model> {
     microbatches: usize,
     seed: u32,
     ring: u32,
+    watch_every: u32,
     settings: fn(&ParameterSpec) -> TensorSettings,
     error_if_nonfinite: bool,
     parameters: Option<Parameters>,
@@ -57,6 +59,7 @@ impl<M: Model> TrainerBuilder<M> {
             microbatches: 1,
             seed: 0,
             ring: 1024,
+            watch_every: 0,
             settings: decay_matrices,
             error_if_nonfinite: false,
             parameters: None,
@@ -142,6 +145,15 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn telemetry_capacity(mut self, steps: u32) -> Self {
         self.ring = steps.max(1);
+        self
+    }
+
+    /// Measures every tensor in each `every`-th step, from step 0 on: norm of the gradient, size of
+    /// weights and update, shares that were clipped or stood still. Read by
+    /// [`Trainer::tensor_telemetry`]. 0, the default, never does; it takes a copy of the weights.
+    #[must_use]
+    pub fn watch_tensors(mut self, every: u32) -> Self {
+        self.watch_every = every;
         self
     }
 
@@ -233,6 +245,8 @@ impl<M: Model> TrainerBuilder<M> {
         };
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
+        let watch = (self.watch_every > 0)
+            .then(|| TensorWatch::new(gpu, &step, &parameters, &sinks, &tensors, self.watch_every));
         Ok(Trainer {
             gpu: gpu.clone(),
             model: self.model,
@@ -248,6 +262,7 @@ impl<M: Model> TrainerBuilder<M> {
             observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
             update,
             ring,
+            watch,
             microbatches: self.microbatches,
             staging,
             seed: self.seed,

@@ -261,7 +261,7 @@ impl Scan {
 
 /// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
 /// weights, gradients and moments alike.
-fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
+pub(super) fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
     let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
     let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
     let mut table = Vec::new();
