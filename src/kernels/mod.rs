@@ -12,6 +12,7 @@ pub mod loss;
 pub mod matmul;
 pub mod normalization;
 pub mod optimizer;
+pub mod probe;
 pub mod random;
 pub mod reduce;
 pub mod shared;
@@ -25,6 +26,7 @@ pub use loss::*;
 pub use matmul::*;
 pub use normalization::*;
 pub use optimizer::*;
+pub use probe::*;
 pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
@@ -41,6 +43,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("matmul", matmul::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
+    ("probe", probe::ALL),
     ("random", random::ALL),
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),

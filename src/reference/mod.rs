@@ -11,6 +11,7 @@ pub mod loss;
 pub mod matmul;
 pub mod normalization;
 pub mod optimizer;
+pub mod probe;
 pub mod random;
 pub mod reduce;
 pub mod softmax;

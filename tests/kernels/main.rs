@@ -26,6 +26,7 @@ mod loss;
 mod matmul;
 mod normalization;
 mod optimizer;
+mod probe;
 mod random;
 mod reduce;
 mod softmax;
@@ -39,6 +40,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("matmul", matmul::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
+    ("probe", probe::ROWS),
     ("random", random::ROWS),
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),
