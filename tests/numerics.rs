@@ -18,7 +18,7 @@ fn numerics() -> Option<Numerics> {
 }
 
 /// Every question, in order.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "NaN and Inf in bits",
     "NaN and Inf as floats",
     "NaN in arithmetic",
@@ -45,14 +45,15 @@ const NAMES: [&str; 26] = [
     "races",
     "f16 arithmetic",
     "subgroups",
+    "limits",
 ];
 
-/// What training relies on. Numerics.rs of the library plants faults to show that each is seen.
+/// What training relies on. The unit tests of the library plant a fault in each answer and see it.
 #[test]
 fn what_training_relies_on_holds() {
     let Some(numerics) = numerics() else { return };
     let names: Vec<_> = numerics.checks.iter().map(|check| check.name).collect();
-    assert_eq!(names, [&NAMES[..], &["limits"]].concat());
+    assert_eq!(names, NAMES);
     for check in &numerics.checks {
         assert!(check.outcome < Outcome::Fail, "{check:?}");
         assert!(!check.found.is_empty() && !check.consequence.is_empty(), "{check:?}");
@@ -239,13 +240,9 @@ fn a_device_that_cannot_run_the_kernels_is_refused() {
 }
 
 #[test]
-fn asking_leaves_nothing_behind_and_can_be_repeated() {
-    let Some(gpu) = support::exclusive_gpu() else { return };
-    let first = block_on(gpu.numerics()).expect("numbers");
-    let before = gpu.counters();
-    let second = block_on(gpu.numerics()).expect("numbers");
-    assert_eq!(gpu.counters().maps - before.maps, 14);
-    assert_eq!(format!("{:?}", first.checks), format!("{:?}", second.checks));
+fn asking_twice_gives_the_same_answers() {
+    let (Some(first), Some(second)) = (numerics(), numerics()) else { return };
+    assert_eq!(first.checks, second.checks);
     assert_eq!(first.arithmetic.accuracy, second.arithmetic.accuracy);
 }
 

@@ -192,7 +192,7 @@ fn refuse(gpu: &Gpu, error: Option<wgpu::Error>) -> Result<()> {
     }
 }
 
-/// Buffers of one probe as bindings, read by name.
+/// A buffer as one binding.
 fn whole(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
     buffer.as_entire_buffer_binding()
 }

@@ -53,7 +53,7 @@ impl Probe {
         };
         let dispatches = (0..CHAIN).map(link).collect();
         let [even, odd] = buffers;
-        let last = if CHAIN % 2 == 0 { odd } else { even };
+        let last = if CHAIN.is_multiple_of(2) { odd } else { even };
         Self { input, repeats, last, totals, results, dispatches }
     }
 

@@ -98,7 +98,7 @@ impl Probe {
 /// of them, which is a hundred units or more.
 fn rows() -> Vec<f32> {
     let row = |r: usize| {
-        let scale = 2f32.powi(r as i32 - 16) * if r % 3 == 0 { -1.0 } else { 1.0 };
+        let scale = 2f32.powi(r as i32 - 16) * if r.is_multiple_of(3) { -1.0 } else { 1.0 };
         (0..COLS).map(move |c| match c {
             0 => scale,
             _ => {

@@ -30,7 +30,7 @@ pub struct Accuracy {
 pub enum Overflow {
     /// Inf, as IEEE 754 has it.
     Infinity,
-    /// The largest finite number, or NaN, or Inf, depending on the operation.
+    /// Something else somewhere: the largest finite number, or NaN.
     Other,
 }
 
@@ -277,7 +277,7 @@ impl Arithmetic {
             Overflow::Infinity => (Outcome::Pass, "gives Inf in sums, products and exp"),
             Overflow::Other => (Outcome::Degraded, "gives the largest number or NaN at times"),
         };
-        let consequence = "the largest number counts as overflow too";
+        let consequence = "with a loss scale the largest number counts as overflow too";
         let (found, consequence) = (found.to_owned(), consequence.to_owned());
         Check { name: "overflow", outcome, found, consequence }
     }

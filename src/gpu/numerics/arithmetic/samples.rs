@@ -93,7 +93,7 @@ pub(super) fn operands(operation: ProbeOperation) -> (Vec<f32>, Vec<f32>) {
 fn sample(operation: ProbeOperation, index: usize) -> (f32, f32) {
     use ProbeOperation as Operation;
     let words = random_words(operation as u32, index);
-    let half = index % 2 == 0;
+    let half = index.is_multiple_of(2);
     let pair = |low, high| (signed(words[0], low, high), signed(words[1], low, high));
     match operation {
         Operation::Copy => (signed(words[0], -126, 127), 1.0),
@@ -128,5 +128,5 @@ fn magnitude(word: u32, low: i32, high: i32) -> f32 {
 
 fn signed(word: u32, low: i32, high: i32) -> f32 {
     let x = magnitude(word, low, high);
-    if word.count_ones() % 2 == 0 { x } else { -x }
+    if word.count_ones().is_multiple_of(2) { x } else { -x }
 }
