@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 
+use super::stability::{ActivePolicy, Policy};
 use super::update::Update;
-use super::{AdamW, Clip, LossScale, Model, Optimizer, Schedule, TelemetryRing, Trainer};
+use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
-use crate::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
+use crate::plan::{
+    Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
+};
 use crate::precision::Precision;
 use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
@@ -18,9 +21,11 @@ use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 pub struct TrainerBuilder<M: Model> {
     model: M,
     optimizer: Box<dyn Optimizer>,
+    norm: Norm,
     clip: Clip,
     loss_scale: Option<LossScale>,
     give_up_after: u32,
+    policies: Vec<Box<dyn Policy>>,
     schedule: Schedule,
     precision: Precision,
     microbatches: usize,
@@ -42,9 +47,11 @@ impl<M: Model> TrainerBuilder<M> {
         Self {
             model,
             optimizer: Box::new(AdamW::default()),
+            norm: Norm::L2,
             clip: Clip::None,
             loss_scale: None,
             give_up_after: 100,
+            policies: Vec::new(),
             schedule: Schedule::default(),
             precision: Precision::F32,
             microbatches: 1,
@@ -60,6 +67,13 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
         self.optimizer = Box::new(optimizer);
+        self
+    }
+
+    /// Which norm of the gradients is measured, and clipped by.
+    #[must_use]
+    pub fn norm(mut self, norm: Norm) -> Self {
+        self.norm = norm;
         self
     }
 
@@ -83,6 +97,14 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn give_up_after(mut self, skipped_in_row: u32) -> Self {
         self.give_up_after = skipped_in_row;
+        self
+    }
+
+    /// Adds a policy; see [`stability`](super::stability). Policies act in the order they are
+    /// added.
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policies.push(Box::new(policy));
         self
     }
 
@@ -183,6 +205,7 @@ impl<M: Model> TrainerBuilder<M> {
         let ring = TelemetryRing::new(gpu, self.ring, parameters.padding());
         let settings = parameters.specs().iter().map(self.settings).map(TensorState::from);
         let tensors = gpu.upload("tensors", &settings.collect::<Vec<_>>());
+        let policies = self.activate_policies(gpu, parameters.specs().len());
         let update = Update {
             gpu,
             parameters: &parameters,
@@ -191,9 +214,14 @@ impl<M: Model> TrainerBuilder<M> {
             step: &step,
             tensors: &tensors,
             optimizer: &*self.optimizer,
+            norm: match self.clip {
+                Clip::InfinityNorm(_) => Norm::Infinity,
+                _ => self.norm,
+            },
             clip: self.clip,
             loss_scale,
             give_up_after: self.give_up_after,
+            policies: &policies,
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
@@ -208,8 +236,10 @@ impl<M: Model> TrainerBuilder<M> {
             precision: self.precision,
             sinks,
             moments,
+            moment_names: self.optimizer.moments(),
             step,
             tensors,
+            policies,
             update,
             ring,
             microbatches: self.microbatches,
@@ -224,6 +254,14 @@ impl<M: Model> TrainerBuilder<M> {
         })
     }
 
+    fn activate_policies(&mut self, gpu: &Gpu, tensor_count: usize) -> Vec<ActivePolicy> {
+        let activate = |policy: Box<dyn Policy>| {
+            let memory = gpu.upload(policy.name(), &policy.memory(to_u32(tensor_count)));
+            ActivePolicy { policy, memory }
+        };
+        std::mem::take(&mut self.policies).into_iter().map(activate).collect()
+    }
+
     fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
@@ -233,8 +271,19 @@ impl<M: Model> TrainerBuilder<M> {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
+        for (index, policy) in self.policies.iter().enumerate() {
+            policy.validate()?;
+            if self.policies[..index].iter().any(|other| other.name() == policy.name()) {
+                return Err(Error::Setting {
+                    setting: "policy",
+                    value: format!("{} twice", policy.name()),
+                    range: "of a different name each",
+                });
+            }
+        }
         if self.microbatches == 0 {
             return Err(Error::Setting {
                 setting: "accumulation",
