@@ -1,5 +1,6 @@
 //! Faults planted in the answers of a perfect adapter.
 
+use super::super::Outcome;
 use super::*;
 
 fn wide(values: &[f32]) -> Vec<f64> {

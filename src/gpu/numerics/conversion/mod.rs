@@ -1,8 +1,11 @@
 //! Rounding of conversions: the library's own must be exact, WGSL's are only watched.
 
-use half::f16;
+mod samples;
 
-use super::{Check, Gpu, Outcome, list, random_words, whole};
+use half::f16;
+use samples::{COUNT, HALVES, halves, pairs, words};
+
+use super::{Check, Gpu, Outcome, list, whole};
 use crate::error::Result;
 use crate::gpu::Dispatch;
 use crate::kernels::{
@@ -11,11 +14,6 @@ use crate::kernels::{
 };
 use crate::precision::Precision;
 use crate::reference;
-
-/// Pairs, words and numbers that are converted; a multiple of 4.
-const COUNT: usize = 2048;
-/// Every half there is.
-const HALVES: usize = 1 << 16;
 
 /// What conversions do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,67 +101,6 @@ impl Probe {
         };
         Ok(Conversions::judge(&answers))
     }
-}
-
-/// Ties, the ends of f16's range, and random numbers within and about it.
-fn pairs() -> Vec<[f32; 2]> {
-    let largest = f32::from(f16::MAX);
-    let delicate = [
-        [1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11)],
-        [-1.0 - 2f32.powi(-11), 2049.0],
-        [largest, -largest],
-        [65_519.996, -65_519.996],
-        [65_520.0, -65_520.0],
-        [70_000.0, -1e30],
-        [f32::INFINITY, f32::NEG_INFINITY],
-        [f32::NAN, f32::MAX],
-        [2f32.powi(-24), -2f32.powi(-24)],
-        [2f32.powi(-25), 1.0001 * 2f32.powi(-25)],
-        [3.0 * 2f32.powi(-25), 5.0 * 2f32.powi(-25)],
-        [2f32.powi(-14), 2f32.powi(-14) - 2f32.powi(-24)],
-        [2f32.powi(-14) - 2f32.powi(-26), 1e-30],
-        [f32::MIN_POSITIVE / 16.0, -f32::from_bits(1)],
-        [0.0, -0.0],
-    ];
-    let random = |i| {
-        let [a, b, ..] = random_words(100, i);
-        [about_f16(a), about_f16(b)]
-    };
-    delicate.into_iter().chain((delicate.len()..COUNT).map(random)).collect()
-}
-
-/// Exponents from -27 to 16, any significand.
-fn about_f16(word: u32) -> f32 {
-    let exponent = (word >> 23 & 0xff) % 44 + 100;
-    f32::from_bits(word & 0x807f_ffff | exponent << 23)
-}
-
-/// Halves of every kind, and integers about the 24 bits of f32.
-fn words() -> Vec<u32> {
-    let delicate = [
-        0x3c00_0000,
-        0x7bff_fbff,
-        0x7c00_fc00,
-        0x7e00_7c01,
-        0x0001_8001,
-        0x03ff_0400,
-        0x0200_83ff,
-        16_777_216,
-        16_777_217,
-        16_777_219,
-        33_554_434,
-        33_554_438,
-        u32::MAX,
-        u32::MAX - 128,
-        u32::MAX - 127,
-    ];
-    let random = |i| random_words(101, i)[0];
-    delicate.into_iter().chain((delicate.len()..COUNT).map(random)).collect()
-}
-
-/// All halves in order, two to a word.
-fn halves() -> Vec<u32> {
-    (0..HALVES as u32 / 2).map(|i| (2 * i) | (2 * i + 1) << 16).collect()
 }
 
 fn halves_of(word: u32) -> [f16; 2] {
@@ -268,75 +205,4 @@ impl Conversions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn perfect() -> Answers {
-        let expected = reference::probe::probe_conversion(&pairs(), &words());
-        let flat: Vec<_> = pairs().into_iter().flatten().collect();
-        let own = [Precision::F16, Precision::Bf16].map(|precision| {
-            let wide = precision.decode(bytemuck::cast_slice(&halves()));
-            (precision, precision.encode(&flat), wide)
-        });
-        Answers {
-            packed: expected.packed,
-            unpacked: expected.unpacked,
-            numbers: expected.numbers,
-            own: own.into(),
-        }
-    }
-
-    fn outcomes(answers: &Answers) -> [Outcome; 3] {
-        let checks = Conversions::judge(answers).checks();
-        [checks[0].outcome, checks[1].outcome, checks[2].outcome]
-    }
-
-    #[test]
-    fn a_perfect_adapter_passes() {
-        assert_eq!(outcomes(&perfect()), [Outcome::Pass; 3]);
-    }
-
-    #[test]
-    fn a_wrong_bit_of_the_own_conversion_fails() {
-        for precision in 0..2 {
-            let mut answers = perfect();
-            answers.own[precision].1[4] ^= 1;
-            assert_eq!(outcomes(&answers)[0], Outcome::Fail);
-            let mut answers = perfect();
-            answers.own[precision].2[1] = 0.0;
-            assert_eq!(outcomes(&answers)[0], Outcome::Fail, "a subnormal flushed");
-        }
-    }
-
-    #[test]
-    fn faults_of_the_builtins_are_named() {
-        let find = |low: f32| pairs().iter().position(|pair| pair[0] == low).expect("a pair");
-        let faults: [(f32, u32, &str); 3] = [
-            (1.0 + 2f32.powi(-11), 1, "pack not to nearest even"),
-            (2f32.powi(-24), 1, "pack loses subnormals"),
-            (70_000.0, 0x200, "pack of 70000 or Inf is not Inf"),
-        ];
-        for (low, flipped, found) in faults {
-            let mut answers = perfect();
-            answers.packed[find(low)] ^= flipped;
-            let check = Conversions::judge(&answers).check_builtin();
-            assert_eq!((check.outcome, &*check.found), (Outcome::Degraded, found));
-        }
-        let mut answers = perfect();
-        for (word, values) in words().into_iter().zip(&mut answers.unpacked) {
-            for (half, value) in halves_of(word).into_iter().zip(values) {
-                *value = if is_subnormal(half) { 0.0 } else { *value };
-            }
-        }
-        let check = Conversions::judge(&answers).check_builtin();
-        assert_eq!(check.found, "unpack loses subnormals");
-    }
-
-    #[test]
-    fn integers_rounded_down_are_seen() {
-        let mut answers = perfect();
-        let place = words().iter().position(|&word| word == 16_777_219).expect("a word");
-        answers.numbers[place] = 16_777_218.0;
-        assert_eq!(outcomes(&answers), [Outcome::Pass, Outcome::Pass, Outcome::Degraded]);
-    }
-}
+mod tests;
