@@ -14,6 +14,7 @@ pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod probe;
 pub mod random;
 pub mod reduce;
 pub mod shared;
@@ -29,6 +30,7 @@ pub use matmul::*;
 pub use norm::*;
 pub use normalization::*;
 pub use optimizer::*;
+pub use probe::*;
 pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
@@ -47,6 +49,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("norm", norm::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
+    ("probe", probe::ALL),
     ("random", random::ALL),
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),

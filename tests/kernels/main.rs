@@ -28,6 +28,7 @@ mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
+mod probe;
 mod random;
 mod reduce;
 mod softmax;
@@ -43,6 +44,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("norm", norm::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
+    ("probe", probe::ROWS),
     ("random", random::ROWS),
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),
