@@ -182,7 +182,17 @@ fn rms_norm_gpt() -> LanguageModel {
 }
 
 fn adamw() -> AdamW {
-    AdamW { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 }
+    AdamW {
+        learning_rate: 1e-2,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        ..AdamW::default()
+    }
+}
+
+fn adam() -> Adam {
+    Adam { learning_rate: 1e-2, betas: [0.9, 0.95], weight_decay: 0.01, ..Adam::default() }
 }
 
 fn compare_logits(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
@@ -243,7 +253,7 @@ fn gpt_with_the_kernels_of_hardware_adapters() {
 fn gpt_with_adam_and_l2_decay() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
-    let optimizer = Adam { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.01 };
+    let optimizer = adam();
     let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
     compare(&mut trainer, &fixture, "tokens", "adam_l2.");
 }

@@ -64,3 +64,16 @@ pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wg
 pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row.
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");
+/// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
+/// [`CLIPPED`].
+pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl");
+/// `agrees`: where two vectors have the same sign.
+pub const AGREES: Fragment = wgsl!("../../shaders/shared/agrees.wgsl");
+/// `TensorRange`: which partial sums are those of a tensor.
+pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/shared/tensor_range.wgsl");
+/// `inverse_power`: t^-p, more accurate than `pow`.
+pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
+/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`POWER`].
+pub const FACTORED: Fragment = wgsl!("../../shaders/shared/factored.wgsl");
+/// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
+pub const ADAFACTOR_UPDATE: Fragment = wgsl!("../../shaders/shared/adafactor_update.wgsl");
