@@ -26,6 +26,7 @@ mod loss;
 mod matmul;
 mod normalization;
 mod optimizer;
+mod optimizer_runs;
 mod random;
 mod reduce;
 mod softmax;
