@@ -7,7 +7,8 @@ use evenkeel::graph::{Graph, Phase};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions};
 use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
 use evenkeel::train::{
-    Adam, AdamW, Batch, Clip, Model, Optimizer, Predictor, Sgd, Telemetry, Trainer,
+    Adafactor, Adam, AdamAtan2, AdamW, Batch, Clip, Lion, Model, Muon, MuonScale, Optimizer,
+    Predictor, Sgd, StableAdamW, Telemetry, Trainer,
 };
 use pollster::block_on;
 use safetensors::{Dtype, SafeTensors};
@@ -265,6 +266,90 @@ fn gpt_with_sgd() {
     let optimizer = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() };
     let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
     compare(&mut trainer, &fixture, "tokens", "sgd.");
+}
+
+/// The layer-norm GPT with one more optimizer, whose losses have this prefix.
+fn gpt_with(prefix: &str, optimizer: impl Optimizer + 'static) {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_layer_norm");
+    let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", prefix);
+}
+
+#[test]
+fn gpt_with_amsgrad() {
+    gpt_with("amsgrad.", AdamW { amsgrad: true, ..adamw() });
+}
+
+#[test]
+fn gpt_with_stable_adamw() {
+    let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
+    let optimizer = StableAdamW { learning_rate, betas, weight_decay, ..StableAdamW::default() };
+    gpt_with("stable_adamw.", optimizer);
+}
+
+#[test]
+fn gpt_with_adam_atan2() {
+    let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
+    let optimizer = AdamAtan2 { learning_rate, betas, weight_decay, ..AdamAtan2::default() };
+    gpt_with("adam_atan2.", optimizer);
+}
+
+#[test]
+fn gpt_with_lion() {
+    gpt_with("lion.", Lion { learning_rate: 2e-3, ..Lion::default() });
+}
+
+#[test]
+fn gpt_with_adafactor() {
+    let optimizer = Adafactor { learning_rate: 0.1, weight_decay: 0.1, ..Adafactor::default() };
+    gpt_with("adafactor.", optimizer);
+}
+
+#[test]
+fn gpt_with_muon() {
+    gpt_with("muon.", Muon { adamw: adamw(), ..Muon::default() });
+}
+
+#[test]
+fn gpt_with_muon_at_the_rms_of_adamw() {
+    let scale = MuonScale::MatchRmsAdamW;
+    gpt_with("muon_rms.", Muon { adamw: adamw(), nesterov: false, scale, ..Muon::default() });
+}
+
+#[test]
+fn gpt_with_cautious_adamw() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_rms_norm");
+    let optimizer = AdamW { cautious: true, cautious_decay: true, ..adamw() };
+    let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", "cautious.");
+}
+
+fn kept_bytes(gpu: &Gpu, optimizer: impl Optimizer + 'static) -> u64 {
+    let builder = Trainer::builder(layer_norm_gpt()).optimizer(optimizer);
+    block_on(builder.build(gpu)).expect("a trainer").report().moment_bytes
+}
+
+/// Lion keeps as much as the parameters have, with the padding between tensors.
+#[test]
+fn optimizers_keep_what_they_say() {
+    let Some(gpu) = support::gpu() else { return };
+    let flat = kept_bytes(&gpu, Lion::default());
+    assert_eq!(kept_bytes(&gpu, AdamW::default()), 2 * flat);
+    assert_eq!(kept_bytes(&gpu, AdamW { amsgrad: true, ..AdamW::default() }), 3 * flat);
+    // Two layers: qkv (48, 16), projection (16, 16), up (64, 16), down (16, 64).
+    let hidden = 2 * 4 * (48 * 16 + 16 * 16 + 64 * 16 + 16 * 64);
+    let trainer = Trainer::builder(layer_norm_gpt());
+    let trainer = block_on(trainer.build(&gpu)).expect("a trainer");
+    let elements = 4 * trainer.parameters().count() as u64;
+    assert_eq!(kept_bytes(&gpu, Muon::default()), 2 * elements - hidden);
+    // A number per row and per column, and one per element of vectors.
+    let shapes = trainer.parameters().specs().iter().map(|spec| &spec.shape.dims);
+    let numbers = shapes.map(|dims| dims.iter().map(|d| d.next_multiple_of(4)).sum::<usize>());
+    let factored = 4 * numbers.sum::<usize>() as u64;
+    assert_eq!(kept_bytes(&gpu, Adafactor::default()), factored);
+    assert!(5 * factored < elements, "{factored} of {elements}");
 }
 
 fn classifier() -> Classifier {
