@@ -7,8 +7,8 @@ use evenkeel::graph::{Graph, Phase};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions};
 use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
 use evenkeel::train::{
-    Adafactor, Adam, AdamAtan2, AdamW, Batch, Clip, Lion, Model, Muon, MuonScale, Optimizer,
-    Predictor, Sgd, StableAdamW, Telemetry, Trainer,
+    Adafactor, Adam, AdamAtan2, AdamW, Batch, Checkpoint, Clip, Lion, Model, Muon, MuonScale,
+    Optimizer, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
 };
 use pollster::block_on;
 use safetensors::{Dtype, SafeTensors};
@@ -324,6 +324,35 @@ fn gpt_with_cautious_adamw() {
     let optimizer = AdamW { cautious: true, cautious_decay: true, ..adamw() };
     let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), optimizer);
     compare(&mut trainer, &fixture, "tokens", "cautious.");
+}
+
+/// A run that goes on from a checkpoint has the bits of one that never stopped, also where what is
+/// kept is not laid out as the parameters are.
+#[test]
+fn checkpoints_hold_what_optimizers_keep() {
+    let Some(gpu) = support::gpu() else { return };
+    check_checkpoint(&gpu, Muon { adamw: adamw(), ..Muon::default() });
+    check_checkpoint(&gpu, Adafactor::default());
+    check_checkpoint(&gpu, AdamW { amsgrad: true, ..adamw() });
+}
+
+fn check_checkpoint(gpu: &Gpu, optimizer: impl Optimizer + Copy + 'static) {
+    let fixture = Fixture::open("gpt_layer_norm");
+    let make = || trainer(gpu, &fixture, layer_norm_gpt(), optimizer);
+    let (mut first, mut second) = (make(), make());
+    let train = |trainer: &mut Trainer<_>, steps: std::ops::Range<usize>| {
+        for step in steps {
+            block_on(trainer.step(&fixture.batch(step, "tokens"))).expect("a step");
+        }
+    };
+    train(&mut first, 0..3);
+    let checkpoint = block_on(first.checkpoint()).expect("a checkpoint");
+    let file = Checkpoint::from_bytes(&checkpoint.to_bytes()).expect("the same");
+    block_on(second.restore(&file)).expect("restored");
+    train(&mut first, 3..6);
+    train(&mut second, 3..6);
+    let bytes = [&first, &second].map(|t| block_on(t.committed_bytes()).expect("bytes"));
+    assert!(bytes[0] == bytes[1], "{optimizer:?}");
 }
 
 fn kept_bytes(gpu: &Gpu, optimizer: impl Optimizer + 'static) -> u64 {

@@ -504,7 +504,8 @@ pub fn muon_normalize(x: &[f64], inverse: f64) -> Vec<f64> {
 /// a I + b G + c G² of square matrices of this size.
 pub fn muon_polynomial(gram: &[f64], square: &[f64], size: usize, [a, b, c]: [f64; 3]) -> Vec<f64> {
     let elements = gram.iter().zip(square).enumerate();
-    let identity = |i: usize| if i % (size * size) % (size + 1) == 0 { a } else { 0.0 };
+    let on_diagonal = |i: usize| (i % (size * size)).is_multiple_of(size + 1);
+    let identity = |i| if on_diagonal(i) { a } else { 0.0 };
     elements.map(|(i, (gram, square))| identity(i) + b * gram + c * square).collect()
 }
 

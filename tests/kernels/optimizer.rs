@@ -12,7 +12,9 @@ use evenkeel::train::{self, MuonScale};
 
 use crate::optimizer_runs::{self as runs, Rule};
 use crate::step::{Flat, Judge, clip, flatten, fresh, plain, wide_state};
-use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+use crate::support::{
+    Tolerance, assert_close, gpu_with_hardware_kernels, pad, read, unpad, values, wide,
+};
 
 const STEPS: usize = 100;
 const HUNDRED_STEPS: Tolerance = Tolerance {
@@ -545,7 +547,7 @@ fn check_angles(gpu: &Gpu) {
             gradient: bind(&gpu.buffer("gradient", weight.size())),
             weight: bind(&weight),
             m: bind(&gpu.upload("m", &flat.elements)),
-            v: bind(&gpu.upload("v", &flatten(&[v.clone()]).elements)),
+            v: bind(&gpu.upload("v", &flatten(std::slice::from_ref(&v)).elements)),
         });
         let angles = m.iter().zip(&v).map(|(&m, &v)| -f64::from(m).atan2(f64::from(v).sqrt()));
         let tolerance = Tolerance {
@@ -1030,6 +1032,10 @@ fn muon(gpu: &Gpu) {
     runs::check_many_tensors(gpu, Rule::Muon(MUON), 300);
     let rule = train::Muon { scale: MuonScale::MatchRmsAdamW, ..MUON };
     runs::check_option(gpu, Rule::Muon(rule));
+    // Products through workgroup memory.
+    let hardware = gpu_with_hardware_kernels().expect("the same adapter");
+    let rule = train::Muon { scale: MuonScale::Spectral, ..MUON };
+    runs::check_option(&hardware, Rule::Muon(rule));
     check_orthogonal(gpu);
 }
 

@@ -199,3 +199,62 @@ fn check_positive(setting: &'static str, value: f64) -> Result<()> {
 fn check_decay_rate(setting: &'static str, value: f64) -> Result<()> {
     check(setting, value, 0.0, 1.0, "in [0, 1)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The setting that a bad value is reported for.
+    fn refused(optimizer: impl Optimizer) -> String {
+        match optimizer.validate() {
+            Err(Error::Setting { setting, .. }) => setting.to_owned(),
+            other => panic!("{optimizer:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let all: [&dyn Optimizer; 8] = [
+            &AdamW::default(),
+            &Adam::default(),
+            &StableAdamW::default(),
+            &AdamAtan2::default(),
+            &Lion::default(),
+            &Adafactor::default(),
+            &Muon::default(),
+            &Sgd::default(),
+        ];
+        for optimizer in all {
+            optimizer.validate().expect("valid");
+        }
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let nan = f64::NAN;
+        let both = AdamW { amsgrad: true, cautious: true, ..AdamW::default() };
+        assert_eq!(refused(both), "cautious");
+        assert_eq!(refused(StableAdamW { eps: -1.0, ..Default::default() }), "eps");
+        assert_eq!(refused(StableAdamW { betas: [0.9, 1.0], ..Default::default() }), "beta2");
+        for (a, b, setting) in [(0.0, 1.0, "a"), (1.0, 0.0, "b"), (nan, 1.0, "a"), (1.0, -1.0, "b")]
+        {
+            assert_eq!(refused(AdamAtan2 { a, b, ..Default::default() }), setting);
+        }
+        assert_eq!(refused(Lion { betas: [1.0, 0.9], ..Default::default() }), "beta1");
+        assert_eq!(refused(Lion { learning_rate: nan, ..Default::default() }), "learning_rate");
+        for beta2_decay in [0.1, -1.1, nan] {
+            assert_eq!(refused(Adafactor { beta2_decay, ..Default::default() }), "beta2_decay");
+        }
+        assert_eq!(refused(Adafactor { eps: [-1.0, 0.0], ..Default::default() }), "eps1");
+        assert_eq!(refused(Adafactor { eps: [0.0, nan], ..Default::default() }), "eps2");
+        let adafactor = Adafactor { clip_threshold: 0.0, ..Default::default() };
+        assert_eq!(refused(adafactor), "clip_threshold");
+        // The ratio of both learning rates would not exist.
+        assert_eq!(refused(Muon { learning_rate: 0.0, ..Default::default() }), "learning_rate");
+        assert_eq!(refused(Muon { momentum: 1.0, ..Default::default() }), "momentum");
+        let adamw = AdamW { cautious_decay: true, ..AdamW::default() };
+        assert_eq!(refused(Muon { adamw, ..Default::default() }), "adamw");
+        let adamw = AdamW { eps: nan, ..AdamW::default() };
+        assert_eq!(refused(Muon { adamw, ..Default::default() }), "eps");
+    }
+}

@@ -542,3 +542,63 @@ fn record_product(
         recorder.dispatch(&Matmul { params, a, b, c });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Shape;
+    use crate::nn::Init;
+
+    fn spec(name: &str, dims: &[usize]) -> ParameterSpec {
+        let (name, shape) = (name.to_owned(), Shape::real(dims));
+        ParameterSpec { name, shape, init: Init::Constant(0.0), stream: 0 }
+    }
+
+    #[test]
+    fn hidden_matrices_are_found_by_shape_and_name() {
+        for (name, dims, hidden) in [
+            ("blocks.0.attention.qkv.weight", &[48, 16][..], true),
+            ("heads.weight", &[4, 4], true),
+            ("blocks.0.attention.qkv.bias", &[48], false),
+            ("token_embedding.weight", &[27, 16], false),
+            ("head.weight", &[27, 16], false),
+            ("lm_head.weight", &[27, 16], false),
+            ("convolution.weight", &[8, 3, 3, 3], false),
+        ] {
+            assert_eq!(is_hidden_matrix(&spec(name, dims)), hidden, "{name}");
+        }
+    }
+
+    #[test]
+    fn batches_hold_one_shape_and_have_a_bound() {
+        let shapes =
+            [[1024, 4096], [4096, 4096], [1024, 4096], [4096, 1024], [1024, 4096], [4096, 4096]];
+        let specs: Vec<_> = shapes.iter().map(|dims| spec("w", dims)).collect();
+        let mut offset = 0;
+        let tensors = specs.iter().zip(0..).map(|(spec, index)| {
+            let tensor = SegmentTensor::new(spec, index, offset, 0);
+            offset += tensor.quads();
+            tensor
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let (batches, others) = Muon::default().divide(&tensors);
+        assert!(others.is_empty());
+        let indices = |batch: &Batch<'_>| batch.tensors.iter().map(|t| t.index).collect::<Vec<_>>();
+        let found: Vec<_> =
+            batches.iter().map(|batch| (batch.base >> 20, indices(batch))).collect();
+        let expected = [(0, vec![0, 2]), (2, vec![1]), (6, vec![3]), (7, vec![4]), (8, vec![5])];
+        assert_eq!(found, expected);
+        let bytes = Muon::default().moment_bytes(&tensors);
+        // All momentum, but not the size that would say it is laid out as the gradients are.
+        assert_eq!(bytes, [16 * u64::from(offset) + 16, 16, 16]);
+    }
+
+    #[test]
+    fn scales_follow_from_shapes() {
+        use MuonScale::*;
+        assert_eq!(Original.factor(4, 16), 1.0);
+        assert_eq!(Original.factor(16, 4), 2.0);
+        assert_eq!(MatchRmsAdamW.factor(4, 16), 0.8);
+        assert_eq!(Spectral.factor(4, 16), 0.5);
+    }
+}
