@@ -26,6 +26,8 @@ macro_rules! device_struct {
     };
 }
 
+pub(crate) use device_struct;
+
 device_struct! {
     /// What the host tells a step. One per microbatch.
     StepInput {

@@ -6,8 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use evenkeel::contract;
-use evenkeel::kernel::{Declaration, Field, Fragment};
-use evenkeel::kernels::{self, shared};
+use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
+use evenkeel::kernels::{
+    self, Adafactor, AdafactorFactors, AdafactorScan, FactorBlock, FactoredTensor, MuonNorm,
+    TensorFactors, TensorRange, Tile, shared,
+};
 use evenkeel::step::{
     Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
 };
@@ -83,6 +86,26 @@ fn device_structs_match() {
             .iter()
             .find(|(_, ty)| ty.name.as_deref() == Some(name))
             .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
+        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
+        let declared: Vec<_> =
+            declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
+        assert_eq!(found, declared, "{name}");
+    }
+}
+
+#[test]
+fn tables_of_optimizers_match() {
+    let structs: &[(&str, &[Field], &Declaration)] = &[
+        ("TensorRange", TensorRange::FIELDS, &TensorFactors::DECLARATION),
+        ("TensorRange", TensorRange::FIELDS, &MuonNorm::DECLARATION),
+        ("Tile", Tile::FIELDS, &AdafactorScan::DECLARATION),
+        ("FactorBlock", FactorBlock::FIELDS, &AdafactorFactors::DECLARATION),
+        ("FactoredTensor", FactoredTensor::FIELDS, &Adafactor::DECLARATION),
+    ];
+    for (name, declared, kernel) in structs {
+        let module = naga::front::wgsl::parse_str(&kernel.source()).expect("valid WGSL");
+        let mut types = module.types.iter().filter(|(_, ty)| ty.name.as_deref() == Some(name));
+        let (ty, _) = types.next().unwrap_or_else(|| panic!("no struct {name} in {}", kernel.name));
         let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
         let declared: Vec<_> =
             declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();

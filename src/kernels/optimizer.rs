@@ -14,84 +14,85 @@ use super::shared::{
     SCAN_PARTIAL, STEP_STATE, TENSOR_RANGE, WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
+use crate::step::device_struct;
 use crate::{kernel, wgsl};
 
-/// Partial sums of one tensor, and where what they give belongs: a row of [`TensorFactors::ranges`]
-/// and [`MuonNorm::ranges`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct TensorRange {
-    /// First partial.
-    pub first: u32,
-    /// Number of partials.
-    pub count: u32,
-    /// Elements that the partials are sums over, without padding.
-    pub elements: u32,
-    /// Index of the result.
-    pub target_index: u32,
+device_struct! {
+    /// Partial sums of one tensor, and where what they give belongs: a row of [`TensorFactors::ranges`]
+    /// and [`MuonNorm::ranges`].
+    TensorRange {
+        /// First partial.
+        first: u32,
+        /// Number of partials.
+        count: u32,
+        /// Elements that the partials are sums over, without padding.
+        elements: u32,
+        /// Index of the result.
+        target_index: u32,
+    }
 }
 
-/// A part of a matrix of at most 64 rows by 64 quads: a row of [`AdafactorScan::tiles`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Tile {
-    /// First quad in the flat buffer.
-    pub offset: u32,
-    /// Quads from one row to the next.
-    pub row_quads: u32,
-    /// Rows of the tile.
-    pub rows: u32,
-    /// Quads of each row of the tile.
-    pub quads: u32,
-    /// Where the sums of its rows go: the first f32, one per row.
-    pub row_partials: u32,
-    /// Where the sums of its columns go: the first f32, four per quad.
-    pub column_partials: u32,
-    /// Row of the tensor table.
-    pub tensor: u32,
+device_struct! {
+    /// A part of a matrix of at most 64 rows by 64 quads: a row of [`AdafactorScan::tiles`].
+    Tile {
+        /// First quad in the flat buffer.
+        offset: u32,
+        /// Quads from one row to the next.
+        row_quads: u32,
+        /// Rows of the tile.
+        rows: u32,
+        /// Quads of each row of the tile.
+        quads: u32,
+        /// Where the sums of its rows go: the first f32, one per row.
+        row_partials: u32,
+        /// Where the sums of its columns go: the first f32, four per quad.
+        column_partials: u32,
+        /// Row of the tensor table.
+        tensor: u32,
+    }
 }
 
-/// Up to 8 quads of what Adafactor keeps of a matrix's rows or columns: a row of
-/// [`AdafactorFactors::blocks`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct FactorBlock {
-    /// First quad of sums.
-    pub first: u32,
-    /// Quads from one tile's sums to the next's.
-    pub stride: u32,
-    /// Tiles.
-    pub count: u32,
-    /// Quads, at most 8.
-    pub quads: u32,
-    /// First quad of the variances.
-    pub target_quad: u32,
-    /// Elements that each sum is over.
-    pub elements: u32,
-    /// Row of the tensor table.
-    pub tensor: u32,
+device_struct! {
+    /// Up to 8 quads of what Adafactor keeps of a matrix's rows or columns: a row of
+    /// [`AdafactorFactors::blocks`].
+    FactorBlock {
+        /// First quad of sums.
+        first: u32,
+        /// Quads from one tile's sums to the next's.
+        stride: u32,
+        /// Tiles.
+        count: u32,
+        /// Quads, at most 8.
+        quads: u32,
+        /// First quad of the variances.
+        target_quad: u32,
+        /// Elements that each sum is over.
+        elements: u32,
+        /// Row of the tensor table.
+        tensor: u32,
+    }
 }
 
-/// A tensor as Adafactor sees it: a row of the tables `shapes`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct FactoredTensor {
-    /// First quad in the flat buffers.
-    pub offset: u32,
-    /// Quads of a row.
-    pub row_quads: u32,
-    /// Rows of each matrix; 0 for a vector.
-    pub rows: u32,
-    /// First quad of the rows' variances.
-    pub variance_rows: u32,
-    /// First quad of the columns' variances, or of a vector's.
-    pub variance_cols: u32,
-    /// In `factors`: the mean of the row variances, one per matrix.
-    pub mean: u32,
-    /// In `factors`: 1 / max(1, rms(u) / d).
-    pub update_factor: u32,
-    /// In `factors`: root mean square of the weights.
-    pub weight_rms: u32,
+device_struct! {
+    /// A tensor as Adafactor sees it: a row of the tables `shapes`.
+    FactoredTensor {
+        /// First quad in the flat buffers.
+        offset: u32,
+        /// Quads of a row.
+        row_quads: u32,
+        /// Rows of each matrix; 0 for a vector.
+        rows: u32,
+        /// First quad of the rows' variances.
+        variance_rows: u32,
+        /// First quad of the columns' variances, or of a vector's.
+        variance_cols: u32,
+        /// In `factors`: the mean of the row variances, one per matrix.
+        mean: u32,
+        /// In `factors`: 1 / max(1, rms(u) / d).
+        update_factor: u32,
+        /// In `factors`: root mean square of the weights.
+        weight_rms: u32,
+    }
 }
 
 /// [`AdamwScaledParams::factor`]: none.
