@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
-use evenkeel::kernels::{self, ExactFold, ExactSum, Segment, TensorNorm, shared};
+use evenkeel::kernels::{
+    self, Adafactor, AdafactorFactors, AdafactorScan, ExactFold, ExactSum, FactorBlock,
+    FactoredTensor, MuonNorm, Segment, TensorFactors, TensorNorm, TensorRange, Tile, shared,
+};
 use evenkeel::precision::Variant;
 use evenkeel::step::{
     Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
@@ -101,6 +104,26 @@ fn check_structs(module: &naga::Module, structs: &[(&str, &[Field])]) {
             .find(|(_, ty)| ty.name.as_deref() == Some(name))
             .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
         let found = contract::struct_fields(module, ty).expect("a struct of scalars and arrays");
+        let declared: Vec<_> =
+            declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
+        assert_eq!(found, declared, "{name}");
+    }
+}
+
+#[test]
+fn tables_of_optimizers_match() {
+    let structs: &[(&str, &[Field], &Declaration)] = &[
+        ("TensorRange", TensorRange::FIELDS, &TensorFactors::DECLARATION),
+        ("TensorRange", TensorRange::FIELDS, &MuonNorm::DECLARATION),
+        ("Tile", Tile::FIELDS, &AdafactorScan::DECLARATION),
+        ("FactorBlock", FactorBlock::FIELDS, &AdafactorFactors::DECLARATION),
+        ("FactoredTensor", FactoredTensor::FIELDS, &Adafactor::DECLARATION),
+    ];
+    for (name, declared, kernel) in structs {
+        let module = naga::front::wgsl::parse_str(&kernel.source()).expect("valid WGSL");
+        let mut types = module.types.iter().filter(|(_, ty)| ty.name.as_deref() == Some(name));
+        let (ty, _) = types.next().unwrap_or_else(|| panic!("no struct {name} in {}", kernel.name));
+        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
         let declared: Vec<_> =
             declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
         assert_eq!(found, declared, "{name}");

@@ -88,3 +88,16 @@ pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
 pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
 /// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
 pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");
+/// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
+/// [`CLIPPED`].
+pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl");
+/// `agrees`: where two vectors have the same sign.
+pub const AGREES: Fragment = wgsl!("../../shaders/shared/agrees.wgsl");
+/// `TensorRange`: which partial sums are those of a tensor.
+pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/shared/tensor_range.wgsl");
+/// `inverse_power`: t^-p, more accurate than `pow`.
+pub const INVERSE_POWER: Fragment = wgsl!("../../shaders/shared/inverse_power.wgsl");
+/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`INVERSE_POWER`].
+pub const FACTORED: Fragment = wgsl!("../../shaders/shared/factored.wgsl");
+/// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
+pub const ADAFACTOR_UPDATE: Fragment = wgsl!("../../shaders/shared/adafactor_update.wgsl");

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::optimizers::SegmentTensor;
 use super::stability::{ActivePolicy, Policy};
 use super::tensor_telemetry::TensorWatch;
 use super::update::Update;
@@ -315,7 +316,7 @@ impl<M: Model> TrainerBuilder<M> {
         Ok(())
     }
 
-    /// Gradients, staged states, and moments: one more flat buffer each, zeroed.
+    /// Gradients, staged states, and what the optimizer keeps, zeroed.
     async fn allocate(
         &self,
         gpu: &Gpu,
@@ -323,13 +324,16 @@ impl<M: Model> TrainerBuilder<M> {
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
         let segments: Vec<_> = parameters.weights().iter().map(wgpu::Buffer::size).collect();
         let names = self.optimizer.moments();
-        let bytes = segments.iter().sum::<u64>() * (1 + names.len() as u64);
+        let moment_bytes: Vec<_> = (0..segments.len())
+            .map(|i| self.optimizer.moment_bytes(&SegmentTensor::of_segment(parameters, i)))
+            .collect();
+        let bytes = segments.iter().sum::<u64>() + moment_bytes.iter().flatten().sum::<u64>();
         parameters::allocate(gpu, "gradients and moments", bytes, || {
             let gradients = segments.iter().map(|&b| gpu.buffer("gradients", b)).collect();
             let staged = gpu.buffer("staged states", parameters.committed().size());
-            let moments = segments
+            let moments = moment_bytes
                 .iter()
-                .map(|&bytes| names.iter().map(|name| gpu.buffer(name, bytes)).collect())
+                .map(|bytes| names.iter().zip(bytes).map(|(n, &b)| gpu.buffer(n, b)).collect())
                 .collect();
             (Sinks { gradients, staged }, moments)
         })

@@ -31,7 +31,9 @@ pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use generate::{Generator, Sampling};
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use norm::Norm;
-pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
+pub use optimizers::{
+    Adafactor, Adam, AdamAtan2, AdamW, Lion, Muon, MuonScale, Optimizer, Sgd, StableAdamW,
+};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
 use stability::ActivePolicy;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::optimizers::Segment;
+use super::optimizers::{Segment, SegmentTensor};
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
@@ -52,7 +52,10 @@ impl Update<'_> {
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
 
         let scan = Scan::new(gpu, parameters, self.norm);
-        let segments: Vec<_> = (0..scan.tables.len()).map(|i| self.segment(&scan, i)).collect();
+        let layouts: Vec<_> =
+            (0..scan.tables.len()).map(|i| SegmentTensor::of_segment(parameters, i)).collect();
+        let segments: Vec<_> =
+            layouts.iter().enumerate().map(|(i, layout)| self.segment(&scan, i, layout)).collect();
         for active in self.policies {
             for segment in &segments {
                 active.policy.before_scan(&mut recorder, segment);
@@ -127,7 +130,12 @@ impl Update<'_> {
         Ok(())
     }
 
-    fn segment<'s>(&'s self, scan: &'s Scan, index: usize) -> Segment<'s> {
+    fn segment<'s>(
+        &'s self,
+        scan: &'s Scan,
+        index: usize,
+        layout: &'s [SegmentTensor<'s>],
+    ) -> Segment<'s> {
         let table = &scan.tables[index];
         Segment {
             chunks: &table.chunks,
@@ -136,6 +144,7 @@ impl Update<'_> {
             gradient: &self.sinks.gradients[index],
             weight: &self.parameters.weights()[index],
             moments: &self.moments[index],
+            layout,
         }
     }
 

@@ -28,6 +28,7 @@ mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
+mod optimizer_runs;
 mod probe;
 mod random;
 mod reduce;
