@@ -13,6 +13,7 @@ pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod policy;
 pub mod random;
 pub mod reduce;
 pub mod shared;
@@ -27,6 +28,7 @@ pub use matmul::*;
 pub use norm::*;
 pub use normalization::*;
 pub use optimizer::*;
+pub use policy::*;
 pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
@@ -44,6 +46,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("norm", norm::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
+    ("policy", policy::ALL),
     ("random", random::ALL),
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),

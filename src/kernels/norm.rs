@@ -10,8 +10,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::shared::{
-    CHUNK_SCAN, EXACT_ROOT, EXACT_SUM, GRID, POWER, POWER_PARTIAL, SCAN_FOLD, STEP_STATE,
-    TENSOR_NORM, WIDE,
+    CHUNK_SCAN, EXACT_ROOT, EXACT_SUM, GRID, PART_INDEX, POWER, POWER_PARTIAL, SCAN_FOLD,
+    STEP_STATE, TENSOR_NORM, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::{Chunk, device_struct};
@@ -138,7 +138,7 @@ kernel! {
     ///
     /// Where an element is not finite the norm is that of [`NONFINITE_EXPONENT`].
     pub NormFold = [
-        STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, TENSOR_NORM,
+        STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, TENSOR_NORM, PART_INDEX,
         wgsl!("../../shaders/norm_fold.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -79,3 +79,14 @@ pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
 pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 /// `Segment`, `TensorNorm`: parts gathered into tensors, groups and the whole.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
+/// `part_index`: which part a segment means; joined after [`TENSOR_NORM`].
+pub const PART_INDEX: Fragment = wgsl!("../../shaders/shared/part_index.wgsl");
+/// Reasons and events of policies, norms as they remember them; wants [`STEP_STATE`] and [`WIDE`].
+pub const POLICY: Fragment = wgsl!("../../shaders/shared/policy.wgsl");
+/// `tensor_norm`, `workgroup_worst`: norms of tensors and the one furthest out of line; wants
+/// [`STEP_STATE`], [`WIDE`], [`TENSOR_NORM`] and [`REDUCE`].
+pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/shared/worst_tensor.wgsl");
+/// `SpikeMemory`, windows and z-scores; joined after [`POLICY`] and [`WORST_TENSOR`].
+pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/shared/spike_memory.wgsl");
+/// `RollbackMemory`, `SnapshotRing`.
+pub const SNAPSHOT: Fragment = wgsl!("../../shaders/shared/snapshot.wgsl");

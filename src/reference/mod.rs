@@ -12,6 +12,7 @@ pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod policy;
 pub mod random;
 pub mod reduce;
 pub mod softmax;

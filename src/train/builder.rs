@@ -213,6 +213,8 @@ impl<M: Model> TrainerBuilder<M> {
             loss: &loss,
             ring: &ring,
         };
+        let kept = policies.iter().map(|active| active.memory.size());
+        let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
         Ok(Trainer {
@@ -227,6 +229,7 @@ impl<M: Model> TrainerBuilder<M> {
             step,
             tensors,
             policies,
+            policy_bytes,
             update,
             ring,
             microbatches: self.microbatches,
@@ -269,6 +272,14 @@ impl<M: Model> TrainerBuilder<M> {
                     range: "of a different name each",
                 });
             }
+        }
+        let asks = self.policies.iter().find(|policy| policy.asks_for_rollback());
+        if let Some(policy) = asks.filter(|_| !self.policies.iter().any(|p| p.can_roll_back())) {
+            return Err(Error::Setting {
+                setting: "policy",
+                value: format!("{} that asks for rollbacks", policy.name()),
+                range: "together with a SnapshotRing",
+            });
         }
         if self.microbatches == 0 {
             return Err(Error::Setting {

@@ -32,6 +32,7 @@ pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
 use stability::ActivePolicy;
+pub use stability::{Policy, Reaction, SnapshotRing, SpikeGuard};
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
 
@@ -86,6 +87,8 @@ pub struct TrainerReport {
     pub activation_bytes: u64,
     /// Copies of the weights in half precision.
     pub copy_bytes: u64,
+    /// What policies keep: memories, snapshots.
+    pub policy_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
@@ -102,6 +105,7 @@ impl TrainerReport {
             + self.gradient_bytes
             + self.moment_bytes
             + self.activation_bytes
+            + self.policy_bytes
     }
 }
 
@@ -121,6 +125,7 @@ pub struct Trainer<M: Model> {
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
     policies: Vec<ActivePolicy>,
+    policy_bytes: u64,
     /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
     update: Vec<Dispatch>,
     ring: TelemetryRing,
@@ -362,6 +367,7 @@ impl<M: Model> Trainer<M> {
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
             activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
             copy_bytes: self.plan.report.copy_bytes,
+            policy_bytes: self.policy_bytes,
             model_dispatches: self.plan.first.len(),
             update_dispatches: self.update.len(),
             plan: self.plan.report.clone(),

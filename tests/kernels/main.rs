@@ -27,6 +27,7 @@ mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
+mod policy;
 mod random;
 mod reduce;
 mod softmax;
@@ -41,6 +42,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("norm", norm::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
+    ("policy", policy::ROWS),
     ("random", random::ROWS),
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),

@@ -74,7 +74,10 @@ impl<'g> Setup<'g> {
     fn squares(&self) -> wgpu::Buffer {
         let partials = self.gpu.buffer("partials", 16 * u64::from(self.chunk_count));
         self.gpu.run(&GradientScan {
-            params: GradientScanParams { chunk_count: self.chunk_count },
+            params: GradientScanParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
