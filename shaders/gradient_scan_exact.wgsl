@@ -1,6 +1,6 @@
 // Of each chunk: the exact sum of g^2, max |g| as bits, and how many g are not finite or zero.
 // One workgroup per chunk, 8 quads per invocation; all in integers, so order does not matter.
-struct GradientScanExactParams { chunk_count: u32 }
+struct GradientScanExactParams { chunk_count: u32, overflow_bits: u32 }
 
 @group(0) @binding(0) var<uniform> params: GradientScanExactParams;
 @group(0) @binding(1) var<storage, read> chunks: array<Chunk>;

@@ -1,6 +1,6 @@
 // Of each chunk: max |g| as bits, sum (|g| / unit)^p with its unit near max |g|, and how many g
 // are not finite or zero. One workgroup per chunk, 8 quads per invocation.
-struct GradientScanPowerParams { chunk_count: u32, power: f32 }
+struct GradientScanPowerParams { chunk_count: u32, overflow_bits: u32, power: f32 }
 
 @group(0) @binding(0) var<uniform> params: GradientScanPowerParams;
 @group(0) @binding(1) var<storage, read> chunks: array<Chunk>;

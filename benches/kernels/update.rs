@@ -82,7 +82,10 @@ impl Layout {
 
     pub fn exact<'b>(&'b self, partials: &'b wgpu::Buffer) -> GradientScanExact<'b> {
         GradientScanExact {
-            params: GradientScanExactParams { chunk_count: self.chunk_count },
+            params: GradientScanExactParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: bind(&self.chunks),
             gradient: bind(&self.gradient),
             partials: bind(partials),
@@ -91,7 +94,11 @@ impl Layout {
 
     pub fn powers(&self, power: f32) -> GradientScanPower<'_> {
         GradientScanPower {
-            params: GradientScanPowerParams { chunk_count: self.chunk_count, power },
+            params: GradientScanPowerParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+                power,
+            },
             chunks: bind(&self.chunks),
             gradient: bind(&self.gradient),
             partials: bind(&self.partials),

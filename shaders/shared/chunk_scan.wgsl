@@ -1,4 +1,4 @@
-// What every scan of a gradient finds first: magnitudes, and how many are zero or not finite.
+// What every scan of a gradient finds first: magnitudes, and how many are zero or overflow.
 // The kernel binds `gradient` as bits, because a device may flush subnormals and assume that NaN
 // and Inf do not exist. 8 quads for each of 64 invocations are the most a chunk holds.
 const NONFINITE = vec4<u32>(0x7f800000u);
@@ -13,8 +13,10 @@ fn magnitude(chunk: Chunk, i: u32) -> vec4<u32> {
 // 1 for each element that is not zero.
 fn nonzero(bits: vec4<u32>) -> vec4<u32> { return min(bits, vec4(1u)); }
 
-// 1 for each element that is not finite.
-fn nonfinite(bits: vec4<u32>) -> vec4<u32> { return (bits + vec4(0x800000u)) >> vec4(31u); }
+// 1 for each element that counts as overflow; `params` is the kernel's uniform.
+fn nonfinite(bits: vec4<u32>) -> vec4<u32> {
+    return (bits + vec4(0x80000000u - params.overflow_bits)) >> vec4(31u);
+}
 
 // What one invocation holds of the chunk, but for the sum; zero_count counts the elements that
 // are not zero.

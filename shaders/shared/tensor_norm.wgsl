@@ -1,10 +1,4 @@
-// Parts of a gradient gathered into tensors, tensors into groups and the whole. src/kernels/norm.rs
-// holds the Rust halves.
-struct Segment {
-    first: u32,
-    count: u32,
-}
-
+// The norm of a part of the gradient; src/kernels/norm.rs holds the Rust half.
 struct TensorNorm {
     significand: f32,
     exponent: i32,

@@ -10,7 +10,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::shared::{
-    CHUNK_SCAN, EXACT_ROOT, EXACT_SUM, GRID, PART_INDEX, POWER, POWER_PARTIAL, SCAN_FOLD,
+    CHUNK_SCAN, EXACT_ROOT, EXACT_SUM, GRID, OPEN_STEP, POWER, POWER_PARTIAL, SCAN_FOLD, SEGMENT,
     STEP_STATE, TENSOR_NORM, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
@@ -117,6 +117,10 @@ kernel! {
     uniform GradientScanPowerParams {
         /// Rows of the chunk table.
         chunk_count: u32,
+        /// Magnitudes with these bits or more count as overflow:
+        /// [`OVERFLOW_NONFINITE`](super::OVERFLOW_NONFINITE) or
+        /// [`OVERFLOW_LARGEST`](super::OVERFLOW_LARGEST).
+        overflow_bits: u32,
         /// p > 0.
         power: f32,
     }
@@ -138,7 +142,8 @@ kernel! {
     ///
     /// Where an element is not finite the norm is that of [`NONFINITE_EXPONENT`].
     pub NormFold = [
-        STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, TENSOR_NORM, PART_INDEX,
+        STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, TENSOR_NORM,
+        SEGMENT,
         wgsl!("../../shaders/norm_fold.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -180,6 +185,10 @@ kernel! {
     uniform GradientScanExactParams {
         /// Rows of the chunk table.
         chunk_count: u32,
+        /// Magnitudes with these bits or more count as overflow:
+        /// [`OVERFLOW_NONFINITE`](super::OVERFLOW_NONFINITE) or
+        /// [`OVERFLOW_LARGEST`](super::OVERFLOW_LARGEST).
+        overflow_bits: u32,
     }
     buffers {
         /// (chunk_count) [`Chunk`]
@@ -199,7 +208,7 @@ kernel! {
     /// order and division of the elements. Where an element is not finite the norm is that of
     /// [`NONFINITE_EXPONENT`]. Counts stay at their largest value where they would wrap.
     pub ExactFold = [
-        GRID, WIDE, EXACT_SUM, EXACT_ROOT, TENSOR_NORM,
+        GRID, WIDE, EXACT_SUM, EXACT_ROOT, TENSOR_NORM, SEGMENT,
         wgsl!("../../shaders/exact_fold.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -224,12 +233,36 @@ kernel! {
     }
 }
 
+kernel! {
+    /// Opens the step with a norm that a fold has found.
+    pub GlobalNorm = [
+        STEP_STATE, WIDE, TENSOR_NORM, OPEN_STEP, wgsl!("../../shaders/global_norm.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |_params| [1, 1, 1];
+    uniform GlobalNormParams {
+        /// Rows of the tensor table.
+        tensor_count: u32,
+        /// Norms above are clipped to it, unless a policy says less.
+        max_norm: f32,
+    }
+    buffers {
+        /// (1) [`TensorNorm`] of the whole gradient, loss scale included.
+        Read norm,
+        /// (tensor_count) [`TensorState`](crate::step::TensorState): clip coefficients are reset.
+        Write tensors,
+        /// (1) [`StepState`](crate::step::StepState): the fields of the step.
+        Write state,
+    }
+}
+
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     GradientScanPower::DECLARATION,
     NormFold::DECLARATION,
     GradientScanExact::DECLARATION,
     ExactFold::DECLARATION,
+    GlobalNorm::DECLARATION,
 ];
 
 #[cfg(test)]

@@ -77,10 +77,10 @@ pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/shared/power_partial.wg
 pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
 /// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
 pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
-/// `Segment`, `TensorNorm`: parts gathered into tensors, groups and the whole.
+/// `TensorNorm` and `NONFINITE_EXPONENT`.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
-/// `part_index`: which part a segment means; joined after [`TENSOR_NORM`].
-pub const PART_INDEX: Fragment = wgsl!("../../shaders/shared/part_index.wgsl");
+/// `Segment` and `part_index`: which parts a fold joins.
+pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
 /// Reasons and events of policies, norms as they remember them; wants [`STEP_STATE`] and [`WIDE`].
 pub const POLICY: Fragment = wgsl!("../../shaders/shared/policy.wgsl");
 /// `tensor_norm`, `workgroup_worst`: norms of tensors and the one furthest out of line; wants

@@ -45,6 +45,11 @@ pub fn norm_fold(parts: &[PowerScan], power: f64) -> f64 {
     largest * sum.powf(power.recip())
 }
 
+/// The norm of the unscaled gradient.
+pub fn global_norm(scaled_norm: f64, loss_scale: f64) -> f64 {
+    scaled_norm / loss_scale
+}
+
 /// An integer of 640 bits, lowest word first.
 pub type Wide = [u32; 20];
 

@@ -5,13 +5,13 @@
 use evenkeel::Gpu;
 use evenkeel::kernels::*;
 use evenkeel::reference::norm as reference;
-use evenkeel::step::{Chunk, ScanPartial};
+use evenkeel::step::{Chunk, ScanPartial, StepState, TensorState};
 use num_bigint::BigUint;
 
 use super::step::{Flat, NONFINITE, any_finite, flatten};
 use crate::support::{Tolerance, assert_close, values, wide};
 
-rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold }
+rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold, global_norm }
 
 /// A norm of 0.
 const ZERO: (f32, i32) = (0.0, -1024);
@@ -52,7 +52,10 @@ impl<'g> Setup<'g> {
         let bytes = u64::from(self.chunk_count.max(1)) * size_of::<ExactSum>() as u64;
         let partials = self.gpu.buffer("partials", bytes);
         self.gpu.run(&GradientScanExact {
-            params: GradientScanExactParams { chunk_count: self.chunk_count },
+            params: GradientScanExactParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
@@ -63,7 +66,11 @@ impl<'g> Setup<'g> {
     fn powers(&self, power: f32) -> wgpu::Buffer {
         let partials = self.gpu.buffer("partials", 16 * u64::from(self.chunk_count));
         self.gpu.run(&GradientScanPower {
-            params: GradientScanPowerParams { chunk_count: self.chunk_count, power },
+            params: GradientScanPowerParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+                power,
+            },
             chunks: self.chunks.as_entire_buffer_binding(),
             gradient: self.gradient.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
@@ -276,6 +283,8 @@ fn norm_fold(gpu: &Gpu) {
         ("1e38 and 1e-45", vec![mix]),
         ("1e30 in another chunk than 1e-30", vec![apart]),
         ("every exponent", vec![spread]),
+        ("subnormals", vec![(0..3000).map(|i| f32::from_bits(i * i % 0x80_0000)).collect()]),
+        ("subnormals apart", vec![(0..30).map(|i| f32::from_bits(1 << i)).collect()]),
         ("any finite", vec![any_finite(5, 3000), any_finite(6, 7), any_finite(7, 2500)]),
         ("zeros", vec![vec![0.0; 10], vec![-0.0; 2049]]),
         ("no elements", vec![vec![], vec![]]),
@@ -613,6 +622,7 @@ fn exact_fold(gpu: &Gpu) {
         let rounding = Tolerance { absolute: 0.0, relative: 1.2e-7, because: "one rounding" };
         assert_close(&what, &[norm.value() as f32], &[expected], rounding);
     }
+    check_sticky_bits(gpu);
     check_nonfinite_sums(gpu);
     check_carries(gpu);
     check_many_parts(gpu);
@@ -645,6 +655,32 @@ fn check_roots(gpu: &Gpu) {
     // Just below a power of two: rounds up to it, which takes one bit more.
     let norm = check_exact(gpu, "up to 2^24", &[vec![16_777_215.0, 4096.0, 4095.0, 64.0]]);
     assert_eq!((norm.significand, norm.exponent), (1.0, 24));
+}
+
+/// Sums whose root is halfway, or off by one bit anywhere below the bits that the root is made of.
+fn check_sticky_bits(gpu: &Gpu) {
+    let mut sums = Vec::new();
+    for root in [(1u64 << 24) + 1, (1 << 24) + 3, (1 << 25) - 1] {
+        for pairs in [0, 1, 2, 5, 15, 16, 17, 31, 130, 295] {
+            let halfway = BigUint::from(root).pow(2) << (2 * pairs);
+            for bit in
+                [0, 1, 2, 30, 31, 32, 33, 63, 64, 260, 589].into_iter().filter(|&b| b < 2 * pairs)
+            {
+                sums.push(&halfway + (BigUint::from(1u8) << bit));
+                sums.push(&halfway - (BigUint::from(1u8) << bit));
+            }
+            sums.push(halfway);
+        }
+    }
+    let part = |sum| ExactSum { limbs: limbs(sum), ..Default::default() };
+    let parts = gpu.upload("parts", &sums.iter().map(part).collect::<Vec<_>>());
+    let each: Vec<_> = (0..sums.len() as u32).map(|first| Segment { first, count: 1 }).collect();
+    let folded = exact_folded(gpu, &parts, &each, None);
+    for (sum, norm) in sums.iter().zip(&folded.norms) {
+        let expected = oracle_root(sum);
+        assert_eq!((norm.significand, norm.exponent), expected, "{sum:x}");
+        assert_eq!(reference::exact_fold(&[limbs(sum)]).1, expected, "{sum:x}");
+    }
 }
 
 /// Bits that every adapter must give.
@@ -736,4 +772,53 @@ fn check_many_parts(gpu: &Gpu) {
     assert!(folded.norms.iter().all(|norm| *norm == folded.norms[0]));
     let (significand, exponent) = oracle_root(&BigUint::from_slice(&part.limbs));
     assert_eq!((folded.norms[0].significand, folded.norms[0].exponent), (significand, exponent));
+}
+
+/// The state that a step opens with, from a norm inside and outside f32's range.
+fn global_norm(gpu: &Gpu) {
+    let before =
+        StepState { veto: 3, events: 5, learning_rate_factor: 0.5, ..StepState::new(4.0, 1) };
+    let tensor = TensorState { clip_coefficient: 0.25, steps: 2, ..Default::default() };
+    let rounding =
+        Tolerance { absolute: 1e-45, relative: 1e-7, because: "division by a power of two" };
+    for (significand, exponent, bad) in [
+        (1.5, 3, 0),
+        (0.0, -1024, 0),
+        (1.25, 130, 0),
+        (1.25, -160, 0),
+        (1.0, NONFINITE_EXPONENT, 7),
+    ] {
+        let norm =
+            TensorNorm { significand, exponent, nonfinite_count: bad, zero_count: 9, max_bits: 1 };
+        let tensors = gpu.upload("tensors", &[tensor; 70]);
+        let state = gpu.upload("state", &[before]);
+        gpu.run(&GlobalNorm {
+            params: GlobalNormParams { tensor_count: 70, max_norm: 2.5 },
+            norm: gpu.upload("norm", &[norm]).as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        let found: StepState = host(gpu, &state, 1)[0];
+        let expected = reference::global_norm(norm.value(), 4.0).min(f64::from(f32::MAX));
+        if bad > 0 {
+            assert_eq!(found.gradient_norm, f32::INFINITY);
+        } else {
+            assert_close("norm", &[found.gradient_norm], &[expected], rounding);
+            let shifted = (significand, exponent - 2);
+            let wide = (found.norm_significand, found.norm_exponent);
+            assert!(wide == shifted || significand == 0.0 && wide.0 == 0.0, "{wide:?}");
+        }
+        let rest = StepState {
+            gradient_norm: found.gradient_norm,
+            norm_significand: found.norm_significand,
+            norm_exponent: found.norm_exponent,
+            nonfinite_count: bad,
+            zero_count: 9,
+            max_norm: 2.5,
+            ..StepState::new(4.0, 1)
+        };
+        assert_eq!(found, rest);
+        let tensors: Vec<TensorState> = host(gpu, &tensors, 70);
+        assert_eq!(tensors, [TensorState { clip_coefficient: 1.0, ..tensor }; 70]);
+    }
 }
