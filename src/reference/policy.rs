@@ -360,12 +360,7 @@ pub fn decide_snapshot(
 }
 
 /// live and snapshots after a take or restore of one slot.
-pub fn copy_snapshot<T: Clone>(
-    live: &mut [T],
-    snapshots: &mut [Vec<T>],
-    slot: usize,
-    restore: bool,
-) {
+pub fn copy_snapshot(live: &mut [u32], snapshots: &mut [Vec<u32>], slot: usize, restore: bool) {
     if restore {
         live.clone_from_slice(&snapshots[slot]);
     } else {

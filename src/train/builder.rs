@@ -287,6 +287,14 @@ impl<M: Model> TrainerBuilder<M> {
                 });
             }
         }
+        let wants = self.policies.iter().find(|policy| policy.needs_tensor_norms());
+        if let Some(policy) = wants.filter(|_| !self.norm.measures_l2()) {
+            return Err(Error::Setting {
+                setting: "norm",
+                value: format!("{:?} together with {}", self.norm, policy.name()),
+                range: "L2, ExactL2 or Infinity",
+            });
+        }
         let asks = self.policies.iter().find(|policy| policy.asks_for_rollback());
         if let Some(policy) = asks.filter(|_| !self.policies.iter().any(|p| p.can_roll_back())) {
             return Err(Error::Setting {

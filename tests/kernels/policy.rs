@@ -249,6 +249,7 @@ fn every_reaction(gpu: &Gpu) {
         let mut steps = steps(150, scale);
         // Before the window is half full nothing is a spike, but a loss that is not finite.
         steps[6].norm *= 100.0;
+        steps[6].skipped = true;
         steps[8].loss = f32::NAN;
         for i in [30, 34, 38, 42, 46, 50, 54, 58, 62, 66] {
             steps[i].norm *= 40.0;
@@ -269,7 +270,7 @@ fn every_reaction(gpu: &Gpu) {
         assert_eq!(spikes, expected, "scale {scale}");
         assert_eq!(effects[8].veto, Reason::LossSpike, "nothing to clip to yet");
         let count = |event| effects.iter().filter(|effect| has(effect, event)).count();
-        assert_eq!(count(Event::ClippedHarder), 2 + 1, "30, 34 and 90");
+        assert_eq!(count(Event::ClippedHarder), 2, "30 and 34; the norm of 90 is ordinary");
         assert!(count(Event::LearningRateCut) > 6);
         assert_eq!(count(Event::MomentsReset), 2);
         assert!(effects[54].resets[54] && effects[58].resets[58]);
@@ -338,7 +339,7 @@ fn decide_snapshot(gpu: &Gpu) {
             })
             .collect();
         assert_eq!(restored.len(), 6, "{actions:?}");
-        let expected = [[8, 8, 8, 8, 8, 8], [8, 4, 4, 4, 4, 4], [8, 4, 0, 0, 0, 0]][capacity - 1];
+        let expected = [[9, 9, 9, 9, 9, 9], [9, 4, 4, 4, 4, 4], [9, 4, 0, 0, 0, 0]][capacity - 1];
         assert_eq!(restored[..], expected, "older ones first when trouble returns");
         assert!(actions.contains(&SnapshotAction::GiveUp));
     }

@@ -13,11 +13,13 @@
 
 mod snapshot_ring;
 mod spike_guard;
+mod z_clip;
 
 use std::fmt::Debug;
 
 pub use snapshot_ring::SnapshotRing;
 pub use spike_guard::{Reaction, SpikeGuard};
+pub use z_clip::{ZClip, ZClipBound};
 
 use super::optimizers::Segment;
 use crate::error::{Error, Result};

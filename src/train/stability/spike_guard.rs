@@ -176,7 +176,8 @@ impl Policy for SpikeGuard {
         let reactions: Vec<_> = self.reactions.iter().map(SpikeReaction::from).collect();
         let reactions = recorder.gpu().upload("spike reactions", &reactions);
         let watches_tensors = self.needs_tensor_norms();
-        let norms = judgement.tensor_norms.filter(|_| watches_tensors).unwrap_or(&reactions);
+        let unused = recorder.unused();
+        let norms = judgement.tensor_norms.filter(|_| watches_tensors).unwrap_or(&unused);
         recorder.dispatch(&GuardSpikes {
             params: GuardSpikesParams {
                 tensor_count: judgement.tensor_count,
