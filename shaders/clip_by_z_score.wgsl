@@ -1,5 +1,5 @@
 // z = (norm - mean) / (deviation + eps); above the threshold, norms are clipped to
-// mean + threshold^2 deviation / z (ZClip). Mean and variance go over clipped norms. One invocation.
+// mean + threshold^2 deviation / z (ZClip). Mean and variance are of clipped norms. One invocation.
 struct ClipByZScoreParams {
     threshold: f32,
     alpha: f32,
@@ -32,6 +32,7 @@ fn root_sum(a: f32, x: f32, b: f32, y: f32) -> f32 {
     let u = quotient(widen(bitcast<u32>(x)), widen(bitcast<u32>(largest)));
     let v = quotient(widen(bitcast<u32>(y)), widen(bitcast<u32>(largest)));
     let sum = a * narrow(u) * narrow(u) + b * narrow(v) * narrow(v);
+    if sum == 0.0 { return 0.0; }
     let root = widen(bitcast<u32>(sqrt(sum)));
     let scale = widen(bitcast<u32>(largest));
     let product = widen(bitcast<u32>(root.significand * scale.significand));

@@ -1,5 +1,5 @@
-// snapshots[slot] = live, or live = snapshots[slot], or nothing, as the ring says. One workgroup per
-// 4,096 quads, as bits, so that any contents pass unchanged.
+// snapshots[slot] = live, or live = snapshots[slot], or nothing, as the ring says. One workgroup
+// per 4,096 quads, as bits, so that any contents pass unchanged.
 struct CopySnapshotParams { quads: u32 }
 
 @group(0) @binding(0) var<uniform> params: CopySnapshotParams;

@@ -29,24 +29,6 @@ const RESET_MOMENTS = 3u;
 
 var<workgroup> taken: u32;
 
-// Takes in what the last step left, if it counted. Gives by how many the means of tensors go over.
-fn take_in() -> u32 {
-    let applied = state.verdict == APPLY;
-    if applied { memory.cut_left -= min(memory.cut_left, 1u); }
-    let pending = memory.pending;
-    memory.pending = 0u;
-    if pending == 0u || (!applied && (pending & PENDING_ANYWAY) == 0u) { return 0u; }
-    if (pending & PENDING_LOSS) != 0u {
-        memory.samples[memory.loss_next] = memory.pending_loss;
-        memory.loss_next = (memory.loss_next + 1u) % params.window;
-        memory.loss_count = min(memory.loss_count + 1u, params.window);
-    }
-    memory.samples[params.window + memory.norm_next] = memory.pending_norm;
-    memory.norm_next = (memory.norm_next + 1u) % params.window;
-    memory.norm_count = min(memory.norm_count + 1u, params.window);
-    return memory.norm_count;
-}
-
 fn veto(reason: u32) { if state.veto == REASON_NONE { state.veto = reason; } }
 
 fn react(reaction: SpikeReaction, reason: u32, norms_before: Window, worst: Worst) {

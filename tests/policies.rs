@@ -6,12 +6,14 @@ mod support;
 use evenkeel::kernel::Kernel;
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::reference::policy::{
-    self as reference, Effect, Observed, Outcome, SnapshotAction, SnapshotMemory, SnapshotSettings,
-    SpikeMemory, SpikeSettings, ZScoreMemory, ZScoreSettings,
+    self as reference, Effect, HistoryMemory, HistorySettings, Observed, Outcome, PercentileMemory,
+    SnapshotAction, SnapshotMemory, SnapshotSettings, SpikeMemory, SpikeSettings, ZScoreMemory,
+    ZScoreSettings,
 };
 use evenkeel::step::{Event, Reason, StepState};
 use evenkeel::train::{
-    Adam, AdamW, Batch, Clip, Model, Reaction, Sgd, SnapshotRing, SpikeGuard, Telemetry, Trainer,
+    AdaGc, Adam, AdamW, AdaptiveGradientClip, AutoClip, Batch, Clip, ClipBlockRms, ClipPerTensor,
+    LossScale, Model, Norm, Reaction, Sgd, SnapshotRing, SpikeGuard, Telemetry, Trainer,
     TrainerBuilder, ZClip, ZClipBound,
 };
 use evenkeel::{Error, Gpu};
@@ -358,6 +360,150 @@ fn z_clip_does_what_its_reference_does() {
     }
 }
 
+#[test]
+fn auto_clip_does_what_its_reference_does() {
+    let Some(gpu) = support::gpu() else { return };
+    for (optimizer, percentile, history) in [(1, 10.0, 1024), (2, 80.0, 50)] {
+        let auto_clip = AutoClip { percentile, history, ..AutoClip::default() };
+        let settings = (history as usize, f64::from(percentile) / 100.0, 25);
+        let mut memory = PercentileMemory::default();
+        let policy = |builder: TrainerBuilder<Terms>| builder.policy(auto_clip);
+        let effects = follow_alone(&gpu, optimizer, policy, false, |observed, effect| {
+            reference::clip_by_percentile(settings, &mut memory, observed, effect);
+        });
+        let clips = |i: usize| effects[i].events & Event::ClippedHarder as u32 != 0;
+        assert!(!clips(24) && clips(40) && clips(62) && clips(180));
+    }
+}
+
+#[test]
+fn ada_gc_does_what_its_reference_does() {
+    let Some(gpu) = support::gpu() else { return };
+    let ada_gc = AdaGc { lambda_absolute: 0.7, warmup: 50, ..AdaGc::default() };
+    let settings = HistorySettings {
+        lambda_relative: ada_gc.lambda_relative.into(),
+        lambda_absolute: ada_gc.lambda_absolute.into(),
+        beta: ada_gc.beta,
+        warmup: ada_gc.warmup,
+    };
+    for optimizer in [0, 2] {
+        let mut memory = HistoryMemory::default();
+        let policy = |builder: TrainerBuilder<Terms>| {
+            builder.policy(ada_gc).loss_scale(LossScale::Static(256.0))
+        };
+        let effects = follow_alone(&gpu, optimizer, policy, true, |observed, effect| {
+            reference::clip_by_history(&settings, &mut memory, observed, effect);
+        });
+        assert!(effects[40].max_norm < 0.71 && effects[100].max_norm > 1.0);
+        assert!(effects[100].coefficients[1] < 0.1, "{:?}", effects[100]);
+        assert_eq!(effects[180].event_tensor, 0);
+    }
+}
+
+#[test]
+fn tensors_are_clipped_by_their_own_norms() {
+    let Some(gpu) = support::gpu() else { return };
+    let counts = [15.0f64, 37.0 * 61.0, 7.0];
+    let threshold = 0.03f32;
+    let rms = counts.map(|count| f64::from(threshold) * count.sqrt());
+    for (optimizer, bounds) in [(0, [0.3; 3].map(|max: f32| f64::from(max))), (2, rms)] {
+        let policy = |builder: TrainerBuilder<Terms>| match optimizer {
+            0 => builder.policy(ClipPerTensor { max_norm: 0.3 }),
+            _ => builder.policy(ClipBlockRms { threshold }),
+        };
+        let effects = follow_alone(&gpu, optimizer, policy, true, |observed, effect| {
+            reference::clip_tensors(&bounds, observed, effect);
+        });
+        let clipped = |t: usize| effects.iter().filter(|e| e.coefficients[t] < 1.0).count();
+        assert!(clipped(0) > 10 && clipped(2) > 10);
+        assert!((1..60).contains(&clipped(1)), "spikes only: {}", clipped(1));
+    }
+}
+
+/// All weights and gradients, by tensor.
+fn by_tensor(trainer: &Trainer<Terms>) -> [(Vec<f32>, Vec<f32>); 3] {
+    ["w0", "w1", "w2"].map(|name| {
+        let weight = block_on(trainer.parameters().read(name)).expect("a weight");
+        (weight, block_on(trainer.gradient(name)).expect("a gradient"))
+    })
+}
+
+/// As optax's test of block RMS, through the update of a plain step: what is left of a tensor's
+/// gradient has the RMS of the threshold, or is as it was.
+#[test]
+fn updates_are_those_of_the_clipped_tensors() {
+    let Some(gpu) = support::gpu() else { return };
+    for threshold in [1.0, 0.5, 0.1, 1e-3] {
+        let sgd = Sgd { learning_rate: 1.0, momentum: 0.0, ..Sgd::default() };
+        let terms = Terms::scaled([1e3, 1e5, 1e-3]);
+        let batch = terms.data(3, 1).batch();
+        let builder = Trainer::builder(terms).optimizer(sgd).policy(ClipBlockRms { threshold });
+        let mut trainer = build(&gpu, builder);
+        let before = by_tensor(&trainer).map(|(weight, _)| weight);
+        step(&mut trainer, &batch);
+        for (t, (weight, gradient)) in by_tensor(&trainer).into_iter().enumerate() {
+            let count = weight.len() as f64;
+            let rms = |x: &[f64]| (x.iter().map(|x| x * x).sum::<f64>() / count).sqrt();
+            let gradient: Vec<_> = gradient.iter().map(|&g| f64::from(g)).collect();
+            let factor = (f64::from(threshold) / rms(&gradient)).min(1.0);
+            let moved: Vec<_> =
+                before[t].iter().zip(&gradient).map(|(&w, g)| f64::from(w) - factor * g).collect();
+            let because = "the rounding of weights near 1";
+            let tolerance = Tolerance { absolute: 2e-7, relative: 2e-6, because };
+            assert_close(&format!("threshold {threshold}, tensor {t}"), &weight, &moved, tolerance);
+            assert_eq!(factor < 1.0, t < 2, "threshold {threshold}, tensor {t}");
+        }
+    }
+}
+
+/// optax's own test for adaptive gradient clipping: each unit is left with r times the norm of its
+/// weights, or alone if it is below. Units are rows, and all of a vector.
+#[test]
+fn units_are_clipped_by_the_norms_of_their_weights() {
+    let Some(gpu) = support::gpu() else { return };
+    for loss_scale in [1.0, 4096.0] {
+        for clipping in [1e-3, 0.05, 0.5, 1e6] {
+            let make = || {
+                let builder = Trainer::builder(Terms::three()).seed(5);
+                builder.loss_scale(LossScale::Static(loss_scale))
+            };
+            let agc = AdaptiveGradientClip { clipping, ..AdaptiveGradientClip::default() };
+            let mut control = build(&gpu, make());
+            let mut trainer = build(&gpu, make().policy(agc));
+            let before = by_tensor(&trainer);
+            let record = step(&mut trainer, &batch(1, None));
+            step(&mut control, &batch(1, None));
+            let (clipped, plain) = (by_tensor(&trainer), by_tensor(&control));
+            let mut squares = 0.0;
+            for (t, cols) in [5, 61, 7].into_iter().enumerate() {
+                let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+                let scale = f64::from(loss_scale);
+                let (weight, gradient) = (wide(&before[t].0), wide(&plain[t].1));
+                let units = weight.chunks(cols).zip(gradient.chunks(cols));
+                let expected = units.flat_map(|(w, g)| {
+                    let unscaled: Vec<_> = g.iter().map(|g| g / scale).collect();
+                    reference::clip_units(clipping.into(), 1e-3, w, &unscaled)
+                });
+                let expected: Vec<_> = expected.map(|g| g * scale).collect();
+                squares += expected.iter().map(|g| (g / scale) * (g / scale)).sum::<f64>();
+                let because = "two norms and two products";
+                let tolerance = Tolerance { absolute: 0.0, relative: 1e-5, because };
+                let what = format!("clipping {clipping}, scale {loss_scale}, tensor {t}");
+                assert_close(&what, &clipped[t].1, &expected, tolerance);
+                if clipping == 1e6 {
+                    assert!(clipped[t].1 == plain[t].1, "{what}: touched");
+                }
+            }
+            assert_close(
+                "the norm is of what is left",
+                &[record.gradient_norm],
+                &[squares.sqrt()],
+                ROUNDING,
+            );
+        }
+    }
+}
+
 /// Policies act in the order they were given, each on what those before it set.
 #[test]
 fn two_policies_compose() {
@@ -596,10 +742,16 @@ fn every_guard() -> SpikeGuard {
 
 /// Every policy that clips.
 fn all_clips<M: Model>(builder: TrainerBuilder<M>) -> TrainerBuilder<M> {
-    builder.policy(ZClip { warmup: 5, ..ZClip::default() })
+    builder
+        .policy(AdaptiveGradientClip { clipping: 0.2, ..AdaptiveGradientClip::default() })
+        .policy(ZClip { warmup: 5, ..ZClip::default() })
+        .policy(AutoClip { warmup: 5, percentile: 50.0, ..AutoClip::default() })
+        .policy(AdaGc { warmup: 3, ..AdaGc::default() })
+        .policy(ClipPerTensor { max_norm: 0.3 })
+        .policy(ClipBlockRms { threshold: 0.05 })
 }
 
-const ALONE: usize = 4;
+const ALONE: usize = 9;
 
 /// One policy, by number; the last number means all of them.
 fn with_policy<M: Model>(builder: TrainerBuilder<M>, index: usize) -> TrainerBuilder<M> {
@@ -609,6 +761,11 @@ fn with_policy<M: Model>(builder: TrainerBuilder<M>, index: usize) -> TrainerBui
         1 => builder.policy(ring),
         2 => builder.policy(every_reaction()).policy(ring),
         3 => builder.policy(ZClip { warmup: 2, ..ZClip::default() }),
+        4 => builder.policy(AutoClip { warmup: 3, ..AutoClip::default() }),
+        5 => builder.policy(AdaGc { warmup: 3, ..AdaGc::default() }),
+        6 => builder.policy(ClipPerTensor { max_norm: 0.1 }),
+        7 => builder.policy(ClipBlockRms { threshold: 0.01 }),
+        8 => builder.policy(AdaptiveGradientClip::default()),
         _ => all_clips(builder).policy(every_reaction()).policy(ring),
     }
 }
@@ -748,5 +905,38 @@ fn settings_out_of_range_are_refused() {
     ] {
         assert_refused(&gpu, builder().policy(z_clip), what);
     }
+    let auto_clip = AutoClip::default();
+    for (auto_clip, what) in [
+        (AutoClip { percentile: 101.0, ..auto_clip }, "AutoClip percentile"),
+        (AutoClip { history: 1025, ..auto_clip }, "AutoClip history"),
+        (AutoClip { history: 10, warmup: 11, ..auto_clip }, "AutoClip warmup"),
+    ] {
+        assert_refused(&gpu, builder().policy(auto_clip), what);
+    }
+    let ada_gc = AdaGc::default();
+    for (ada_gc, what) in [
+        (AdaGc { lambda_relative: 0.0, ..ada_gc }, "AdaGC lambda_relative"),
+        (AdaGc { lambda_absolute: f32::NAN, ..ada_gc }, "AdaGC lambda_absolute"),
+        (AdaGc { beta: 1.0, ..ada_gc }, "AdaGC beta"),
+    ] {
+        assert_refused(&gpu, builder().policy(ada_gc), what);
+    }
+    let agc = AdaptiveGradientClip::default();
+    assert_refused(&gpu, builder().policy(AdaptiveGradientClip { clipping: 0.0, ..agc }), "AGC");
+    assert_refused(&gpu, builder().policy(AdaptiveGradientClip { eps: 0.0, ..agc }), "AGC eps");
+    let per_tensor = ClipPerTensor { max_norm: -1.0 };
+    assert_refused(&gpu, builder().policy(per_tensor), "ClipPerTensor max_norm");
+    let block_rms = ClipBlockRms { threshold: f32::INFINITY };
+    assert_refused(&gpu, builder().policy(block_rms), "ClipBlockRms threshold");
+    assert_refused(&gpu, builder().norm(Norm::L1).policy(ada_gc), "AdaGC");
     build(&gpu, builder().policy(SpikeGuard::with_rollback()).policy(ring));
+    for norm in [Norm::ExactL2, Norm::Infinity] {
+        let mut trainer = build(&gpu, builder().norm(norm).policy(ClipPerTensor { max_norm: 0.1 }));
+        step(&mut trainer, &batch(0, None));
+        for (t, (_, gradient)) in by_tensor(&trainer).iter().enumerate() {
+            let norm = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+            let tensor = block_on(trainer.tensor_states()).expect("tensors")[t];
+            assert_close("L2", &[tensor.clip_coefficient], &[(0.1 / norm).min(1.0)], ROUNDING);
+        }
+    }
 }

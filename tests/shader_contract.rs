@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
-use evenkeel::kernels::{self, ExactFold, ExactSum, Segment, TensorNorm, shared};
+use evenkeel::kernels::{
+    self, ClipByZScore, ClipUnit, ClipUnits, DecideSnapshot, ExactFold, ExactSum, GuardSpikes,
+    RollbackMemory, Segment, SpikeReaction, TensorNorm, ZScoreMemory, shared,
+};
 use evenkeel::precision::Variant;
 use evenkeel::step::{
     Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
@@ -83,6 +86,15 @@ fn device_structs_match() {
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
     let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");
+    for (kernel, name, fields) in [
+        (GuardSpikes::DECLARATION, "SpikeReaction", SpikeReaction::FIELDS),
+        (DecideSnapshot::DECLARATION, "RollbackMemory", RollbackMemory::FIELDS),
+        (ClipByZScore::DECLARATION, "ZScoreMemory", ZScoreMemory::FIELDS),
+        (ClipUnits::DECLARATION, "ClipUnit", ClipUnit::FIELDS),
+    ] {
+        let module = contract::parse(&kernel, Variant::default()).expect("valid WGSL");
+        check_structs(&module, &[(name, fields)]);
+    }
     check_structs(&module, step);
     check_structs(
         &contract::parse(&ExactFold::DECLARATION, Variant::default()).expect("valid WGSL"),

@@ -1,5 +1,5 @@
 // What the spike guard remembers, and how it looks at a sample. src/kernels/policy.rs holds the
-// Rust halves. The kernel binds `memory`.
+// Rust halves. The kernel binds `memory` and `state`.
 const PENDING_NORM = 1u;
 const PENDING_LOSS = 2u;
 const PENDING_ANYWAY = 4u;
@@ -27,6 +27,24 @@ struct SpikeMemory {
     samples: array<f32>,
 }
 
+// Takes in what the last step left, if it counted. Gives by how many the means of tensors go over.
+fn take_in() -> u32 {
+    let applied = state.verdict == APPLY;
+    if applied { memory.cut_left -= min(memory.cut_left, 1u); }
+    let pending = memory.pending;
+    memory.pending = 0u;
+    if pending == 0u || (!applied && (pending & PENDING_ANYWAY) == 0u) { return 0u; }
+    if (pending & PENDING_LOSS) != 0u {
+        memory.samples[memory.loss_next] = memory.pending_loss;
+        memory.loss_next = (memory.loss_next + 1u) % params.window;
+        memory.loss_count = min(memory.loss_count + 1u, params.window);
+    }
+    memory.samples[params.window + memory.norm_next] = memory.pending_norm;
+    memory.norm_next = (memory.norm_next + 1u) % params.window;
+    memory.norm_count = min(memory.norm_count + 1u, params.window);
+    return memory.norm_count;
+}
+
 // Mean and deviation in units of 2^exponent, the power of two at or below the largest sample.
 struct Window { mean: f32, deviation: f32, exponent: i32, is_active: bool }
 
@@ -49,7 +67,9 @@ fn summarize(lane: u32, first: u32, count: u32) -> Window {
     largest = workgroup_max_u32(lane, largest);
     let exponent = widen(largest).exponent;
     var sum = 0.0;
-    for (var i = lane; i < count; i += LANES) { sum += scaled(memory.samples[first + i], exponent); }
+    for (var i = lane; i < count; i += LANES) {
+        sum += scaled(memory.samples[first + i], exponent);
+    }
     let mean = workgroup_sum(lane, sum) / f32(max(count, 1u));
     var squares = 0.0;
     for (var i = lane; i < count; i += LANES) {

@@ -34,7 +34,10 @@ pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
 use stability::ActivePolicy;
-pub use stability::{Policy, Reaction, SnapshotRing, SpikeGuard, ZClip, ZClipBound};
+pub use stability::{
+    AdaGc, AdaptiveGradientClip, AutoClip, ClipBlockRms, ClipPerTensor, Policy, Reaction,
+    SnapshotRing, SpikeGuard, ZClip, ZClipBound,
+};
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
 

@@ -1,7 +1,7 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
-use super::optimizers::Segment;
+use super::optimizers::{Segment, SegmentTensor};
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
@@ -45,7 +45,10 @@ impl Update<'_> {
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
 
         let scan = Scan::new(gpu, parameters, self.norm);
-        let segments: Vec<_> = (0..scan.tables.len()).map(|i| self.segment(&scan, i)).collect();
+        let layouts: Vec<_> =
+            (0..scan.tables.len()).map(|i| SegmentTensor::of_segment(parameters, i)).collect();
+        let segments: Vec<_> =
+            layouts.iter().enumerate().map(|(i, layout)| self.segment(&scan, i, layout)).collect();
         for active in self.policies {
             for segment in &segments {
                 active.policy.before_scan(&mut recorder, segment);
@@ -138,7 +141,12 @@ impl Update<'_> {
         bytes.sum()
     }
 
-    fn segment<'s>(&'s self, scan: &'s Scan, index: usize) -> Segment<'s> {
+    fn segment<'s>(
+        &'s self,
+        scan: &'s Scan,
+        index: usize,
+        layout: &'s [SegmentTensor<'s>],
+    ) -> Segment<'s> {
         let table = &scan.tables[index];
         Segment {
             chunks: &table.chunks,
@@ -147,6 +155,7 @@ impl Update<'_> {
             gradient: &self.sinks.gradients[index],
             weight: &self.parameters.weights()[index],
             moments: &self.moments[index],
+            layout,
         }
     }
 

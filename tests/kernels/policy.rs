@@ -5,13 +5,13 @@ use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernels::*;
 use evenkeel::reference::policy::{
-    self as reference, Effect, Observed, Outcome, Reaction, SnapshotAction, SnapshotSettings,
-    SpikeSettings, ZScoreSettings,
+    self as reference, Effect, HistorySettings, Observed, Outcome, Reaction, SnapshotAction,
+    SnapshotSettings, SpikeSettings, ZScoreSettings,
 };
 use evenkeel::step::{APPLY, Event, Reason, SKIP, StepState, TensorState};
 use pollster::block_on;
 
-use crate::support::{Tolerance, assert_close, values};
+use crate::support::{Tolerance, assert_close, pad, unpad, values, wide};
 
 const ROUNDING: Tolerance = Tolerance {
     absolute: 1e-6,
@@ -19,7 +19,10 @@ const ROUNDING: Tolerance = Tolerance {
     because: "mean and deviation of f32 samples whose deviation is a fiftieth of their mean",
 };
 
-rows! { guard_spikes, decide_snapshot, copy_snapshot, cut_learning_rate, clip_by_z_score }
+rows! {
+    guard_spikes, decide_snapshot, copy_snapshot, cut_learning_rate, clip_by_z_score, clip_tensors,
+    clip_by_history, clip_by_percentile, clip_units,
+}
 
 const TENSORS: usize = 70;
 
@@ -537,4 +540,238 @@ fn z_scored(gpu: &Gpu, settings: &ZScoreSettings, steps: &[Step]) -> Vec<Effect>
     bench.compare("clip_by_z_score", &dispatch, steps, |step, effect| {
         reference::clip_by_z_score(settings, &mut memory, step, effect);
     })
+}
+
+fn clip_tensors(gpu: &Gpu) {
+    for (scale, loss_scale) in [(1.0, 1.0), (1e-30, 1.0), (1e30, 1.0), (1.0, 65_536.0)] {
+        let mut bench = Bench::new(gpu, 1);
+        bench.loss_scale = loss_scale;
+        let drawn = values(9, TENSORS);
+        let mut bounds: Vec<_> = drawn.iter().map(|x| (2.0 + 1.2 * x) * scale).collect();
+        bounds[33] = scale;
+        bounds[64] = scale;
+        let table = gpu.upload("bounds", &bounds);
+        let dispatch = gpu.prepare(&ClipTensors {
+            params: ClipTensorsParams { tensor_count: TENSORS as u32 },
+            bounds: table.as_entire_buffer_binding(),
+            norms: bench.norms.as_entire_buffer_binding(),
+            tensors: bench.tensors.as_entire_buffer_binding(),
+            state: bench.state.as_entire_buffer_binding(),
+        });
+        let mut steps = steps(12, scale);
+        steps[3].overflows = true;
+        // One far out, two alike, and none.
+        steps[5].tensor_norms[69] = 1e7 * scale;
+        steps[6].tensor_norms[64] = scale * 512.0;
+        steps[6].tensor_norms[33] = scale * 512.0;
+        steps[7].tensor_norms.fill(0.0);
+        steps[8].tensor_norms = bounds.clone();
+        let effects = bench.compare("clip_tensors", &dispatch, &steps, |step, effect| {
+            reference::clip_tensors(&wide(&bounds), step, effect);
+        });
+        assert_eq!(effects[5].event_tensor, 69);
+        assert!(effects[5].coefficients[69] < 1e-6);
+        for untouched in [3, 7, 8] {
+            assert_eq!(effects[untouched].events, 0);
+        }
+    }
+}
+
+fn clip_by_history(gpu: &Gpu) {
+    for (scale, loss_scale) in [(1.0, 1.0), (1e-30, 1.0), (1e30, 1.0), (1.0, 1024.0)] {
+        for warmup in [0, 20] {
+            let settings = HistorySettings {
+                lambda_relative: 1.05,
+                lambda_absolute: f64::from(scale),
+                beta: 0.98,
+                warmup,
+            };
+            let mut bench = Bench::new(gpu, 2 + 2 * TENSORS);
+            bench.loss_scale = loss_scale;
+            let dispatch = gpu.prepare(&ClipByHistory {
+                params: ClipByHistoryParams {
+                    tensor_count: TENSORS as u32,
+                    lambda_relative: 1.05,
+                    lambda_absolute: scale,
+                    beta: 0.98,
+                    one_minus_beta: 0.02,
+                    warmup,
+                },
+                norms: bench.norms.as_entire_buffer_binding(),
+                tensors: bench.tensors.as_entire_buffer_binding(),
+                memory: bench.memory.as_entire_buffer_binding(),
+                state: bench.state.as_entire_buffer_binding(),
+            });
+            let mut steps = steps(100, scale);
+            for i in [8, 40, 70] {
+                steps[i].tensor_norms[i % 7] *= 100.0;
+                steps[i].norm *= 10.0;
+            }
+            for i in [9, 41, 42] {
+                steps[i].overflows = true;
+                steps[i].tensor_norms.fill(f32::MAX / loss_scale);
+            }
+            // A tensor that gets gradients late, and one that pauses.
+            for step in &mut steps[50..] {
+                step.tensor_norms[5] = scale;
+            }
+            for step in &mut steps[60..66] {
+                step.tensor_norms[6] = 0.0;
+            }
+            let mut memory = reference::HistoryMemory::default();
+            let effects = bench.compare("clip_by_history", &dispatch, &steps, |step, effect| {
+                reference::clip_by_history(&settings, &mut memory, step, effect);
+            });
+            assert!(has(&effects[70], Event::ClippedHarder));
+            assert!(effects[70].coefficients[0] < 0.1, "{:?}", effects[70]);
+            assert!(effects[49..].iter().all(|effect| effect.coefficients[5] > 0.9));
+            assert!(effects[66..].iter().all(|effect| effect.coefficients[6] > 0.05));
+            if warmup > 0 {
+                assert_eq!(effects[8].max_norm, f64::from(scale));
+                assert!(effects[10].coefficients.iter().all(|&c| c == 1.0));
+            }
+        }
+    }
+}
+
+fn clip_by_percentile(gpu: &Gpu) {
+    let cases =
+        [(1, 50.0, 1), (2, 30.0, 1), (7, 10.0, 3), (64, 0.0, 5), (64, 100.0, 64), (100, 90.0, 25)];
+    for (history, percentile, warmup) in cases {
+        for scale in if history == 7 { vec![1.0, 1e-30, 1e35] } else { vec![1.0] } {
+            let mut steps = steps(180, scale);
+            for i in [20, 90, 91] {
+                steps[i].norm *= 100.0;
+            }
+            for i in [21, 92] {
+                steps[i].overflows = true;
+                steps[i].norm = f32::MAX;
+            }
+            percentiles(gpu, history, percentile, warmup, &steps);
+        }
+    }
+    // The longest history, and norms that are equal or 0.
+    let mut long = steps(1100, 1.0);
+    for step in &mut long[300..400] {
+        step.norm = 0.75;
+    }
+    for step in &mut long[500..520] {
+        step.norm = 0.0;
+    }
+    percentiles(gpu, LONGEST_HISTORY, 10.0, 25, &long);
+}
+
+fn percentiles(gpu: &Gpu, history: u32, percentile: f32, warmup: u32, steps: &[Step]) {
+    let mut bench = Bench::new(gpu, 4 + history as usize);
+    let dispatch = gpu.prepare(&ClipByPercentile {
+        params: ClipByPercentileParams {
+            history,
+            sorted: history.next_power_of_two(),
+            share: percentile / 100.0,
+            warmup,
+        },
+        memory: bench.memory.as_entire_buffer_binding(),
+        state: bench.state.as_entire_buffer_binding(),
+    });
+    let mut memory = reference::PercentileMemory::default();
+    let settings = (history as usize, f64::from(percentile) / 100.0, warmup as usize);
+    let what = format!("{history} norms, percentile {percentile}");
+    let effects = bench.compare(&what, &dispatch, steps, |step, effect| {
+        reference::clip_by_percentile(settings, &mut memory, step, effect);
+    });
+    assert!(effects.iter().any(|effect| has(effect, Event::ClippedHarder)));
+}
+
+/// One tensor of units: weights and gradients, rows of `cols` elements.
+struct Units {
+    units: usize,
+    cols: usize,
+    weight: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+/// Clips and compares each unit. Returns the gradients.
+fn clip_all(gpu: &Gpu, what: &str, case: &Units, clipping: f32, loss_scale: f32) -> Vec<f32> {
+    let quads = case.cols.div_ceil(4) as u32;
+    let table: Vec<_> =
+        (0..case.units as u32).map(|u| ClipUnit { offset: u * quads, quads }).collect();
+    let state = gpu.upload("state", &[StepState::new(loss_scale, 1)]);
+    let units = gpu.upload("units", &table);
+    let weight = gpu.upload("weight", &pad(&case.weight, case.cols));
+    let gradient = gpu.upload("gradient", &pad(&case.gradient, case.cols));
+    gpu.run(&ClipUnits {
+        params: ClipUnitsParams { unit_count: case.units as u32, clipping, eps: 1e-3 },
+        state: state.as_entire_buffer_binding(),
+        units: units.as_entire_buffer_binding(),
+        weight: weight.as_entire_buffer_binding(),
+        gradient: gradient.as_entire_buffer_binding(),
+    });
+    let padded = block_on(gpu.read(&gradient, 0, case.units * quads as usize * 4));
+    let clipped = unpad(&padded.expect("readable"), case.cols);
+    let rows = case.weight.chunks(case.cols).zip(case.gradient.chunks(case.cols));
+    for (u, ((w, g), found)) in rows.zip(clipped.chunks(case.cols)).enumerate() {
+        let unscaled: Vec<_> = wide(g).iter().map(|g| g / f64::from(loss_scale)).collect();
+        let expected = reference::clip_units(clipping.into(), 1e-3, &wide(w), &unscaled);
+        let largest = expected.iter().fold(0.0, |largest: f64, g| largest.max(g.abs()));
+        let is_finite = g.iter().all(|g| g.is_finite() && g.abs() < f32::MAX);
+        if !is_finite || largest == 0.0 || expected == unscaled {
+            let same = found.iter().zip(g).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{what}, unit {u}: touched");
+            continue;
+        }
+        // In units of the largest, which may be near either end of f32.
+        let ratio = |g: f64| g / largest / f64::from(loss_scale);
+        let found: Vec<_> = found.iter().map(|&g| ratio(g.into()) as f32).collect();
+        let expected: Vec<_> = expected.iter().map(|g| g / largest).collect();
+        let because = "two norms of up to 8,000 squares, and elements that vanish beside others";
+        let tolerance = Tolerance { absolute: 1e-6, relative: 1e-5, because };
+        assert_close(&format!("{what}, unit {u}"), &found, &expected, tolerance);
+    }
+    clipped
+}
+
+fn clip_units(gpu: &Gpu) {
+    for cols in [1, 3, 4, 255, 256, 257, 8009] {
+        for (gradient_scale, loss_scale) in
+            [(1.0, 1.0), (1e-4, 1.0), (1e20, 1.0), (3e37, 1.0), (1e-22, 1.0), (1e6, 65_536.0)]
+        {
+            let units = 3;
+            let mut gradient = values(7, units * cols);
+            gradient.iter_mut().for_each(|g| *g *= gradient_scale);
+            let mut weight = values(8, units * cols);
+            // One unit starts at 0.
+            weight[cols..2 * cols].fill(0.0);
+            let case = Units { units, cols, weight, gradient };
+            let what = format!("{cols} columns, {gradient_scale}, {loss_scale}");
+            clip_all(gpu, &what, &case, 0.01, loss_scale);
+        }
+    }
+    faults_stay(gpu);
+    many_units(gpu);
+}
+
+/// NaN, Inf and the largest f32 pass bit by bit, and so does all of their unit.
+fn faults_stay(gpu: &Gpu) {
+    let faults = [0x7fc0_0001, 0xff80_0000, 0x7f80_0000, 0x7fa5_5555, 0x7f7f_ffff];
+    let (units, cols) = (faults.len() + 1, 9);
+    let mut gradient = values(3, units * cols);
+    for (unit, bits) in faults.into_iter().enumerate() {
+        gradient[unit * cols + unit] = f32::from_bits(bits);
+    }
+    let before = gradient.clone();
+    let weight = vec![0.5; units * cols];
+    let case = Units { units, cols, weight, gradient };
+    let after = clip_all(gpu, "faults", &case, 0.01, 1.0);
+    for (unit, (a, b)) in after.chunks(cols).zip(before.chunks(cols)).enumerate() {
+        let same = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert_eq!(same, unit < faults.len(), "unit {unit}");
+    }
+}
+
+/// More workgroups than one dimension of a grid has.
+fn many_units(gpu: &Gpu) {
+    let units = 65_537;
+    let case = Units { units, cols: 1, weight: vec![1.0; units], gradient: vec![3.0; units] };
+    let clipped = clip_all(gpu, "many units", &case, 0.5, 1.0);
+    assert!(clipped.iter().all(|&g| (g - 0.5).abs() < 1e-6));
 }

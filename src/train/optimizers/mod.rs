@@ -12,7 +12,30 @@ pub use adamw::AdamW;
 pub use sgd::Sgd;
 
 use crate::error::{Error, Result};
-use crate::plan::Recorder;
+use crate::graph::ParameterSpec;
+use crate::plan::{Parameters, Recorder, to_u32};
+
+/// One tensor of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentTensor<'a> {
+    /// Its name and shape.
+    pub spec: &'a ParameterSpec,
+    /// Its first quad in the flat buffers.
+    pub offset: u32,
+}
+
+impl<'a> SegmentTensor<'a> {
+    /// The tensors of one segment of the parameters, in the order of the layout.
+    pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
+        let tensors = parameters.specs().iter().zip(parameters.locations());
+        let mine = tensors.filter(|(_, location)| location.segment == segment);
+        let tensor = |(spec, location): (_, &crate::plan::parameters::Location)| Self {
+            spec,
+            offset: to_u32((location.offset / 16) as usize),
+        };
+        mine.map(tensor).collect()
+    }
+}
 
 /// The flat buffers of one segment of the parameters, as an optimizer sees them.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +52,8 @@ pub struct Segment<'a> {
     pub weight: &'a wgpu::Buffer,
     /// Moments, updated in place; as many as [`Optimizer::moments`] names.
     pub moments: &'a [wgpu::Buffer],
+    /// The tensors of the segment, in the order of the layout.
+    pub layout: &'a [SegmentTensor<'a>],
 }
 
 /// A rule that turns gradients into new weights.

@@ -11,12 +11,20 @@
 //! skipped steps, a policy holds the sample of a step back and takes it in at the next one, if the
 //! verdict of the step was to apply it: so the window it judges by never holds the sample it judges.
 
+mod ada_gc;
+mod adaptive_gradient_clip;
+mod auto_clip;
+mod clip_tensors;
 mod snapshot_ring;
 mod spike_guard;
 mod z_clip;
 
 use std::fmt::Debug;
 
+pub use ada_gc::AdaGc;
+pub use adaptive_gradient_clip::AdaptiveGradientClip;
+pub use auto_clip::AutoClip;
+pub use clip_tensors::{ClipBlockRms, ClipPerTensor};
 pub use snapshot_ring::SnapshotRing;
 pub use spike_guard::{Reaction, SpikeGuard};
 pub use z_clip::{ZClip, ZClipBound};
