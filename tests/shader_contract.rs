@@ -13,7 +13,8 @@ use evenkeel::kernels::{
 };
 use evenkeel::precision::Variant;
 use evenkeel::step::{
-    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
+    UpdatePartial, ValuePartial,
 };
 
 fn root() -> PathBuf {
@@ -77,6 +78,8 @@ fn device_structs_match() {
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
         ("ValuePartial", ValuePartial::FIELDS),
+        ("UpdatePartial", UpdatePartial::FIELDS),
+        ("TensorRecord", TensorRecord::FIELDS),
         ("TensorState", TensorState::FIELDS),
     ];
     let norm: &[(&str, &[Field])] = &[

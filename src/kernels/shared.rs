@@ -90,3 +90,10 @@ pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/shared/worst_tensor.wgsl
 pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/shared/spike_memory.wgsl");
 /// `RollbackMemory`, `SnapshotRing`.
 pub const SNAPSHOT: Fragment = wgsl!("../../shaders/shared/snapshot.wgsl");
+/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
+/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
+/// [`REDUCE`] and [`NUMERICS`].
+pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
+/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
+pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");
