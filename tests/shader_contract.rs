@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
 use evenkeel::kernels::{
-    self, Adafactor, AdafactorFactors, AdafactorScan, ExactFold, ExactSum, FactorBlock,
-    FactoredTensor, MuonNorm, Segment, TensorFactors, TensorNorm, TensorRange, Tile, shared,
+    self, Adafactor, AdafactorFactors, AdafactorScan, ClipByZScore, ClipUnit, ClipUnits,
+    DecideSnapshot, ExactFold, ExactSum, FactorBlock, FactoredTensor, GuardSpikes, MuonNorm,
+    RollbackMemory, Segment, SpikeReaction, TensorFactors, TensorNorm, TensorRange, Tile,
+    ZScoreMemory, shared,
 };
 use evenkeel::precision::Variant;
 use evenkeel::step::{
@@ -89,6 +91,15 @@ fn device_structs_match() {
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
     let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");
+    for (kernel, name, fields) in [
+        (GuardSpikes::DECLARATION, "SpikeReaction", SpikeReaction::FIELDS),
+        (DecideSnapshot::DECLARATION, "RollbackMemory", RollbackMemory::FIELDS),
+        (ClipByZScore::DECLARATION, "ZScoreMemory", ZScoreMemory::FIELDS),
+        (ClipUnits::DECLARATION, "ClipUnit", ClipUnit::FIELDS),
+    ] {
+        let module = contract::parse(&kernel, Variant::default()).expect("valid WGSL");
+        check_structs(&module, &[(name, fields)]);
+    }
     check_structs(&module, step);
     check_structs(
         &contract::parse(&ExactFold::DECLARATION, Variant::default()).expect("valid WGSL"),

@@ -14,6 +14,7 @@ pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod policy;
 pub mod probe;
 pub mod random;
 pub mod reduce;
@@ -30,6 +31,7 @@ pub use matmul::*;
 pub use norm::*;
 pub use normalization::*;
 pub use optimizer::*;
+pub use policy::*;
 pub use probe::*;
 pub use random::*;
 pub use reduce::*;
@@ -49,6 +51,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("norm", norm::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
+    ("policy", policy::ALL),
     ("probe", probe::ALL),
     ("random", random::ALL),
     ("reduce", reduce::ALL),

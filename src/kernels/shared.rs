@@ -81,6 +81,15 @@ pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
 /// `Segment` and `part_index`: which parts a fold joins.
 pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
+/// Reasons and events of policies, norms as they remember them; wants [`STEP_STATE`] and [`WIDE`].
+pub const POLICY: Fragment = wgsl!("../../shaders/shared/policy.wgsl");
+/// `tensor_norm`, `workgroup_worst`: norms of tensors and the one furthest out of line; wants
+/// [`STEP_STATE`], [`WIDE`], [`TENSOR_NORM`] and [`REDUCE`].
+pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/shared/worst_tensor.wgsl");
+/// `SpikeMemory`, windows and z-scores; joined after [`POLICY`] and [`WORST_TENSOR`].
+pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/shared/spike_memory.wgsl");
+/// `RollbackMemory`, `SnapshotRing`.
+pub const SNAPSHOT: Fragment = wgsl!("../../shaders/shared/snapshot.wgsl");
 /// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
 pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
 /// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after

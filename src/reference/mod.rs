@@ -13,6 +13,7 @@ pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod policy;
 pub mod probe;
 pub mod random;
 pub mod reduce;

@@ -244,6 +244,8 @@ impl<M: Model> TrainerBuilder<M> {
             graph: &graph,
             values: &plan.values,
         };
+        let kept = policies.iter().map(|active| active.memory.size());
+        let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
         let watch = (self.watch_every > 0)
@@ -260,6 +262,7 @@ impl<M: Model> TrainerBuilder<M> {
             step,
             tensors,
             policies,
+            policy_bytes,
             observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
             update,
             ring,
@@ -305,6 +308,22 @@ impl<M: Model> TrainerBuilder<M> {
                     range: "of a different name each",
                 });
             }
+        }
+        let wants = self.policies.iter().find(|policy| policy.needs_tensor_norms());
+        if let Some(policy) = wants.filter(|_| !self.norm.measures_l2()) {
+            return Err(Error::Setting {
+                setting: "norm",
+                value: format!("{:?} together with {}", self.norm, policy.name()),
+                range: "L2, ExactL2 or Infinity",
+            });
+        }
+        let asks = self.policies.iter().find(|policy| policy.asks_for_rollback());
+        if let Some(policy) = asks.filter(|_| !self.policies.iter().any(|p| p.can_roll_back())) {
+            return Err(Error::Setting {
+                setting: "policy",
+                value: format!("{} that asks for rollbacks", policy.name()),
+                range: "together with a SnapshotRing",
+            });
         }
         if self.microbatches == 0 {
             return Err(Error::Setting {

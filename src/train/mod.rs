@@ -37,6 +37,10 @@ pub use optimizers::{
 pub use predictor::Predictor;
 pub use schedule::Schedule;
 use stability::ActivePolicy;
+pub use stability::{
+    AdaGc, AdaptiveGradientClip, AutoClip, ClipBlockRms, ClipPerTensor, Policy, Reaction,
+    SnapshotRing, SpikeGuard, ZClip, ZClipBound,
+};
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
 pub use tensor_telemetry::TensorTelemetry;
@@ -93,6 +97,8 @@ pub struct TrainerReport {
     pub activation_bytes: u64,
     /// Copies of the weights in half precision.
     pub copy_bytes: u64,
+    /// What policies keep: memories, snapshots.
+    pub policy_bytes: u64,
     /// The copy of the weights that watched steps keep.
     pub watch_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
@@ -112,6 +118,7 @@ impl TrainerReport {
             + self.gradient_bytes
             + self.moment_bytes
             + self.activation_bytes
+            + self.policy_bytes
     }
 }
 
@@ -131,6 +138,7 @@ pub struct Trainer<M: Model> {
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
     policies: Vec<ActivePolicy>,
+    policy_bytes: u64,
     /// Names of what the model observes; the plan's outputs behind the loss.
     observations: Vec<String>,
     /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
@@ -413,6 +421,7 @@ impl<M: Model> Trainer<M> {
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
             activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
             copy_bytes: self.plan.report.copy_bytes,
+            policy_bytes: self.policy_bytes,
             watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
             model_dispatches: self.plan.first.len(),
             update_dispatches: self.update.len(),

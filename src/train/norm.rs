@@ -43,6 +43,17 @@ impl Norm {
         }
     }
 
+    /// What tensors are measured by, from the same scan: L2 where the largest magnitude is the
+    /// norm of all.
+    pub(super) fn of_tensors(self) -> Self {
+        if self == Self::Infinity { Self::L2 } else { self }
+    }
+
+    /// Whether [`of_tensors`](Self::of_tensors) is an L2 norm.
+    pub(super) fn measures_l2(self) -> bool {
+        !matches!(self, Self::L1 | Self::Lp(_))
+    }
+
     fn power(self) -> f32 {
         match self {
             Self::L1 => 1.0,
@@ -126,7 +137,7 @@ impl Norm {
     }
 
     /// Records the fold of partials into the sum and the norm of each segment.
-    fn record_fold(
+    pub(super) fn record_fold(
         self,
         recorder: &mut Recorder<'_>,
         partials: &wgpu::Buffer,

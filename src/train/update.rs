@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::graph::{Graph, Value};
 use crate::kernels::{
-    Commit, CommitParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry, TelemetryParams,
-    Verdict, VerdictParams, chunks,
+    self, Commit, CommitParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry, TelemetryParams,
+    TensorNorm, Verdict, VerdictParams, chunks,
 };
 use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
 use crate::step::{Chunk, ScanPartial};
@@ -69,15 +69,7 @@ impl Update<'_> {
             tensor_count: to_u32(parameters.specs().len()),
         };
         self.norm.record(&mut recorder, &pass, self.clip.max_norm());
-        for active in self.policies {
-            let judgement = Judgement {
-                loss: self.loss,
-                tensors: self.tensors,
-                tensor_count: to_u32(parameters.specs().len()),
-                memory: &active.memory,
-            };
-            active.policy.judge(&mut recorder, &judgement);
-        }
+        self.judge(&mut recorder, &scan);
         let rates = self.schedule.table(self.optimizer.learning_rate())?;
         recorder.dispatch(&Verdict {
             params: self.verdict_params(to_u32(rates.len())),
@@ -99,16 +91,9 @@ impl Update<'_> {
                 committed: parameters.committed().as_entire_buffer_binding(),
             });
         }
-        for active in self.policies {
-            let committed = Committed {
-                weights: parameters.weights(),
-                moments: self.moments,
-                states: parameters.committed(),
-                tensors: self.tensors,
-                memory: &active.memory,
-            };
-            active.policy.after_update(&mut recorder, &committed);
-        }
+        let what = "what policies keep beside their memory";
+        parameters::allocate(gpu, what, self.policy_bytes(), || self.after_update(&mut recorder))
+            .await?;
         recorder.dispatch(&Telemetry {
             params: TelemetryParams { capacity: self.ring.capacity },
             input: step.input.as_entire_buffer_binding(),
@@ -117,6 +102,51 @@ impl Update<'_> {
             ring: self.ring.buffer.as_entire_buffer_binding(),
         });
         Ok(recorder.take())
+    }
+
+    /// Records what policies do between norm and verdict.
+    fn judge(&self, recorder: &mut Recorder<'_>, scan: &Scan) {
+        let specs = self.parameters.specs();
+        let elements: Vec<_> = specs.iter().map(|spec| spec.shape.count()).collect();
+        let needs_norms = self.policies.iter().any(|active| active.policy.needs_tensor_norms());
+        let tensor_norms = needs_norms.then(|| scan.record_tensor_norms(recorder, specs.len()));
+        for active in self.policies {
+            let judgement = Judgement {
+                loss: self.loss,
+                tensors: self.tensors,
+                tensor_count: to_u32(specs.len()),
+                elements: &elements,
+                tensor_norms: tensor_norms.as_ref(),
+                memory: &active.memory,
+            };
+            active.policy.judge(recorder, &judgement);
+        }
+    }
+
+    /// Records what policies do once the step is committed or skipped.
+    fn after_update(&self, recorder: &mut Recorder<'_>) {
+        for active in self.policies {
+            active.policy.after_update(recorder, &self.committed(&active.memory));
+        }
+    }
+
+    fn committed<'s>(&'s self, memory: &'s wgpu::Buffer) -> Committed<'s> {
+        Committed {
+            weights: self.parameters.weights(),
+            moments: self.moments,
+            states: self.parameters.committed(),
+            tensors: self.tensors,
+            memory,
+        }
+    }
+
+    /// Bytes of all policies on the device beside their memories.
+    pub fn policy_bytes(&self) -> u64 {
+        let bytes = self.policies.iter().map(|active| {
+            let committed = self.committed(&active.memory).buffers().map(wgpu::Buffer::size);
+            active.policy.device_bytes(committed.sum())
+        });
+        bytes.sum()
     }
 
     /// What layers do to their parameters.
@@ -199,6 +229,7 @@ struct Scan {
 /// Which workgroup owns what in one segment.
 struct SegmentTable {
     chunks: wgpu::Buffer,
+    rows: Vec<Chunk>,
     chunk_count: u32,
     /// First partial of this segment.
     partial: u64,
@@ -217,7 +248,7 @@ impl Scan {
             let table = segment_chunks(parameters, segment);
             let chunk_count = to_u32(table.len());
             let chunks = gpu.upload("chunks", &table);
-            tables.push(SegmentTable { chunks, chunk_count, partial });
+            tables.push(SegmentTable { chunks, rows: table, chunk_count, partial });
             partial += u64::from(chunk_count).next_multiple_of(per_alignment);
         }
         let count = partial.max(per_alignment);
@@ -236,6 +267,28 @@ impl Scan {
             let (chunks, count) = (&table.chunks, table.chunk_count);
             self.norm.record_scan(recorder, chunks, count, overflow_bits, gradient, partials);
         }
+    }
+
+    /// Records the norm of every tensor from what the scan left. Returns
+    /// (tensors) [`TensorNorm`](crate::kernels::TensorNorm).
+    fn record_tensor_norms(&self, recorder: &mut Recorder<'_>, count: usize) -> wgpu::Buffer {
+        let gpu = recorder.gpu();
+        let mut parts = vec![kernels::Segment::default(); count];
+        for table in &self.tables {
+            for (partial, chunk) in (table.partial..).zip(&table.rows) {
+                let part = &mut parts[chunk.tensor as usize];
+                if part.count == 0 {
+                    part.first = to_u32(partial as usize);
+                }
+                part.count += 1;
+            }
+        }
+        let norm = self.norm.of_tensors();
+        let norms = gpu.buffer("tensor norms", (count * size_of::<TensorNorm>()) as u64);
+        let sums = gpu.buffer("tensor sums", count as u64 * norm.partial_bytes());
+        let segments = gpu.upload("tensor partials", &parts);
+        norm.record_fold(recorder, &self.partials, &segments, count, [&sums, &norms]);
+        norms
     }
 
     /// Fails if a parameter starts as NaN or Inf, and says which.

@@ -29,6 +29,7 @@ mod norm;
 mod normalization;
 mod optimizer;
 mod optimizer_runs;
+mod policy;
 mod probe;
 mod random;
 mod reduce;
@@ -45,6 +46,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("norm", norm::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
+    ("policy", policy::ROWS),
     ("probe", probe::ROWS),
     ("random", random::ROWS),
     ("reduce", reduce::ROWS),

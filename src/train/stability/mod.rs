@@ -11,10 +11,26 @@
 //! skipped steps, a policy holds the sample of a step back and takes it in at the next one, if the
 //! verdict of the step was to apply it: so the window it judges by never holds the sample it judges.
 
+mod ada_gc;
+mod adaptive_gradient_clip;
+mod auto_clip;
+mod clip_tensors;
+mod snapshot_ring;
+mod spike_guard;
+mod z_clip;
+
 use std::fmt::Debug;
 
+pub use ada_gc::AdaGc;
+pub use adaptive_gradient_clip::AdaptiveGradientClip;
+pub use auto_clip::AutoClip;
+pub use clip_tensors::{ClipBlockRms, ClipPerTensor};
+pub use snapshot_ring::SnapshotRing;
+pub use spike_guard::{Reaction, SpikeGuard};
+pub use z_clip::{ZClip, ZClipBound};
+
 use super::optimizers::Segment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Recorder;
 
 /// What a policy can look at and set between norm and verdict.
@@ -26,6 +42,11 @@ pub struct Judgement<'a> {
     pub tensors: &'a wgpu::Buffer,
     /// Number of tensors.
     pub tensor_count: u32,
+    /// Elements of each tensor, without padding.
+    pub elements: &'a [usize],
+    /// (tensors) [`TensorNorm`](crate::kernels::TensorNorm) of the gradients, loss scale included,
+    /// if any policy [needs them](Policy::needs_tensor_norms).
+    pub tensor_norms: Option<&'a wgpu::Buffer>,
     /// What the policy keeps, as [`Policy::memory`] started it.
     pub memory: &'a wgpu::Buffer,
 }
@@ -45,6 +66,16 @@ pub struct Committed<'a> {
     pub memory: &'a wgpu::Buffer,
 }
 
+impl<'a> Committed<'a> {
+    /// Every buffer that a step commits to, but for the policy's own.
+    pub fn buffers(&self) -> impl Iterator<Item = &'a wgpu::Buffer> + use<'a> {
+        // A model without states has an empty buffer of them, of the smallest size there is.
+        let states = (self.states.size() > 16).then_some(self.states);
+        let flat = self.weights.iter().chain(self.moments.iter().flatten());
+        flat.chain(states).chain([self.tensors])
+    }
+}
+
 /// A rule that reacts to what a step shows, on the device.
 pub trait Policy: Debug {
     /// Name for messages and checkpoints; one policy of a name per run.
@@ -60,6 +91,28 @@ pub trait Policy: Debug {
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         let _ = tensor_count;
         Vec::new()
+    }
+
+    /// Whether [`Judgement::tensor_norms`] has to be there.
+    fn needs_tensor_norms(&self) -> bool {
+        false
+    }
+
+    /// Whether the policy may veto a step for [`Reason::RolledBack`](crate::step::Reason): then
+    /// another one has to be there that can roll back.
+    fn asks_for_rollback(&self) -> bool {
+        false
+    }
+
+    /// Whether the policy goes back to a snapshot when another asks for it.
+    fn can_roll_back(&self) -> bool {
+        false
+    }
+
+    /// Bytes on the device beside the memory, for a run whose steps commit this many.
+    fn device_bytes(&self, committed: u64) -> u64 {
+        let _ = committed;
+        0
     }
 
     /// Records what happens to the gradients of a segment before they are scanned. They still hold
@@ -91,4 +144,12 @@ impl ActivePolicy {
     pub fn checkpoint_name(&self) -> String {
         format!("evenkeel/policy/{}", self.policy.name())
     }
+}
+
+/// Fails unless the value is finite and fits.
+fn check(setting: &'static str, value: f32, fits: bool, range: &'static str) -> Result<()> {
+    if value.is_finite() && fits {
+        return Ok(());
+    }
+    Err(Error::Setting { setting, value: value.to_string(), range })
 }
