@@ -85,7 +85,7 @@ pub fn run(family: &mut Family<'_>) {
     for (name, optimizer, matrices) in optimizers {
         let (update, look) = record(family, &layout, optimizer, matrices);
         let size = format!("{} k in {matrices} tensors", matrices * MATRIX[0] * MATRIX[1] / 1000);
-        let moved = |name| bytes(name, matrices as u64);
+        let moved = |name| moved_bytes(name, matrices as u64);
         for dispatch in update.iter().chain(&look) {
             if let Some(bytes) = moved(dispatch.name).filter(|_| seen.insert(dispatch.name)) {
                 let dispatches = std::slice::from_ref(dispatch);
@@ -100,7 +100,7 @@ pub fn run(family: &mut Family<'_>) {
 }
 
 /// Bytes that a kernel moves for this many matrices; none for products.
-fn bytes(kernel: &str, matrices: u64) -> Option<u64> {
+fn moved_bytes(kernel: &str, matrices: u64) -> Option<u64> {
     let [rows, cols] = MATRIX.map(|n| n as u64);
     let chunks = (rows * cols).div_ceil(4 * u64::from(CHUNK_QUADS));
     let numbers = match kernel {
