@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
 use evenkeel::kernels::{
-    self, Adafactor, AdafactorFactors, AdafactorScan, FactorBlock, FactoredTensor, MuonNorm,
-    TensorFactors, TensorRange, Tile, shared,
+    self, Adafactor, AdafactorFactors, AdafactorScan, ExactFold, ExactSum, FactorBlock,
+    FactoredTensor, MuonNorm, Segment, TensorFactors, TensorNorm, TensorRange, Tile, shared,
 };
+use evenkeel::precision::Variant;
 use evenkeel::step::{
-    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
+    UpdatePartial, ValuePartial,
 };
 
 fn root() -> PathBuf {
@@ -69,24 +71,39 @@ fn every_kernel_has_a_reference() {
 
 #[test]
 fn device_structs_match() {
-    let structs: &[(&str, &[Field])] = &[
+    let step: &[(&str, &[Field])] = &[
         ("StepInput", StepInput::FIELDS),
         ("StepState", StepState::FIELDS),
         ("TelemetryRecord", TelemetryRecord::FIELDS),
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
         ("ValuePartial", ValuePartial::FIELDS),
+        ("UpdatePartial", UpdatePartial::FIELDS),
+        ("TensorRecord", TensorRecord::FIELDS),
         ("TensorState", TensorState::FIELDS),
+    ];
+    let norm: &[(&str, &[Field])] = &[
+        ("ExactSum", ExactSum::FIELDS),
+        ("Segment", Segment::FIELDS),
+        ("TensorNorm", TensorNorm::FIELDS),
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
     let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");
+    check_structs(&module, step);
+    check_structs(
+        &contract::parse(&ExactFold::DECLARATION, Variant::default()).expect("valid WGSL"),
+        norm,
+    );
+}
+
+fn check_structs(module: &naga::Module, structs: &[(&str, &[Field])]) {
     for (name, declared) in structs {
         let (ty, _) = module
             .types
             .iter()
             .find(|(_, ty)| ty.name.as_deref() == Some(name))
             .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
-        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
+        let found = contract::struct_fields(module, ty).expect("a struct of scalars and arrays");
         let declared: Vec<_> =
             declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
         assert_eq!(found, declared, "{name}");

@@ -12,8 +12,10 @@ mod attention;
 mod bench;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
+mod norm;
 mod normalization;
 mod optimizer;
 mod random;
@@ -45,8 +47,10 @@ const FAMILIES: &[(&str, Run)] = &[
     ("reduce", reduce::run),
     ("matmul", matmul::run),
     ("attention", attention::run),
+    ("logits", logits::run),
     ("optimizer", optimizer::run),
     ("step", step::run),
+    ("norm", norm::run),
     ("update", update::run),
 ];
 

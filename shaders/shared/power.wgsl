@@ -1,26 +1,46 @@
-// t^-p for t >= 1 and p >= 0 within a few ULP: WGSL's pow may be wrong by 16 + 2 |y log2 x| ULP.
-// With t = 2^k f, f near 1: t^-p = 2^-(p k + p log2 f), whose integer part goes to the exponent.
-fn inverse_power(t: f32, p: f32) -> f32 {
-    let bits = bitcast<u32>(t);
-    var k = f32(bits >> 23u) - 127.0;
-    var f = bitcast<f32>((bits & 0x007fffffu) | 0x3f800000u);
-    if f > 1.4142135 {
-        f *= 0.5;
-        k += 1.0;
-    }
-    // log2 f = 2 / ln 2 atanh((f - 1) / (f + 1))
-    let s = (f - 1.0) / (f + 1.0);
-    let z = s * s;
-    let series = 1.0 + z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * 0.11111111)));
-    let exponent = -p * (k + 2.8853900 * s * series);
-    let whole = round(exponent);
-    // 2^x = e^(x ln 2) for |x| <= 1/2.
-    let x = (exponent - whole) * 0.6931472;
-    var e = 1.0 + x * 0.14285715;
-    e = 1.0 + x * 0.16666667 * e;
-    e = 1.0 + x * 0.2 * e;
-    e = 1.0 + x * 0.25 * e;
-    e = 1.0 + x * 0.33333334 * e;
-    e = 1.0 + x * (1.0 + x * 0.5 * e);
-    return e * bitcast<f32>(u32(clamp(whole, -126.0, 0.0) + 127.0) << 23u);
+// Powers of magnitudes. WGSL's pow, log2 and exp2 may be off by 2^-21 and more; these lose about
+// one unit of 2^-24 each, and exponents stay integers, so subnormals are no exception.
+
+// log2 |x| = whole + fraction, fraction in [0, 1]. Absolute error 2^-24, the quotient's aside.
+struct Log2 { whole: vec4<i32>, fraction: vec4<f32> }
+
+// 2 atanh((s - 1) / (s + 1)) / ln 2 = log2 s, with s in [sqrt(1/2), sqrt(2)].
+fn log2_significand(significand: vec4<f32>) -> vec4<f32> {
+    let high = significand > vec4(1.4142135);
+    let s = significand * select(vec4(1.0), vec4(0.5), high);
+    let a = (s - 1.0) / (s + 1.0);
+    let z = a * a;
+    let series = 2.88539 + z * (0.9617967 + z * (0.5770836 + z * (0.41167375 + z * 0.34071204)));
+    return select(vec4(0.0), vec4(1.0), high) + a * series;
+}
+
+// Of magnitudes as bits; a zero counts as 2^-150.
+fn log2_bits(bits: vec4<u32>) -> Log2 {
+    let implicit = select(vec4(0u), vec4(0x800000u), bits >= vec4(0x800000u));
+    let significand = (bits & vec4(0x7fffffu)) | implicit;
+    let shift = countLeadingZeros(significand) - vec4(8u);
+    let fraction = (significand << shift) & vec4(0x7fffffu);
+    let whole = vec4<i32>(max(bits >> vec4(23u), vec4(1u))) - vec4<i32>(shift) - vec4(127);
+    return Log2(whole, log2_significand(bitcast<vec4<f32>>(fraction | vec4(0x3f800000u))));
+}
+
+// 2^r for |r| <= 1/2, to 2^-24; 1 for 0.
+fn exp2_fraction(r: vec4<f32>) -> vec4<f32> {
+    let tail = 0.0555035695 + r * (0.0096180830 + r * (0.0013390863 + r * 0.00015453163));
+    return 1.0 + r * (0.69314718 + r * (0.24022651 + r * tail));
+}
+
+// 2^y for y <= 0; 0 where that is below the normal range.
+fn exp2_nonpositive(y: vec4<f32>) -> vec4<f32> {
+    let bounded = max(y, vec4(-127.0));
+    let whole = round(bounded);
+    let scale = bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(whole) + vec4(127)) << vec4(23u));
+    return exp2_fraction(bounded - whole) * scale;
+}
+
+// (|x| / |top|)^p where |x| <= |top|; 0 for zeros.
+fn power_of_ratio(bits: vec4<u32>, top: Log2, p: f32) -> vec4<f32> {
+    let x = log2_bits(bits);
+    let log = vec4<f32>(x.whole - top.whole) + (x.fraction - top.fraction);
+    return select(vec4(0.0), exp2_nonpositive(min(p * log, vec4(0.0))), bits != vec4(0u));
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::optimizers::SegmentTensor;
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_telemetry::TensorWatch;
 use super::update::Update;
-use super::{AdamW, Clip, LossScale, Model, Optimizer, Schedule, TelemetryRing, Trainer};
+use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
@@ -22,6 +23,7 @@ use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 pub struct TrainerBuilder<M: Model> {
     model: M,
     optimizer: Box<dyn Optimizer>,
+    norm: Norm,
     clip: Clip,
     loss_scale: Option<LossScale>,
     give_up_after: u32,
@@ -31,6 +33,7 @@ pub struct TrainerBuilder<M: Model> {
     microbatches: usize,
     seed: u32,
     ring: u32,
+    watch_every: u32,
     settings: fn(&ParameterSpec) -> TensorSettings,
     error_if_nonfinite: bool,
     parameters: Option<Parameters>,
@@ -47,6 +50,7 @@ impl<M: Model> TrainerBuilder<M> {
         Self {
             model,
             optimizer: Box::new(AdamW::default()),
+            norm: Norm::L2,
             clip: Clip::None,
             loss_scale: None,
             give_up_after: 100,
@@ -56,6 +60,7 @@ impl<M: Model> TrainerBuilder<M> {
             microbatches: 1,
             seed: 0,
             ring: 1024,
+            watch_every: 0,
             settings: decay_matrices,
             error_if_nonfinite: false,
             parameters: None,
@@ -66,6 +71,13 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
         self.optimizer = Box::new(optimizer);
+        self
+    }
+
+    /// Which norm of the gradients is measured, and clipped by.
+    #[must_use]
+    pub fn norm(mut self, norm: Norm) -> Self {
+        self.norm = norm;
         self
     }
 
@@ -137,6 +149,15 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
+    /// Measures every tensor in each `every`-th step, from step 0 on: norm of the gradient, size of
+    /// weights and update, shares that were clipped or stood still. Read by
+    /// [`Trainer::tensor_telemetry`]. 0, the default, never does; it takes a copy of the weights.
+    #[must_use]
+    pub fn watch_tensors(mut self, every: u32) -> Self {
+        self.watch_every = every;
+        self
+    }
+
     /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
     /// two or more dimensions.
     #[must_use]
@@ -180,11 +201,14 @@ impl<M: Model> TrainerBuilder<M> {
         let loss_scale = self.chosen_loss_scale();
         let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
         let step = StepBuffers::from_state(gpu, state);
+        let observed = graph.observations().iter().map(|&(_, value)| value);
+        let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
+        let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
         let mut plan = Plan::new(
             gpu,
             &PlanRequest {
                 graph: &graph,
-                outputs: &[output.loss],
+                outputs: &outputs,
                 parameters: &parameters,
                 sinks: Some(&sinks),
                 step: &step,
@@ -206,6 +230,10 @@ impl<M: Model> TrainerBuilder<M> {
             step: &step,
             tensors: &tensors,
             optimizer: &*self.optimizer,
+            norm: match self.clip {
+                Clip::InfinityNorm(_) => Norm::Infinity,
+                _ => self.norm,
+            },
             clip: self.clip,
             loss_scale,
             give_up_after: self.give_up_after,
@@ -213,9 +241,13 @@ impl<M: Model> TrainerBuilder<M> {
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
+            graph: &graph,
+            values: &plan.values,
         };
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
+        let watch = (self.watch_every > 0)
+            .then(|| TensorWatch::new(gpu, &step, &parameters, &sinks, &tensors, self.watch_every));
         Ok(Trainer {
             gpu: gpu.clone(),
             model: self.model,
@@ -228,8 +260,10 @@ impl<M: Model> TrainerBuilder<M> {
             step,
             tensors,
             policies,
+            observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
             update,
             ring,
+            watch,
             microbatches: self.microbatches,
             staging,
             seed: self.seed,
@@ -259,6 +293,7 @@ impl<M: Model> TrainerBuilder<M> {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
         for (index, policy) in self.policies.iter().enumerate() {
