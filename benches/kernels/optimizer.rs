@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{ParameterSpec, Shape};
 use evenkeel::kernels::*;
 use evenkeel::nn::Init;
@@ -67,20 +68,39 @@ pub fn run(family: &mut Family<'_>) {
     family.moves("10 M in 148 tensors", 5 * bytes, &sgd);
 
     let amsgrad = train::AdamW { amsgrad: true, ..Default::default() };
-    measure(family, &layout, &amsgrad, MATRICES);
     let cautious = train::AdamW { cautious: true, ..Default::default() };
-    measure(family, &layout, &cautious, MATRICES);
-    measure(family, &layout, &train::StableAdamW::default(), MATRICES);
-    measure(family, &layout, &train::AdamAtan2::default(), MATRICES);
-    measure(family, &layout, &train::Lion::default(), MATRICES);
-    measure(family, &layout, &train::Adafactor::default(), MATRICES);
-    measure(family, &layout, &train::Muon::default(), BATCH);
     let packed = train::Muon { hidden: |_| false, ..Default::default() };
-    measure(family, &layout, &packed, MATRICES);
+    let optimizers: [(&str, &dyn Optimizer, usize); 8] = [
+        ("AMSGrad", &amsgrad, MATRICES),
+        ("cautious AdamW", &cautious, MATRICES),
+        ("StableAdamW", &train::StableAdamW::default(), MATRICES),
+        ("Adam-atan2", &train::AdamAtan2::default(), MATRICES),
+        ("Lion", &train::Lion::default(), MATRICES),
+        ("Adafactor", &train::Adafactor::default(), MATRICES),
+        ("Muon", &train::Muon::default(), BATCH),
+        ("Muon without matrices", &packed, MATRICES),
+    ];
+    // Measured by the family of a step.
+    let mut seen = BTreeSet::from(["gradient_scan"]);
+    for (name, optimizer, matrices) in optimizers {
+        let (update, look) = record(family, &layout, optimizer, matrices);
+        let size = format!("{} k in {matrices} tensors", matrices * MATRIX[0] * MATRIX[1] / 1000);
+        let moved = |name| moved_bytes(name, matrices as u64);
+        for dispatch in update.iter().chain(&look) {
+            if let Some(bytes) = moved(dispatch.name).filter(|_| seen.insert(dispatch.name)) {
+                let dispatches = std::slice::from_ref(dispatch);
+                family.measure(dispatch.name, &size, Work::Bytes(bytes), dispatches);
+            }
+        }
+        // The products of Muon count no bytes.
+        let all = format!("{name}, {} dispatches", update.len());
+        let bytes = update.iter().filter_map(|dispatch| moved(dispatch.name)).sum();
+        family.measure(&all, &size, Work::Bytes(bytes), &update);
+    }
 }
 
 /// Bytes that a kernel moves for this many matrices; none for products.
-fn bytes(kernel: &str, matrices: u64) -> Option<u64> {
+fn moved_bytes(kernel: &str, matrices: u64) -> Option<u64> {
     let [rows, cols] = MATRIX.map(|n| n as u64);
     let chunks = (rows * cols).div_ceil(4 * u64::from(CHUNK_QUADS));
     let numbers = match kernel {
@@ -104,8 +124,14 @@ fn bytes(kernel: &str, matrices: u64) -> Option<u64> {
     Some(4 * numbers * matrices)
 }
 
-/// Each kernel of an optimizer, then all together, whose products count no bytes.
-fn measure(family: &mut Family<'_>, layout: &Layout, optimizer: &dyn Optimizer, matrices: usize) {
+/// The dispatches of an optimizer over the first matrices of the layout, and of a look at its
+/// second moments.
+fn record(
+    family: &Family<'_>,
+    layout: &Layout,
+    optimizer: &dyn Optimizer,
+    matrices: usize,
+) -> (Vec<Dispatch>, Vec<Dispatch>) {
     let shape = Shape::real(MATRIX);
     let spec = |index: usize| ParameterSpec {
         name: format!("blocks.{index}.weight"),
@@ -139,17 +165,5 @@ fn measure(family: &mut Family<'_>, layout: &Layout, optimizer: &dyn Optimizer, 
     let shares = gpu.buffer("shares", 4 * matrices as u64);
     let update = recorder.take();
     optimizer.record_eps_shares(&mut recorder, &segment, &shares);
-
-    let size = format!("{} k in {matrices} tensors", matrices * shape.count() / 1000);
-    let moved = |name| bytes(name, matrices as u64);
-    let mut seen = BTreeSet::from(["gradient_scan"]);
-    for dispatch in update.iter().chain(&recorder.take()) {
-        if let Some(bytes) = moved(dispatch.name).filter(|_| seen.insert(dispatch.name)) {
-            let dispatches = std::slice::from_ref(dispatch);
-            family.measure(dispatch.name, &size, Work::Bytes(bytes), dispatches);
-        }
-    }
-    let all = format!("{} dispatches to {}", update.len(), update.last().expect("some").name);
-    let bytes = update.iter().filter_map(|dispatch| moved(dispatch.name)).sum();
-    family.measure(&all, &size, Work::Bytes(bytes), &update);
+    (update, recorder.take())
 }

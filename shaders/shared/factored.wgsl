@@ -17,9 +17,11 @@ const SMALLEST_NORMAL = 1.17549435e-38;
 
 fn bounded(g: vec4<f32>) -> vec4<f32> { return clamp(g, vec4(-LARGEST), vec4(LARGEST)); }
 
-// Share of this step in what is kept: 1 at the first.
+// Share of step t in what is kept, t^-p: 1 at the first.
 fn step_share(tensor: TensorState) -> f32 {
-    return inverse_power(f32(max(tensor.steps, 1u)), params.decay_power);
+    let log = log2_bits(vec4(bitcast<u32>(f32(max(tensor.steps, 1u)))));
+    let exponent = -params.decay_power * (vec4<f32>(log.whole) + log.fraction);
+    return exp2_nonpositive(min(exponent, vec4(0.0))).x;
 }
 
 fn advanced(kept: vec4<f32>, square: vec4<f32>, tensor: TensorState) -> vec4<f32> {

@@ -10,8 +10,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::shared::{
-    ADAFACTOR_UPDATE, ADAM_MOMENTS, AGREES, CLIPPED, FACTORED, GRID, INVERSE_POWER, REDUCE, ROW,
-    SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, TENSOR_RANGE, WEIGHT_F32, WIDE,
+    ADAFACTOR_UPDATE, ADAM_MOMENTS, AGREES, CLIPPED, FACTORED, GRID, POWER, REDUCE, ROW, SCAN_FOLD,
+    SCAN_PARTIAL, STEP_STATE, TENSOR_RANGE, WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::device_struct;
@@ -591,7 +591,7 @@ kernel! {
 kernel! {
     /// Mean squares of rows and columns, advanced.
     pub AdafactorFactors = [
-        STEP_STATE, GRID, CLIPPED, INVERSE_POWER, FACTORED,
+        STEP_STATE, GRID, CLIPPED, POWER, FACTORED,
         wgsl!("../../shaders/adafactor_factors.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -619,7 +619,7 @@ kernel! {
 kernel! {
     /// Sum of u^2 of each chunk, u being Adafactor's update before it is bounded.
     pub AdafactorSquares = [
-        STEP_STATE, GRID, CLIPPED, REDUCE, ROW, INVERSE_POWER, FACTORED, ADAFACTOR_UPDATE,
+        STEP_STATE, GRID, CLIPPED, REDUCE, ROW, POWER, FACTORED, ADAFACTOR_UPDATE,
         wgsl!("../../shaders/adafactor_squares.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -655,7 +655,7 @@ kernel! {
 kernel! {
     /// Adafactor (Shazeer and Stern, 2018), as torch.optim.Adafactor.
     pub Adafactor = [
-        STEP_STATE, GRID, CLIPPED, WEIGHT_F32, INVERSE_POWER, FACTORED, ADAFACTOR_UPDATE,
+        STEP_STATE, GRID, CLIPPED, WEIGHT_F32, POWER, FACTORED, ADAFACTOR_UPDATE,
         wgsl!("../../shaders/adafactor.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -104,9 +104,7 @@ pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl
 pub const AGREES: Fragment = wgsl!("../../shaders/shared/agrees.wgsl");
 /// `TensorRange`: which partial sums are those of a tensor.
 pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/shared/tensor_range.wgsl");
-/// `inverse_power`: t^-p, more accurate than `pow`.
-pub const INVERSE_POWER: Fragment = wgsl!("../../shaders/shared/inverse_power.wgsl");
-/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`INVERSE_POWER`].
+/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`POWER`].
 pub const FACTORED: Fragment = wgsl!("../../shaders/shared/factored.wgsl");
 /// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
 pub const ADAFACTOR_UPDATE: Fragment = wgsl!("../../shaders/shared/adafactor_update.wgsl");

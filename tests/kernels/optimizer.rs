@@ -1003,6 +1003,8 @@ fn adafactor_squares(gpu: &Gpu) {
 fn adafactor(gpu: &Gpu) {
     let rule = train::Adafactor { weight_decay: 0.1, ..train::Adafactor::default() };
     runs::check(gpu, Rule::Adafactor(rule));
+    // A relative step of 1, which 1 / sqrt(t) bounds from the second on.
+    runs::check_constant_rate(gpu, Rule::Adafactor(rule), 1.0);
     runs::check_many_tensors(gpu, Rule::Adafactor(rule), 1000);
     let rule = train::Adafactor {
         beta2_decay: -0.5,

@@ -631,6 +631,18 @@ fn check_extremes(gpu: &Gpu, rule: Rule) {
     }
 }
 
+/// Ten steps at one learning rate.
+pub fn check_constant_rate(gpu: &Gpu, rule: Rule, rate: f64) {
+    let verdict = VerdictSettings { learning_rates: vec![rate], ..clip(Norm::L2, 20.0) };
+    let specs = specs(&TENSORS);
+    let weights = drawn(&specs, 1);
+    let mut run = Run::new(gpu, rule, verdict, specs, &weights);
+    for t in 0..10 {
+        run.step(&drawn(&run.specs, 100 + 20 * t));
+    }
+    run.compare("at one rate", HUNDRED_STEPS);
+}
+
 /// Many short tensors, some of them empty.
 pub fn check_many_tensors(gpu: &Gpu, rule: Rule, count: usize) {
     let dims = (0..count).map(|i| if i % 3 == 0 { vec![i % 10] } else { vec![2, 1 + i % 5] });
