@@ -22,6 +22,7 @@ mod softmax;
 mod step;
 mod table;
 mod update;
+mod weights;
 
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("optimizer", optimizer::run),
     ("step", step::run),
     ("update", update::run),
+    ("weights", weights::run),
 ];
 
 fn kernels(criterion: &mut Criterion) {

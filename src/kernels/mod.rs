@@ -17,6 +17,7 @@ pub mod reduce;
 pub mod shared;
 pub mod softmax;
 pub mod step;
+pub mod weights;
 
 pub use attention::*;
 pub use elementwise::*;
@@ -29,6 +30,7 @@ pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
 pub use step::*;
+pub use weights::*;
 
 use crate::kernel::Declaration;
 
@@ -45,6 +47,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),
     ("step", step::ALL),
+    ("weights", weights::ALL),
 ];
 
 /// Every kernel of the crate.

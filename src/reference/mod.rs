@@ -15,3 +15,4 @@ pub mod random;
 pub mod reduce;
 pub mod softmax;
 pub mod step;
+pub mod weights;

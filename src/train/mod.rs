@@ -80,7 +80,7 @@ pub struct TrainerReport {
     pub moment_bytes: u64,
     /// Activations, inputs and constants.
     pub activation_bytes: u64,
-    /// Copies of the weights in half precision.
+    /// Copies of the weights in another precision than that of their storage.
     pub copy_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,

@@ -30,6 +30,7 @@ mod random;
 mod reduce;
 mod softmax;
 mod step;
+mod weights;
 
 const FAMILIES: &[(&str, &[&str])] = &[
     ("attention", attention::ROWS),
@@ -43,6 +44,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),
     ("step", step::ROWS),
+    ("weights", weights::ROWS),
 ];
 
 #[test]
