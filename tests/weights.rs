@@ -5,7 +5,7 @@ mod support;
 
 use evenkeel::graph::{Dense, Graph, Node, Op, Phase, Shape, Value};
 use evenkeel::kernels::{Fill, FillParams};
-use evenkeel::nn::Init;
+use evenkeel::nn::{Init, LanguageModel};
 use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Slot, StepBuffers};
 use evenkeel::reference::weights as reference;
 use evenkeel::step::StepInput;
@@ -36,12 +36,7 @@ impl Op for Steered {
         vec![Shape::f32([1])]
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        node: &Node,
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
         vec![Some(node.inputs[1]), None]
     }
 
@@ -218,7 +213,7 @@ fn stochastic_rounding_rounds_each_step_of_the_f32_weights() {
             up += exact.iter().zip(&found).filter(|(x, w)| w.abs() > x.abs()).count();
         }
         let share = up as f64 / (11 * positions.len()) as f64;
-        assert!((0.4..0.6).contains(&share), "rounded away from zero: {share}");
+        assert!((0.2..0.8).contains(&share), "rounded away from zero: {share}");
     }
 }
 
@@ -293,13 +288,15 @@ fn a_skipped_step_changes_no_byte() {
     }
 }
 
-/// Losses of a number of steps on one batch, and the trainer.
+/// Losses of a number of steps on four batches in turn, and the trainer. `after` sees it after each
+/// step.
 fn train_gpt(
     gpu: &Gpu,
     precision: Precision,
     storage: WeightStorage,
     steps: usize,
-) -> (Vec<f32>, Trainer<impl Model + use<>>) {
+    after: impl Fn(&Trainer<LanguageModel>),
+) -> (Vec<f32>, Trainer<LanguageModel>) {
     let optimizer = AdamW { learning_rate: 1e-2, ..AdamW::default() };
     let builder = Trainer::builder(small_gpt(0.0, 4))
         .optimizer(optimizer)
@@ -309,9 +306,10 @@ fn train_gpt(
         .weights(storage)
         .seed(7);
     let mut trainer = build(gpu, builder);
-    let batch = small_gpt_batch(1, 4);
-    for _ in 0..steps {
-        step(&mut trainer, &batch);
+    let batches: Vec<_> = (0..4).map(|seed| small_gpt_batch(seed, 4)).collect();
+    for index in 0..steps {
+        step(&mut trainer, &batches[index % batches.len()]);
+        after(&trainer);
     }
     let telemetry = block_on(trainer.telemetry()).expect("telemetry");
     assert!(telemetry.iter().all(|record| record.applied), "{storage}: skipped steps");
@@ -323,28 +321,35 @@ fn train_gpt(
 fn the_split_master_is_the_f32_master_of_a_gpt() {
     let Some(gpu) = support::gpu() else { return };
     let run = |storage| {
-        let (losses, mut trainer) = train_gpt(&gpu, Precision::F32, storage, 25);
+        let (losses, mut trainer) = train_gpt(&gpu, Precision::F32, storage, 25, |_| ());
         let loss = block_on(trainer.evaluate(&small_gpt_batch(2, 4))).expect("a loss");
         (to_bits(&losses), to_bits(&parameters(&trainer)), moments(&trainer), loss.to_bits())
     };
     assert!(run(WeightStorage::F32) == run(WeightStorage::Bf16Split));
 }
 
-/// 200 steps end where the run with f32 master weights ends.
+/// 200 steps end where the run with f32 master weights ends. Runs that differ in a single rounding
+/// somewhere end up to 2 % apart, by their luck. With plain rounding to nearest, which is Kahan's
+/// without the compensation, updates are lost, and it shows.
 #[test]
 fn bf16_weights_train_a_gpt_as_f32_masters_do() {
     let Some(gpu) = support::gpu() else { return };
-    let last = |losses: &[f32]| {
-        let last = &losses[losses.len() - 20..];
+    let run = |storage, after: &dyn Fn(&Trainer<LanguageModel>)| {
+        let (losses, _) = train_gpt(&gpu, Precision::Bf16, storage, 200, after);
+        let (first, last) = (f64::from(losses[0]), &losses[180..]);
+        assert!((first - 27f64.ln()).abs() < 0.1, "{storage}: the first loss is {first}");
         f64::from(last.iter().sum::<f32>()) / last.len() as f64
     };
-    let run = |storage| train_gpt(&gpu, Precision::Bf16, storage, 200).0;
-    let masters = run(WeightStorage::F32);
-    println!("masters {} to {}", masters[0], last(&masters));
+    let masters = run(WeightStorage::F32, &|_| ());
+    assert!(masters < 1.7, "f32 masters end at {masters}");
     for storage in HALVES {
-        let losses = run(storage);
-        println!("{storage} {} to {}", losses[0], last(&losses));
+        let end = run(storage, &|_| ());
+        let apart = (end / masters - 1.0).abs();
+        assert!(apart < 0.03, "{storage}: ends at {end}, f32 masters at {masters}");
     }
+    let forget = |trainer: &Trainer<_>| write_dense(trainer, &computed_with(trainer));
+    let nearest = run(WeightStorage::Bf16Kahan, &forget);
+    assert!(nearest > 1.06 * masters, "rounding to nearest ends at {nearest}, masters {masters}");
 }
 
 /// The bits of a run depend on its seed alone.
@@ -371,9 +376,8 @@ fn a_seed_gives_the_same_bits_in_every_storage() {
 fn another_seed_rounds_otherwise() {
     let Some(gpu) = support::gpu() else { return };
     let run = |seed| {
-        let builder = Trainer::builder(steered as Steering)
-            .weights(WeightStorage::Bf16Stochastic)
-            .seed(seed);
+        let builder =
+            Trainer::builder(steered as Steering).weights(WeightStorage::Bf16Stochastic).seed(seed);
         let mut trainer = build(&gpu, builder);
         write_dense(&trainer, &values(1, trainer.parameters().count()));
         step(&mut trainer, &gradients(1, None));
@@ -411,9 +415,10 @@ fn memory_per_parameter() {
         assert_eq!(report.copy_bytes, copies * count, "{storage}");
         assert_eq!(report.gradient_bytes, 4 * count + states, "{storage}");
         assert_eq!(report.moment_bytes, 8 * count, "{storage}");
+        // One for the copies; the graph itself casts the gradient, its input, there and back.
         let casts = report.plan.kernels.iter().filter(|(name, _)| name.starts_with("cast"));
-        // The gradient is an input in f32 that this graph reads in bf16.
-        assert!(casts.map(|(_, count)| count).sum::<usize>() <= 2 + copies as usize, "{report:?}");
+        let casts: usize = casts.map(|(_, count)| count).sum();
+        assert_eq!(casts, 2 + copies as usize / 2, "{storage}: {:?}", report.plan.kernels);
     }
 }
 
@@ -566,8 +571,8 @@ fn predictors_see_the_weights() {
         block_on(predictor.run(&batch)).expect("a loss")[0][0]
     };
     for storage in HALVES {
-        let (_, trainer) = train_gpt(&gpu, Precision::Bf16, storage, 5);
-        let (_, single) = train_gpt(&gpu, Precision::Bf16, WeightStorage::F32, 1);
+        let (_, trainer) = train_gpt(&gpu, Precision::Bf16, storage, 5, |_| ());
+        let (_, single) = train_gpt(&gpu, Precision::Bf16, WeightStorage::F32, 1, |_| ());
         for precision in Precision::ALL {
             let known = if precision == Precision::Bf16 {
                 computed_with(&trainer)

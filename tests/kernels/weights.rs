@@ -15,8 +15,7 @@ rows! { store_weights, load_weights }
 
 /// The stored bits of each element: the weights, and what is kept beside them.
 fn bits(gpu: &Gpu, storage: WeightStorage, weight: &wgpu::Buffer) -> [Vec<u8>; 2] {
-    let bytes: Vec<u8> =
-        block_on(gpu.read(weight, 0, weight.size() as usize)).expect("readable");
+    let bytes: Vec<u8> = block_on(gpu.read(weight, 0, weight.size() as usize)).expect("readable");
     let share = storage.precision().quad_bytes() as usize;
     let (weights, beside) = bytes.split_at(bytes.len() * share / storage.quad_bytes() as usize);
     [weights.to_vec(), beside.to_vec()]
@@ -46,9 +45,11 @@ fn storage_buffer(gpu: &Gpu, storage: WeightStorage, count: usize) -> wgpu::Buff
 }
 
 fn store(gpu: &Gpu, storage: WeightStorage, weight: &wgpu::Buffer, first: usize, x: &[f32]) {
+    let quads = x.len() as u32 / 4;
+    let x = gpu.upload("x", x);
     let store = StoreWeights {
-        params: StoreWeightsParams { first: first as u32 / 4, quads: x.len() as u32 / 4 },
-        x: gpu.upload("x", x).as_entire_buffer_binding(),
+        params: StoreWeightsParams { first: first as u32 / 4, quads },
+        x: x.as_entire_buffer_binding(),
         weight: weight.as_entire_buffer_binding(),
     };
     gpu.run_as(&store, storage);
@@ -99,9 +100,10 @@ fn store_weights(gpu: &Gpu) {
 
 /// A tensor in the middle of others, of every small number of quads.
 fn check_store_in_place(gpu: &Gpu, storage: WeightStorage) {
-    for quads in [1, 3, 64, 65, 257] {
+    for quads in [1usize, 3, 64, 65, 257] {
         let (count, first) = (4 * quads, 12);
-        let total = first + count + 20;
+        // Flat buffers are multiples of 32 quads.
+        let total = (first + count + 20).next_multiple_of(128);
         let weight = storage_buffer(gpu, storage, total);
         let x = values(quads as u64, count);
         store(gpu, storage, &weight, first, &x);
@@ -311,10 +313,8 @@ fn stochastic_rounding_at_the_ends() {
     let both = ends.iter().flat_map(|&x| [x, -x]).collect::<Vec<_>>();
     let gradient: Vec<_> = (0..1200).map(|i| -both[i % both.len()]).collect();
     // NaN and Inf come as weights: gradients that are not finite never get here.
-    let start: Vec<_> =
-        gradient.iter().map(|&g| if g.is_finite() { 0.0 } else { -g }).collect();
-    let gradient: Vec<_> =
-        gradient.iter().map(|&g| if g.is_finite() { g } else { 0.0 }).collect();
+    let start: Vec<_> = gradient.iter().map(|&g| if g.is_finite() { 0.0 } else { -g }).collect();
+    let gradient: Vec<_> = gradient.iter().map(|&g| if g.is_finite() { g } else { 0.0 }).collect();
     let mut updates = Updates::new(&gpu, WeightStorage::Bf16Stochastic, 1, &start);
     updates.set_gradient(&gradient);
     updates.step(1.0);
