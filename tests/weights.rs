@@ -264,6 +264,21 @@ fn write_dense<M: Model>(trainer: &Trainer<M>, dense: &[f32]) {
     }
 }
 
+/// In all that is stored of the weights.
+fn assert_padding_is_zero<M: Model>(trainer: &Trainer<M>) {
+    let (parameters, positions) = (trainer.parameters(), positions(trainer));
+    let [weights] = parameters.weights() else { panic!("several segments") };
+    let bytes: Vec<u8> =
+        block_on(trainer.gpu().read(weights, 0, weights.size() as usize)).expect("readable");
+    let storage = parameters.storage();
+    let each = storage.precision().quad_bytes() as usize / 4;
+    for part in bytes.chunks(parameters.segments()[0] as usize * 4 * each) {
+        let mut element = part.chunks(each).map(|bytes| bytes.iter().any(|&byte| byte != 0));
+        let filled = (0..).zip(&mut element).filter(|&(_, filled)| filled).map(|(i, _)| i);
+        assert!(filled.into_iter().all(|i: usize| positions.contains(&i)), "{storage}");
+    }
+}
+
 /// Skipped steps change no byte, and the good step after them is the good step alone: the random
 /// numbers of rounding do not go on either.
 #[test]
@@ -284,6 +299,7 @@ fn a_skipped_step_changes_no_byte() {
                 assert!(before != committed(&trainer), "{storage}, {optimizer}");
             }
             assert!(committed(&trainer) == committed(&control), "{storage}, {optimizer}");
+            assert_padding_is_zero(&trainer);
         }
     }
 }
