@@ -137,25 +137,35 @@ fn check_uniform(
     Ok(())
 }
 
-/// Name, offset and scalar type of each field of a WGSL struct; `None` if it is no struct of
-/// scalars.
+/// Name, offset and type of each field of a WGSL struct, in Rust's words; `None` if it holds
+/// anything but scalars and arrays of them.
 pub fn struct_fields(
     module: &Module,
     ty: naga::Handle<naga::Type>,
 ) -> Option<Vec<(String, usize, String)>> {
     let TypeInner::Struct { members, .. } = &module.types[ty].inner else { return None };
     let field = |member: &naga::StructMember| {
-        let TypeInner::Scalar(scalar) = module.types[member.ty].inner else { return None };
-        let kind = match scalar.kind {
-            ScalarKind::Float => 'f',
-            ScalarKind::Uint => 'u',
-            ScalarKind::Sint => 'i',
+        let ty = match module.types[member.ty].inner {
+            TypeInner::Scalar(scalar) => scalar_name(scalar)?,
+            TypeInner::Array { base, size: naga::ArraySize::Constant(length), .. } => {
+                let TypeInner::Scalar(scalar) = module.types[base].inner else { return None };
+                format!("[{}; {length}]", scalar_name(scalar)?)
+            }
             _ => return None,
         };
-        let ty = format!("{kind}{}", u32::from(scalar.width) * 8);
         Some((member.name.clone()?, member.offset as usize, ty))
     };
     members.iter().map(field).collect()
+}
+
+fn scalar_name(scalar: naga::Scalar) -> Option<String> {
+    let kind = match scalar.kind {
+        ScalarKind::Float => 'f',
+        ScalarKind::Uint => 'u',
+        ScalarKind::Sint => 'i',
+        _ => return None,
+    };
+    Some(format!("{kind}{}", u32::from(scalar.width) * 8))
 }
 
 fn workgroup_bytes(module: &Module) -> u32 {

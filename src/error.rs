@@ -163,6 +163,13 @@ pub enum Error {
         loss_scale: f32,
     },
 
+    /// A checkpoint that is damaged, or of another model, optimizer or set of policies.
+    #[error("the checkpoint cannot be used: {reason}; build the trainer as the one that made it")]
+    Checkpoint {
+        /// What does not fit.
+        reason: String,
+    },
+
     /// A setting outside its range.
     #[error("{setting} is {value}, but must be {range}")]
     Setting {

@@ -113,6 +113,7 @@ pub mod precision;
 pub mod reference;
 pub mod step;
 pub mod train;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;

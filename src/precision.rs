@@ -40,6 +40,14 @@ impl Precision {
         }
     }
 
+    /// The smallest magnitude with all bits of significand.
+    pub const fn smallest_normal(self) -> f32 {
+        match self {
+            Self::F32 | Self::Bf16 => f32::MIN_POSITIVE,
+            Self::F16 => 6.103_515_6e-5,
+        }
+    }
+
     /// `Quad`, `unpack` and `pack` for this storage, and what they need.
     pub const fn fragments(self) -> &'static [Fragment] {
         match self {

@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 /// Declares a plain struct of scalars together with its field table, which the contract test
 /// compares with the WGSL struct of the same name.
 macro_rules! device_struct {
-    ($(#[$doc:meta])* $Struct:ident { $($(#[$field_doc:meta])* $field:ident: $ty:ident),* $(,)? }) => {
+    ($(#[$doc:meta])* $Struct:ident { $($(#[$field_doc:meta])* $field:ident: $ty:tt),* $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -25,6 +25,7 @@ macro_rules! device_struct {
         }
     };
 }
+pub(crate) use device_struct;
 
 device_struct! {
     /// What the host tells a step. One per microbatch.
@@ -179,6 +180,26 @@ device_struct! {
         nonfinite_count: u32,
         /// Elements that are zero.
         zero_count: u32,
+    }
+}
+
+device_struct! {
+    /// What one workgroup of a value scan found in its share.
+    ValuePartial {
+        /// Largest finite magnitude, as bits.
+        max_bits: u32,
+        /// Sum of (|x| / 2^e)² over finite elements, where 2^e is the power of two at or below the
+        /// largest, at least 2^-126 and at most 2^126.
+        scaled_sum: f32,
+        /// Elements that are NaN or Inf.
+        nonfinite_count: u32,
+        /// Elements that are zero.
+        zero_count: u32,
+        /// Elements below the smallest normal number of their storage, but not zero.
+        subnormal_count: u32,
+        /// Index of the first element that is not finite, counted without padding; `u32::MAX` for
+        /// none.
+        first_nonfinite: u32,
     }
 }
 

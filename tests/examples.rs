@@ -23,8 +23,10 @@ fn folder() -> &'static Path {
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         cargo.args(["build", "--quiet", "--examples", "--profile"]);
         cargo.arg(if name == "debug" { "dev" } else { name });
-        if cfg!(feature = "contract") {
-            cargo.args(["--features", "contract"]);
+        let features =
+            [("contract", cfg!(feature = "contract")), ("dashboard", cfg!(feature = "dashboard"))];
+        for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
+            cargo.args(["--features", feature]);
         }
         assert!(cargo.status().expect("cargo runs").success(), "the examples do not build");
         profile.join("examples")
@@ -135,13 +137,25 @@ fn gpt_learns_and_writes() {
     let place = Place::new();
     let metrics = place.path("more/run.jsonl");
     let more = ["--steps", "24", "--lr", "0.02", "--evaluate-every", "10", "--sample", "40"];
-    let more = [&more[..], &["--report-every", "4", "--metrics", &metrics]].concat();
+    let [csv, logs, report] = ["more/run.csv", "logs/run", "more/run.html"].map(|p| place.path(p));
+    let files = ["--csv", &csv, "--tensorboard", &logs, "--report", &report];
+    let more = [&more[..], &["--report-every", "4", "--metrics", &metrics], &files].concat();
     let text = succeed("gpt", &borrowed(&place.arguments(None, &more)));
 
-    for part in ["adapter ", "parameters", "MiB", "dispatches", "24 steps", "validation", "norm"] {
+    for part in [
+        "adapter ",
+        "parameters",
+        "MiB",
+        "dispatches",
+        "24 steps",
+        "validation",
+        "norm",
+        "clip threshold",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
-    for file in ["more/run.jsonl", "out/training.svg", "out/sample.txt"] {
+    let files = ["more/run.jsonl", "more/run.csv", "logs/run", "more/run.html"];
+    for file in files.into_iter().chain(["out/training.svg", "out/sample.txt"]) {
         assert!(text.contains(&place.path(file)), "{file} is missing in {text}");
     }
     let sample = place.read("out/sample.txt");
@@ -155,14 +169,16 @@ fn gpt_learns_and_writes() {
     for (step, line) in lines.iter().enumerate() {
         let fields: BTreeSet<_> = line.as_object().expect("an object").keys().cloned().collect();
         let validated = [9, 19, 23].contains(&step).then_some("validation_loss");
-        let expected = ["step", "loss", "grad_norm", "clip_coefficient", "loss_scale", "applied"]
+        let expected = ["step", "loss", "gradient_norm", "clip_coefficient", "loss_scale"]
             .into_iter()
-            .chain(["skipped_total", "learning_rate", "tokens_per_second"])
+            .chain(["learning_rate", "applied", "skipped_total", "nonfinite_count", "zero_count"])
+            .chain(["tokens_per_second", "clipped_norm", "clip_share"])
+            .chain(["loss_spike_score", "norm_spike_score"])
             .chain(validated);
         assert_eq!(fields, expected.map(str::to_owned).collect(), "step {step}");
-        assert_eq!((&line["step"], &line["applied"]), (&step.into(), &true.into()));
+        assert_eq!((&line["step"], &line["applied"]), (&step.into(), &1.into()));
         let coefficient = line["clip_coefficient"].as_f64().expect("a number");
-        let norm = line["grad_norm"].as_f64().expect("a number");
+        let norm = line["gradient_norm"].as_f64().expect("a number");
         assert!((coefficient - (1.0 / norm).min(1.0)).abs() < 1e-5, "{line}");
         assert!(line["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0), "{line}");
     }
@@ -174,9 +190,15 @@ fn gpt_learns_and_writes() {
 
     let svg = place.read("out/training.svg");
     assert!(svg.trim_start().starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-    for part in ["loss (nats per token)", "gradient norm (L2)", "step", "validation", "clipped"] {
+    let html = place.read("more/run.html");
+    for part in ["loss", "gradient norm", "step", "validation", "clipped", "guessing at random"] {
         assert!(svg.contains(part), "{part:?} is missing in the plot");
+        assert!(html.contains(part), "{part:?} is missing in the report");
     }
+    let csv = place.read("more/run.csv");
+    assert!(csv.starts_with("step,loss,gradient_norm,") && csv.lines().count() == 25, "{csv}");
+    let events = fs::read_dir(logs).expect("a folder").count();
+    assert_eq!(events, 1, "one event file");
 }
 
 #[test]
@@ -221,9 +243,10 @@ fn gpt_shows_skipped_steps() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("SKIPPED") && text.contains("steps were skipped"), "{text}");
     let lines = lines(&place.read("out/metrics.jsonl"));
-    let skipped = lines.iter().filter(|line| line["applied"] == false).count();
+    let skipped = lines.iter().filter(|line| line["applied"] == 0).count();
     assert!(skipped > 0 && lines[7]["skipped_total"] == skipped, "{}", lines[7]);
-    assert!(place.read("out/training.svg").contains("steps skipped"));
+    // The strip's name is there always, marks only where steps were skipped.
+    assert!(place.read("out/training.svg").contains("<rect class='skipped'"));
 }
 
 #[test]
@@ -255,6 +278,15 @@ fn gpt_refuses_bad_texts_and_folders() {
     let folder = place.path("");
     let metrics = ["--out", &out, "--metrics", &folder];
     refuse(&[&text[..], &metrics].concat(), &["cannot be written", "--metrics"]);
+    for option in ["--csv", "--report"] {
+        let arguments = [&text[..], &["--out", &out, option, &folder]].concat();
+        refuse(&arguments, &["cannot be written", option]);
+    }
+    let arguments = [&text[..], &["--out", &out, "--tensorboard", &below]].concat();
+    refuse(&arguments, &[&below, "cannot be written", "--tensorboard"]);
+    // Standard output is no terminal here.
+    let more = ["--steps", "1", "--dashboard"];
+    refuse(&borrowed(&place.arguments(None, &more)), &["dashboard", "is not supported"]);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn text_depends_on_prompt_and_seed_alone() {
     assert_eq!(run(&[3, 1], 5, sampling), first[..5]);
     assert_ne!(run(&[3, 1], 20, Sampling { seed: 2, ..sampling }), first);
     assert_ne!(run(&[3, 2], 20, sampling), first);
-    assert_eq!(run(&[3], 0, sampling), []);
+    assert_eq!(run(&[3], 0, sampling), [0u32; 0]);
 
     // The most likely token, step by step.
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };

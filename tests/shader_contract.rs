@@ -6,9 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use evenkeel::contract;
-use evenkeel::kernel::{Declaration, Field, Fragment};
-use evenkeel::kernels::{self, shared};
-use evenkeel::step::{Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState};
+use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
+use evenkeel::kernels::{self, ExactFold, ExactSum, Segment, TensorNorm, shared};
+use evenkeel::precision::Variant;
+use evenkeel::step::{
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -63,23 +66,37 @@ fn every_kernel_has_a_reference() {
 
 #[test]
 fn device_structs_match() {
-    let structs: &[(&str, &[Field])] = &[
+    let step: &[(&str, &[Field])] = &[
         ("StepInput", StepInput::FIELDS),
         ("StepState", StepState::FIELDS),
         ("TelemetryRecord", TelemetryRecord::FIELDS),
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
+        ("ValuePartial", ValuePartial::FIELDS),
         ("TensorState", TensorState::FIELDS),
+    ];
+    let norm: &[(&str, &[Field])] = &[
+        ("ExactSum", ExactSum::FIELDS),
+        ("Segment", Segment::FIELDS),
+        ("TensorNorm", TensorNorm::FIELDS),
     ];
     let Fragment { text, .. } = shared::STEP_STATE;
     let module = naga::front::wgsl::parse_str(text).expect("valid WGSL");
+    check_structs(&module, step);
+    check_structs(
+        &contract::parse(&ExactFold::DECLARATION, Variant::default()).expect("valid WGSL"),
+        norm,
+    );
+}
+
+fn check_structs(module: &naga::Module, structs: &[(&str, &[Field])]) {
     for (name, declared) in structs {
         let (ty, _) = module
             .types
             .iter()
             .find(|(_, ty)| ty.name.as_deref() == Some(name))
             .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
-        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
+        let found = contract::struct_fields(module, ty).expect("a struct of scalars and arrays");
         let declared: Vec<_> =
             declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
         assert_eq!(found, declared, "{name}");

@@ -6,11 +6,13 @@ mod support;
 
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::step::{Reason, StepState};
-use evenkeel::train::{Adam, AdamW, Batch, Clip, Model, Sgd, Telemetry, Trainer, TrainerBuilder};
+use evenkeel::train::{
+    Adam, AdamW, Batch, Clip, Model, Norm, Sgd, Telemetry, Trainer, TrainerBuilder,
+};
 use evenkeel::{Error, Gpu};
 use pollster::block_on;
 use support::models::{Terms, TermsData};
-use support::{Tolerance, assert_close, tokens, values};
+use support::{Tolerance, assert_close, tokens, values, wide};
 
 const CLIPS: [Clip; 4] =
     [Clip::None, Clip::Norm(0.01), Clip::InfinityNorm(0.001), Clip::Value(0.0001)];
@@ -371,5 +373,54 @@ fn a_clipped_update_is_the_clipped_gradient() {
                 assert!(before[..15] != after[..15], "{what}: nothing was updated");
             }
         }
+    }
+}
+
+/// Any norm a run may measure agrees with f64 and clips to its threshold; the exact one has the
+/// bits of the correctly rounded root.
+#[test]
+fn every_norm_measures_and_clips() {
+    let Some(gpu) = support::gpu() else { return };
+    let p_norm = |gradient: &[f64], p: f64| -> f64 {
+        gradient.iter().map(|g| g.abs().powf(p)).sum::<f64>().powf(1.0 / p)
+    };
+    let largest = |gradient: &[f64]| gradient.iter().fold(0f64, |most, g| most.max(g.abs()));
+    let norms: [(Norm, &dyn Fn(&[f64]) -> f64); 6] = [
+        (Norm::L2, &|g| p_norm(g, 2.0)),
+        (Norm::ExactL2, &|g| p_norm(g, 2.0)),
+        (Norm::L1, &|g| p_norm(g, 1.0)),
+        (Norm::Lp(0.5), &|g| p_norm(g, 0.5)),
+        (Norm::Lp(3.5), &|g| p_norm(g, 3.5)),
+        (Norm::Infinity, &largest),
+    ];
+    let model = Terms::scaled([1.0, 30.0, 1.0]);
+    for (norm, expected) in norms {
+        let sgd = Sgd { learning_rate: 1.0, momentum: 0.0, ..Sgd::default() };
+        let builder = || Trainer::builder(model.clone()).optimizer(sgd).norm(norm).seed(3);
+        let mut free = build(&gpu, builder());
+        step(&mut free, &model.data(5, 1).batch());
+        let max = telemetry(&mut free)[0].gradient_norm / 2.0;
+        let mut trainer = build(&gpu, builder().clip(Clip::Norm(max)));
+        let before = wide(&weights(&trainer));
+        step(&mut trainer, &model.data(5, 1).batch());
+        let mut gradient = Vec::new();
+        for index in 0..3 {
+            let share = block_on(trainer.gradient(&format!("w{index}"))).expect("a gradient");
+            gradient.extend(share.into_iter().map(f64::from));
+        }
+        let expected_norm = expected(&gradient);
+        let record = telemetry(&mut trainer)[0];
+        let rounding =
+            Tolerance { absolute: 0.0, relative: 4e-6, because: "roundings of a sum of powers" };
+        assert_close(&format!("{norm:?}"), &[record.gradient_norm], &[expected_norm], rounding);
+        if norm == Norm::ExactL2 {
+            assert_eq!(record.gradient_norm, expected_norm as f32, "rounded once");
+        }
+        // A step of size 1 shows what was left of the gradients.
+        let moved: Vec<_> =
+            before.iter().zip(wide(&weights(&trainer))).map(|(a, b)| a - b).collect();
+        let clipped = expected(&moved);
+        let max = f64::from(max);
+        assert!((clipped / max - 1.0).abs() < 0.01, "{norm:?}: clipped to {clipped:e}");
     }
 }

@@ -14,6 +14,7 @@ mod elementwise;
 mod embedding;
 mod loss;
 mod matmul;
+mod norm;
 mod normalization;
 mod optimizer;
 mod random;
@@ -48,6 +49,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("attention", attention::run),
     ("optimizer", optimizer::run),
     ("step", step::run),
+    ("norm", norm::run),
     ("update", update::run),
     ("weights", weights::run),
 ];

@@ -4,7 +4,7 @@
 use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernels::*;
-use evenkeel::step::{APPLY, StepInput, StepState, TensorSettings, TensorState};
+use evenkeel::step::{APPLY, Chunk, StepInput, StepState, TensorSettings, TensorState};
 use pollster::block_on;
 
 use crate::bench::{Family, Work, bind};
@@ -16,6 +16,7 @@ const BETA2: f32 = 0.999;
 /// Flat buffers of [`PARAMETERS`] elements in tensors of one length, a multiple of 4.
 pub struct Layout {
     pub chunk_count: u32,
+    pub chunk_table: Vec<Chunk>,
     pub chunks: wgpu::Buffer,
     pub tensor_count: u32,
     pub tensors: wgpu::Buffer,
@@ -58,6 +59,7 @@ impl Layout {
             input: gpu.upload("input", &[input]),
             learning_rates: gpu.upload("learning rates", &[1e-3f32]),
             state: gpu.upload("state", &[applied()]),
+            chunk_table: chunks,
         }
     }
 
@@ -66,6 +68,36 @@ impl Layout {
             params: GradientScanParams {
                 chunk_count: self.chunk_count,
                 overflow_bits: OVERFLOW_NONFINITE,
+            },
+            chunks: bind(&self.chunks),
+            gradient: bind(&self.gradient),
+            partials: bind(&self.partials),
+        }
+    }
+
+    /// Room for what [`Self::exact`] leaves.
+    pub fn sums(&self, family: &Family<'_>) -> wgpu::Buffer {
+        family.gpu.buffer("sums", u64::from(self.chunk_count) * size_of::<ExactSum>() as u64)
+    }
+
+    pub fn exact<'b>(&'b self, partials: &'b wgpu::Buffer) -> GradientScanExact<'b> {
+        GradientScanExact {
+            params: GradientScanExactParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+            },
+            chunks: bind(&self.chunks),
+            gradient: bind(&self.gradient),
+            partials: bind(partials),
+        }
+    }
+
+    pub fn powers(&self, power: f32) -> GradientScanPower<'_> {
+        GradientScanPower {
+            params: GradientScanPowerParams {
+                chunk_count: self.chunk_count,
+                overflow_bits: OVERFLOW_NONFINITE,
+                power,
             },
             chunks: bind(&self.chunks),
             gradient: bind(&self.gradient),

@@ -10,13 +10,14 @@
 //! downloaded. It shows the adapter, the model and its memory; then the loss, the validation loss,
 //! the gradient norm and the speed; and ends with a sample of generated text. The folder
 //! `target/gpt` then holds a line of JSON per step, a plot of loss and gradient norm, and the
-//! sample.
+//! sample; `--csv`, `--tensorboard` and `--report` write more. With `--features dashboard` there is
+//! `--dashboard`, which shows the run live.
 //!
 //! Where to read: [`train`] is the loop, [`options`] what can be set and what a preset sets.
 
+mod dashboard;
 mod metrics;
 mod options;
-mod plot;
 mod text;
 
 use std::io::Write;
@@ -27,8 +28,9 @@ use clap::Parser;
 use evenkeel::data::{Corpus, Split, Vocabulary};
 use evenkeel::nn::LanguageModel;
 use evenkeel::train::{Clip, Generator, Sampling, Schedule, Trainer};
+use evenkeel::watch::Report;
 use evenkeel::{Gpu, Result};
-use metrics::{Files, Monitor};
+use metrics::{Files, Monitor, Run};
 use options::{Options, Settings};
 
 /// Batches of the validation part that a validation loss is the mean of; always the same ones.
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<()> {
     let corpus = text::load(options.text.as_deref())?;
     let prompt = text::prompt(options.prompt.as_deref(), &corpus)?;
-    let files = Files::prepare(&options.out, options.metrics.as_deref())?;
+    let files = Files::prepare(options)?;
     let gpu = Gpu::new().await?;
     let settings = options.settings(gpu.is_software(), corpus.vocabulary().size())?;
     let split = corpus.split(VALIDATION_SHARE, settings.context)?;
@@ -62,21 +64,14 @@ async fn run(options: &Options) -> Result<()> {
         describe(&corpus, &settings, &trainer);
     }
 
-    let mut monitor = Monitor::new(&files, settings.steps, options.quiet)?;
+    let mut monitor = Monitor::new(&files, options, about(&settings, &trainer))?;
     let trained = train(&mut trainer, &split, &settings, &mut monitor).await;
     // Also after an error: what was measured until then is shown and kept.
-    let history = monitor.finish();
-    let title = format!("{}: {} parameters", gpu.info.name, trainer.parameters().count());
-    let plotted = plot::draw(&files.plot, &title, &settings, history);
-    let mut result = trained.and(plotted);
+    let mut result = trained.and(monitor.finish());
     if result.is_ok() && options.sample > 0 {
         result = sample(&trainer, &prompt, options, corpus.vocabulary(), &files).await;
     }
-    println!("\nmetrics  {}", files.metrics.display());
-    println!("plot     {}", files.plot.display());
-    if result.is_ok() && options.sample > 0 {
-        println!("sample   {}", files.sample.display());
-    }
+    files.print(result.is_ok() && options.sample > 0);
     result
 }
 
@@ -107,16 +102,20 @@ async fn train(
     for step in 0..settings.steps {
         trainer.step(&split.training.batch(settings.seed, step as u64, windows)).await?;
         let done = step + 1;
-        let evaluate = done % settings.evaluate_every == 0 || done == settings.steps;
-        if evaluate || done % settings.report_every == 0 {
+        let stop = monitor.poll()?.is_break();
+        let evaluate = !stop && (done % settings.evaluate_every == 0 || done == settings.steps);
+        if stop || evaluate || done % settings.report_every == 0 {
             let telemetry = trainer.telemetry().await?;
             let speed = clock.tokens_per_second(telemetry.len());
             let mut validation = None;
             if evaluate {
-                validation = Some(validation_loss(trainer, split, settings).await?);
+                validation = Some(validation_loss(trainer, split, settings).await?.into());
             }
             monitor.report(&telemetry, speed, validation)?;
             clock.start();
+        }
+        if stop {
+            break;
         }
     }
     Ok(())
@@ -155,6 +154,30 @@ async fn validation_loss(
         sum += trainer.evaluate(&batch).await?;
     }
     Ok(sum / VALIDATION_BATCHES as f32)
+}
+
+/// The run in words, for monitor and report.
+fn about(settings: &Settings, trainer: &Trainer<LanguageModel>) -> Run {
+    let (gpu, sizes, config) = (trainer.gpu(), trainer.report(), settings.gpt.config());
+    let title = format!("{}: {} parameters", gpu.info.name, sizes.parameters);
+    let clip = if settings.clip > 0.0 { settings.clip.to_string() } else { "off".into() };
+    let model = format!(
+        "{}: {} layers, {} heads, width {}, context {}",
+        settings.name, config.layers, config.heads, config.width, config.context
+    );
+    let tokens = settings.accumulation * settings.batch * settings.context;
+    let mut report = Report::new(&title)
+        .fact("adapter", format!("{} ({:?})", gpu.info.name, gpu.info.backend))
+        .fact("model", model)
+        .fact("tokens in a step", tokens.to_string())
+        .fact("learning rate", settings.optimizer.learning_rate.to_string())
+        .fact("clip", clip)
+        .fact("seed", settings.seed.to_string())
+        .baseline("guessing at random", (config.vocabulary as f64).ln());
+    if settings.clip > 0.0 {
+        report = report.threshold(settings.clip.into());
+    }
+    Run { title, steps: settings.steps, warmup: settings.warmup, report }
 }
 
 /// Writes text token by token as it comes, and the whole of it to a file.

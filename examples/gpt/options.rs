@@ -71,6 +71,18 @@ pub struct Options {
     /// One line of JSON per step; DIR/metrics.jsonl if not given.
     #[arg(long, value_name = "FILE.jsonl")]
     pub metrics: Option<PathBuf>,
+    /// The same as a table.
+    #[arg(long, value_name = "FILE.csv")]
+    pub csv: Option<PathBuf>,
+    /// An event file for TensorBoard in this folder.
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// The run as one page, written at its end.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Live charts in the terminal, where q stops the run; needs --features dashboard.
+    #[arg(long)]
+    pub dashboard: bool,
     /// Tokens to generate at the end.
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub sample: usize,

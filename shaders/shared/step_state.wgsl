@@ -86,3 +86,12 @@ struct TensorState {
     steps: u32,
     reset: u32,
 }
+
+struct ValuePartial {
+    max_bits: u32,
+    scaled_sum: f32,
+    nonfinite_count: u32,
+    zero_count: u32,
+    subnormal_count: u32,
+    first_nonfinite: u32,
+}

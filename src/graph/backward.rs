@@ -20,6 +20,7 @@ impl Graph {
         let needed = self.depends_on_parameters(forward);
         let mut upstream: Vec<Vec<Option<Value>>> =
             self.nodes[..forward].iter().map(|node| vec![None; node.shapes.len()]).collect();
+        let scope = std::mem::take(&mut self.scope);
         let seed = self.apply(SeedGradient { factor }, &[]);
         upstream[loss.node][loss.output] = Some(seed);
 
@@ -29,6 +30,8 @@ impl Graph {
             }
             let node = self.nodes[index].clone();
             let Source::Op(op) = &node.source else { continue };
+            // Labels of gradient operations say whose gradient they are part of.
+            self.scope = vec![node.label.clone(), "gradient".to_owned()];
             let gradients = self.with_precision(node.precision, |graph| {
                 op.gradient(graph, &node, &upstream[index])
             });
@@ -40,6 +43,7 @@ impl Graph {
                 }
             }
         }
+        self.scope = scope;
     }
 
     /// Adds one gradient to what an input has already received. Parameters keep their

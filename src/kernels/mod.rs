@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod loss;
 pub mod matmul;
+pub mod norm;
 pub mod normalization;
 pub mod optimizer;
 pub mod random;
@@ -24,6 +25,7 @@ pub use elementwise::*;
 pub use embedding::*;
 pub use loss::*;
 pub use matmul::*;
+pub use norm::*;
 pub use normalization::*;
 pub use optimizer::*;
 pub use random::*;
@@ -41,6 +43,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("embedding", embedding::ALL),
     ("loss", loss::ALL),
     ("matmul", matmul::ALL),
+    ("norm", norm::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
     ("random", random::ALL),

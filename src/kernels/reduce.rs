@@ -2,7 +2,7 @@
 //! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
 //! be deterministic.
 
-use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE};
+use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -85,6 +85,41 @@ kernel! {
     }
 }
 
+/// The most workgroups of a [`ValueScan`].
+pub const VALUE_SCAN_GROUPS: u32 = 64;
+
+kernel! {
+    /// Largest magnitude, scaled sum of squares, counts, and the first element that is not finite.
+    pub ValueScan = [STEP_STATE, QUAD_F32, WIDE, REDUCE, wgsl!("../../shaders/value_scan.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| [params.groups, 1, 1];
+    uniform ValueScanParams {
+        /// Quads of the tensor.
+        quads: u32,
+        /// Quads in a row.
+        row_quads: u32,
+        /// Elements in a row.
+        cols: u32,
+        /// Workgroups, and partials: at most [`VALUE_SCAN_GROUPS`].
+        groups: u32,
+        /// Index of the first partial.
+        first_partial: u32,
+        /// Magnitudes above 0 and below these bits of an f32 count as subnormal.
+        smallest_normal_bits: u32,
+    }
+    buffers {
+        /// (rows, cols)
+        Read x,
+        /// [`ValuePartial`](crate::step::ValuePartial): `groups` of them from `first_partial` on
+        /// are overwritten.
+        Write partials,
+    }
+}
+
 /// Every kernel of this family.
-pub(super) const ALL: &[Declaration] =
-    &[ColumnPartials::DECLARATION, ColumnSum::DECLARATION, RowMean::DECLARATION];
+pub(super) const ALL: &[Declaration] = &[
+    ColumnPartials::DECLARATION,
+    ColumnSum::DECLARATION,
+    RowMean::DECLARATION,
+    ValueScan::DECLARATION,
+];

@@ -22,7 +22,7 @@ pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
 pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
 /// Magnitudes outside f32's range: `Wide`, `widen`, `narrow`, `quotient`, `power_of_two`.
 pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
-/// `combine` and `fold` of scan partials; wants [`WIDE`] and [`STEP_STATE`].
+/// `combine` of scan partials of squares; wants [`WIDE`] and [`STEP_STATE`].
 pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
 /// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
 pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
@@ -65,6 +65,23 @@ pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wg
 pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row.
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");
+/// `fold`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
+/// [`POWER_PARTIAL`].
+pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");
+/// `magnitude`, `survey`: a chunk's largest element and its counts; wants [`STEP_STATE`].
+pub const CHUNK_SCAN: Fragment = wgsl!("../../shaders/shared/chunk_scan.wgsl");
+/// `log2_bits`, `exp2_fraction`, `power_of_ratio`: powers that lose about one unit of 2^-24.
+pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
+/// `combine` of scan partials of p-th powers; wants [`WIDE`], [`STEP_STATE`] and [`POWER`].
+pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/shared/power_partial.wgsl");
+/// `ExactSum` and its carries.
+pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
+/// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
+pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
+/// `TensorNorm` and `NONFINITE_EXPONENT`.
+pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
+/// `Segment` and `part_index`: which parts a fold joins.
+pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
 /// `unpack_bf16`, `pack_bf16`, `round_bf16`, `nan_bits`: bf16 as integers.
 pub const BF16: Fragment = wgsl!("../../shaders/shared/bf16.wgsl");
 /// [`WEIGHT_F32`]'s functions over bf16 with stochastic rounding; wants [`BF16`] and [`RANDOM`] too.

@@ -4,7 +4,7 @@
 //! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it matters, so the
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{GRID, OPEN_STEP, SCAN_PARTIAL, STEP_STATE, WIDE};
+use super::shared::{GRID, OPEN_STEP, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
@@ -48,7 +48,8 @@ pub fn chunks(tensors: impl IntoIterator<Item = (u64, u64)>) -> Vec<Chunk> {
 kernel! {
     /// Largest magnitude, scaled sum of squares and counts of each chunk of the gradient.
     pub GradientScan = [
-        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, wgsl!("../../shaders/gradient_scan.wgsl"),
+        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD,
+        wgsl!("../../shaders/gradient_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -72,7 +73,8 @@ kernel! {
 kernel! {
     /// Global norm and counts of the gradient; opens the step.
     pub GradientNorm = [
-        STEP_STATE, WIDE, SCAN_PARTIAL, OPEN_STEP, wgsl!("../../shaders/gradient_norm.wgsl"),
+        STEP_STATE, WIDE, SCAN_PARTIAL, SCAN_FOLD, OPEN_STEP,
+        wgsl!("../../shaders/gradient_norm.wgsl"),
     ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];

@@ -11,6 +11,7 @@ mod recorder;
 pub mod slots;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use copies::Copies;
 pub use parameters::Parameters;
@@ -106,6 +107,23 @@ pub struct InputSlot {
     pub buffer: wgpu::Buffer,
 }
 
+/// A node of the graph as the plan has it, and its share of the dispatches.
+#[derive(Clone, Debug)]
+pub struct RecordedNode {
+    /// What the node is.
+    pub source: Source,
+    /// Scope and name.
+    pub label: String,
+    /// The values it reads.
+    pub inputs: Vec<Value>,
+    /// What it gives, and where that lies right after its dispatches.
+    pub outputs: Vec<(Value, Slot)>,
+    /// Its dispatches in [`Plan::first`]; none for leaves and for copies of parameters.
+    pub first: Range<usize>,
+    /// Its dispatches in [`Plan::next`].
+    pub next: Range<usize>,
+}
+
 /// A recorded graph.
 #[derive(Debug)]
 pub struct Plan {
@@ -119,6 +137,9 @@ pub struct Plan {
     pub outputs: Vec<Slot>,
     /// Where every value lies that has a slot; slots of values that are no outputs are reused.
     pub values: HashMap<Value, Slot>,
+    /// The needed nodes in order. Dispatches before the first of an operation round parameters to
+    /// half precision.
+    pub nodes: Vec<RecordedNode>,
     /// What the plan costs.
     pub report: Report,
 }
@@ -209,11 +230,13 @@ impl Plan {
         let mut recorder = Recorder::new(gpu, request.step);
         copies.record(request.parameters, &mut recorder);
         let mut list = |first: bool| {
-            record(graph, &needed, &values, &sinks, first, &mut recorder);
-            recorder.take()
+            let ranges = record(graph, &needed, &values, &sinks, first, &mut recorder);
+            (recorder.take(), ranges)
         };
-        let first = list(true);
-        let next = if request.microbatches > 1 { list(false) } else { Vec::new() };
+        let (first, first_ranges) = list(true);
+        let (next, next_ranges) =
+            if request.microbatches > 1 { list(false) } else { Default::default() };
+        let nodes = recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
             nodes: needed.iter().filter(|&&n| n).count(),
             values: lives.len(),
@@ -226,7 +249,7 @@ impl Plan {
             kernels: by_kernel(&first),
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
-        Ok(Self { first, next, inputs, outputs, values, report })
+        Ok(Self { first, next, inputs, outputs, values, nodes, report })
     }
 }
 
@@ -339,6 +362,35 @@ fn lifetimes(
     lifetimes
 }
 
+/// Where the dispatches of each operation lie, by the index of its node.
+type Ranges = HashMap<usize, Range<usize>>;
+
+/// The nodes that have values, with their dispatches.
+fn recorded_nodes(
+    graph: &Graph,
+    values: &HashMap<Value, Slot>,
+    first: &Ranges,
+    next: &Ranges,
+) -> Vec<RecordedNode> {
+    let mut recorded = Vec::new();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let outputs = (0..node.shapes.len()).map(|output| node.output(output));
+        let outputs: Option<Vec<_>> =
+            outputs.map(|value| Some((value, values.get(&value)?.clone()))).collect();
+        let Some(outputs) = outputs else { continue };
+        let range = |ranges: &Ranges| ranges.get(&index).cloned().unwrap_or(0..0);
+        recorded.push(RecordedNode {
+            source: node.source.clone(),
+            label: node.label.clone(),
+            inputs: node.inputs.clone(),
+            outputs,
+            first: range(first),
+            next: range(next),
+        });
+    }
+    recorded
+}
+
 /// Records every needed node, and behind it the dispatches that add its gradients.
 fn record(
     graph: &Graph,
@@ -347,9 +399,11 @@ fn record(
     sinks: &[Sink],
     first_microbatch: bool,
     recorder: &mut Recorder<'_>,
-) {
+) -> Ranges {
+    let mut ranges = Ranges::new();
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
         let sinks: Vec<_> = sinks.iter().filter(|sink| sink.value.node == index).collect();
+        let start = recorder.len();
         if let Source::Op(op) = &node.source {
             let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
             let mut outputs: Vec<_> =
@@ -370,7 +424,11 @@ fn record(
                 y: sink.slot.binding(),
             });
         }
+        if matches!(node.source, Source::Op(_)) {
+            ranges.insert(index, start..recorder.len());
+        }
     }
+    ranges
 }
 
 fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {

@@ -147,6 +147,16 @@ impl<'a> Recorder<'a> {
         self.page = Some((page, offset + ALIGNMENT));
     }
 
+    /// Dispatches recorded since the last [`take`](Self::take).
+    pub fn len(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.dispatches.is_empty()
+    }
+
     /// The dispatches recorded since the last call. Uniform pages go on being filled.
     pub fn take(&mut self) -> Vec<Dispatch> {
         std::mem::take(&mut self.dispatches)

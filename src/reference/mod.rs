@@ -9,6 +9,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod loss;
 pub mod matmul;
+pub mod norm;
 pub mod normalization;
 pub mod optimizer;
 pub mod random;

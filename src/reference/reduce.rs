@@ -15,6 +15,36 @@ pub fn row_mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
+/// What a tensor holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ValueRange {
+    /// Largest magnitude of the finite elements.
+    pub largest: f64,
+    /// Sum of the squares of the finite elements.
+    pub sum_of_squares: f64,
+    /// Elements that are NaN or Inf.
+    pub nonfinite_count: usize,
+    /// Elements that are zero.
+    pub zero_count: usize,
+    /// Elements that are not zero and below `smallest_normal`.
+    pub subnormal_count: usize,
+    /// Index of the first element that is NaN or Inf.
+    pub first_nonfinite: Option<usize>,
+}
+
+/// Range, squares and counts of x.
+pub fn value_scan(x: &[f64], smallest_normal: f64) -> ValueRange {
+    let finite = || x.iter().filter(|x| x.is_finite());
+    ValueRange {
+        largest: finite().fold(0.0, |largest, x| x.abs().max(largest)),
+        sum_of_squares: finite().map(|x| x * x).sum(),
+        nonfinite_count: x.len() - finite().count(),
+        zero_count: finite().filter(|&&x| x == 0.0).count(),
+        subnormal_count: finite().filter(|&&x| x != 0.0 && x.abs() < smallest_normal).count(),
+        first_nonfinite: x.iter().position(|x| !x.is_finite()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

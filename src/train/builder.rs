@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::stability::{ActivePolicy, Policy};
 use super::update::Update;
-use super::{AdamW, Clip, LossScale, Model, Optimizer, Schedule, TelemetryRing, Trainer};
+use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
@@ -21,6 +21,7 @@ use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 pub struct TrainerBuilder<M: Model> {
     model: M,
     optimizer: Box<dyn Optimizer>,
+    norm: Norm,
     clip: Clip,
     loss_scale: Option<LossScale>,
     give_up_after: u32,
@@ -47,6 +48,7 @@ impl<M: Model> TrainerBuilder<M> {
         Self {
             model,
             optimizer: Box::new(AdamW::default()),
+            norm: Norm::L2,
             clip: Clip::None,
             loss_scale: None,
             give_up_after: 100,
@@ -67,6 +69,13 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
         self.optimizer = Box::new(optimizer);
+        self
+    }
+
+    /// Which norm of the gradients is measured, and clipped by.
+    #[must_use]
+    pub fn norm(mut self, norm: Norm) -> Self {
+        self.norm = norm;
         self
     }
 
@@ -217,6 +226,10 @@ impl<M: Model> TrainerBuilder<M> {
             step: &step,
             tensors: &tensors,
             optimizer: &*self.optimizer,
+            norm: match self.clip {
+                Clip::InfinityNorm(_) => Norm::Infinity,
+                _ => self.norm,
+            },
             clip: self.clip,
             loss_scale,
             give_up_after: self.give_up_after,
@@ -235,6 +248,7 @@ impl<M: Model> TrainerBuilder<M> {
             precision: self.precision,
             sinks,
             moments,
+            moment_names: self.optimizer.moments(),
             step,
             tensors,
             policies,
@@ -281,6 +295,7 @@ impl<M: Model> TrainerBuilder<M> {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
         for (index, policy) in self.policies.iter().enumerate() {

@@ -2,7 +2,6 @@
 //! that checks for overflow, and the optimizer multiplies with the coefficient as it reads.
 
 use crate::error::{Error, Result};
-use crate::kernels::{NORM_L2, NORM_MAX};
 
 /// Bound on every |gradient| an optimizer squares, so that second moments stay finite in f32.
 pub const ELEMENT_GUARD: f32 = 1e18;
@@ -13,24 +12,17 @@ pub enum Clip {
     /// Gradients pass as they are. Norms are measured all the same.
     #[default]
     None,
-    /// Scales all gradients by `max / norm` where the global L2 norm exceeds the maximum
-    /// (Pascanu et al. 2013; `torch.nn.utils.clip_grad_norm_`, without its 1e-6).
+    /// Scales all gradients by `max / norm` where their norm exceeds the maximum (Pascanu et al.
+    /// 2013; `torch.nn.utils.clip_grad_norm_`, without its 1e-6). L2, unless
+    /// [`TrainerBuilder::norm`](super::TrainerBuilder::norm) says otherwise.
     Norm(f32),
-    /// The same by the L∞ norm, the largest |gradient|.
+    /// The same by the L∞ norm, the largest |gradient|, which is then what is measured.
     InfinityNorm(f32),
     /// Clamps every element to ±bound (`torch.nn.utils.clip_grad_value_`).
     Value(f32),
 }
 
 impl Clip {
-    /// Which norm is measured: L2 unless L∞ clips.
-    pub(crate) fn norm_kind(self) -> u32 {
-        match self {
-            Self::InfinityNorm(_) => NORM_MAX,
-            _ => NORM_L2,
-        }
-    }
-
     /// The largest norm that passes.
     pub(crate) fn max_norm(self) -> f32 {
         match self {

@@ -7,9 +7,12 @@
 
 mod batch;
 mod builder;
+mod checkpoint;
 mod clip;
+mod diagnose;
 mod generate;
 mod loss_scale;
+mod norm;
 pub mod optimizers;
 mod predictor;
 mod schedule;
@@ -21,9 +24,12 @@ use std::collections::VecDeque;
 
 pub use batch::{Batch, Data, IGNORE};
 pub use builder::TrainerBuilder;
+pub use checkpoint::Checkpoint;
 pub use clip::{Clip, ELEMENT_GUARD};
+pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use generate::{Generator, Sampling};
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
+pub use norm::Norm;
 pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
@@ -112,6 +118,7 @@ pub struct Trainer<M: Model> {
     sinks: Sinks,
     /// The optimizer's moments by segment, each in the order of [`Optimizer::moments`].
     moments: Vec<Vec<wgpu::Buffer>>,
+    moment_names: &'static [&'static str],
     step: StepBuffers,
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,

@@ -125,6 +125,11 @@ impl TelemetryRing {
         Self { buffer: gpu.buffer("telemetry", bytes), capacity, read: 0, padding }
     }
 
+    /// Forgets what came before `step`.
+    pub fn start_at(&mut self, step: u64) {
+        self.read = step;
+    }
+
     /// The records of steps `read..attempted`, as far as the ring still holds them.
     pub async fn read(&mut self, gpu: &Gpu, attempted: u64) -> Result<Vec<Telemetry>> {
         let first = self.read.max(attempted.saturating_sub(u64::from(self.capacity)));

@@ -3,13 +3,12 @@
 
 use super::optimizers::Segment;
 use super::stability::{ActivePolicy, Committed, Judgement};
-use super::{Clip, LossScale, Optimizer, Refill, Schedule, TelemetryRing};
+use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::kernels::{
-    Commit, CommitParams, GradientNorm, GradientNormParams, GradientScan, GradientScanParams,
-    LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry,
-    TelemetryParams, Verdict, VerdictParams, chunks,
+    Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
+    Telemetry, TelemetryParams, Verdict, VerdictParams, chunks,
 };
 use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, to_u32};
 use crate::precision::WeightStorage;
@@ -26,6 +25,7 @@ pub(super) struct Update<'a> {
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
     pub optimizer: &'a dyn Optimizer,
+    pub norm: Norm,
     pub clip: Clip,
     pub loss_scale: LossScale,
     /// Skipped steps in a row; 0 for never.
@@ -41,12 +41,13 @@ impl Update<'_> {
     pub async fn record(&self) -> Result<Vec<Dispatch>> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         let mut recorder = Recorder::new(gpu, step);
-        let scan = Scan::new(gpu, parameters);
+        let scan = Scan::new(gpu, parameters, Norm::L2);
         let values = self.weight_values(&mut recorder);
         scan.record(&mut recorder, values, OVERFLOW_NONFINITE);
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
         self.clear_gradients();
 
+        let scan = Scan::new(gpu, parameters, self.norm);
         let segments: Vec<_> = (0..scan.tables.len()).map(|i| self.segment(&scan, i)).collect();
         for active in self.policies {
             for segment in &segments {
@@ -54,18 +55,13 @@ impl Update<'_> {
             }
         }
         scan.record(&mut recorder, &self.sinks.gradients, self.overflow_bits());
-        let tensors = self.tensors.as_entire_buffer_binding();
-        recorder.dispatch(&GradientNorm {
-            params: GradientNormParams {
-                partial_count: scan.partial_count,
-                tensor_count: to_u32(parameters.specs().len()),
-                norm: self.clip.norm_kind(),
-                max_norm: self.clip.max_norm(),
-            },
-            partials: scan.partials.as_entire_buffer_binding(),
-            tensors: tensors.clone(),
-            state: step.state.as_entire_buffer_binding(),
-        });
+        let pass = ScanPass {
+            partials: &scan.partials,
+            partial_count: scan.partial_count,
+            tensors: self.tensors,
+            tensor_count: to_u32(parameters.specs().len()),
+        };
+        self.norm.record(&mut recorder, &pass, self.clip.max_norm());
         for active in self.policies {
             let judgement = Judgement {
                 loss: self.loss,
@@ -80,7 +76,7 @@ impl Update<'_> {
             params: self.verdict_params(to_u32(rates.len())),
             input: step.input.as_entire_buffer_binding(),
             learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
-            tensors,
+            tensors: self.tensors.as_entire_buffer_binding(),
             state: step.state.as_entire_buffer_binding(),
         });
         recorder.set_variant(parameters.storage());
@@ -187,8 +183,19 @@ impl Update<'_> {
     }
 }
 
-/// The tables of the scan, and what it leaves for the verdict.
+/// What a scan left, and the tensors it is about.
+pub(super) struct ScanPass<'a> {
+    /// One per chunk, and zeros between segments.
+    pub partials: &'a wgpu::Buffer,
+    pub partial_count: u32,
+    /// (tensors) [`TensorState`](crate::step::TensorState)
+    pub tensors: &'a wgpu::Buffer,
+    pub tensor_count: u32,
+}
+
+/// The tables of the scan, and what it leaves for the norm.
 struct Scan {
+    norm: Norm,
     tables: Vec<SegmentTable>,
     partials: wgpu::Buffer,
     partial_count: u32,
@@ -205,8 +212,10 @@ struct SegmentTable {
 impl Scan {
     /// Each segment's partials start at a multiple of 256 bytes; those between stay zero and
     /// count for nothing.
-    fn new(gpu: &Gpu, parameters: &Parameters) -> Self {
-        let per_alignment = ALIGNMENT / size_of::<ScanPartial>() as u64;
+    fn new(gpu: &Gpu, parameters: &Parameters, norm: Norm) -> Self {
+        // As many partials as fill whole alignments, also where one of them does not divide it.
+        let power_of_two = 1 << norm.partial_bytes().trailing_zeros();
+        let per_alignment = ALIGNMENT / ALIGNMENT.min(power_of_two);
         let mut partial = 0;
         let mut tables = Vec::new();
         for segment in 0..parameters.weights().len() {
@@ -217,23 +226,20 @@ impl Scan {
             partial += u64::from(chunk_count).next_multiple_of(per_alignment);
         }
         let count = partial.max(per_alignment);
-        let partials = gpu.buffer("scan partials", count * size_of::<ScanPartial>() as u64);
-        Self { tables, partials, partial_count: to_u32(count as usize) }
+        let partials = gpu.buffer("scan partials", count * norm.partial_bytes());
+        Self { norm, tables, partials, partial_count: to_u32(count as usize) }
     }
 
     /// Records the scan of flat buffers with the parameters' layout.
     fn record(&self, recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer], overflow_bits: u32) {
         for (table, gradient) in self.tables.iter().zip(flat) {
-            recorder.dispatch(&GradientScan {
-                params: GradientScanParams { chunk_count: table.chunk_count, overflow_bits },
-                chunks: table.chunks.as_entire_buffer_binding(),
-                gradient: gradient.as_entire_buffer_binding(),
-                partials: wgpu::BufferBinding {
-                    buffer: &self.partials,
-                    offset: table.partial * size_of::<ScanPartial>() as u64,
-                    size: None,
-                },
-            });
+            let partials = wgpu::BufferBinding {
+                buffer: &self.partials,
+                offset: table.partial * self.norm.partial_bytes(),
+                size: None,
+            };
+            let (chunks, count) = (&table.chunks, table.chunk_count);
+            self.norm.record_scan(recorder, chunks, count, overflow_bits, gradient, partials);
         }
     }
 

@@ -24,6 +24,7 @@ mod elementwise;
 mod embedding;
 mod loss;
 mod matmul;
+mod norm;
 mod normalization;
 mod optimizer;
 mod random;
@@ -38,6 +39,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("embedding", embedding::ROWS),
     ("loss", loss::ROWS),
     ("matmul", matmul::ROWS),
+    ("norm", norm::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
     ("random", random::ROWS),

@@ -2,7 +2,8 @@
 //! the workgroup, and more than 65,535 workgroups.
 
 use evenkeel::kernels::*;
-use evenkeel::{Gpu, reference};
+use evenkeel::step::ValuePartial;
+use evenkeel::{Gpu, Precision, reference};
 
 use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
 
@@ -23,7 +24,7 @@ fn rounding(terms: usize) -> Tolerance {
     Tolerance { absolute: 6e-8 * terms as f64, relative: 1e-6, because: "rounding of an f32 sum" }
 }
 
-rows! { column_partials, column_sum, row_mean }
+rows! { column_partials, column_sum, row_mean, value_scan }
 
 fn column_partials(gpu: &Gpu) {
     for &(rows, cols, rows_per_block) in SHAPES {
@@ -84,5 +85,98 @@ fn row_mean(gpu: &Gpu) {
         });
         let expected = reference::reduce::row_mean(&wide(&x));
         assert_close("row_mean", &read(gpu, &mean)[..1], &[expected], rounding(2));
+    }
+}
+
+/// Partials of a scan over (rows, cols) in the given storage.
+fn scan_values(
+    gpu: &Gpu,
+    precision: Precision,
+    x: &[f32],
+    cols: usize,
+    groups: u32,
+) -> Vec<ValuePartial> {
+    let gx = gpu.upload("x", &precision.encode(&pad(x, cols)));
+    let partials = gpu.upload("partials", &vec![7u32; 6 * (groups as usize + 2)]);
+    let row_quads = cols.div_ceil(4) as u32;
+    let kernel = ValueScan {
+        params: ValueScanParams {
+            quads: row_quads * (x.len() / cols) as u32,
+            row_quads,
+            cols: cols as u32,
+            groups,
+            first_partial: 1,
+            smallest_normal_bits: precision.smallest_normal().to_bits(),
+        },
+        x: gx.as_entire_buffer_binding(),
+        partials: partials.as_entire_buffer_binding(),
+    };
+    gpu.run_as(&kernel, precision);
+    let all: Vec<ValuePartial> =
+        pollster::block_on(gpu.read(&partials, 0, groups as usize + 2)).expect("readable");
+    for outside in [all[0], all[groups as usize + 1]] {
+        assert_eq!(bytemuck::cast::<_, [u32; 6]>(outside), [7; 6], "not its own");
+    }
+    all[1..=groups as usize].to_vec()
+}
+
+fn value_scan(gpu: &Gpu) {
+    let sum = Tolerance {
+        absolute: 0.0,
+        relative: 3e-6,
+        because: "a square and some tens of additions of terms of one sign",
+    };
+    for (precision, scale) in [
+        (Precision::F32, 1.0),
+        (Precision::F32, 1e30),
+        (Precision::F32, 1e-30),
+        (Precision::F16, 6e4),
+        (Precision::F16, 1e-5),
+        (Precision::Bf16, 1e30),
+    ] {
+        for (rows, cols, groups) in [(1, 1, 1), (3, 5, 1), (1, 255, 3), (7, 257, 64), (100, 131, 5)]
+        {
+            let mut x: Vec<_> = values(1, rows * cols).iter().map(|x| x * scale).collect();
+            x.iter_mut().step_by(5).for_each(|x| *x = 0.0);
+            for bad in [None, Some(0), Some(rows * cols / 2), Some(rows * cols - 1)] {
+                let mut x = x.clone();
+                if let Some(bad) = bad {
+                    x[bad..].iter_mut().step_by(7).for_each(|x| *x = f32::NAN);
+                    x[bad] = f32::NEG_INFINITY;
+                }
+                let stored = precision.decode(&precision.encode(&pad(&x, cols)));
+                let smallest = precision.smallest_normal();
+                let expected =
+                    reference::reduce::value_scan(&wide(&unpad(&stored, cols)), smallest.into());
+                let found = scan_values(gpu, precision, &x, cols, groups);
+                let what = format!("{precision} {scale:e} ({rows}, {cols}), {bad:?}");
+                let largest = found.iter().map(|p| p.max_bits).max().unwrap();
+                assert_eq!(f64::from(f32::from_bits(largest)), expected.largest, "{what}");
+                let count =
+                    |field: fn(&ValuePartial) -> u32| found.iter().map(field).sum::<u32>() as usize;
+                assert_eq!(count(|p| p.nonfinite_count), expected.nonfinite_count, "{what}");
+                assert_eq!(count(|p| p.zero_count), expected.zero_count, "{what}");
+                assert_eq!(count(|p| p.subnormal_count), expected.subnormal_count, "{what}");
+                let first = found.iter().map(|p| p.first_nonfinite).min().unwrap();
+                assert_eq!(
+                    first,
+                    expected.first_nonfinite.map_or(u32::MAX, |i| i as u32),
+                    "{what}"
+                );
+                let squares: f64 = found
+                    .iter()
+                    .map(|p| {
+                        let exponent = ((p.max_bits >> 23).max(1) as i32 - 127).min(126);
+                        f64::from(p.scaled_sum) * 4f64.powi(exponent)
+                    })
+                    .sum();
+                assert_close(
+                    &what,
+                    &[(squares / expected.sum_of_squares.max(1e-300)) as f32],
+                    &[f64::from(u8::from(expected.sum_of_squares > 0.0))],
+                    sum,
+                );
+            }
+        }
     }
 }

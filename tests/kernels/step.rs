@@ -24,7 +24,7 @@ const ROUNDING: Tolerance =
     Tolerance { absolute: 0.0, relative: 1.2e-7, because: "one f32 rounding" };
 
 /// Quiet and signalling NaN with either sign and several payloads, and both infinities.
-const NONFINITE: [u32; 9] = [
+pub const NONFINITE: [u32; 9] = [
     0x7fc0_0000,
     0xffc0_0000,
     0x7fff_ffff,
@@ -61,7 +61,7 @@ pub fn flatten(tensors: &[Vec<f32>]) -> Flat {
 
 impl Flat {
     /// The elements of a chunk, without padding.
-    fn share(&self, chunk: &Chunk) -> &[f32] {
+    pub fn share(&self, chunk: &Chunk) -> &[f32] {
         let start = chunk.offset as usize * 4;
         &self.elements[start..start + chunk.elements as usize]
     }
@@ -318,7 +318,7 @@ fn assert_state(what: &str, state: &StepState, scan: &Scan, expected: &State) {
 }
 
 /// Every finite f32 pattern is as likely as any other.
-fn any_finite(seed: u64, count: usize) -> Vec<f32> {
+pub fn any_finite(seed: u64, count: usize) -> Vec<f32> {
     let (high, low) = (values(seed, count), values(seed + 1, count));
     let word = |x: f32| ((x + 1.0) * 32768.0) as u32 & 0xffff;
     let bits = high.iter().zip(&low).map(|(&h, &l)| word(h) << 16 | word(l));

@@ -11,7 +11,7 @@ use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
 
 /// Files in tests/ that use no GPU. All others run on each driver.
-const CPU_TESTS: [&str; 2] = ["gradients", "shader_contract"];
+const CPU_TESTS: [&str; 3] = ["gradients", "shader_contract", "watch"];
 
 #[derive(Args)]
 pub struct Options {
@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn cargo_test(options: &Options) -> Step {
     let release = options.release.then_some("--release");
-    Step::cargo("test").args(["--features", "contract"]).args(release)
+    Step::cargo("test").args(["--features", "contract,dashboard"]).args(release)
 }
 
 fn environment(driver: &Driver) -> Vec<(&'static str, std::ffi::OsString)> {

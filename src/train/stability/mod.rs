@@ -85,3 +85,10 @@ pub(super) struct ActivePolicy {
     pub policy: Box<dyn Policy>,
     pub memory: wgpu::Buffer,
 }
+
+impl ActivePolicy {
+    /// Where a checkpoint holds the memory.
+    pub fn checkpoint_name(&self) -> String {
+        format!("evenkeel/policy/{}", self.policy.name())
+    }
+}

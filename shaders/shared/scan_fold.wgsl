@@ -1,0 +1,22 @@
+// The scan partials of a workgroup joined by `combine`, which another fragment gives. The kernel
+// declares FOLD, the square root of its workgroup size.
+var<workgroup> folded: array<ScanPartial, FOLD * FOLD>;
+
+// Every stride-th of FOLD parts, in order.
+fn fold_stride(first: u32, stride: u32) -> ScanPartial {
+    var total = folded[first];
+    for (var k = 1u; k < FOLD; k++) { total = combine(total, folded[first + k * stride]); }
+    return total;
+}
+
+// The workgroup's parts joined in fixed order in two steps; invocation 0 gets the result. Every
+// invocation must call it, once, in uniform control flow.
+fn fold(lane: u32, partial: ScanPartial) -> ScanPartial {
+    folded[lane] = partial;
+    workgroupBarrier();
+    if lane < FOLD { folded[lane] = fold_stride(lane, FOLD); }
+    workgroupBarrier();
+    var total = partial;
+    if lane == 0u { total = fold_stride(0u, 1u); }
+    return total;
+}

@@ -1,0 +1,131 @@
+//! A run that goes on from a checkpoint is the run that was never interrupted, bit by bit.
+
+mod support;
+
+use evenkeel::nn::{Classifier, MlpClassifier};
+use evenkeel::step::StepState;
+use evenkeel::train::{
+    AdamW, Batch, Checkpoint, Clip, DynamicLossScale, LossScale, Model, Schedule, Sgd, Trainer,
+    TrainerBuilder,
+};
+use evenkeel::{Error, Gpu, Precision};
+use pollster::block_on;
+use support::models::{small_gpt, small_gpt_batch};
+use support::{tokens, values};
+
+/// A loss scale that moves within a few steps.
+fn restless() -> LossScale {
+    LossScale::Dynamic(DynamicLossScale { init: 1024.0, interval: 2, ..Default::default() })
+}
+
+fn gpt_builder() -> TrainerBuilder<impl Model> {
+    Trainer::builder(small_gpt(0.2, 2))
+        .precision(Precision::F16)
+        .loss_scale(restless())
+        .optimizer(AdamW { learning_rate: 0.01, ..AdamW::default() })
+        .schedule(Schedule::Linear { warmup: 3, total: 10, final_factor: 0.1 })
+        .clip(Clip::Norm(0.5))
+        .seed(5)
+}
+
+fn classifier_builder() -> TrainerBuilder<impl Model> {
+    let mlp = MlpClassifier { inputs: 5, hidden: vec![7], classes: 3, batch_norm: true };
+    Trainer::builder(Classifier { mlp, batch: 6 })
+        .optimizer(Sgd { momentum: 0.9, ..Sgd::default() })
+        .accumulation(2)
+}
+
+fn classifier_batch(seed: u64) -> Batch {
+    Batch::new()
+        .with("inputs", &values(seed, 2 * 6 * 5)[..])
+        .with("targets", &tokens(seed + 100, 2 * 6, 3)[..])
+}
+
+fn build<M: Model>(gpu: &Gpu, builder: TrainerBuilder<M>) -> Trainer<M> {
+    block_on(builder.build(gpu)).expect("a trainer")
+}
+
+/// Steps with these batches; returns all that steps leave, as bits.
+fn run<M: Model>(
+    trainer: &mut Trainer<M>,
+    batches: impl Iterator<Item = Batch>,
+) -> (Vec<[u32; 4]>, Vec<u8>, StepState) {
+    for batch in batches {
+        block_on(trainer.step(&batch)).expect("a step");
+    }
+    let records = block_on(trainer.telemetry()).expect("telemetry").into_iter().map(|r| {
+        [r.step as u32, r.loss.to_bits(), r.gradient_norm.to_bits(), r.loss_scale.to_bits()]
+    });
+    let bytes = block_on(trainer.committed_bytes()).expect("bytes");
+    (records.collect(), bytes, block_on(trainer.state()).expect("a state"))
+}
+
+fn goes_on<M: Model>(builder: impl Fn() -> TrainerBuilder<M>, batch: impl Fn(u64) -> Batch) {
+    let Some(gpu) = support::gpu() else { return };
+    let mut trainer = build(&gpu, builder());
+    run(&mut trainer, (0..5).map(&batch));
+    let checkpoint = block_on(trainer.checkpoint()).expect("a checkpoint");
+    assert_eq!(checkpoint.steps(), 5);
+    let file = checkpoint.to_bytes();
+    let expected = run(&mut trainer, (5..10).map(&batch));
+    assert_eq!(expected.0.iter().map(|r| r[0]).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+
+    // Back in the same trainer, and in another one that starts elsewhere.
+    block_on(trainer.restore(&checkpoint)).expect("it fits");
+    assert!(run(&mut trainer, (5..10).map(&batch)) == expected, "the same trainer");
+    let mut other = build(&gpu, builder().seed(77));
+    run(&mut other, (20..22).map(&batch));
+    let read = Checkpoint::from_bytes(&file).expect("a checkpoint");
+    assert_eq!(read, checkpoint);
+    block_on(other.restore(&read)).expect("it fits");
+    assert!(run(&mut other, (5..10).map(&batch)) == expected, "another trainer");
+}
+
+#[test]
+fn a_gpt_with_a_loss_scale_goes_on() {
+    goes_on(gpt_builder, |seed| small_gpt_batch(seed, 2));
+}
+
+#[test]
+fn running_statistics_and_accumulation_go_on() {
+    goes_on(classifier_builder, classifier_batch);
+}
+
+#[test]
+fn parameters_are_stored_under_their_names() {
+    let Some(gpu) = support::gpu() else { return };
+    let trainer = build(&gpu, gpt_builder());
+    let checkpoint = block_on(trainer.checkpoint()).expect("a checkpoint");
+    let names: Vec<_> = checkpoint.names().collect();
+    let mut expected: Vec<_> = trainer.parameters().names().collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    for name in names {
+        let (shape, values) = checkpoint.tensor(name).expect("a tensor");
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
+        assert_eq!(values, block_on(trainer.parameters().read(name)).unwrap(), "{name}");
+    }
+    assert_eq!(checkpoint.tensor("evenkeel/state"), None);
+}
+
+#[test]
+fn misfits_change_nothing() {
+    let Some(gpu) = support::gpu() else { return };
+    let gpt = build(&gpu, gpt_builder());
+    let checkpoint = block_on(gpt.checkpoint()).expect("a checkpoint");
+    let mut classifier = build(&gpu, classifier_builder());
+    let before = block_on(classifier.committed_bytes()).unwrap();
+    let error = block_on(classifier.restore(&checkpoint)).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+    assert!(error.to_string().contains("evenkeel/moment/momentum/layers.0"), "{error}");
+    assert_eq!(block_on(classifier.committed_bytes()).unwrap(), before);
+
+    let file = checkpoint.to_bytes();
+    for bad in [&file[..0], &file[..100], &file[..file.len() - 1], b"not a safetensors file"] {
+        let error = Checkpoint::from_bytes(bad).unwrap_err();
+        assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+    }
+    let foreign = safetensors::serialize([] as [(&str, safetensors::tensor::TensorView); 0], None);
+    let error = Checkpoint::from_bytes(&foreign.unwrap()).unwrap_err();
+    assert!(error.to_string().contains("format"), "{error}");
+}
