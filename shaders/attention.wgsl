@@ -1,9 +1,13 @@
 // o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over j <= t, with f the soft cap, by online
-// softmax. One workgroup per 64 queries of a head, one invocation per query.
+// softmax. One workgroup per 64 queries of a head, one invocation per query. Where `watch` is set,
+// row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score is not finite.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> output: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> log_sum_exp: array<f32>; // (batch, heads, time)
+@group(0) @binding(4) var<storage, read_write> row_logits: array<vec2<f32>>; // (batch, heads, time)
+
+override watch: u32 = 0u; // a constant, so that what it switches off costs nothing
 
 @compute @workgroup_size(64)
 fn main(
@@ -23,6 +27,8 @@ fn main(
         let q = query_at(sequence, head, min(query, params.time - 1u));
         var top = LOWEST;
         var total = 0.0;
+        var largest = vec4(LOWEST);
+        var spread = 0.0; // sum of exp(s - top) (top - s): every term is at least 0, none cancels
         var o = array<vec4<f32>, MAX_HEAD_QUADS>();
         for (var first = 0u; first < end; first += TILE) {
             for (var i = lane; i < TILE * quads; i += BLOCK) {
@@ -37,16 +43,21 @@ fn main(
                 var highest = vec4(top);
                 for (var i = 0u; i < 2u; i++) {
                     let key = first + 4u * i + vec4(0u, 1u, 2u, 3u);
-                    s[i] = select(vec4(LOWEST), capped(params.scale * s[i]), key <= vec4(query));
+                    let score = select(vec4(LOWEST), params.scale * s[i], key <= vec4(query));
+                    s[i] = select(vec4(LOWEST), capped(score), key <= vec4(query));
                     highest = max(highest, s[i]);
+                    if watch != 0u { largest = max(largest, score); }
                 }
                 let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
                 let keep = exp_of_minus(vec4(new_top - top)).x;
+                if watch != 0u { spread = keep * (spread + (new_top - top) * total); }
                 total *= keep;
                 for (var i = 0u; i < 2u; i++) {
                     // A NaN score stays NaN, so that it cannot pass for a weight of zero.
-                    s[i] = keep_nan(s[i], exp_of_minus(new_top - s[i]));
+                    let below = new_top - s[i];
+                    s[i] = keep_nan(s[i], exp_of_minus(below));
                     total += dot(s[i], vec4(1.0));
+                    if watch != 0u { spread += dot(s[i], below); }
                 }
                 for (var d = 0u; d < quads; d++) { o[d] = o[d] * keep + y_sum(s, d); }
                 top = new_top;
@@ -57,7 +68,13 @@ fn main(
             // The largest score has weight 1, so total is at least 1.
             let at = output_at(sequence, head, query);
             for (var d = 0u; d < quads; d++) { output[at + d] = pack(o[d] / total); }
-            log_sum_exp[statistic_at(sequence, head, query)] = top + log(total);
+            let row = statistic_at(sequence, head, query);
+            log_sum_exp[row] = top + log(total);
+            if watch != 0u {
+                let entropy = log(total) + spread / total;
+                let score = max(max(largest.x, largest.y), max(largest.z, largest.w));
+                row_logits[row] = vec2(keep_nan(vec4(entropy), vec4(score)).x, entropy);
+            }
         }
     }
 }

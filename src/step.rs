@@ -204,6 +204,64 @@ device_struct! {
 }
 
 device_struct! {
+    /// What one workgroup found in its chunk of gradient, weights and their change.
+    UpdatePartial {
+        /// Largest finite |g|, loss scale included, as bits.
+        gradient_max_bits: u32,
+        /// Sum of (|g| / 2^e)² over finite elements, where 2^e is the power of two at or below the
+        /// largest, at least 2^-126 and at most 2^126. The sums below count likewise.
+        gradient_sum: f32,
+        /// Largest finite weight after the update, as bits.
+        weight_max_bits: u32,
+        /// Sum of squares of the weights.
+        weight_sum: f32,
+        /// Largest change of a weight, as bits.
+        update_max_bits: u32,
+        /// Sum of squares of the changes.
+        update_sum: f32,
+        /// Gradient elements that are NaN or Inf.
+        nonfinite_count: u32,
+        /// Gradient elements that are zero, padding included.
+        zero_count: u32,
+        /// Weights that did not change although their gradient is not zero.
+        frozen_count: u32,
+        /// Gradient elements that a clip by value cut.
+        cut_count: u32,
+    }
+}
+
+device_struct! {
+    /// The same of a whole tensor in one step.
+    TensorRecord {
+        /// Number of the step.
+        step: u32,
+        /// Loss scale it ran with.
+        loss_scale: f32,
+        /// Largest finite |g|, loss scale included, as bits.
+        gradient_max_bits: u32,
+        /// Sum of (|g| / 2^e)² over finite elements, where 2^e is the power of two at or below the
+        /// largest, at least 2^-126 and at most 2^126. The sums below count likewise.
+        gradient_sum: f32,
+        /// Largest finite weight after the update, as bits.
+        weight_max_bits: u32,
+        /// Sum of squares of the weights.
+        weight_sum: f32,
+        /// Largest change of a weight, as bits.
+        update_max_bits: u32,
+        /// Sum of squares of the changes.
+        update_sum: f32,
+        /// Gradient elements that are NaN or Inf.
+        nonfinite_count: u32,
+        /// Gradient elements that are zero, padding included.
+        zero_count: u32,
+        /// Weights that did not change although their gradient is not zero.
+        frozen_count: u32,
+        /// Gradient elements that a clip by value cut.
+        cut_count: u32,
+    }
+}
+
+device_struct! {
     /// One chunk of a flat parameter buffer: the share of one workgroup.
     Chunk {
         /// First quad in the flat buffer.

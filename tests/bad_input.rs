@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{Graph, Phase, Shape};
 use evenkeel::kernels::Activation;
-use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, Positions};
+use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, Positions, QkClip, QkNorm};
 use evenkeel::plan::Parameters;
 use evenkeel::train::{
     Adam, AdamW, Batch, Clip, IGNORE, Model, ModelOutput, Optimizer, Schedule, Sgd, Trainer,
@@ -436,11 +436,36 @@ fn a_learning_rate_factor_that_is_not_finite() {
 fn gpt_settings_out_of_range() {
     let good = GptConfig::gpt2(27, 8, 2, 4, 32);
     let rotary = GptConfig { positions: Positions::Rotary(1e4), ..good.clone() };
+    let clip = |threshold, alpha| Some(QkClip { threshold, alpha });
     let cases: Vec<(GptConfig, &str)> = vec![
         (GptConfig { norm_eps: 0.0, ..good.clone() }, "norm_eps is 0, but must be above 0"),
         (
             GptConfig { soft_cap: Some(f32::INFINITY), ..good.clone() },
             "soft_cap is inf, but must be finite and above 0, or None",
+        ),
+        (
+            GptConfig { logit_soft_cap: Some(-30.0), ..good.clone() },
+            "logit_soft_cap is -30, but must be finite and above 0, or None",
+        ),
+        (
+            GptConfig { qk_clip: clip(0.0, 0.5), ..good.clone() },
+            "QK-clip threshold is 0, but must be in [1e-6, 1e30]",
+        ),
+        (
+            GptConfig { qk_clip: clip(f32::NAN, 0.5), ..good.clone() },
+            "QK-clip threshold is NaN, but must be in [1e-6, 1e30]",
+        ),
+        (
+            GptConfig { qk_clip: clip(100.0, 1.5), ..good.clone() },
+            "QK-clip alpha is 1.5, but must be in [0, 1]",
+        ),
+        (
+            GptConfig {
+                qk_clip: Some(QkClip::default()),
+                qk_norm: Some(QkNorm::Rms),
+                ..good.clone()
+            },
+            "qk_clip is Some, but must be None with qk_norm",
         ),
         (
             GptConfig { positions: Positions::Rotary(0.0), ..good.clone() },

@@ -326,21 +326,26 @@ fn gpt_refuses_bad_settings_and_keeps_files() {
     assert_eq!(run("gpt", &["--unknown"]).status.code(), Some(2));
 }
 
-#[test]
-fn gpt_says_where_no_adapter_is() {
-    let place = Place::new();
-    let program = folder().join(format!("gpt{}", std::env::consts::EXE_SUFFIX));
-    let arguments = place.arguments(None, &[]);
+/// A run that finds no driver.
+fn without_adapter(example: &str, place: &Place, arguments: &[&str]) -> Output {
+    let program = folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
     let nowhere = place.path("no_driver.json");
-    let output = Command::new(program)
-        .args(&arguments)
+    Command::new(program)
+        .args(arguments)
         .env("WGPU_BACKEND", "vulkan")
         .env("VK_DRIVER_FILES", &nowhere)
         .env("VK_ICD_FILENAMES", &nowhere)
         .env("VK_LOADER_DRIVERS_DISABLE", "*")
         .env_remove("WGPU_ADAPTER_NAME")
         .output()
-        .expect("the example starts");
+        .expect("the example starts")
+}
+
+#[test]
+fn gpt_says_where_no_adapter_is() {
+    let place = Place::new();
+    let arguments = place.arguments(None, &[]);
+    let output = without_adapter("gpt", &place, &borrowed(&arguments));
     check_refusal(&output, &borrowed(&arguments), &["no GPU adapter found", "install a Vulkan"]);
 }
 
@@ -370,5 +375,61 @@ fn custom_op_passes_its_checks() {
     }
     if cfg!(feature = "contract") {
         assert!(text.contains("declarations and WGSL agree"), "{text}");
+    }
+}
+
+#[test]
+fn doctor_reports_in_json() {
+    let Some(gpu) = support::gpu() else { return };
+    let text = succeed("doctor", &["--json", "--quick"]);
+    let reports: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let [report] = reports.as_slice() else { panic!("{} reports", reports.len()) };
+    assert_eq!(report["name"], *gpu.info.name);
+    assert_eq!(report["software"], gpu.is_software());
+    assert!(report["error"].is_null() && report["speed"].is_null(), "{text}");
+    let numerics = pollster::block_on(gpu.numerics()).expect("numbers");
+    assert_eq!(report["outcome"], numerics.outcome().to_string());
+    let rows = report["checks"].as_array().expect("a list");
+    assert_eq!(rows.len(), numerics.checks.len());
+    for (row, check) in rows.iter().zip(&numerics.checks) {
+        assert_eq!(row["name"], check.name);
+        assert_eq!(row["outcome"], check.outcome.to_string(), "{row}");
+        assert_eq!(
+            (&row["found"], &row["consequence"]),
+            (&Value::from(&*check.found), &Value::from(&*check.consequence))
+        );
+    }
+    let functions = report["accuracy"].as_array().expect("a list");
+    assert!(functions.iter().any(|function| function["operation"] == "Exp"), "{text}");
+}
+
+#[test]
+fn doctor_prints_tables_of_all_adapters() {
+    let Some(gpu) = support::gpu() else { return };
+    // Other adapters of this machine may be unfit; the one that tests run on is among them.
+    let output = run("doctor", &["--all", "--quick"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", output.status);
+    for part in ["what the library does", "NaN and Inf in bits", "fit to train", &gpu.info.name] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert!(!text.contains("GB/s"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 130), "{text}");
+}
+
+#[test]
+fn doctor_measures_speed() {
+    let Some(_) = support::gpu() else { return };
+    let text = succeed("doctor", &[]);
+    assert!(text.contains("GB/s") && text.contains("GFLOP/s"), "{text}");
+}
+
+#[test]
+fn doctor_says_where_no_adapter_is() {
+    let place = Place::new();
+    for arguments in [&["--json"][..], &["--all"]] {
+        let output = without_adapter("doctor", &place, arguments);
+        check_refusal(&output, arguments, &["no GPU adapter found", "install a Vulkan"]);
+        assert!(output.stdout.is_empty());
     }
 }

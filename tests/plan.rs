@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
+use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, QkNorm};
 use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
@@ -378,6 +378,17 @@ fn attention_of_any_shape() {
         let layout =
             AttentionLayout { heads: kv_heads * groups, kv_heads, head_dim: 4 * head_quads };
         cases::attention_case(Leaves::Once, [batch, time], layout, cap)
+    });
+}
+
+#[test]
+fn head_norm_of_any_shape() {
+    let kind = prop::sample::select(&[QkNorm::Rms, QkNorm::Layer][..]);
+    shapes(16, (1usize..3, size(), 1usize..4, 1usize..4, 1usize..33, kind), |value| {
+        let (batch, time, kv_heads, groups, head_quads, kind) = value;
+        let layout =
+            AttentionLayout { heads: kv_heads * groups, kv_heads, head_dim: 4 * head_quads };
+        cases::head_norm_case(Leaves::Once, &[batch, time], layout, kind)
     });
 }
 

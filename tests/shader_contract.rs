@@ -10,7 +10,8 @@ use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
 use evenkeel::kernels::{self, ExactFold, ExactSum, Segment, TensorNorm, shared};
 use evenkeel::precision::Variant;
 use evenkeel::step::{
-    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorState, ValuePartial,
+    Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
+    UpdatePartial, ValuePartial,
 };
 
 fn root() -> PathBuf {
@@ -73,6 +74,8 @@ fn device_structs_match() {
         ("ScanPartial", ScanPartial::FIELDS),
         ("Chunk", Chunk::FIELDS),
         ("ValuePartial", ValuePartial::FIELDS),
+        ("UpdatePartial", UpdatePartial::FIELDS),
+        ("TensorRecord", TensorRecord::FIELDS),
         ("TensorState", TensorState::FIELDS),
     ];
     let norm: &[(&str, &[Field])] = &[

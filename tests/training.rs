@@ -3,8 +3,9 @@
 mod support;
 
 use evenkeel::Gpu;
+use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{Graph, Phase};
-use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions};
+use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions, QkNorm};
 use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
 use evenkeel::train::{
     Adam, AdamW, Batch, Clip, Model, Optimizer, Predictor, Sgd, Telemetry, Trainer,
@@ -181,6 +182,21 @@ fn rms_norm_gpt() -> LanguageModel {
     LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 3, time: 12 }
 }
 
+/// Everything that bounds logits, tight enough to matter.
+fn bounded_gpt() -> LanguageModel {
+    let config = GptConfig {
+        hidden: 16,
+        tied_head: true,
+        qk_norm: Some(QkNorm::Rms),
+        soft_cap: Some(1.5),
+        logit_soft_cap: Some(2.0),
+        loss: CrossEntropy { label_smoothing: 0.0, z_loss: 0.02 },
+        watch_logits: true,
+        ..GptConfig::llama(27, 12, 1, [4, 2], 32)
+    };
+    LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 3, time: 12 }
+}
+
 fn adamw() -> AdamW {
     AdamW { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 }
 }
@@ -237,6 +253,48 @@ fn gpt_with_the_kernels_of_hardware_adapters() {
     assert!(kernels.contains(&"matmul") && !kernels.contains(&"matmul_direct"), "{kernels:?}");
     compare_logits(&trainer, &fixture);
     compare(&mut trainer, &fixture, "tokens", "");
+}
+
+#[test]
+fn gpt_with_bounded_logits() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_bounded_logits");
+    let mut trainer = trainer(&gpu, &fixture, bounded_gpt(), adamw());
+    compare_logits(&trainer, &fixture);
+    compare_observations(&trainer, &fixture);
+    compare(&mut trainer, &fixture, "tokens", "");
+    compare_parameters(&trainer, &fixture, |_| 2e-4);
+}
+
+/// What the first microbatch lets the model observe before any update.
+fn compare_observations(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
+    let gpu = trainer.gpu();
+    let mut graph = Graph::new(Phase::Train);
+    trainer.model().build(&mut graph);
+    let outputs: Vec<_> = graph.observations().iter().map(|&(_, value)| value).collect();
+    let request = PlanRequest {
+        graph: &graph,
+        outputs: &outputs,
+        parameters: trainer.parameters(),
+        sinks: None,
+        step: &StepBuffers::new(gpu),
+        microbatches: 1,
+    };
+    let plan = block_on(Plan::new(gpu, &request)).expect("a plan");
+    for input in &plan.inputs {
+        let all = fixture.u32(&input.spec.name);
+        let first = &all[..all.len() / (STEPS * MICROBATCHES)];
+        gpu.write(&input.buffer, 0, bytemuck::cast_slice(first));
+    }
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    gpu.encode(&mut encoder, &plan.first);
+    gpu.submit(encoder);
+    let names = graph.observations().iter().map(|(name, _)| name.trim_start_matches("blocks.0."));
+    assert_eq!(names.len(), fixture.names("seen.").len());
+    for (name, slot) in names.zip(&plan.outputs) {
+        let actual = block_on(evenkeel::plan::parameters::read_slot(gpu, slot)).expect("readable");
+        assert_close(name, &actual, &fixture.f64(&format!("seen.{name}")), LOGITS);
+    }
 }
 
 #[test]

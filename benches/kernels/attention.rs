@@ -40,6 +40,8 @@ fn online(family: &mut Family<'_>, time: u32) {
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
     let [log_sum_exp, delta] = [(); 2].map(|()| family.vector(rows * HEADS));
+    let row_logits = family.vector(2 * rows * HEADS);
+    let row_logits = bind(&row_logits);
     let [qkv, qkv_gradient, output, output_gradient, log_sum_exp, delta] =
         [&qkv, &qkv_gradient, &output, &output_gradient, &log_sum_exp, &delta].map(bind);
     let forward = Attention {
@@ -48,9 +50,13 @@ fn online(family: &mut Family<'_>, time: u32) {
         qkv: qkv.clone(),
         output: output.clone(),
         log_sum_exp: log_sum_exp.clone(),
+        watch: 0,
+        row_logits: row_logits.clone(),
     };
     family.gpu.run(&forward);
     family.computes(&size, 2 * product, &forward);
+    let watching = Attention { watch: 1, ..forward };
+    family.computes(format!("{size}, watched"), 2 * product, &watching);
     let subtracted = AttentionDelta {
         params: params!(AttentionDeltaParams, time),
         unroll_quads,

@@ -12,6 +12,7 @@ mod attention;
 mod bench;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
 mod norm;
@@ -47,6 +48,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("reduce", reduce::run),
     ("matmul", matmul::run),
     ("attention", attention::run),
+    ("logits", logits::run),
     ("optimizer", optimizer::run),
     ("step", step::run),
     ("norm", norm::run),

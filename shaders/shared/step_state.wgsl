@@ -95,3 +95,31 @@ struct ValuePartial {
     subnormal_count: u32,
     first_nonfinite: u32,
 }
+
+struct UpdatePartial {
+    gradient_max_bits: u32,
+    gradient_sum: f32,
+    weight_max_bits: u32,
+    weight_sum: f32,
+    update_max_bits: u32,
+    update_sum: f32,
+    nonfinite_count: u32,
+    zero_count: u32,
+    frozen_count: u32,
+    cut_count: u32,
+}
+
+struct TensorRecord {
+    step: u32,
+    loss_scale: f32,
+    gradient_max_bits: u32,
+    gradient_sum: f32,
+    weight_max_bits: u32,
+    weight_sum: f32,
+    update_max_bits: u32,
+    update_sum: f32,
+    nonfinite_count: u32,
+    zero_count: u32,
+    frozen_count: u32,
+    cut_count: u32,
+}

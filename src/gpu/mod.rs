@@ -5,6 +5,7 @@
 //! ([`Gpu::new`]) or from a device of your own ([`Gpu::from_device`]).
 
 mod adapter;
+mod numerics;
 mod pipeline;
 
 use std::collections::HashMap;
@@ -12,6 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use futures::channel::oneshot;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use numerics::Speed;
+pub use numerics::{
+    Accuracy, Arithmetic, Check, Compensation, Conversions, NonFiniteTests, Numerics, Outcome,
+    Overflow, Races, Reductions, SpecialValue, Subnormals,
+};
 
 use crate::error::{Error, Result};
 use crate::kernel::{Declaration, Kernel};
@@ -100,7 +108,8 @@ impl Gpu {
     /// [`Error::NoDevice`] if the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted =
+            wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("evenkeel"),

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
-pub use op::{Dense, Op};
+pub use op::{AfterUpdate, Dense, Op};
 pub use shape::{Element, Shape};
 
 use crate::nn::init::Init;
@@ -135,6 +135,9 @@ pub struct Graph {
     staged: Vec<(usize, Value)>,
     /// Contributions to the gradients of parameters, by parameter, in order.
     gradients: Vec<(usize, Value)>,
+    /// Values to tell about, by name.
+    observations: Vec<(String, Value)>,
+    after_update: Vec<Rc<dyn AfterUpdate>>,
     scope: Vec<String>,
     streams: u32,
 }
@@ -153,6 +156,8 @@ impl Graph {
             states: Vec::new(),
             staged: Vec::new(),
             gradients: Vec::new(),
+            observations: Vec::new(),
+            after_update: Vec::new(),
             scope: Vec::new(),
             streams: 0,
         }
@@ -376,6 +381,38 @@ impl Graph {
         let node = &self.nodes[value.node];
         assert!(output < node.shapes.len(), "{} has {} outputs", node.label, node.shapes.len());
         Value { node: value.node, output }
+    }
+
+    /// Names a value under the current scope that is worth telling about. A plan computes it only
+    /// where it is asked for as an output; then it keeps its slot between microbatches, and
+    /// [`Slot::accumulate`] tells its operation to go on from what the one before left.
+    ///
+    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    #[track_caller]
+    pub fn observe(&mut self, name: &str, value: Value) {
+        let name = self.path(name);
+        assert!(self.observations.iter().all(|(n, _)| *n != name), "{name:?} is observed twice");
+        self.observations.push((name, value));
+    }
+
+    /// What is observed, in order: (name, value).
+    pub fn observations(&self) -> &[(String, Value)] {
+        &self.observations
+    }
+
+    /// Has `layer` act on its parameters after each update.
+    pub fn after_update(&mut self, layer: impl AfterUpdate + 'static) {
+        self.after_update.push(Rc::new(layer));
+    }
+
+    /// What acts after each update, in order.
+    pub fn after_updates(&self) -> &[Rc<dyn AfterUpdate>] {
+        &self.after_update
+    }
+
+    /// The current scope: the dotted prefix of what is made in it, without the last dot.
+    pub fn scope_name(&self) -> String {
+        self.scope.join(".")
     }
 
     /// A number for a random stream that no other operation of this graph has.

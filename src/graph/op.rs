@@ -60,3 +60,19 @@ pub trait Op: Debug {
         false
     }
 }
+
+/// What a layer does to its parameters after each update, on the device: QK-clip, say. It must
+/// change nothing in a step that is not applied.
+pub trait AfterUpdate: Debug {
+    /// The values it reads as the step's forward and backward pass left them; the plan keeps them.
+    fn reads(&self) -> Vec<Value>;
+
+    /// Records its dispatches. `value` says where a value of [`reads`](Self::reads) lies,
+    /// `parameter` where the f32 weights of a parameter of the graph do.
+    fn record(
+        &self,
+        recorder: &mut Recorder<'_>,
+        value: &dyn Fn(Value) -> Slot,
+        parameter: &dyn Fn(usize) -> Slot,
+    );
+}

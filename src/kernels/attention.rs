@@ -26,6 +26,7 @@ macro_rules! attention_kernel {
         $(#[$doc:meta])*
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
         grid |$p:ident| $grid:expr;
+        $(overrides { $($overrides:tt)* })?
         buffers { $($buffers:tt)* }
     ) => {
         kernel! {
@@ -37,7 +38,8 @@ macro_rules! attention_kernel {
                 /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
                 /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
                 /// faster and is right where [`Gpu::is_software`](crate::Gpu::is_software) holds.
-                unroll_quads
+                unroll_quads,
+                $($($overrides)*)?
             }
             uniform $Params {
                 /// Sequences.
@@ -62,11 +64,19 @@ macro_rules! attention_kernel {
 
 attention_kernel! {
     /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
+    ///
+    /// Probabilities are never stored: they multiply the values in f32 and are summed in f32,
+    /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
+    /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
         QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    overrides {
+        /// 1 writes `row_logits`, 0 leaves them out.
+        watch
+    }
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,
@@ -74,6 +84,10 @@ attention_kernel! {
         Write output,
         /// f32 (batch, heads, time), overwritten.
         Write log_sum_exp,
+        /// f32 (batch, heads, time): the row's largest scaled score before the soft cap, and the
+        /// entropy of its softmax in nats; NaN both where a score is not finite. Overwritten where
+        /// `watch` is 1, else any buffer. [`AttentionSummary`](super::AttentionSummary) folds it.
+        Write row_logits,
     }
 }
 

@@ -8,11 +8,13 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod logits;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod probe;
 pub mod random;
 pub mod reduce;
 pub mod shared;
@@ -23,11 +25,13 @@ pub mod weights;
 pub use attention::*;
 pub use elementwise::*;
 pub use embedding::*;
+pub use logits::*;
 pub use loss::*;
 pub use matmul::*;
 pub use norm::*;
 pub use normalization::*;
 pub use optimizer::*;
+pub use probe::*;
 pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
@@ -41,11 +45,13 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("attention", attention::ALL),
     ("elementwise", elementwise::ALL),
     ("embedding", embedding::ALL),
+    ("logits", logits::ALL),
     ("loss", loss::ALL),
     ("matmul", matmul::ALL),
     ("norm", norm::ALL),
     ("normalization", normalization::ALL),
     ("optimizer", optimizer::ALL),
+    ("probe", probe::ALL),
     ("random", random::ALL),
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),

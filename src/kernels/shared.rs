@@ -82,6 +82,13 @@ pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
 /// `Segment` and `part_index`: which parts a fold joins.
 pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
+/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
+/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
+/// [`REDUCE`] and [`NUMERICS`].
+pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
+/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
+pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");
 /// `unpack_bf16`, `pack_bf16`, `round_bf16`, `nan_bits`: bf16 as integers.
 pub const BF16: Fragment = wgsl!("../../shaders/shared/bf16.wgsl");
 /// [`WEIGHT_F32`]'s functions over bf16 with stochastic rounding; wants [`BF16`] and [`RANDOM`] too.

@@ -4,7 +4,9 @@
 //! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it matters, so the
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{GRID, OPEN_STEP, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WIDE};
+use super::shared::{
+    GRID, OPEN_STEP, QUAD_F32, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL, WIDE,
+};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
@@ -237,6 +239,66 @@ kernel! {
 }
 
 kernel! {
+    /// What gradient, weights and their change hold in each chunk, after an update.
+    pub UpdateScan = [
+        STEP_STATE, GRID, QUAD_F32, WIDE, REDUCE, UPDATE_PARTIAL,
+        wgsl!("../../shaders/update_scan.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.chunk_count);
+    uniform UpdateScanParams {
+        /// Rows of the chunk table.
+        chunk_count: u32,
+    }
+    buffers {
+        /// (1) [`StepState`](crate::step::StepState)
+        Read state,
+        /// (chunk_count) [`Chunk`]
+        Read chunks,
+        /// (tensors) [`TensorState`](crate::step::TensorState)
+        Read tensors,
+        /// Flat f32 gradient in quads, still scaled and not clipped.
+        Read gradient,
+        /// Flat weights before the update.
+        Read old,
+        /// Flat weights after it.
+        Read weight,
+        /// (chunk_count) [`UpdatePartial`](crate::step::UpdatePartial), overwritten.
+        Write partials,
+    }
+}
+
+kernel! {
+    /// What the chunks of each tensor held together, into a ring.
+    pub TensorTelemetry = [
+        STEP_STATE, GRID, WIDE, REDUCE, UPDATE_PARTIAL,
+        wgsl!("../../shaders/tensor_telemetry.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.tensor_count);
+    uniform TensorTelemetryParams {
+        /// Tensors.
+        tensor_count: u32,
+        /// Steps between two records.
+        every: u32,
+        /// Records of each tensor in the ring.
+        capacity: u32,
+    }
+    buffers {
+        /// (1) [`StepInput`](crate::step::StepInput)
+        Read input,
+        /// (1) [`StepState`](crate::step::StepState)
+        Read state,
+        /// (tensor_count) [`Segment`](super::Segment): the chunks of each tensor.
+        Read segments,
+        /// [`UpdatePartial`](crate::step::UpdatePartial) of each chunk
+        Read partials,
+        /// (capacity, tensor_count) [`TensorRecord`](crate::step::TensorRecord), a row overwritten.
+        Write ring,
+    }
+}
+
+kernel! {
     /// y = factor * x, or y += factor * x.
     pub Accumulate = [GRID, wgsl!("../../shaders/accumulate.wgsl")];
     workgroup [64, 1, 1];
@@ -265,6 +327,8 @@ pub(super) const ALL: &[Declaration] = &[
     SeedGradient::DECLARATION,
     Commit::DECLARATION,
     Telemetry::DECLARATION,
+    UpdateScan::DECLARATION,
+    TensorTelemetry::DECLARATION,
     Accumulate::DECLARATION,
 ];
 

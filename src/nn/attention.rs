@@ -1,13 +1,18 @@
 //! Causal self-attention with one fused projection for queries, keys and values.
 
-use crate::graph::ops::AttentionLayout;
-use crate::graph::{Graph, Value};
-use crate::nn::{Init, Linear};
+use crate::graph::ops::{AttentionLayout, HeadNorm, QkNorm};
+use crate::graph::{Graph, Phase, Value};
+use crate::nn::{ClippedAttention, Init, Linear, QkClip};
 
 /// Multi-head or grouped-query causal self-attention.
 ///
 /// `qkv.weight` is ((heads + 2 * kv_heads) * head_dim, width): all query rows, then keys, then
 /// values; `projection.weight` is (width, heads * head_dim).
+///
+/// Three things bound the logits q·k / sqrt(head_dim), whose growth ends many runs: `qk_norm` bounds
+/// them by the weights of the norms, `soft_cap` by its cap, and `qk_clip` shrinks the projection
+/// after a step in which they exceeded its threshold. The softmax and its product with the values
+/// are f32 whatever the storage of activations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CausalSelfAttention {
     /// Columns of x and y.
@@ -20,8 +25,17 @@ pub struct CausalSelfAttention {
     pub bias: bool,
     /// Base of the rotary embedding of queries and keys; `None` for none.
     pub rotary_base: Option<f64>,
-    /// Soft cap of the logits: cap * tanh(logit / cap). `None` for none.
+    /// Norm of each head of queries and keys before the rotation, with weights `q_norm.weight` and
+    /// `k_norm.weight` (head_dim) that all heads share. `None` for none.
+    pub qk_norm: Option<QkNorm>,
+    /// Added to the mean square in `qk_norm`.
+    pub norm_eps: f32,
+    /// Soft cap of the logits: cap * tanh(logit / cap) (Gemma 2: 50). `None` for none.
     pub soft_cap: Option<f32>,
+    /// Clip of the projection by the largest logits. `None` for none.
+    pub qk_clip: Option<QkClip>,
+    /// Observes `max_logit` and `entropy` of every head while training; so does `qk_clip`.
+    pub watch: bool,
     /// How `qkv.weight` starts.
     pub init: Init,
     /// How `projection.weight` starts: it writes to the residual stream.
@@ -29,23 +43,65 @@ pub struct CausalSelfAttention {
 }
 
 impl CausalSelfAttention {
+    fn layout(&self) -> AttentionLayout {
+        let Self { heads, kv_heads, width, .. } = *self;
+        AttentionLayout { heads, kv_heads, head_dim: width / heads }
+    }
+
     /// x (batch, time, width) to y of the same shape.
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
-        let head_dim = self.width / self.heads;
+        let AttentionLayout { head_dim, .. } = self.layout();
         let columns = (self.heads + 2 * self.kv_heads) * head_dim;
         let fused = Linear::new(self.width, columns).bias(self.bias).init(self.init);
         let projection = Linear::new(self.heads * head_dim, self.width)
             .bias(self.bias)
             .init(self.projection_init);
-        let layout = AttentionLayout { heads: self.heads, kv_heads: self.kv_heads, head_dim };
         graph.scope(name, |graph| {
             let mut qkv = fused.forward(graph, "qkv", x);
+            if let Some(kind) = self.qk_norm {
+                let weights = ["q_norm", "k_norm"].map(|name| {
+                    graph.scope(name, |graph| graph.parameter("weight", [head_dim], Init::ONE))
+                });
+                let norm = HeadNorm { layout: self.layout(), kind, eps: self.norm_eps };
+                qkv = graph.head_norm(qkv, weights, norm);
+            }
             if let Some(base) = self.rotary_base {
                 qkv = graph.rotary(qkv, self.heads + self.kv_heads, head_dim, base);
             }
-            let mixed = graph.attention(qkv, layout, self.soft_cap);
+            let mixed = self.attend(graph, qkv);
+            if let Some(clipped) = self.clipped(graph, &graph.scope_name()) {
+                graph.after_update(clipped);
+            }
             projection.forward(graph, "projection", mixed)
+        })
+    }
+
+    fn attend(&self, graph: &mut Graph, qkv: Value) -> Value {
+        let watched = self.watch || self.qk_clip.is_some();
+        if !watched || graph.phase == Phase::Evaluate {
+            return graph.attention(qkv, self.layout(), self.soft_cap);
+        }
+        let (mixed, logits) = graph.watched_attention(qkv, self.layout(), self.soft_cap);
+        graph.observe("max_logit", logits.max_logit);
+        graph.observe("entropy", logits.entropy);
+        mixed
+    }
+
+    /// What [`qk_clip`](Self::qk_clip) does after each step to the layer that was made in `graph`
+    /// with the dotted name `path`; `None` where there is no clip or no such layer.
+    pub fn clipped(&self, graph: &Graph, path: &str) -> Option<ClippedAttention> {
+        let parameter = |name: &str| {
+            let name = format!("{path}.qkv.{name}");
+            graph.parameters().iter().position(|spec| spec.name == name)
+        };
+        let observed = format!("{path}.max_logit");
+        let observation = graph.observations().iter().find(|(name, _)| *name == observed);
+        Some(ClippedAttention {
+            clip: self.qk_clip?,
+            layout: self.layout(),
+            max_logit: observation?.1,
+            parameters: [parameter("weight"), parameter("bias")].into_iter().flatten().collect(),
         })
     }
 }

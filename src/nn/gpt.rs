@@ -2,11 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::graph::ops::CrossEntropy;
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Phase, Value};
 use crate::kernels::Activation;
 use crate::nn::{
-    Block, CausalSelfAttention, Dropout, Embedding, FeedForward, Init, LayerNorm, Linear, Mlp,
-    Norm, Residual, RmsNorm, SwiGlu,
+    Block, CausalSelfAttention, ClippedAttention, Dropout, Embedding, FeedForward, Init, LayerNorm,
+    Linear, Mlp, Norm, QkClip, QkNorm, Residual, RmsNorm, SwiGlu,
 };
 use crate::train::{Model, ModelOutput};
 
@@ -48,8 +48,17 @@ pub struct GptConfig {
     pub tied_head: bool,
     /// Probability of dropout on the embedding and on every residual branch.
     pub dropout: f32,
-    /// Soft cap of attention logits.
+    /// Soft cap of attention logits (Gemma 2: 50).
     pub soft_cap: Option<f32>,
+    /// Soft cap of the logits that the model predicts (Gemma 2: 30), also when it generates.
+    pub logit_soft_cap: Option<f32>,
+    /// Norm of each head of queries and keys, with `norm_eps`.
+    pub qk_norm: Option<QkNorm>,
+    /// Clip of the projections of queries and keys by their largest logits.
+    pub qk_clip: Option<QkClip>,
+    /// Observes logits while training: `blocks.N.attention.max_logit` and `.entropy` of every head,
+    /// `max_logit` of the predictions, and `z_loss`, the part of the loss that is not cross-entropy.
+    pub watch_logits: bool,
     /// Added to the variance in norms.
     pub norm_eps: f32,
     /// Label smoothing and z-loss.
@@ -80,6 +89,10 @@ impl GptConfig {
             tied_head: true,
             dropout: 0.0,
             soft_cap: None,
+            logit_soft_cap: None,
+            qk_norm: None,
+            qk_clip: None,
+            watch_logits: false,
             norm_eps: 1e-5,
             loss: CrossEntropy::default(),
         }
@@ -142,6 +155,14 @@ impl GptConfig {
         if self.swiglu && !self.hidden.is_multiple_of(4) {
             return fail("hidden", self.hidden, "a multiple of 4 with SwiGLU");
         }
+        if self.qk_norm.is_some() && self.qk_clip.is_some() {
+            return Err(Error::Setting {
+                setting: "qk_clip",
+                value: "Some".into(),
+                range: "None with qk_norm, which takes away what the clip changes",
+            });
+        }
+        self.qk_clip.map_or(Ok(()), |clip| clip.validate())?;
         self.validate_reals()
     }
 }
@@ -153,7 +174,7 @@ impl GptConfig {
             Positions::Learned => 1.0,
             Positions::Rotary(base) => base,
         };
-        let soft_cap = self.soft_cap.unwrap_or(1.0);
+        let [soft_cap, logit_cap] = [self.soft_cap, self.logit_soft_cap].map(|c| c.unwrap_or(1.0));
         let CrossEntropy { label_smoothing, z_loss } = self.loss;
         let share = |x: f32| (0.0..1.0).contains(&x);
         for (setting, value, fits, range) in [
@@ -170,6 +191,12 @@ impl GptConfig {
                 "soft_cap",
                 soft_cap.to_string(),
                 positive(soft_cap.into()),
+                "finite and above 0, or None",
+            ),
+            (
+                "logit_soft_cap",
+                logit_cap.to_string(),
+                positive(logit_cap.into()),
                 "finite and above 0, or None",
             ),
             ("rotary base", rotary_base.to_string(), positive(rotary_base), "finite and above 0"),
@@ -225,7 +252,11 @@ impl Gpt {
                 Positions::Learned => None,
                 Positions::Rotary(base) => Some(base),
             },
+            qk_norm: config.qk_norm,
+            norm_eps: config.norm_eps,
             soft_cap: config.soft_cap,
+            qk_clip: config.qk_clip,
+            watch: config.watch_logits,
             init,
             projection_init,
         };
@@ -262,19 +293,32 @@ impl Gpt {
             residual = block.forward(graph, &format!("blocks.{layer}"), residual);
         }
         let x = residual.norm(graph, &self.norm(), "norm");
-        if config.tied_head {
+        let logits = if config.tied_head {
             let table = embedding.table(graph, "token_embedding");
             graph.linear(x, table, None, Activation::None)
         } else {
             let head = Linear::new(config.width, config.vocabulary).bias(false).init(Init::GPT2);
             head.forward(graph, "head", x)
+        };
+        match config.logit_soft_cap {
+            Some(cap) => graph.soft_cap(logits, cap),
+            None => logits,
         }
+    }
+
+    /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
+    pub fn clipped(&self, graph: &Graph) -> Vec<ClippedAttention> {
+        let attention = self.block().attention;
+        let layer = |layer| attention.clipped(graph, &format!("blocks.{layer}.attention"));
+        (0..self.config.layers).filter_map(layer).collect()
     }
 }
 
 /// A [`Gpt`] trained to predict the next token.
 ///
-/// Inputs are `tokens` and `targets`, both (batch, time); targets of
+/// The loss is the mean over the targets of cross-entropy (with label smoothing where it is set),
+/// plus the z-loss where that is set: z mean(lse²), observed apart with
+/// [`watch_logits`](GptConfig::watch_logits). Inputs are `tokens` and `targets`, both (batch, time); targets of
 /// [`IGNORE`](crate::train::IGNORE) do not count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LanguageModel {
@@ -292,7 +336,14 @@ impl Model for LanguageModel {
         let tokens = graph.tokens("tokens", [self.batch, self.time], vocabulary);
         let targets = graph.tokens("targets", [self.batch, self.time], vocabulary);
         let prediction = self.gpt.logits(graph, tokens);
-        let loss = graph.cross_entropy(prediction, targets, self.gpt.config.loss);
+        let config = &self.gpt.config;
+        if !config.watch_logits || graph.phase == Phase::Evaluate {
+            let loss = graph.cross_entropy(prediction, targets, config.loss);
+            return ModelOutput { loss, prediction };
+        }
+        let (loss, logits) = graph.watched_cross_entropy(prediction, targets, config.loss);
+        graph.observe("max_logit", logits.max_logit);
+        graph.observe("z_loss", logits.z_loss);
         ModelOutput { loss, prediction }
     }
 }

@@ -15,6 +15,7 @@ mod gpt;
 pub mod init;
 mod linear;
 mod norm;
+mod qk_clip;
 
 pub use attention::CausalSelfAttention;
 pub use batch_norm::BatchNorm;
@@ -26,3 +27,6 @@ pub use gpt::{Gpt, GptConfig, LanguageModel, Positions};
 pub use init::Init;
 pub use linear::Linear;
 pub use norm::{LayerNorm, Norm, RmsNorm};
+pub use qk_clip::{ClippedAttention, QkClip};
+
+pub use crate::graph::ops::QkNorm;

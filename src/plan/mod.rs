@@ -322,7 +322,8 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
 /// The lifetime of every value that needs a slot, sorted by where it begins.
 ///
 /// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
-/// padding share no slot: theirs is zero from the start, and stays it.
+/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values,
+/// which outlive a microbatch.
 fn lifetimes(
     graph: &Graph,
     request: &PlanRequest<'_>,
@@ -349,7 +350,7 @@ fn lifetimes(
             }
             let bytes = shape.bytes();
             let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
-            let life = if padded {
+            let life = if padded || is_observed(graph, value) {
                 Lifetime { bytes, first: 0, last: usize::MAX }
             } else {
                 let last = last.get(&value).copied().unwrap_or(first);
@@ -408,6 +409,9 @@ fn record(
             let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
             let mut outputs: Vec<_> =
                 (0..node.shapes.len()).map(|o| values[&node.output(o)].clone()).collect();
+            for (o, output) in outputs.iter_mut().enumerate() {
+                output.accumulate = !first_microbatch && is_observed(graph, node.output(o));
+            }
             for sink in sinks.iter().filter(|sink| sink.in_place) {
                 outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
             }
@@ -429,6 +433,10 @@ fn record(
         }
     }
     ranges
+}
+
+fn is_observed(graph: &Graph, value: Value) -> bool {
+    graph.observations().iter().any(|&(_, observed)| observed == value)
 }
 
 fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {

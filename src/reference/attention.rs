@@ -22,6 +22,8 @@ pub struct Attention {
 
 /// One query against the positions it sees.
 struct Row {
+    /// Before the soft cap.
+    raw: Vec<f64>,
     scores: Vec<f64>,
     slopes: Vec<f64>,
     log_sum_exp: f64,
@@ -83,7 +85,7 @@ impl Attention {
         let slopes = raw.iter().map(|&s| self.capped_derivative(s)).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        Row { scores, slopes, log_sum_exp: top + total.ln() }
+        Row { raw, scores, slopes, log_sum_exp: top + total.ln() }
     }
 
     /// Batch, head and position of every query.
@@ -115,6 +117,19 @@ pub fn attention(qkv: &[f64], size: &Attention) -> (Vec<f64>, Vec<f64>) {
         log_sum_exp.push(row.log_sum_exp);
     }
     (output, log_sum_exp)
+}
+
+/// The largest scaled score before the soft cap and the entropy of the softmax, in turn, of each
+/// row: (batch, heads, time, 2).
+pub fn row_logits(qkv: &[f64], size: &Attention) -> Vec<f64> {
+    let rows = size.queries().flat_map(|(b, h, t)| {
+        let row = size.row(qkv, b, h, t);
+        let largest = row.raw.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let surprise = row.scores.iter().map(|score| row.log_sum_exp - score);
+        let entropy = row.probabilities().zip(surprise).map(|(p, surprise)| p * surprise).sum();
+        [largest, entropy]
+    });
+    rows.collect()
 }
 
 /// Sum over each head of `output_gradient * output`: (batch, heads, time).

@@ -7,11 +7,13 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod logits;
 pub mod loss;
 pub mod matmul;
 pub mod norm;
 pub mod normalization;
 pub mod optimizer;
+pub mod probe;
 pub mod random;
 pub mod reduce;
 pub mod softmax;

@@ -235,6 +235,64 @@ pub fn telemetry(input: &StepInput, state: &StepState, loss_bits: u32) -> Teleme
     }
 }
 
+/// What a tensor held in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct UpdateRange {
+    /// Largest finite |g|, loss scale included, and the sum of the squares of the finite g.
+    pub gradient: (f64, f64),
+    /// The same of the weights after the update.
+    pub weight: (f64, f64),
+    /// The same of their changes.
+    pub update: (f64, f64),
+    /// Gradients that are NaN or Inf.
+    pub nonfinite_count: u32,
+    /// Gradients that are zero.
+    pub zero_count: u32,
+    /// Weights that stood still although their gradient is not zero.
+    pub frozen_count: u32,
+    /// Gradients that a clip by value cut.
+    pub cut_count: u32,
+}
+
+/// Ranges and counts of a part; `scale` is the factor on gradients before the clip by value.
+pub fn update_scan(
+    gradient: &[f64],
+    old: &[f64],
+    weight: &[f64],
+    scale: f64,
+    clip_value: f64,
+) -> UpdateRange {
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        let join = |(largest, sum): (f64, f64), x: f64| (x.abs().max(largest), sum + x * x);
+        values.filter(|x| x.is_finite()).fold((0.0, 0.0), join)
+    };
+    let count =
+        |test: &dyn Fn(usize) -> bool| (0..weight.len()).filter(|&i| test(i)).count() as u32;
+    UpdateRange {
+        gradient: range(&mut gradient.iter().copied()),
+        weight: range(&mut weight.iter().copied()),
+        update: range(&mut weight.iter().zip(old).map(|(new, old)| new - old)),
+        nonfinite_count: count(&|i| !gradient[i].is_finite()),
+        zero_count: count(&|i| gradient[i] == 0.0),
+        frozen_count: count(&|i| gradient[i] != 0.0 && weight[i] == old[i]),
+        cut_count: count(&|i| (gradient[i] * scale).abs() > clip_value),
+    }
+}
+
+/// What parts held together.
+pub fn tensor_telemetry(parts: &[UpdateRange]) -> UpdateRange {
+    let join = |a: (f64, f64), b: (f64, f64)| (a.0.max(b.0), a.1 + b.1);
+    parts.iter().fold(UpdateRange::default(), |a, b| UpdateRange {
+        gradient: join(a.gradient, b.gradient),
+        weight: join(a.weight, b.weight),
+        update: join(a.update, b.update),
+        nonfinite_count: a.nonfinite_count + b.nonfinite_count,
+        zero_count: a.zero_count + b.zero_count,
+        frozen_count: a.frozen_count + b.frozen_count,
+        cut_count: a.cut_count + b.cut_count,
+    })
+}
+
 /// y = factor * x, plus what was in y if given.
 pub fn accumulate(factor: f64, x: &[f64], y: Option<&[f64]>) -> Vec<f64> {
     let before = |i| y.map_or(0.0, |y| y[i]);

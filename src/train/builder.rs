@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_telemetry::TensorWatch;
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ pub struct TrainerBuilder<M: Model> {
     microbatches: usize,
     seed: u32,
     ring: u32,
+    watch_every: u32,
     settings: fn(&ParameterSpec) -> TensorSettings,
     error_if_nonfinite: bool,
     parameters: Option<Parameters>,
@@ -59,6 +61,7 @@ impl<M: Model> TrainerBuilder<M> {
             microbatches: 1,
             seed: 0,
             ring: 1024,
+            watch_every: 0,
             settings: decay_matrices,
             error_if_nonfinite: false,
             parameters: None,
@@ -156,6 +159,15 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
+    /// Measures every tensor in each `every`-th step, from step 0 on: norm of the gradient, size of
+    /// weights and update, shares that were clipped or stood still. Read by
+    /// [`Trainer::tensor_telemetry`]. 0, the default, never does; it takes a copy of the weights.
+    #[must_use]
+    pub fn watch_tensors(mut self, every: u32) -> Self {
+        self.watch_every = every;
+        self
+    }
+
     /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
     /// two or more dimensions.
     #[must_use]
@@ -200,11 +212,14 @@ impl<M: Model> TrainerBuilder<M> {
         let loss_scale = self.chosen_loss_scale();
         let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
         let step = StepBuffers::from_state(gpu, state);
+        let observed = graph.observations().iter().map(|&(_, value)| value);
+        let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
+        let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
         let mut plan = Plan::new(
             gpu,
             &PlanRequest {
                 graph: &graph,
-                outputs: &[output.loss],
+                outputs: &outputs,
                 parameters: &parameters,
                 sinks: Some(&sinks),
                 step: &step,
@@ -237,9 +252,13 @@ impl<M: Model> TrainerBuilder<M> {
             schedule: &self.schedule,
             loss: &loss,
             ring: &ring,
+            graph: &graph,
+            values: &plan.values,
         };
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
+        let watch = (self.watch_every > 0)
+            .then(|| TensorWatch::new(gpu, &step, &parameters, &sinks, &tensors, self.watch_every));
         Ok(Trainer {
             gpu: gpu.clone(),
             model: self.model,
@@ -252,8 +271,10 @@ impl<M: Model> TrainerBuilder<M> {
             step,
             tensors,
             policies,
+            observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
             update,
             ring,
+            watch,
             microbatches: self.microbatches,
             staging,
             seed: self.seed,

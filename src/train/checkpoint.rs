@@ -236,6 +236,9 @@ impl<M: Model> Trainer<M> {
         self.seed = number("seed").parse().unwrap_or(self.seed);
         self.learning_rate_factor = number("learning rate factor").parse().unwrap_or(1.0);
         self.ring.start_at(self.attempted);
+        if let Some(watch) = &mut self.watch {
+            watch.start_at(self.attempted);
+        }
         self.gave_up = None;
         Ok(())
     }

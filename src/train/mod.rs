@@ -18,6 +18,7 @@ mod predictor;
 mod schedule;
 pub mod stability;
 mod telemetry;
+mod tensor_telemetry;
 mod update;
 
 use std::collections::VecDeque;
@@ -36,6 +37,8 @@ pub use schedule::Schedule;
 use stability::ActivePolicy;
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
+pub use tensor_telemetry::TensorTelemetry;
+use tensor_telemetry::TensorWatch;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Submission};
@@ -88,6 +91,8 @@ pub struct TrainerReport {
     pub activation_bytes: u64,
     /// Copies of the weights in another precision than that of their storage.
     pub copy_bytes: u64,
+    /// The copy of the weights that watched steps keep.
+    pub watch_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
@@ -101,6 +106,7 @@ impl TrainerReport {
     pub fn total_bytes(&self) -> u64 {
         self.parameter_bytes
             + self.copy_bytes
+            + self.watch_bytes
             + self.gradient_bytes
             + self.moment_bytes
             + self.activation_bytes
@@ -123,9 +129,12 @@ pub struct Trainer<M: Model> {
     /// (tensors) [`TensorState`]
     tensors: wgpu::Buffer,
     policies: Vec<ActivePolicy>,
+    /// Names of what the model observes; the plan's outputs behind the loss.
+    observations: Vec<String>,
     /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
     update: Vec<Dispatch>,
     ring: TelemetryRing,
+    watch: Option<TensorWatch>,
     microbatches: usize,
     /// Where the inputs of several microbatches wait, one buffer per input, then the step inputs.
     staging: Vec<wgpu::Buffer>,
@@ -168,7 +177,7 @@ impl<M: Model> Trainer<M> {
                 self.gpu.write(&input.buffer, 0, bytes);
             }
             self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&self.step_input(0)));
-            self.gpu.encode(&mut encoder, self.plan.first.iter().chain(&self.update));
+            self.encode_last(&mut encoder, &self.plan.first);
         } else {
             self.encode_microbatches(&mut encoder, &inputs);
         }
@@ -199,7 +208,19 @@ impl<M: Model> Trainer<M> {
             match microbatch {
                 0 => self.gpu.encode(encoder, &self.plan.first),
                 m if m + 1 < count => self.gpu.encode(encoder, &self.plan.next),
-                _ => self.gpu.encode(encoder, self.plan.next.iter().chain(&self.update)),
+                _ => self.encode_last(encoder, &self.plan.next),
+            }
+        }
+    }
+
+    /// Encodes the last microbatch and the update; in a watched step also what measures it.
+    fn encode_last(&self, encoder: &mut wgpu::CommandEncoder, list: &[Dispatch]) {
+        match self.watch.as_ref().filter(|watch| watch.is_watched(self.attempted)) {
+            None => self.gpu.encode(encoder, list.iter().chain(&self.update)),
+            Some(watch) => {
+                watch.keep(encoder, self.parameters.weights());
+                let update = self.update.iter().chain(&watch.dispatches);
+                self.gpu.encode(encoder, list.iter().chain(update));
             }
         }
     }
@@ -230,6 +251,19 @@ impl<M: Model> Trainer<M> {
             records.iter().try_for_each(Telemetry::error_if_nonfinite)?;
         }
         Ok(records)
+    }
+
+    /// What each tensor held in the watched steps since the last call, as far as the ring still
+    /// holds them (64 steps); see [`TrainerBuilder::watch_tensors`]. Steps in order, in each the
+    /// tensors in the order of [`Parameters::specs`]. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn tensor_telemetry(&mut self) -> Result<Vec<TensorTelemetry>> {
+        match &mut self.watch {
+            Some(watch) => watch.read(&self.gpu, self.attempted).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The loss on a batch of one microbatch, in evaluation mode: no dropout, running statistics.
@@ -315,6 +349,19 @@ impl<M: Model> Trainer<M> {
         parameters::read_slot(&self.gpu, &slot).await
     }
 
+    /// What the model observed in the last step, over its microbatches: (name, elements), as by
+    /// [`Graph::observe`]: largest attention logits and entropies, say. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub async fn observations(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        let mut observed = Vec::with_capacity(self.observations.len());
+        for (name, slot) in self.observations.iter().zip(&self.plan.outputs[1..]) {
+            observed.push((name.clone(), parameters::read_slot(&self.gpu, slot).await?));
+        }
+        Ok(observed)
+    }
+
     /// The device's own account of the run. Waits for the device.
     ///
     /// # Errors
@@ -364,6 +411,7 @@ impl<M: Model> Trainer<M> {
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
             activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
             copy_bytes: self.plan.report.copy_bytes,
+            watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
             model_dispatches: self.plan.first.len(),
             update_dispatches: self.update.len(),
             plan: self.plan.report.clone(),

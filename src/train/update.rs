@@ -1,16 +1,19 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
+use std::collections::HashMap;
+
 use super::optimizers::Segment;
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::graph::{Graph, Value};
 use crate::kernels::{
     Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
     Telemetry, TelemetryParams, Verdict, VerdictParams, chunks,
 };
-use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, to_u32};
+use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, to_u32};
 use crate::precision::WeightStorage;
 use crate::step::{Chunk, ScanPartial};
 
@@ -34,6 +37,10 @@ pub(super) struct Update<'a> {
     pub schedule: &'a Schedule,
     pub loss: &'a wgpu::Buffer,
     pub ring: &'a TelemetryRing,
+    /// Whose layers act after the update.
+    pub graph: &'a Graph,
+    /// Where the plan put its values.
+    pub values: &'a HashMap<Value, Slot>,
 }
 
 impl Update<'_> {
@@ -83,6 +90,7 @@ impl Update<'_> {
         for segment in &segments {
             self.optimizer.record(&mut recorder, segment);
         }
+        self.record_layers(&mut recorder)?;
         recorder.set_variant(WeightStorage::F32);
         if !parameters.states().is_empty() {
             let staged = &self.sinks.staged;
@@ -139,6 +147,17 @@ impl Update<'_> {
             encoder.clear_buffer(gradient, 0, None);
         }
         self.gpu.submit(encoder);
+    }
+
+    /// What layers do to their parameters.
+    fn record_layers(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (index_of, _) = self.parameters.index_of(self.graph)?;
+        for layer in self.graph.after_updates() {
+            let value = |value: Value| self.values[&value].clone();
+            let parameter = |index: usize| self.parameters.slot(index_of[index]);
+            layer.record(recorder, &value, &parameter);
+        }
+        Ok(())
     }
 
     fn segment<'s>(&'s self, scan: &'s Scan, index: usize) -> Segment<'s> {
@@ -275,7 +294,7 @@ impl Scan {
 
 /// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
 /// weights, gradients and moments alike.
-fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
+pub(super) fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
     let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
     let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
     let mut table = Vec::new();

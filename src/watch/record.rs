@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::step::Reason;
-use crate::train::Telemetry;
+use crate::train::{Telemetry, TensorTelemetry};
 
 /// Names of the scalars that [`Record::from`] a [`Telemetry`] gives, and of those that the parts
 /// of this module know if the program adds them.
@@ -92,6 +92,23 @@ impl Record {
         match self.scalars.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
             None => self.scalars.push((name, value)),
+        }
+    }
+
+    /// Sets what is known of one tensor: `gradient_norm/name`, `largest_gradient/name`,
+    /// `weight_rms/name`, `largest_weight/name`, `update_to_weight/name`, `frozen_share/name` and
+    /// `clipped_share/name`.
+    pub fn add_tensor_telemetry(&mut self, tensor: &TensorTelemetry) {
+        for (statistic, value) in [
+            ("gradient_norm", tensor.gradient_norm),
+            ("largest_gradient", tensor.largest_gradient),
+            ("weight_rms", tensor.weight_rms),
+            ("largest_weight", tensor.largest_weight),
+            ("update_to_weight", tensor.update_to_weight),
+            ("frozen_share", tensor.frozen_share),
+            ("clipped_share", tensor.clipped_share),
+        ] {
+            self.add_tensor(statistic, &tensor.name, value);
         }
     }
 

@@ -37,6 +37,7 @@ struct Buffers {
     qkv: wgpu::Buffer,
     output: wgpu::Buffer,
     log_sum_exp: wgpu::Buffer,
+    row_logits: wgpu::Buffer,
     output_gradient: wgpu::Buffer,
     delta: wgpu::Buffer,
     qkv_gradient: wgpu::Buffer,
@@ -68,17 +69,12 @@ fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buff
         qkv: gpu.upload("qkv", qkv),
         output: gpu.buffer("output", (size.output_len() * 4) as u64),
         log_sum_exp: gpu.buffer("log_sum_exp", statistics),
+        row_logits: gpu.buffer("row_logits", 2 * statistics),
         output_gradient: gpu.upload("output_gradient", output_gradient),
         delta: gpu.buffer("delta", statistics),
         qkv_gradient: gpu.upload("qkv_gradient", &vec![7.0f32; size.qkv_len()]),
     };
-    gpu.run(&Attention {
-        params: params!(AttentionParams, size),
-        unroll_quads: unrolled(size),
-        qkv: buffers.qkv.as_entire_buffer_binding(),
-        output: buffers.output.as_entire_buffer_binding(),
-        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
-    });
+    run_forward(gpu, size, &buffers, 1);
     gpu.run(&AttentionDelta {
         params: params!(AttentionDeltaParams, size),
         unroll_quads: unrolled(size),
@@ -87,6 +83,18 @@ fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buff
         delta: buffers.delta.as_entire_buffer_binding(),
     });
     buffers
+}
+
+fn run_forward(gpu: &Gpu, size: &Size, buffers: &Buffers, watch: u32) {
+    gpu.run(&Attention {
+        params: params!(AttentionParams, size),
+        unroll_quads: unrolled(size),
+        watch,
+        qkv: buffers.qkv.as_entire_buffer_binding(),
+        output: buffers.output.as_entire_buffer_binding(),
+        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        row_logits: buffers.row_logits.as_entire_buffer_binding(),
+    });
 }
 
 fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
@@ -140,7 +148,12 @@ fn attention(gpu: &Gpu) {
         assert_close(&format!("{size:?}"), &read(gpu, &buffers.output), &output, ROUNDING);
         let actual = statistics(gpu, size, &buffers.log_sum_exp);
         assert_close(&format!("lse of {size:?}"), &actual, &log_sum_exp, ROUNDING);
+        let row_logits = attention::row_logits(&wide(&qkv), size);
+        let actual = &read(gpu, &buffers.row_logits)[..row_logits.len()];
+        assert_close(&format!("row logits of {size:?}"), actual, &row_logits, ROUNDING);
     }
+    unwatched(gpu);
+    ties_at_the_top(gpu);
     huge_logits(gpu);
     nan_stays_visible(gpu);
     plain_form_agrees(gpu);
@@ -161,6 +174,9 @@ fn huge_logits(gpu: &Gpu) {
     assert_close("output", &read(gpu, &buffers.output), &output, tolerance);
     let actual = statistics(gpu, &size, &buffers.log_sum_exp);
     assert_close("log_sum_exp", &actual, &log_sum_exp, tolerance);
+    let row_logits = attention::row_logits(&wide(&qkv), &size);
+    let actual = &read(gpu, &buffers.row_logits)[..row_logits.len()];
+    assert_close("row logits", actual, &row_logits, tolerance);
     let gradient = read(gpu, &buffers.qkv_gradient);
     assert!(gradient.iter().all(|x| x.is_finite()), "gradients are finite");
 }
@@ -174,6 +190,55 @@ fn nan_stays_visible(gpu: &Gpu) {
     for (i, x) in read(gpu, &buffers.output).iter().enumerate() {
         assert_eq!(x.is_finite(), i / 4 < 20, "position {}: {x}", i / 4);
     }
+    for (i, x) in read(gpu, &buffers.row_logits)[..80].iter().enumerate() {
+        assert_eq!(x.is_finite(), i / 2 < 20, "logits of position {}: {x}", i / 2);
+    }
+}
+
+/// Without `watch` nothing is written of the rows, and the output has the same bits.
+fn unwatched(gpu: &Gpu) {
+    for size in [size(2, 65, 3, 3, 12), Size { soft_cap: 0.8, ..size(1, 33, 4, 2, 4) }] {
+        let (qkv, output_gradient) = data(&size);
+        let buffers = forward(gpu, &size, &qkv, &output_gradient);
+        let all = || [&buffers.output, &buffers.log_sum_exp].map(|buffer| bits(&read(gpu, buffer)));
+        let watched = all();
+        let untouched = vec![7.0f32; read(gpu, &buffers.row_logits).len()];
+        for buffer in [&buffers.output, &buffers.row_logits] {
+            let sevens = vec![7.0f32; read(gpu, buffer).len()];
+            gpu.write(buffer, 0, bytemuck::cast_slice(&sevens));
+        }
+        run_forward(gpu, &size, &buffers, 0);
+        assert!(watched == all(), "{size:?}: the output differs");
+        assert_eq!(read(gpu, &buffers.row_logits), untouched, "{size:?}");
+    }
+}
+
+/// Scores that tie at the top of a row all have weight 1 before the division. Were their sum with
+/// values of one sign rounded to 16 bits on the way, the error would be biased (arXiv 2510.04212),
+/// and a single such rounding, of 2^-9 or 2^-12, is over a hundred times what is allowed here.
+fn ties_at_the_top(gpu: &Gpu) {
+    let size = size(1, 257, 1, 1, 4);
+    // Half of the keys tie with the largest score, the others lie 12 below it.
+    let mut qkv = Vec::new();
+    for (t, x) in values(5, size.time).into_iter().enumerate() {
+        let key = if t % 2 == 0 { 0.0 } else { -6.0 };
+        qkv.extend([1.0, 1.0, 1.0, 1.0, key, key, key, key]);
+        // Values between -1.5 and -1 use all 24 bits.
+        qkv.extend([0.0, 0.1, 0.2, 0.3].map(|shift| -1.25 + 0.25 * x * (1.0 - shift)));
+    }
+    let buffers = forward(gpu, &size, &qkv, &vec![1.0; size.output_len()]);
+    let (expected, _) = attention::attention(&wide(&qkv), &size);
+    let actual = read(gpu, &buffers.output);
+    // 33 tiles, each added with an error of at most 2^-24 of the sum so far, half the sum on average.
+    let because = "sums of 129 terms of one sign in f32, tile by tile, and a quotient";
+    let tolerance = Tolerance { absolute: 0.0, relative: 1e-6, because };
+    assert_close("ties", &actual, &expected, tolerance);
+    let logits = &read(gpu, &buffers.row_logits)[..2 * size.time];
+    let expected = attention::row_logits(&wide(&qkv), &size);
+    assert_close("row logits of ties", logits, &expected, ROUNDING);
+    // Even the last row, of 129 tied keys: the entropy is that of a uniform distribution over them.
+    let last = f64::from(logits[2 * size.time - 1]);
+    assert!((last - 129f64.ln()).abs() < 1e-3, "entropy {last}");
 }
 
 fn attention_delta(gpu: &Gpu) {

@@ -22,11 +22,13 @@ macro_rules! rows {
 mod attention;
 mod elementwise;
 mod embedding;
+mod logits;
 mod loss;
 mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
+mod probe;
 mod random;
 mod reduce;
 mod softmax;
@@ -37,11 +39,13 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("attention", attention::ROWS),
     ("elementwise", elementwise::ROWS),
     ("embedding", embedding::ROWS),
+    ("logits", logits::ROWS),
     ("loss", loss::ROWS),
     ("matmul", matmul::ROWS),
     ("norm", norm::ROWS),
     ("normalization", normalization::ROWS),
     ("optimizer", optimizer::ROWS),
+    ("probe", probe::ROWS),
     ("random", random::ROWS),
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),

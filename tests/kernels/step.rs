@@ -2,11 +2,14 @@
 //! non-finite gradient leaves behind is compared bit by bit.
 
 use evenkeel::kernels::*;
-use evenkeel::reference::step::{self as reference, Norm, Scaling, Scan, State, VerdictSettings};
-use evenkeel::step::{
-    APPLY, Chunk, Event, Reason, SKIP, ScanPartial, StepInput, StepState, TensorState,
+use evenkeel::reference::step::{
+    self as reference, Norm, Scaling, Scan, State, UpdateRange, VerdictSettings,
 };
-use evenkeel::{Gpu, step::TelemetryRecord};
+use evenkeel::step::{
+    APPLY, Chunk, Event, Reason, SKIP, ScanPartial, StepInput, StepState, TensorRecord,
+    TensorState, UpdatePartial,
+};
+use evenkeel::{Gpu, Precision, step::TelemetryRecord};
 
 use crate::support::{Tolerance, assert_close, read, values, wide};
 
@@ -39,7 +42,10 @@ pub const NONFINITE: [u32; 9] = [
 const FINITE: [u32; 7] =
     [0x7f7f_ffff, 0xff7f_ffff, 0x7f7f_fffe, 0x0080_0000, 0x007f_ffff, 0x0000_0001, 0x8000_0001];
 
-rows! { gradient_scan, gradient_norm, verdict, seed_gradient, commit, telemetry, accumulate }
+rows! {
+    gradient_scan, gradient_norm, verdict, seed_gradient, commit, telemetry, update_scan,
+    tensor_telemetry, accumulate,
+}
 
 /// Tensors laid out one behind the other, each padded to whole quads.
 pub struct Flat {
@@ -863,6 +869,169 @@ fn accumulate(gpu: &Gpu) {
             let before = (accumulate == 1).then(|| wide(&before));
             let expected = reference::accumulate(factor.into(), &wide(&x), before.as_deref());
             assert_close("accumulate", &read(gpu, &y)[..size], &expected, tolerance);
+        }
+    }
+}
+
+/// A step over tensors of several chunks: chunk partials and the telemetry of each tensor.
+struct Watched {
+    partials: Vec<UpdatePartial>,
+    ring: Vec<TensorRecord>,
+}
+
+const WATCHED: [usize; 5] = [5, 2049, 0, 3000, 1];
+
+fn watch(gpu: &Gpu, precision: Precision, gradient: &Flat, old: &[f32], weight: &[f32]) -> Watched {
+    let state = StepState {
+        gradient_scale: 0.5,
+        clip_value: 0.25,
+        step_loss_scale: 2.0,
+        ..StepState::new(4.0, 1)
+    };
+    let tensor = TensorState { clip_coefficient: 0.75, ..Default::default() };
+    let (count, chunk_count) = (gradient.table.len(), gradient.chunks.len());
+    let segments = tensor_segments(&gradient.chunks, count as u32);
+    let partials = gpu.buffer("partials", (chunk_count * size_of::<UpdatePartial>()) as u64);
+    let ring = gpu.buffer("ring", (3 * count * size_of::<TensorRecord>()) as u64);
+    let state = gpu.upload("state", &[state]);
+    gpu.run_as(
+        &UpdateScan {
+            params: UpdateScanParams { chunk_count: chunk_count as u32 },
+            state: state.as_entire_buffer_binding(),
+            chunks: gpu.upload("chunks", &gradient.chunks).as_entire_buffer_binding(),
+            tensors: gpu.upload("tensors", &vec![tensor; count]).as_entire_buffer_binding(),
+            gradient: gpu.upload("gradient", &gradient.elements).as_entire_buffer_binding(),
+            old: gpu.upload("old", &precision.encode(old)).as_entire_buffer_binding(),
+            weight: gpu.upload("weight", &precision.encode(weight)).as_entire_buffer_binding(),
+            partials: partials.as_entire_buffer_binding(),
+        },
+        precision,
+    );
+    // Step 14, every second one: record 7, in a ring of three.
+    let input = StepInput { step: 14, ..Default::default() };
+    gpu.run(&TensorTelemetry {
+        params: TensorTelemetryParams { tensor_count: count as u32, every: 2, capacity: 3 },
+        input: gpu.upload("input", &[input]).as_entire_buffer_binding(),
+        state: state.as_entire_buffer_binding(),
+        segments: gpu.upload("segments", &segments).as_entire_buffer_binding(),
+        partials: partials.as_entire_buffer_binding(),
+        ring: ring.as_entire_buffer_binding(),
+    });
+    let ring: Vec<TensorRecord> =
+        pollster::block_on(gpu.read(&ring, 0, 3 * count)).expect("readable");
+    let (mine, others): (Vec<_>, Vec<_>) =
+        ring.into_iter().enumerate().partition(|(i, _)| (count..2 * count).contains(i));
+    assert!(others.iter().all(|(_, record)| *record == TensorRecord::default()));
+    Watched {
+        partials: pollster::block_on(gpu.read(&partials, 0, chunk_count)).expect("readable"),
+        ring: mine.into_iter().map(|(_, record)| record).collect(),
+    }
+}
+
+/// Flat buffers of a step with zeros, weights that stand still, and sizes over f32's range.
+fn watched_step(scale: f32, precision: Precision) -> (Flat, Vec<f32>, Vec<f32>) {
+    let tensors: Vec<_> = (1..).zip(WATCHED).map(|(seed, n)| values(seed, n)).collect();
+    let mut gradient = flatten(&tensors);
+    gradient.elements.iter_mut().for_each(|g| *g *= scale);
+    gradient.elements.iter_mut().step_by(5).for_each(|g| *g = 0.0);
+    let count = gradient.elements.len();
+    let rounded = |x: Vec<f32>| precision.decode(&precision.encode(&x));
+    let old = rounded(values(50, count).iter().map(|x| x * scale.recip()).collect());
+    let mut weight =
+        rounded(old.iter().zip(values(60, count)).map(|(w, d)| w + 0.3 * d * w).collect());
+    for i in (0..count).step_by(3) {
+        weight[i] = old[i];
+    }
+    (gradient, old, weight)
+}
+
+const WATCHED_SUM: Tolerance = Tolerance {
+    absolute: 1e-6,
+    relative: 4e-6,
+    because: "squares and some tens of additions of terms of one sign; ratios to f64",
+};
+
+fn update_scan(gpu: &Gpu) {
+    for (scale, precision) in [
+        (1.0, Precision::F32),
+        (1e25, Precision::F32),
+        (1e-25, Precision::F32),
+        (1.0, Precision::Bf16),
+    ] {
+        for bad in [false, true] {
+            let (mut gradient, old, weight) = watched_step(scale, precision);
+            if bad {
+                for i in [1, 2100, 4000] {
+                    gradient.elements[i] = f32::from_bits(NONFINITE[i % NONFINITE.len()]);
+                }
+            }
+            let watched = watch(gpu, precision, &gradient, &old, &weight);
+            for (chunk, partial) in gradient.chunks.iter().zip(&watched.partials) {
+                let share = chunk.offset as usize * 4..(chunk.offset + chunk.quads) as usize * 4;
+                let part = |x: &[f32]| wide(&x[share.clone()]);
+                let expected = reference::update_scan(
+                    &part(&gradient.elements),
+                    &part(&old),
+                    &part(&weight),
+                    0.5 * 0.75,
+                    0.25,
+                );
+                assert_update(&format!("{scale:e} {precision} {chunk:?}"), partial, &expected);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn assert_update(what: &str, found: &UpdatePartial, expected: &UpdateRange) {
+    let counts = [found.nonfinite_count, found.zero_count, found.frozen_count];
+    let wanted = [expected.nonfinite_count, expected.zero_count, expected.frozen_count];
+    assert_eq!(counts, wanted, "{what}");
+    // NaN is above no bound.
+    assert!(found.cut_count.abs_diff(expected.cut_count) <= expected.nonfinite_count, "{what}");
+    for (name, max_bits, sum, (largest, squares)) in [
+        ("gradient", found.gradient_max_bits, found.gradient_sum, expected.gradient),
+        ("weight", found.weight_max_bits, found.weight_sum, expected.weight),
+        ("update", found.update_max_bits, found.update_sum, expected.update),
+    ] {
+        let exponent = ((max_bits >> 23).max(1) as i32 - 127).min(126);
+        let ratio =
+            if squares == 0.0 { 1.0 } else { f64::from(sum) * 4f64.powi(exponent) / squares };
+        assert_close(&format!("{what}, {name}"), &[ratio as f32], &[1.0], WATCHED_SUM);
+        let ratio =
+            if largest == 0.0 { 1.0 } else { f64::from(f32::from_bits(max_bits)) / largest };
+        assert_close(&format!("{what}, largest {name}"), &[ratio as f32], &[1.0], WATCHED_SUM);
+    }
+}
+
+fn tensor_telemetry(gpu: &Gpu) {
+    for scale in [1.0, 1e25, 1e-25] {
+        let (mut gradient, old, weight) = watched_step(scale, Precision::F32);
+        // One chunk of a tensor far larger than the others.
+        gradient.elements[2060] = 1e30;
+        let watched = watch(gpu, Precision::F32, &gradient, &old, &weight);
+        for (tensor, record) in watched.ring.iter().enumerate() {
+            assert_eq!((record.step, record.loss_scale), (14, 2.0));
+            let chunks = gradient.chunks.iter().filter(|chunk| chunk.tensor as usize == tensor);
+            let parts: Vec<_> = chunks
+                .map(|chunk| {
+                    let share =
+                        chunk.offset as usize * 4..(chunk.offset + chunk.quads) as usize * 4;
+                    let part = |x: &[f32]| wide(&x[share.clone()]);
+                    reference::update_scan(
+                        &part(&gradient.elements),
+                        &part(&old),
+                        &part(&weight),
+                        0.5 * 0.75,
+                        0.25,
+                    )
+                })
+                .collect();
+            let expected = reference::tensor_telemetry(&parts);
+            let words: [u32; 12] = bytemuck::cast(*record);
+            let found: UpdatePartial =
+                bytemuck::cast::<[u32; 10], _>(words[2..].try_into().unwrap());
+            assert_update(&format!("{scale:e}, tensor {tensor}"), &found, &expected);
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use evenkeel::Precision;
-use evenkeel::graph::ops::{AttentionLayout, CrossEntropy};
+use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, HeadNorm, QkNorm};
 use evenkeel::graph::{Graph, HostData, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::Init;
@@ -152,6 +152,7 @@ pub fn all(leaves: Leaves) -> Vec<Case> {
         batch_norm,
         embedding,
         attention,
+        head_norm,
         cross_entropy,
         mean_squared_error,
         weighted_statistics,
@@ -403,7 +404,66 @@ fn attention(leaves: Leaves) -> Vec<Case> {
         let layout = AttentionLayout { heads, kv_heads, head_dim: 4 };
         attention_case(leaves, [2, 5], layout, soft_cap)
     });
-    cases.into()
+    cases.into_iter().chain([watched(leaves)]).collect()
+}
+
+/// An attention and a loss that are watched, behind a soft cap.
+fn watched(leaves: Leaves) -> Case {
+    let layout = AttentionLayout { heads: 4, kv_heads: 2, head_dim: 4 };
+    let mut case = Builder::new("watched attention and loss", leaves);
+    let qkv = case.variable("qkv", &[2, 5, 32]);
+    let (y, seen) = case.graph.watched_attention(qkv, layout, Some(0.6));
+    let weight = case.variable("weight", &[7, 16]);
+    let logits = case.graph.linear(y, weight, None, Activation::None);
+    let logits = case.graph.soft_cap(logits, 0.9);
+    let targets = case.tokens("targets", &[2, 5], 7);
+    case.data.values.get_mut("targets").expect("targets")[3] = f64::from(IGNORE);
+    let settings = CrossEntropy { label_smoothing: 0.1, z_loss: 1e-2 };
+    let (loss, loss_seen) = case.graph.watched_cross_entropy(logits, targets, settings);
+    for (name, value) in [
+        ("attention.max_logit", seen.max_logit),
+        ("attention.entropy", seen.entropy),
+        ("max_logit", loss_seen.max_logit),
+        ("z_loss", loss_seen.z_loss),
+    ] {
+        case.graph.observe(name, value);
+    }
+    case.finish(loss)
+}
+
+/// QK-norm of qkv (rows.., (heads + 2 kv_heads) head_dim).
+pub fn head_norm_case(
+    leaves: Leaves,
+    rows: &[usize],
+    layout: AttentionLayout,
+    kind: QkNorm,
+) -> Case {
+    let AttentionLayout { heads, kv_heads, head_dim } = layout;
+    let mut case = Builder::new(format!("{kind:?} norm of {rows:?} {layout:?}"), leaves);
+    let qkv = case.variable("qkv", &[rows, &[(heads + 2 * kv_heads) * head_dim]].concat());
+    let weights = ["q_norm", "k_norm"].map(|name| case.variable(name, &[head_dim]));
+    let y = case.graph.head_norm(qkv, weights, HeadNorm { layout, kind, eps: 1e-2 });
+    case.finish(y)
+}
+
+fn head_norm(leaves: Leaves) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [QkNorm::Rms, QkNorm::Layer] {
+        for (heads, kv_heads, head_dim) in [(2, 2, 4), (4, 2, 8), (3, 1, 12)] {
+            let layout = AttentionLayout { heads, kv_heads, head_dim };
+            cases.push(head_norm_case(leaves, &[2, 3], layout, kind));
+        }
+        // With what follows it in a layer: the rotation, the cap, the softmax.
+        let layout = AttentionLayout { heads: 2, kv_heads: 1, head_dim: 8 };
+        let mut case = Builder::new(format!("attention behind a {kind:?} norm"), leaves);
+        let qkv = case.variable("qkv", &[2, 5, 32]);
+        let weights = ["q_norm", "k_norm"].map(|name| case.variable(name, &[8]));
+        let qkv = case.graph.head_norm(qkv, weights, HeadNorm { layout, kind, eps: 1e-2 });
+        let qkv = case.graph.rotary(qkv, 3, 8, 100.0);
+        let y = case.graph.attention(qkv, layout, Some(0.8));
+        cases.push(case.finish(y));
+    }
+    cases
 }
 
 /// Every fourth target is ignored, the first is not.

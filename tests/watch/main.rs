@@ -17,14 +17,21 @@ fn telemetry(step: u64) -> Telemetry {
         step,
         loss: 2.5,
         gradient_norm: 0.1,
+        max_norm: 1.0,
         clip_coefficient: 1.0,
         loss_scale: 65536.0,
         applied: true,
         skipped_total: 0,
+        skipped_in_row: 0,
+        applied_total: step as u32 + 1,
         learning_rate: 1e-3,
         reason: Reason::None,
         nonfinite_count: 0,
         zero_count: 7,
+        gave_up: None,
+        event_bits: 0,
+        event_value: 0.0,
+        event_tensor: 0,
     }
 }
 

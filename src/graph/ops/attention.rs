@@ -1,6 +1,7 @@
 //! Causal self-attention, without a matrix of scores in memory.
 
-use super::{first, no_second_derivative};
+use super::logits::AttentionSummary;
+use super::{AttentionLogits, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::plan::{Recorder, Slot, to_u32};
@@ -20,8 +21,9 @@ pub struct AttentionLayout {
 }
 
 /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), by online softmax
-/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), and the log-sum-exp of every row of
-/// scores, (batch heads time).
+/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), the log-sum-exp of every row of
+/// scores, (batch heads time), and where `watch` is set the largest score and the entropy of every
+/// row, (batch heads time 2).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     /// Heads and their width.
@@ -30,9 +32,16 @@ pub struct Attention {
     pub scale: f32,
     /// Scores become cap * tanh(score / cap); 0 leaves them.
     pub soft_cap: f32,
+    /// Whether the rows' largest scores and entropies are written.
+    pub watch: bool,
 }
 
 impl Attention {
+    fn new(layout: AttentionLayout, soft_cap: Option<f32>, watch: bool) -> Self {
+        let scale = 1.0 / (layout.head_dim as f32).sqrt();
+        Self { layout, scale, soft_cap: soft_cap.unwrap_or(0.0), watch }
+    }
+
     fn reference(&self, qkv: &Shape) -> reference::Attention {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         reference::Attention {
@@ -83,7 +92,12 @@ impl Op for Attention {
             "attention: qkv is {qkv}, the last dimension should be {columns}"
         );
         let [batch, time] = [qkv.dims[0], qkv.dims[1]];
-        vec![Shape::real([batch, time, heads * head_dim]), Shape::f32([batch * heads * time])]
+        let rows = batch * heads * time;
+        let mut shapes = vec![Shape::real([batch, time, heads * head_dim]), Shape::f32([rows])];
+        if self.watch {
+            shapes.push(Shape::f32([2 * rows]));
+        }
+        shapes
     }
 
     fn gradient(
@@ -97,19 +111,27 @@ impl Op for Attention {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let unused = recorder.unused();
+        let row_logits = outputs.get(2).map(Slot::binding);
         recorder.dispatch(&kernels::Attention {
             params: self.params(&inputs[0].shape),
             unroll_quads: self.unroll_quads(recorder),
+            watch: u32::from(self.watch),
             qkv: inputs[0].binding(),
             output: outputs[0].binding(),
             log_sum_exp: outputs[1].binding(),
+            row_logits: row_logits.unwrap_or_else(|| unused.as_entire_buffer_binding()),
         });
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let size = self.reference(inputs[0].shape);
         let (output, log_sum_exp) = reference::attention(inputs[0].data, &size);
-        vec![output, log_sum_exp]
+        let mut outputs = vec![output, log_sum_exp];
+        if self.watch {
+            outputs.push(reference::row_logits(inputs[0].data, &size));
+        }
+        outputs
     }
 }
 
@@ -187,7 +209,23 @@ impl Graph {
         layout: AttentionLayout,
         soft_cap: Option<f32>,
     ) -> Value {
-        let scale = 1.0 / (layout.head_dim as f32).sqrt();
-        self.apply(Attention { layout, scale, soft_cap: soft_cap.unwrap_or(0.0) }, &[qkv])
+        self.apply(Attention::new(layout, soft_cap, false), &[qkv])
+    }
+
+    /// The same, and what it saw.
+    #[track_caller]
+    pub fn watched_attention(
+        &mut self,
+        qkv: Value,
+        layout: AttentionLayout,
+        soft_cap: Option<f32>,
+    ) -> (Value, AttentionLogits) {
+        let [batch, time] = [0, 1].map(|dimension| self.shape(qkv).dims[dimension]);
+        let y = self.apply(Attention::new(layout, soft_cap, true), &[qkv]);
+        let rows = self.byproduct(y, 2);
+        let summary = AttentionSummary { batch, time, heads: layout.heads };
+        let max_logit = self.apply(summary, &[rows]);
+        let entropy = self.byproduct(max_logit, 1);
+        (y, AttentionLogits { max_logit, entropy })
     }
 }
