@@ -5,9 +5,9 @@ mod support;
 
 use evenkeel::graph::{Dense, Graph, Node, Op, Phase, Shape, Value};
 use evenkeel::kernels::{Fill, FillParams};
-use evenkeel::nn::{Init, LanguageModel};
+use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
 use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Slot, StepBuffers};
-use evenkeel::reference::weights as reference;
+use evenkeel::reference::weights::{self as reference, Use};
 use evenkeel::step::StepInput;
 use evenkeel::train::{
     Adam, AdamW, Batch, Clip, Model, ModelOutput, Predictor, Schedule, Sgd, Trainer,
@@ -203,7 +203,7 @@ fn stochastic_rounding_rounds_each_step_of_the_f32_weights() {
             let state = block_on(rounded.state()).expect("a state");
             let exact = parameters(&single);
             let round = |(&x, &position): (&f32, &usize)| {
-                let draw = reference::rounding_draw(9, state.applied_total, position);
+                let draw = reference::rounding_draw(9, state.applied_total, position, Use::Update);
                 reference::round_stochastically(x, draw)
             };
             let expected: Vec<_> = exact.iter().zip(&positions).map(round).collect();
@@ -342,6 +342,33 @@ fn the_split_master_is_the_f32_master_of_a_gpt() {
         (to_bits(&losses), to_bits(&parameters(&trainer)), moments(&trainer), loss.to_bits())
     };
     assert!(run(WeightStorage::F32) == run(WeightStorage::Bf16Split));
+}
+
+/// What layers do to their weights after a step, and what watches them, see the whole f32 too.
+#[test]
+fn the_split_master_is_the_f32_master_of_a_clipped_and_watched_gpt() {
+    let Some(gpu) = support::gpu() else { return };
+    let run = |storage| {
+        let clip = QkClip { threshold: 1e-3, alpha: 0.5 };
+        let config = GptConfig { qk_clip: Some(clip), ..GptConfig::gpt2(27, 8, 1, 2, 8) };
+        let gpt = Gpt::new(config).expect("valid");
+        let model = LanguageModel { gpt, batch: 4, time: 8 };
+        let builder = Trainer::builder(model).weights(storage).watch_tensors(2);
+        let mut trainer = build(&gpu, builder);
+        let start = computed_with(&trainer);
+        for index in 0..6 {
+            step(&mut trainer, &small_gpt_batch(index, 4));
+        }
+        let qkv = "blocks.0.attention.qkv.weight";
+        let watched = block_on(trainer.tensor_telemetry()).expect("telemetry");
+        let frozen = watched.iter().filter(|tensor| tensor.name == qkv).map(|t| t.frozen_share);
+        assert!(frozen.clone().count() == 3 && frozen.clone().all(|share| share < 0.01));
+        assert!(start != computed_with(&trainer));
+        (to_bits(&parameters(&trainer)), moments(&trainer), watched)
+    };
+    let (single, split) = (run(WeightStorage::F32), run(WeightStorage::Bf16Split));
+    assert!(single.0 == split.0 && single.1 == split.1);
+    assert_eq!(single.2, split.2);
 }
 
 /// 200 steps end where the run with f32 master weights ends. Runs that differ in a single rounding

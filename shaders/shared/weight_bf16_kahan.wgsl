@@ -20,6 +20,10 @@ fn store_weight(i: u32, old: vec4<f32>, change: vec4<f32>, step: StepState) {
     weight[compensation_index(i)] = pack_bf16(round_bf16(bitcast<vec4<u32>>(lost)));
 }
 
+fn scale_weight(i: u32, factor: f32, step: StepState) {
+    set_weight(i, weight_value(i) * factor);
+}
+
 fn weight_value(i: u32) -> vec4<f32> { return load_weight(i) + load_compensation(i); }
 
 fn set_weight(i: u32, value: vec4<f32>) {

@@ -14,6 +14,10 @@ fn store_weight(i: u32, old: vec4<f32>, change: vec4<f32>, step: StepState) {
     set_weight(i, old + change);
 }
 
+fn scale_weight(i: u32, factor: f32, step: StepState) {
+    set_weight(i, weight_value(i) * factor);
+}
+
 fn weight_value(i: u32) -> vec4<f32> { return load_weight(i); }
 
 // Ties are rounded away from zero: with ties to even the lower bits 2^15 could mean two numbers. The

@@ -10,6 +10,9 @@ fn store_weight(i: u32, old: vec4<f32>, change: vec4<f32>, step: StepState) {
     weight[i] = old + change;
 }
 
+// weight[i] = weight[i] * factor, for what happens to weights in a step after the optimizer.
+fn scale_weight(i: u32, factor: f32, step: StepState) { weight[i] *= factor; }
+
 // All that is known of a weight.
 fn weight_value(i: u32) -> vec4<f32> { return weight[i]; }
 

@@ -258,6 +258,36 @@ impl Parameters {
         })
     }
 
+    /// What [`WeightStorage::Bf16Kahan`] keeps beside a parameter, dense; none in other storages,
+    /// and none of a state.
+    pub(crate) async fn compensation(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let slot = self.find(name)?;
+        if self.storage_of(name) != WeightStorage::Bf16Kahan {
+            return Ok(None);
+        }
+        let beside = Slot { offset: beside_offset(&slot), ..slot };
+        read_slot(&self.gpu, &beside).await.map(Some)
+    }
+
+    /// Makes of values that [`read`](Self::read) gave, and were [written](Self::write), the very bits
+    /// again that they were made of. Does nothing in storages without a compensation.
+    pub(crate) fn write_compensation(
+        &self,
+        name: &str,
+        values: &[f32],
+        compensation: &[f32],
+    ) -> Result<()> {
+        let slot = self.find(name)?;
+        if self.storage_of(name) == WeightStorage::Bf16Kahan {
+            // The sum was rounded to f32, far below the bf16 that is looked for.
+            let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
+            let encode = |dense: &[f32]| slot.shape.precision.encode(&slot.shape.pad(dense));
+            self.gpu.write(&slot.buffer, slot.offset, &encode(&weights));
+            self.gpu.write(&slot.buffer, beside_offset(&slot), &encode(compensation));
+        }
+        Ok(())
+    }
+
     /// States are f32.
     fn storage_of(&self, name: &str) -> WeightStorage {
         match self.position(name) {

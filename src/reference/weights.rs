@@ -70,13 +70,22 @@ pub fn load_weights(storage: WeightStorage, stored: &[Stored]) -> Vec<f64> {
     stored.iter().map(load).collect()
 }
 
+/// Which rounding of a weight in a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Use {
+    /// The optimizer's.
+    Update = 0,
+    /// That of what scales weights after the optimizer.
+    Scale = 1,
+}
+
 /// The random number below 2^16 for element `index` of a flat buffer, in the applied step of this
 /// number, counted from 1.
-pub fn rounding_draw(seed: u32, applied_total: u32, index: usize) -> u32 {
-    let counter = [(index / 4) as u32, applied_total, 0, 0];
+pub fn rounding_draw(seed: u32, applied_total: u32, index: usize, rounding: Use) -> u32 {
+    let counter = [(index / 4) as u32, applied_total, rounding as u32, 0];
     let words = threefry4x32(counter, [seed, 0, 0, DOMAIN_ROUNDING]);
     let word = words[index % 4 / 2];
-    if index % 2 == 0 { word & 0xffff } else { word >> 16 }
+    if index.is_multiple_of(2) { word & 0xffff } else { word >> 16 }
 }
 
 /// One of the two neighbours of `x` in bf16: the one away from zero if the share of the way to it

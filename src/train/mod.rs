@@ -218,9 +218,8 @@ impl<M: Model> Trainer<M> {
         match self.watch.as_ref().filter(|watch| watch.is_watched(self.attempted)) {
             None => self.gpu.encode(encoder, list.iter().chain(&self.update)),
             Some(watch) => {
-                watch.keep(encoder, self.parameters.weights());
                 let update = self.update.iter().chain(&watch.dispatches);
-                self.gpu.encode(encoder, list.iter().chain(update));
+                self.gpu.encode(encoder, watch.keep.iter().chain(list).chain(update));
             }
         }
     }

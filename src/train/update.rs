@@ -54,6 +54,8 @@ impl Update<'_> {
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
         self.clear_gradients();
 
+        // For whatever looks at weights or changes them.
+        recorder.set_variant(parameters.storage());
         let scan = Scan::new(gpu, parameters, self.norm);
         let segments: Vec<_> = (0..scan.tables.len()).map(|i| self.segment(&scan, i)).collect();
         for active in self.policies {
@@ -86,12 +88,10 @@ impl Update<'_> {
             tensors: self.tensors.as_entire_buffer_binding(),
             state: step.state.as_entire_buffer_binding(),
         });
-        recorder.set_variant(parameters.storage());
         for segment in &segments {
             self.optimizer.record(&mut recorder, segment);
         }
         self.record_layers(&mut recorder)?;
-        recorder.set_variant(WeightStorage::F32);
         if !parameters.states().is_empty() {
             let staged = &self.sinks.staged;
             recorder.dispatch(&Commit {

@@ -4,7 +4,7 @@
 
 use evenkeel::kernels::*;
 use evenkeel::precision::WeightStorage;
-use evenkeel::reference::weights::{self as reference, Stored};
+use evenkeel::reference::weights::{self as reference, Stored, Use};
 use evenkeel::step::{APPLY, StepState, TensorSettings, TensorState};
 use evenkeel::{Gpu, Precision};
 use pollster::block_on;
@@ -258,7 +258,7 @@ fn stochastic_rounding_has_the_bits_of_the_reference() {
             updates.set_gradient(&gradient);
             updates.step(1.0);
             for (i, (w, g)) in expected.iter_mut().zip(gradient).enumerate() {
-                let draw = reference::rounding_draw(seed, step, i);
+                let draw = reference::rounding_draw(seed, step, i, Use::Update);
                 *w = reference::round_stochastically(*w - g, draw);
             }
             assert_eq!(updates.weights(), expected, "seed {seed}, step {step}");
@@ -327,7 +327,7 @@ fn stochastic_rounding_at_the_ends() {
             // Decay takes part as well, and zero times Inf is NaN.
             assert!(!found.is_finite(), "{i}: {start} became {found}");
         } else {
-            let draw = reference::rounding_draw(1, 1, i);
+            let draw = reference::rounding_draw(1, 1, i, Use::Update);
             let expected = reference::round_stochastically(-g, draw);
             assert_eq!(found, expected, "{i}: {}", -g);
             assert!(found.is_finite(), "{i}: {} became {found}", -g);
@@ -398,4 +398,53 @@ fn a_thousand_small_steps() {
     assert_eq!(single, split);
     assert!(single.iter().all(|w| (w - 2.0).abs() < 1e-4), "{}", single[0]);
     assert!(weights.iter().all(|&w| w == 2.0), "{}", weights[0]);
+}
+
+/// What QK-clip does: three quarters of all that is known of each weight of the queries, and all of it
+/// of the keys.
+#[test]
+fn scaled_weights() {
+    let Some(gpu) = gpu() else { return };
+    let (first, count) = (128, 2052);
+    let (seed, applied_total) = (5, 17);
+    for storage in WeightStorage::ALL {
+        let start = values(2, 3 * count + 2 * first);
+        let weight = storage_buffer(&gpu, storage, start.len().next_multiple_of(128));
+        store(&gpu, storage, &weight, 0, &start);
+        let before = decoded(storage, &bits(&gpu, storage, &weight));
+        let verdict = APPLY;
+        let state = StepState { verdict, seed, applied_total, ..StepState::default() };
+        let (state, max_logit) =
+            (gpu.upload("state", &[state]), gpu.upload("max_logit", &[4.0f32]));
+        let clip = QkClip {
+            params: QkClipParams {
+                first: first as u32 / 4,
+                heads: 1,
+                kv_heads: 1,
+                head_quads: count as u32 / 4,
+                threshold: 3.0,
+                alpha: 1.0,
+            },
+            state: state.as_entire_buffer_binding(),
+            max_logit: max_logit.as_entire_buffer_binding(),
+            weight: weight.as_entire_buffer_binding(),
+        };
+        gpu.run_as(&clip, storage);
+        let after = decoded(storage, &bits(&gpu, storage, &weight));
+        let known = reference::load_weights(storage, &before);
+        for (i, (before, after)) in before.iter().zip(&after).take(start.len()).enumerate() {
+            let head = i.checked_sub(first).map(|i| i / count);
+            let scaled = known[i] as f32 * if head == Some(0) { 0.75 } else { 1.0 };
+            let expected = if head.is_none() || head >= Some(2) {
+                *before
+            } else if storage == WeightStorage::Bf16Stochastic {
+                let draw = reference::rounding_draw(seed, applied_total, i, Use::Scale);
+                let weight = reference::round_stochastically(scaled, draw);
+                Stored { weight, beside: 0.0 }
+            } else {
+                reference::store_weights(storage, &[scaled])[0]
+            };
+            assert_eq!(*after, expected, "{storage}: element {i}");
+        }
+    }
 }
