@@ -125,4 +125,4 @@ pub use error::{Error, Result};
 pub use gpu::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
-pub use precision::Precision;
+pub use precision::{Precision, WeightStorage};

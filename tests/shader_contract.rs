@@ -38,8 +38,7 @@ fn declarations_match_shaders() {
 fn every_shader_file_is_owned() {
     let variants = |kernel: &'static Declaration| kernel.variants().into_iter();
     let owned: BTreeSet<_> = kernels::all()
-        .flat_map(|kernel| variants(kernel).map(move |variant| (kernel, variant)))
-        .flat_map(|(kernel, variant)| kernel.fragments.iter().map(move |f| variant.substitute(f)))
+        .flat_map(|kernel| variants(kernel).flat_map(|variant| kernel.fragments_of(variant)))
         .map(|fragment| fragment.text)
         .collect();
     for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]

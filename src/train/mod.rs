@@ -95,7 +95,7 @@ pub struct TrainerReport {
     pub moment_bytes: u64,
     /// Activations, inputs and constants.
     pub activation_bytes: u64,
-    /// Copies of the weights in half precision.
+    /// Copies of the weights in another precision than that of their storage.
     pub copy_bytes: u64,
     /// What policies keep: memories, snapshots.
     pub policy_bytes: u64,
@@ -228,9 +228,8 @@ impl<M: Model> Trainer<M> {
         match self.watch.as_ref().filter(|watch| watch.is_watched(self.attempted)) {
             None => self.gpu.encode(encoder, list.iter().chain(&self.update)),
             Some(watch) => {
-                watch.keep(encoder, self.parameters.weights());
                 let update = self.update.iter().chain(&watch.dispatches);
-                self.gpu.encode(encoder, list.iter().chain(update));
+                self.gpu.encode(encoder, watch.keep.iter().chain(list).chain(update));
             }
         }
     }

@@ -35,6 +35,7 @@ mod random;
 mod reduce;
 mod softmax;
 mod step;
+mod weights;
 
 const FAMILIES: &[(&str, &[&str])] = &[
     ("attention", attention::ROWS),
@@ -52,6 +53,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),
     ("step", step::ROWS),
+    ("weights", weights::ROWS),
 ];
 
 #[test]
