@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use crate::precision::Variant;
+use crate::precision::{Precision, Variant};
 
 /// The most workgroups WebGPU guarantees in one dimension of a dispatch.
 pub const MAX_GROUPS: u32 = 65_535;
@@ -86,7 +86,9 @@ impl Declaration {
     /// The complete WGSL source for the given storage.
     pub fn source_of(&self, variant: Variant) -> String {
         let fragments = self.fragments_of(variant);
-        fragments.iter().flat_map(|fragment| [fragment.text, "\n"]).collect()
+        let enable = if variant.native_f16 { "enable f16;\n" } else { "" };
+        let text = fragments.iter().flat_map(|fragment| [fragment.text, "\n"]);
+        std::iter::once(enable).chain(text).collect()
     }
 
     /// The WGSL text for the given storage, in order, each piece once.
@@ -110,6 +112,8 @@ impl Declaration {
         let mut mine = Variant::default();
         if self.has_quads() {
             mine.precision = variant.precision;
+            let can = variant.precision == Precision::F16 && self.has_fragment("product_tiled");
+            mine.native_f16 = variant.native_f16 && can;
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;

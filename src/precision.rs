@@ -261,6 +261,8 @@ pub struct Variant {
     pub precision: Precision,
     /// Storage of the optimizer's weights.
     pub weights: WeightStorage,
+    /// Whether matrix products of f16 tensors multiply in f16, on devices that can.
+    pub native_f16: bool,
 }
 
 impl From<Precision> for Variant {
@@ -279,8 +281,15 @@ impl Variant {
     /// Every combination.
     pub fn all() -> impl Iterator<Item = Self> {
         let weights = WeightStorage::ALL;
-        let each = move |precision| weights.map(|weights| Self { precision, weights });
-        Precision::ALL.into_iter().flat_map(each)
+        let each =
+            move |precision| weights.map(|weights| Self { precision, weights, native_f16: false });
+        let native = Self { native_f16: true, ..Precision::F16.into() };
+        Precision::ALL.into_iter().flat_map(each).chain([native])
+    }
+
+    /// Features of the device that this variant needs.
+    pub fn features(self) -> wgpu::Features {
+        if self.native_f16 { wgpu::Features::SHADER_F16 } else { wgpu::Features::empty() }
     }
 
     /// The fragments that stand for `fragment` in this variant.
@@ -288,6 +297,7 @@ impl Variant {
         match fragment.stem() {
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
+            "product_tiled" if self.native_f16 => vec![shared::PRODUCT_TILED_F16],
             _ => vec![*fragment],
         }
     }

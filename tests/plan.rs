@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 
+use evenkeel::gpu::Dispatch;
 use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, QkNorm};
 use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
@@ -121,6 +122,37 @@ fn halves_match_the_evaluation() {
             }
         }
     }
+}
+
+/// Matrix products that multiply in f16, where the device can, are as close.
+#[test]
+fn native_f16_matches_the_evaluation() {
+    let Some(gpu) = support::gpu() else { return };
+    if !gpu.device.features().contains(wgpu::Features::SHADER_F16) {
+        return println!("skipped: {} has no shader-f16", gpu.info.name);
+    }
+    let leaves = Leaves::Stored(Precision::F16);
+    let mut products = 0;
+    for mut case in cases::all(leaves) {
+        case.graph.set_native_f16(true);
+        let expected = case.graph.evaluate(&case.data);
+        let output = case.loss.unwrap_or(case.output);
+        let recorded = Recorded::new(&gpu, &case.graph, &case.data, &[output]);
+        recorded.run(&recorded.plan.first);
+        let tiled = |dispatch: &&Dispatch| {
+            dispatch.name.starts_with("matmul") && !dispatch.name.ends_with("direct")
+        };
+        products += recorded.plan.first.iter().filter(tiled).count();
+        let loss = expected.get(output);
+        let tolerance = half_tolerance(loss, Precision::F16);
+        assert_close(&case.name, &recorded.output(0), loss, tolerance);
+        for (i, expected) in case.graph.evaluated_gradients(&expected).iter().enumerate() {
+            let what = format!("{}: gradient of {}", case.name, case.graph.parameters()[i].name);
+            let tolerance = half_tolerance(expected, Precision::F16);
+            assert_close(&what, &recorded.gradient(i), expected, tolerance);
+        }
+    }
+    assert!(products > 10, "{products} products");
 }
 
 #[test]

@@ -58,7 +58,11 @@ impl Copies {
     /// Records the casts. Copies in f32 get all that the storage knows of a weight.
     pub fn record(&self, parameters: &Parameters, recorder: &mut Recorder<'_>) {
         for (&precision, buffers) in &self.buffers {
-            recorder.set_variant(Variant { precision, weights: parameters.storage() });
+            recorder.set_variant(Variant {
+                precision,
+                weights: parameters.storage(),
+                ..Variant::default()
+            });
             let flat = parameters.weights().iter().zip(parameters.segments()).zip(buffers);
             for ((weights, &quads), copy) in flat {
                 let quads = to_u32(quads as usize);

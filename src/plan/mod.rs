@@ -228,6 +228,7 @@ impl Plan {
         values.extend(copies.slots(request.parameters, &parameter_index));
 
         let mut recorder = Recorder::new(gpu, request.step);
+        recorder.set_native_f16(graph.native_f16());
         copies.record(request.parameters, &mut recorder);
         let mut list = |first: bool| {
             let ranges = record(graph, &needed, &values, &sinks, first, &mut recorder);

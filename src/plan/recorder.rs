@@ -55,6 +55,7 @@ pub struct Recorder<'a> {
     page: Option<(wgpu::Buffer, u64)>,
     unused: Option<wgpu::Buffer>,
     variant: Variant,
+    native_f16: bool,
     /// Buffers that hold halves while an operation in half precision is recorded.
     halves: Vec<wgpu::Buffer>,
 }
@@ -69,6 +70,7 @@ impl<'a> Recorder<'a> {
             page: None,
             unused: None,
             variant: Variant::default(),
+            native_f16: false,
             halves: Vec::new(),
         }
     }
@@ -98,6 +100,18 @@ impl<'a> Recorder<'a> {
         self.variant = variant.into();
     }
 
+    /// Lets matrix products of f16 tensors multiply in f16.
+    pub(super) fn set_native_f16(&mut self, native: bool) {
+        self.native_f16 = native;
+    }
+
+    /// Whether matrix products should go through workgroup memory: on hardware, and where they
+    /// multiply in f16.
+    pub fn tiled_products(&self) -> bool {
+        !self.gpu.is_software()
+            || (self.variant.native_f16 && self.variant.precision == Precision::F16)
+    }
+
     /// Records an operation in the storage precision of its node.
     pub(super) fn operation(
         &mut self,
@@ -106,7 +120,8 @@ impl<'a> Recorder<'a> {
         inputs: &[Slot],
         outputs: &[Slot],
     ) {
-        self.set_variant(node.precision);
+        let native_f16 = self.native_f16;
+        self.set_variant(Variant { native_f16, ..node.precision.into() });
         let halves = inputs.iter().chain(outputs).filter(|s| s.shape.precision != Precision::F32);
         self.halves = halves.map(|slot| slot.buffer.clone()).collect();
         op.record(self, inputs, outputs);

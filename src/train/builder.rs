@@ -30,6 +30,7 @@ pub struct TrainerBuilder<M: Model> {
     policies: Vec<Box<dyn Policy>>,
     schedule: Schedule,
     precision: Precision,
+    native_f16: bool,
     weights: Option<WeightStorage>,
     microbatches: usize,
     seed: u32,
@@ -58,6 +59,7 @@ impl<M: Model> TrainerBuilder<M> {
             policies: Vec::new(),
             schedule: Schedule::default(),
             precision: Precision::F32,
+            native_f16: false,
             weights: None,
             microbatches: 1,
             seed: 0,
@@ -139,6 +141,14 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
+    /// Lets matrix products multiply in f16 with [`Precision::F16`]; see
+    /// [`Graph::set_native_f16`]. Off by default.
+    #[must_use]
+    pub fn native_f16(mut self, native: bool) -> Self {
+        self.native_f16 = native;
+        self
+    }
+
     /// Microbatches per step: their gradients are averaged before the update.
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
@@ -200,7 +210,16 @@ impl<M: Model> TrainerBuilder<M> {
     pub async fn build(mut self, gpu: &Gpu) -> Result<Trainer<M>> {
         self.validate()?;
         let weights = self.chosen_weights()?;
+        if self.native_f16 && !gpu.device.features().contains(wgpu::Features::SHADER_F16) {
+            return Err(Error::Unsupported {
+                what: "arithmetic in f16".into(),
+                instead: "this device has no shader-f16; leave native_f16 off, f16 storage needs \
+                          no feature"
+                    .into(),
+            });
+        }
         let mut graph = Graph::in_precision(Phase::Train, self.precision).with_weights(weights);
+        graph.set_native_f16(self.native_f16);
         let output = self.model.build(&mut graph);
         graph.backward(output.loss, 1.0 / self.microbatches as f32);
         let parameters = match self.parameters.take() {

@@ -165,7 +165,7 @@ impl Op for Product {
 
 fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slot; 3]) {
     let [a, b, c] = [a, b, c].map(Slot::binding);
-    if recorder.gpu().is_software() {
+    if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulDirect { params, a, b, c });
     } else {
@@ -179,7 +179,7 @@ fn record_at_b(
     [a, b, c]: [&Slot; 3],
 ) {
     let [a, b, c] = [a, b, c].map(Slot::binding);
-    if recorder.gpu().is_software() {
+    if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedADirect { params, a, b, c });
     } else {
@@ -194,7 +194,7 @@ fn record_ab_t(
 ) {
     let [a, b, bias, c] = [a, b, bias, c].map(Slot::binding);
     let pre_activation = pre_activation.binding();
-    if recorder.gpu().is_software() {
+    if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
     } else {
