@@ -433,3 +433,32 @@ fn doctor_says_where_no_adapter_is() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// Within 2 % of f32 in f16 and bf16, or the program fails.
+#[test]
+fn mixed_precision_stays_close() {
+    let Some(_) = support::gpu() else { return };
+    let short = ["--steps", "60", "--width", "16", "--layers", "1", "--context", "16"];
+    let text = succeed("mixed_precision", &short);
+    for part in ["f32 ", "f16 ", "bf16 ", "16777216", "KiB"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+}
+
+/// What was injected is skipped or undone, or the program fails.
+#[test]
+fn spikes_are_survived() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let plot = place.path("spikes.svg");
+    let short = ["--steps", "160", "--width", "16", "--layers", "1", "--context", "16"];
+    let text = succeed("spikes", &[&short[..], &["--out", &plot]].concat());
+    for part in ["RandomBatch", "LearningRate", "LossSpike", "RolledBack", "guarded against clean"]
+    {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    let svg = place.read("spikes.svg");
+    let document = roxmltree::Document::parse(&svg).expect("well-formed");
+    let lines = document.descendants().filter(|node| node.has_tag_name("polyline")).count();
+    assert_eq!(lines, 3);
+}

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The faults are batches of random tokens, and steps at a thousand times the learning rate. Without
-//! policies the run is left with the weights that such a step made. With a [`SpikeGuard`] and a
+//! clip and policies the run is left with the weights that such a step made. With a [`SpikeGuard`] and a
 //! [`SnapshotRing`] the device skips what it can and goes back to a snapshot where it must; the host
 //! learns of it from telemetry, afterwards. Each run goes on until as many steps were *applied*, so
 //! what was skipped or undone is made up for.
@@ -157,7 +157,7 @@ async fn train(
     let mut builder = Trainer::builder(LanguageModel { gpt, batch, time: context })
         .optimizer(AdamW { learning_rate: 3e-3, ..AdamW::default() })
         .schedule(Schedule::Cosine { warmup: steps / 20, total: steps, final_factor: 0.1 })
-        .clip(Clip::Norm(1.0))
+        .clip(if guarded || faults.is_empty() { Clip::Norm(1.0) } else { Clip::None })
         .seed(seed);
     if guarded {
         // A batch of noise is skipped; a second spike right after it means that the weights are
