@@ -10,8 +10,8 @@ use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Slot, StepBuffers}
 use evenkeel::reference::weights::{self as reference, Use};
 use evenkeel::step::StepInput;
 use evenkeel::train::{
-    Adam, AdamW, Batch, Clip, Model, ModelOutput, Predictor, Schedule, Sgd, Trainer,
-    TrainerBuilder, TrainerReport,
+    Adafactor, Adam, AdamAtan2, AdamW, Batch, Clip, Lion, Model, ModelOutput, Muon, Predictor,
+    Schedule, Sgd, StableAdamW, Trainer, TrainerBuilder, TrainerReport,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
 use pollster::block_on;
@@ -20,7 +20,7 @@ use support::values;
 
 const HALVES: [WeightStorage; 3] =
     [WeightStorage::Bf16Stochastic, WeightStorage::Bf16Kahan, WeightStorage::Bf16Split];
-const OPTIMIZERS: usize = 3;
+const OPTIMIZERS: usize = 9;
 
 /// A loss of zero whose gradient is an input, whatever the parameter is.
 #[derive(Debug)]
@@ -81,7 +81,13 @@ fn with_optimizer<M: Model>(builder: TrainerBuilder<M>, index: usize) -> Trainer
     match index {
         0 => builder.optimizer(AdamW { weight_decay: 0.1, ..AdamW::default() }),
         1 => builder.optimizer(Adam { weight_decay: 0.1, ..Adam::default() }),
-        _ => builder.optimizer(Sgd { learning_rate: 3e-3, weight_decay: 0.1, ..Sgd::default() }),
+        2 => builder.optimizer(Sgd { learning_rate: 3e-3, weight_decay: 0.1, ..Sgd::default() }),
+        3 => builder.optimizer(AdamW { amsgrad: true, ..AdamW::default() }),
+        4 => builder.optimizer(StableAdamW { weight_decay: 0.1, ..StableAdamW::default() }),
+        5 => builder.optimizer(Lion { weight_decay: 0.1, ..Lion::default() }),
+        6 => builder.optimizer(Adafactor::default()),
+        7 => builder.optimizer(AdamAtan2 { weight_decay: 0.1, ..AdamAtan2::default() }),
+        _ => builder.optimizer(Muon::default()),
     }
 }
 
