@@ -3,6 +3,7 @@
 // gamma of its query heads to the power 1 - alpha, each query head what is left of its own. One
 // invocation per quad.
 struct QkClipParams {
+    first: u32,
     heads: u32,
     kv_heads: u32,
     head_quads: u32,
@@ -13,8 +14,8 @@ struct QkClipParams {
 @group(0) @binding(0) var<uniform> params: QkClipParams;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read> max_logit: array<u32>; // f32 (heads)
-// (heads + 2 kv_heads, head_quads): the value heads stay.
-@group(0) @binding(3) var<storage, read_write> weight: array<vec4<f32>>;
+// From quad `first` on (heads + 2 kv_heads, head_quads): the value heads stay.
+@group(0) @binding(3) var<storage, read_write> weight: array<Weight>;
 
 const LEAST = 1e-30; // keeps every factor a normal number
 
@@ -33,7 +34,8 @@ fn main(
 ) {
     let i = flat_group(group, groups) * 64u + lane;
     let head = i / params.head_quads;
-    if head < params.heads + params.kv_heads && state.verdict == APPLY {
+    let step = state;
+    if head < params.heads + params.kv_heads && step.verdict == APPLY {
         let shared_by = params.heads / params.kv_heads;
         let is_query = head < params.heads;
         let kv_head = select(head - params.heads, head / shared_by, is_query);
@@ -46,7 +48,7 @@ fn main(
             let key_factor = exp2((1.0 - params.alpha) * log2(least));
             var factor = key_factor;
             if is_query { factor = gamma(head) / key_factor; }
-            weight[i] *= factor;
+            scale_weight(params.first + i, factor, step);
         }
     }
 }

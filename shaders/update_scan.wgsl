@@ -1,6 +1,7 @@
 // Of each chunk of a step: what its gradient, its new weights and their change hold, how many
 // weights stood still although their gradient did not, and how many gradients a clip by value cut.
-// One workgroup per chunk, after the update; `old` are the weights before it.
+// One workgroup per chunk, after the update; `old` are the weights before it. Weights count with all
+// that their storage knows of them.
 struct UpdateScanParams { chunk_count: u32 }
 
 @group(0) @binding(0) var<uniform> params: UpdateScanParams;
@@ -8,8 +9,8 @@ struct UpdateScanParams { chunk_count: u32 }
 @group(0) @binding(2) var<storage, read> chunks: array<Chunk>;
 @group(0) @binding(3) var<storage, read> tensors: array<TensorState>;
 @group(0) @binding(4) var<storage, read> gradient: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> old: array<Quad>;
-@group(0) @binding(6) var<storage, read> weight: array<Quad>;
+@group(0) @binding(5) var<storage, read> old: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> weight: array<Weight>;
 @group(0) @binding(7) var<storage, read_write> partials: array<UpdatePartial>;
 
 const INFINITY_BITS = 0x7f800000u;
@@ -53,8 +54,8 @@ fn main(
             let i = chunk.offset + k;
             let g = gradient[i];
             let g_bits = magnitude(g);
-            let after = unpack(weight[i]);
-            let change = magnitude(after - unpack(old[i]));
+            let after = weight_value(i);
+            let change = magnitude(after - old[i]);
             found.gradient_max_bits = max(found.gradient_max_bits, largest_finite(g_bits));
             found.weight_max_bits = max(found.weight_max_bits, largest_finite(magnitude(after)));
             found.update_max_bits = max(found.update_max_bits, largest_finite(change));
@@ -68,10 +69,10 @@ fn main(
         found = join_largest(lane, found);
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
-            let after = unpack(weight[i]);
+            let after = weight_value(i);
             found.gradient_sum += squares(magnitude(gradient[i]), found.gradient_max_bits);
             found.weight_sum += squares(magnitude(after), found.weight_max_bits);
-            let change = magnitude(after - unpack(old[i]));
+            let change = magnitude(after - old[i]);
             found.update_sum += squares(change, found.update_max_bits);
         }
         found = join_sums(lane, found);

@@ -85,8 +85,19 @@ impl Declaration {
 
     /// The complete WGSL source for the given storage.
     pub fn source_of(&self, variant: Variant) -> String {
-        let fragments = self.fragments.iter().map(|fragment| variant.substitute(fragment));
-        fragments.flat_map(|fragment| [fragment.text, "\n"]).collect()
+        let fragments = self.fragments_of(variant);
+        fragments.iter().flat_map(|fragment| [fragment.text, "\n"]).collect()
+    }
+
+    /// The WGSL text for the given storage, in order, each piece once.
+    pub fn fragments_of(&self, variant: Variant) -> Vec<Fragment> {
+        let mut joined: Vec<Fragment> = Vec::new();
+        for fragment in self.fragments.iter().flat_map(|f| variant.substitute(f)) {
+            if joined.iter().all(|other| other.path != fragment.path) {
+                joined.push(fragment);
+            }
+        }
+        joined
     }
 
     /// Whether the kernel reads or writes tensors through `unpack` and `pack`.

@@ -86,6 +86,11 @@
 //! ```
 //! [`Gpu::from_device`] wraps a device that is already yours.
 //!
+//! # Staying stable
+//!
+//! [`guide`] says which technique to use when: storage, loss scaling, norms and clipping, spikes,
+//! optimizers, logits, watching, and what to do when a run has gone wrong.
+//!
 //! # Async, and blocking
 //!
 //! Whatever may wait for the device is `async`, so that the same code runs in a browser, where
@@ -105,6 +110,7 @@ pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod guide;
 pub mod kernel;
 pub mod kernels;
 pub mod nn;
@@ -119,4 +125,4 @@ pub use error::{Error, Result};
 pub use gpu::Gpu;
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
-pub use precision::Precision;
+pub use precision::{Precision, WeightStorage};

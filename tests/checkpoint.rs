@@ -8,7 +8,7 @@ use evenkeel::train::{
     AdamW, Batch, Checkpoint, Clip, DynamicLossScale, LossScale, Model, Schedule, Sgd, Trainer,
     TrainerBuilder,
 };
-use evenkeel::{Error, Gpu, Precision};
+use evenkeel::{Error, Gpu, Precision, WeightStorage};
 use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
 use support::{tokens, values};
@@ -79,6 +79,14 @@ fn goes_on<M: Model>(builder: impl Fn() -> TrainerBuilder<M>, batch: impl Fn(u64
     assert_eq!(read, checkpoint);
     block_on(other.restore(&read)).expect("it fits");
     assert!(run(&mut other, (5..10).map(&batch)) == expected, "another trainer");
+}
+
+#[test]
+fn weights_in_bf16_go_on() {
+    for storage in WeightStorage::ALL {
+        let builder = || gpt_builder().precision(Precision::Bf16).weights(storage);
+        goes_on(builder, |seed| small_gpt_batch(seed, 2));
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@ mod support;
 
 use std::sync::OnceLock;
 
-use evenkeel::Gpu;
 use evenkeel::kernels::{
     self, Adamw, AdamwParams, Add, AddParams, GradientNorm, GradientNormParams, GradientScan,
     GradientScanParams, LayerNorm, LayerNormParams, Scale, ScaleParams, Verdict, VerdictParams,
@@ -14,6 +13,7 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference;
 use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings, TensorState};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
+use evenkeel::{Gpu, WeightStorage};
 use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
 use support::{Tolerance, assert_close, read, tokens, unpad, values, wide};
@@ -253,8 +253,14 @@ fn parameters_in_several_segments_train_as_in_one() {
     let small = wgpu::Limits { max_storage_buffer_binding_size: 4096, ..wgpu::Limits::default() };
     let Some((device, queue, info)) = support::device(small) else { return };
     let several = Gpu::from_device(device, queue, info);
+    for storage in [WeightStorage::F32, WeightStorage::Bf16Kahan] {
+        compare_segments(&one, &several, storage);
+    }
+}
+
+fn compare_segments(one: &Gpu, several: &Gpu, storage: WeightStorage) {
     let run = |gpu: &Gpu| {
-        let builder = Trainer::builder(small_gpt(0.1, 2)).telemetry_capacity(16);
+        let builder = Trainer::builder(small_gpt(0.1, 2)).telemetry_capacity(16).weights(storage);
         let mut trainer = block_on(builder.build(gpu)).expect("a trainer");
         for seed in 0..4 {
             block_on(trainer.step(&small_gpt_batch(seed, 2))).expect("a step");
@@ -266,8 +272,8 @@ fn parameters_in_several_segments_train_as_in_one() {
         let dispatches = trainer.report().update_dispatches;
         (parameters.weights().len(), dispatches, weights, telemetry)
     };
-    let (segments, dispatches, weights, telemetry) = run(&one);
-    let (more_segments, more_dispatches, split_weights, split_telemetry) = run(&several);
+    let (segments, dispatches, weights, telemetry) = run(one);
+    let (more_segments, more_dispatches, split_weights, split_telemetry) = run(several);
     assert_eq!(segments, 1);
     assert!(more_segments > 1, "{more_segments} segments");
     // Scan and optimizer once for each further segment.

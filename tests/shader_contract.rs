@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use evenkeel::contract;
 use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
 use evenkeel::kernels::{
-    self, ClipByZScore, ClipUnit, ClipUnits, DecideSnapshot, ExactFold, ExactSum, GuardSpikes,
-    RollbackMemory, Segment, SpikeReaction, TensorNorm, ZScoreMemory, shared,
+    self, Adafactor, AdafactorFactors, AdafactorScan, ClipByZScore, ClipUnit, ClipUnits,
+    DecideSnapshot, ExactFold, ExactSum, FactorBlock, FactoredTensor, GuardSpikes, MuonNorm,
+    RollbackMemory, Segment, SpikeReaction, TensorFactors, TensorNorm, TensorRange, Tile,
+    ZScoreMemory, shared,
 };
 use evenkeel::precision::Variant;
 use evenkeel::step::{
@@ -36,8 +38,7 @@ fn declarations_match_shaders() {
 fn every_shader_file_is_owned() {
     let variants = |kernel: &'static Declaration| kernel.variants().into_iter();
     let owned: BTreeSet<_> = kernels::all()
-        .flat_map(|kernel| variants(kernel).map(move |variant| (kernel, variant)))
-        .flat_map(|(kernel, variant)| kernel.fragments.iter().map(move |f| variant.substitute(f)))
+        .flat_map(|kernel| variants(kernel).flat_map(|variant| kernel.fragments_of(variant)))
         .map(|fragment| fragment.text)
         .collect();
     for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]
@@ -113,6 +114,26 @@ fn check_structs(module: &naga::Module, structs: &[(&str, &[Field])]) {
             .find(|(_, ty)| ty.name.as_deref() == Some(name))
             .unwrap_or_else(|| panic!("no struct {name} in WGSL"));
         let found = contract::struct_fields(module, ty).expect("a struct of scalars and arrays");
+        let declared: Vec<_> =
+            declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
+        assert_eq!(found, declared, "{name}");
+    }
+}
+
+#[test]
+fn tables_of_optimizers_match() {
+    let structs: &[(&str, &[Field], &Declaration)] = &[
+        ("TensorRange", TensorRange::FIELDS, &TensorFactors::DECLARATION),
+        ("TensorRange", TensorRange::FIELDS, &MuonNorm::DECLARATION),
+        ("Tile", Tile::FIELDS, &AdafactorScan::DECLARATION),
+        ("FactorBlock", FactorBlock::FIELDS, &AdafactorFactors::DECLARATION),
+        ("FactoredTensor", FactoredTensor::FIELDS, &Adafactor::DECLARATION),
+    ];
+    for (name, declared, kernel) in structs {
+        let module = naga::front::wgsl::parse_str(&kernel.source()).expect("valid WGSL");
+        let mut types = module.types.iter().filter(|(_, ty)| ty.name.as_deref() == Some(name));
+        let (ty, _) = types.next().unwrap_or_else(|| panic!("no struct {name} in {}", kernel.name));
+        let found = contract::struct_fields(&module, ty).expect("a struct of scalars");
         let declared: Vec<_> =
             declared.iter().map(|f| (f.name.to_owned(), f.offset, f.ty.to_owned())).collect();
         assert_eq!(found, declared, "{name}");

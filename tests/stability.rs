@@ -385,7 +385,8 @@ fn every_norm_measures_and_clips() {
         gradient.iter().map(|g| g.abs().powf(p)).sum::<f64>().powf(1.0 / p)
     };
     let largest = |gradient: &[f64]| gradient.iter().fold(0f64, |most, g| most.max(g.abs()));
-    let norms: [(Norm, &dyn Fn(&[f64]) -> f64); 6] = [
+    type Expected<'a> = &'a dyn Fn(&[f64]) -> f64;
+    let norms: [(Norm, Expected<'_>); 6] = [
         (Norm::L2, &|g| p_norm(g, 2.0)),
         (Norm::ExactL2, &|g| p_norm(g, 2.0)),
         (Norm::L1, &|g| p_norm(g, 1.0)),

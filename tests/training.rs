@@ -8,7 +8,8 @@ use evenkeel::graph::{Graph, Phase};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions, QkNorm};
 use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
 use evenkeel::train::{
-    Adam, AdamW, Batch, Clip, Model, Optimizer, Predictor, Sgd, Telemetry, Trainer,
+    Adafactor, Adam, AdamAtan2, AdamW, Batch, Checkpoint, Clip, Lion, Model, Muon, MuonScale,
+    Optimizer, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
 };
 use pollster::block_on;
 use safetensors::{Dtype, SafeTensors};
@@ -198,7 +199,17 @@ fn bounded_gpt() -> LanguageModel {
 }
 
 fn adamw() -> AdamW {
-    AdamW { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 }
+    AdamW {
+        learning_rate: 1e-2,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        ..AdamW::default()
+    }
+}
+
+fn adam() -> Adam {
+    Adam { learning_rate: 1e-2, betas: [0.9, 0.95], weight_decay: 0.01, ..Adam::default() }
 }
 
 fn compare_logits(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
@@ -301,7 +312,7 @@ fn compare_observations(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
 fn gpt_with_adam_and_l2_decay() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
-    let optimizer = Adam { learning_rate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.01 };
+    let optimizer = adam();
     let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
     compare(&mut trainer, &fixture, "tokens", "adam_l2.");
 }
@@ -313,6 +324,119 @@ fn gpt_with_sgd() {
     let optimizer = Sgd { learning_rate: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() };
     let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
     compare(&mut trainer, &fixture, "tokens", "sgd.");
+}
+
+/// The layer-norm GPT with one more optimizer, whose losses have this prefix.
+fn gpt_with(prefix: &str, optimizer: impl Optimizer + 'static) {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_layer_norm");
+    let mut trainer = trainer(&gpu, &fixture, layer_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", prefix);
+}
+
+#[test]
+fn gpt_with_amsgrad() {
+    gpt_with("amsgrad.", AdamW { amsgrad: true, ..adamw() });
+}
+
+#[test]
+fn gpt_with_stable_adamw() {
+    let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
+    let optimizer = StableAdamW { learning_rate, betas, weight_decay, ..StableAdamW::default() };
+    gpt_with("stable_adamw.", optimizer);
+}
+
+#[test]
+fn gpt_with_adam_atan2() {
+    let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
+    let optimizer = AdamAtan2 { learning_rate, betas, weight_decay, ..AdamAtan2::default() };
+    gpt_with("adam_atan2.", optimizer);
+}
+
+#[test]
+fn gpt_with_lion() {
+    gpt_with("lion.", Lion { learning_rate: 2e-3, ..Lion::default() });
+}
+
+#[test]
+fn gpt_with_adafactor() {
+    let optimizer = Adafactor { learning_rate: 0.1, weight_decay: 0.1, ..Adafactor::default() };
+    gpt_with("adafactor.", optimizer);
+}
+
+#[test]
+fn gpt_with_muon() {
+    gpt_with("muon.", Muon { adamw: adamw(), ..Muon::default() });
+}
+
+#[test]
+fn gpt_with_muon_at_the_rms_of_adamw() {
+    let scale = MuonScale::MatchRmsAdamW;
+    gpt_with("muon_rms.", Muon { adamw: adamw(), nesterov: false, scale, ..Muon::default() });
+}
+
+#[test]
+fn gpt_with_cautious_adamw() {
+    let Some(gpu) = support::gpu() else { return };
+    let fixture = Fixture::open("gpt_rms_norm");
+    let optimizer = AdamW { cautious: true, cautious_decay: true, ..adamw() };
+    let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), optimizer);
+    compare(&mut trainer, &fixture, "tokens", "cautious.");
+}
+
+/// A run that goes on from a checkpoint has the bits of one that never stopped, also where what is
+/// kept is not laid out as the parameters are.
+#[test]
+fn checkpoints_hold_what_optimizers_keep() {
+    let Some(gpu) = support::gpu() else { return };
+    check_checkpoint(&gpu, Muon { adamw: adamw(), ..Muon::default() });
+    check_checkpoint(&gpu, Adafactor::default());
+    check_checkpoint(&gpu, AdamW { amsgrad: true, ..adamw() });
+}
+
+fn check_checkpoint(gpu: &Gpu, optimizer: impl Optimizer + Copy + 'static) {
+    let fixture = Fixture::open("gpt_layer_norm");
+    let make = || trainer(gpu, &fixture, layer_norm_gpt(), optimizer);
+    let (mut first, mut second) = (make(), make());
+    let train = |trainer: &mut Trainer<_>, steps: std::ops::Range<usize>| {
+        for step in steps {
+            block_on(trainer.step(&fixture.batch(step, "tokens"))).expect("a step");
+        }
+    };
+    train(&mut first, 0..3);
+    let checkpoint = block_on(first.checkpoint()).expect("a checkpoint");
+    let file = Checkpoint::from_bytes(&checkpoint.to_bytes()).expect("the same");
+    block_on(second.restore(&file)).expect("restored");
+    train(&mut first, 3..6);
+    train(&mut second, 3..6);
+    let bytes = [&first, &second].map(|t| block_on(t.committed_bytes()).expect("bytes"));
+    assert!(bytes[0] == bytes[1], "{optimizer:?}");
+}
+
+fn kept_bytes(gpu: &Gpu, optimizer: impl Optimizer + 'static) -> u64 {
+    let builder = Trainer::builder(layer_norm_gpt()).optimizer(optimizer);
+    block_on(builder.build(gpu)).expect("a trainer").report().moment_bytes
+}
+
+/// Lion keeps as much as the parameters have, with the padding between tensors.
+#[test]
+fn optimizers_keep_what_they_say() {
+    let Some(gpu) = support::gpu() else { return };
+    let flat = kept_bytes(&gpu, Lion::default());
+    assert_eq!(kept_bytes(&gpu, AdamW::default()), 2 * flat);
+    assert_eq!(kept_bytes(&gpu, AdamW { amsgrad: true, ..AdamW::default() }), 3 * flat);
+    // Two layers: qkv (48, 16), projection (16, 16), up (64, 16), down (16, 64).
+    let hidden = 2 * 4 * (48 * 16 + 16 * 16 + 64 * 16 + 16 * 64);
+    let trainer = Trainer::builder(layer_norm_gpt());
+    let trainer = block_on(trainer.build(&gpu)).expect("a trainer");
+    let elements = 4 * trainer.parameters().count() as u64;
+    assert_eq!(kept_bytes(&gpu, Muon::default()), 2 * elements - hidden);
+    // A number per row and per column, and one per element of vectors.
+    let shapes = trainer.parameters().specs().iter().map(|spec| &spec.shape.dims);
+    let numbers = shapes.map(|dims| dims.iter().map(|d| d.next_multiple_of(4)).sum::<usize>());
+    let factored = 4 * numbers.sum::<usize>() as u64;
+    assert_eq!(kept_bytes(&gpu, Adafactor::default()), factored);
+    assert!(5 * factored < elements, "{factored} of {elements}");
 }
 
 fn classifier() -> Classifier {

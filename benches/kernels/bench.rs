@@ -11,6 +11,7 @@ use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernel::Kernel;
 use evenkeel::kernels::{CopyQuads, CopyQuadsParams, InitializeUniform, InitializeUniformParams};
+use evenkeel::precision::Variant;
 
 use crate::table::{Row, Table};
 
@@ -111,6 +112,19 @@ impl<'b> Family<'b> {
     pub fn moves<K: Kernel>(&mut self, size: impl fmt::Display, bytes: u64, kernel: &K) {
         let name = const { K::DECLARATION.name };
         self.measure(name, size, Work::Bytes(bytes), &[self.gpu.prepare(kernel)]);
+    }
+
+    /// A kernel over tensors or weights in another storage, that moves `bytes`.
+    pub fn moves_as<K: Kernel>(
+        &mut self,
+        variant: impl Into<Variant>,
+        size: impl fmt::Display,
+        bytes: u64,
+        kernel: &K,
+    ) {
+        let name = const { K::DECLARATION.name };
+        let dispatch = self.gpu.prepare_as(kernel, variant);
+        self.measure(name, size, Work::Bytes(bytes), &[dispatch]);
     }
 
     /// A kernel that does `flops` additions and multiplications.

@@ -63,6 +63,7 @@ fn qk_clip(family: &mut Family<'_>, shape: Shape) {
     let state = family.gpu.upload("state", &[StepState { verdict: APPLY, ..Default::default() }]);
     let kernel = QkClip {
         params: QkClipParams {
+            first: 0,
             heads: HEADS,
             kv_heads: HEADS,
             head_quads: shape.cols / HEADS * shape.cols / 4,

@@ -24,6 +24,7 @@ mod softmax;
 mod step;
 mod table;
 mod update;
+mod weights;
 
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("step", step::run),
     ("norm", norm::run),
     ("update", update::run),
+    ("weights", weights::run),
 ];
 
 fn kernels(criterion: &mut Criterion) {

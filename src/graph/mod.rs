@@ -20,7 +20,7 @@ pub use op::{AfterUpdate, Dense, Op};
 pub use shape::{Element, Shape};
 
 use crate::nn::init::Init;
-use crate::precision::Precision;
+use crate::precision::{Precision, WeightStorage};
 
 /// One output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,7 +96,7 @@ pub struct InputSpec {
 pub struct ParameterSpec {
     /// Dotted name, as PyTorch would have it.
     pub name: String,
-    /// Shape.
+    /// Shape, in f32.
     pub shape: Shape,
     /// How it starts.
     pub init: Init,
@@ -123,6 +123,8 @@ pub struct Graph {
     pub phase: Phase,
     /// Storage of values that operations give from here on.
     precision: Precision,
+    /// Storage of the parameters.
+    weights: WeightStorage,
     /// Casts made so far, so that no value is cast twice.
     casts: HashMap<(Value, Precision), Value>,
     nodes: Vec<Node>,
@@ -146,6 +148,7 @@ impl Graph {
         Self {
             phase,
             precision: Precision::F32,
+            weights: WeightStorage::F32,
             casts: HashMap::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -165,6 +168,25 @@ impl Graph {
         Self { precision, ..Self::new(phase) }
     }
 
+    /// The graph over parameters in this storage. A graph that is to be planned with
+    /// [`Parameters`](crate::plan::Parameters) from elsewhere takes theirs:
+    /// [`Parameters::storage`](crate::plan::Parameters::storage).
+    ///
+    /// # Panics
+    /// Once the graph has parameters.
+    #[must_use]
+    #[track_caller]
+    pub fn with_weights(mut self, weights: WeightStorage) -> Self {
+        assert!(self.parameters.is_empty(), "the graph already has parameters");
+        self.weights = weights;
+        self
+    }
+
+    /// Storage of the parameters.
+    pub fn weights(&self) -> WeightStorage {
+        self.weights
+    }
+
     /// Runs `build` with `name` added to the prefix of every parameter and state it makes.
     pub fn scope<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
         self.scope.push(name.into());
@@ -174,8 +196,9 @@ impl Graph {
     }
 
     /// Runs `build` with operations that store their values in `precision`. Inputs of another
-    /// precision are cast; parameters, inputs and constants stay f32 and are cast where they are
-    /// read. Reductions, statistics and losses are f32 in any case.
+    /// precision are cast; parameters, inputs and constants are cast where they are read, from f32
+    /// or, for parameters, from what [`with_weights`](Self::with_weights) says. Reductions,
+    /// statistics and losses are f32 in any case.
     pub fn with_precision<T>(
         &mut self,
         precision: Precision,
@@ -242,7 +265,8 @@ impl Graph {
             init,
             stream,
         });
-        self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![shape], name)
+        let stored = shape.stored_as(self.weights.precision());
+        self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![stored], name)
     }
 
     /// Tensors of `cols` elements under the current scope that are kept between steps: (name,
@@ -318,11 +342,11 @@ impl Graph {
         value
     }
 
-    /// The half-precision copies of f32 parameters: (parameter, copy).
+    /// The copies of parameters in another precision: (parameter, copy).
     pub(crate) fn parameter_copies(&self) -> impl Iterator<Item = (usize, Value)> {
-        self.casts.iter().filter_map(|(&(from, to), &copy)| {
+        self.casts.iter().filter_map(|(&(from, _), &copy)| {
             let Source::Parameter(index) = self.nodes[from.node].source else { return None };
-            (to != Precision::F32).then_some((index, copy))
+            Some((index, copy))
         })
     }
 

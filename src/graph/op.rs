@@ -68,7 +68,10 @@ pub trait AfterUpdate: Debug {
     fn reads(&self) -> Vec<Value>;
 
     /// Records its dispatches. `value` says where a value of [`reads`](Self::reads) lies,
-    /// `parameter` where the f32 weights of a parameter of the graph do.
+    /// `parameter` where the weights of a parameter of the graph do that kernels compute with.
+    /// Kernels change weights through the fragment
+    /// [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32), over the whole buffer of the slot; they
+    /// are compiled for the storage that the optimizer holds weights in.
     fn record(
         &self,
         recorder: &mut Recorder<'_>,

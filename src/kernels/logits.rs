@@ -5,7 +5,7 @@
 //! key heads, then the value heads, each of `head_quads` quads.
 
 use super::shared::{
-    COLUMN_TILE, GRID, HEAD_NORM, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY,
+    COLUMN_TILE, GRID, HEAD_NORM, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY, WEIGHT_F32,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
@@ -171,10 +171,13 @@ kernel! {
     /// several query heads share gets the power of the least gamma among them, and each query head
     /// its own gamma over that, which may exceed 1: so every product shrinks by its own gamma.
     /// Groups without a logit above the threshold, and values, keep their bits.
-    pub QkClip = [STEP_STATE, GRID, NUMERICS, wgsl!("../../shaders/qk_clip.wgsl")];
+    pub QkClip =
+        [STEP_STATE, GRID, NUMERICS, WEIGHT_F32, wgsl!("../../shaders/qk_clip.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(((params.heads + params.kv_heads) * params.head_quads).div_ceil(64));
     uniform QkClipParams {
+        /// Quad of `weight` that the tensor begins at.
+        first: u32,
         /// Query heads; a multiple of `kv_heads`.
         heads: u32,
         /// Key heads, and as many value heads.
@@ -191,7 +194,8 @@ kernel! {
         Read state,
         /// f32 (heads): the largest logit before any soft cap.
         Read max_logit,
-        /// f32 ((heads + 2 kv_heads), head_quads), multiplied in place or left alone.
+        /// A whole flat buffer of weights; ((heads + 2 kv_heads), head_quads) from `first` on,
+        /// multiplied in place or left alone.
         Write weight,
     }
 }

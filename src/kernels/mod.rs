@@ -21,6 +21,7 @@ pub mod reduce;
 pub mod shared;
 pub mod softmax;
 pub mod step;
+pub mod weights;
 
 pub use attention::*;
 pub use elementwise::*;
@@ -37,6 +38,7 @@ pub use random::*;
 pub use reduce::*;
 pub use softmax::*;
 pub use step::*;
+pub use weights::*;
 
 use crate::kernel::Declaration;
 
@@ -57,6 +59,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("reduce", reduce::ALL),
     ("softmax", softmax::ALL),
     ("step", step::ALL),
+    ("weights", weights::ALL),
 ];
 
 /// Every kernel of the crate.

@@ -7,9 +7,10 @@ use crate::wgsl;
 pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
 /// `Quad`, `unpack`, `pack` over f16 storage.
 pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
-/// `Quad`, `unpack`, `pack` over bf16 storage.
+/// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].
 pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
-/// `Weight`, `load_weight`, `store_weight` over f32 storage; wants [`STEP_STATE`].
+/// `Weight`, `load_weight`, `store_weight`, `weight_value`, `set_weight` over f32 storage; wants
+/// [`STEP_STATE`], and a buffer `weight` that is read and written.
 pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
 /// `flat_group`: the index of a workgroup in a folded grid.
 pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
@@ -97,3 +98,23 @@ pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
 pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
 /// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
 pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");
+/// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
+/// [`CLIPPED`].
+pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl");
+/// `agrees`: where two vectors have the same sign.
+pub const AGREES: Fragment = wgsl!("../../shaders/shared/agrees.wgsl");
+/// `TensorRange`: which partial sums are those of a tensor.
+pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/shared/tensor_range.wgsl");
+/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`POWER`].
+pub const FACTORED: Fragment = wgsl!("../../shaders/shared/factored.wgsl");
+/// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
+pub const ADAFACTOR_UPDATE: Fragment = wgsl!("../../shaders/shared/adafactor_update.wgsl");
+/// `unpack_bf16`, `pack_bf16`, `round_bf16`, `nan_bits`: bf16 as integers.
+pub const BF16: Fragment = wgsl!("../../shaders/shared/bf16.wgsl");
+/// [`WEIGHT_F32`]'s functions over bf16 with stochastic rounding; wants [`BF16`] and [`RANDOM`] too.
+pub const WEIGHT_BF16_STOCHASTIC: Fragment =
+    wgsl!("../../shaders/shared/weight_bf16_stochastic.wgsl");
+/// [`WEIGHT_F32`]'s functions over bf16 with Kahan compensation; wants [`BF16`] too.
+pub const WEIGHT_BF16_KAHAN: Fragment = wgsl!("../../shaders/shared/weight_bf16_kahan.wgsl");
+/// [`WEIGHT_F32`]'s functions over f32 split in two halves; wants [`BF16`] too.
+pub const WEIGHT_BF16_SPLIT: Fragment = wgsl!("../../shaders/shared/weight_bf16_split.wgsl");

@@ -5,7 +5,7 @@
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use super::shared::{
-    GRID, OPEN_STEP, QUAD_F32, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL, WIDE,
+    GRID, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL, WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
@@ -241,7 +241,7 @@ kernel! {
 kernel! {
     /// What gradient, weights and their change hold in each chunk, after an update.
     pub UpdateScan = [
-        STEP_STATE, GRID, QUAD_F32, WIDE, REDUCE, UPDATE_PARTIAL,
+        STEP_STATE, GRID, WEIGHT_F32, WIDE, REDUCE, UPDATE_PARTIAL,
         wgsl!("../../shaders/update_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -259,10 +259,10 @@ kernel! {
         Read tensors,
         /// Flat f32 gradient in quads, still scaled and not clipped.
         Read gradient,
-        /// Flat weights before the update.
+        /// Flat f32 weights before the update, as [`LoadWeights`](super::LoadWeights) gives them.
         Read old,
-        /// Flat weights after it.
-        Read weight,
+        /// Flat weights after it, in the optimizer's storage; they are only read.
+        Write weight,
         /// (chunk_count) [`UpdatePartial`](crate::step::UpdatePartial), overwritten.
         Write partials,
     }

@@ -75,6 +75,7 @@ impl QkClip {
         let state = recorder.step_state();
         recorder.dispatch(&QkClipKernel {
             params: QkClipParams {
+                first: to_u32((tensor.offset / shape.precision.quad_bytes()) as usize),
                 heads: to_u32(heads),
                 kv_heads: to_u32(kv_heads),
                 head_quads: to_u32(shape.quads() / (heads + 2 * kv_heads)),
@@ -83,7 +84,7 @@ impl QkClip {
             },
             state,
             max_logit: max_logit.binding(),
-            weight: tensor.binding(),
+            weight: tensor.buffer.as_entire_buffer_binding(),
         });
     }
 }

@@ -1,5 +1,5 @@
-//! Copies of f32 parameters in half precision, to compute with: one dispatch per segment rounds
-//! all of them at the start of a step.
+//! Copies of parameters in another precision than that of their storage, to compute with: one
+//! dispatch per segment casts all of them at the start of a step.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use super::{Parameters, PlanRequest, Recorder, Slot, parameters, to_u32};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Value;
-use crate::kernels::{CastFromF32, CastFromF32Params};
-use crate::precision::Precision;
+use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
+use crate::precision::{Precision, Variant};
 
 /// The copies a plan needs. Each precision has flat buffers of its own, laid out as the
 /// parameters.
@@ -31,9 +31,8 @@ impl Copies {
             }
         }
         for (precision, buffers) in &mut buffers {
-            let single = request.parameters.weights().iter().map(wgpu::Buffer::size);
-            let ratio = Precision::F32.quad_bytes() / precision.quad_bytes();
-            let sizes: Vec<_> = single.map(|bytes| bytes / ratio).collect();
+            let segments = request.parameters.segments().iter();
+            let sizes: Vec<_> = segments.map(|quads| quads * precision.quad_bytes()).collect();
             let what = format!("the weights in {precision}");
             *buffers = parameters::allocate(gpu, &what, sizes.iter().sum(), || {
                 sizes.iter().map(|&bytes| gpu.buffer("weight copies", bytes)).collect()
@@ -56,17 +55,21 @@ impl Copies {
         })
     }
 
-    /// Records the rounding.
+    /// Records the casts. Copies in f32 get all that the storage knows of a weight.
     pub fn record(&self, parameters: &Parameters, recorder: &mut Recorder<'_>) {
         for (&precision, buffers) in &self.buffers {
-            recorder.set_variant(precision);
-            for (single, half) in parameters.weights().iter().zip(buffers) {
-                let quads = to_u32((single.size() / Precision::F32.quad_bytes()) as usize);
-                recorder.dispatch(&CastFromF32 {
-                    params: CastFromF32Params { quads },
-                    x: single.as_entire_buffer_binding(),
-                    y: half.as_entire_buffer_binding(),
-                });
+            recorder.set_variant(Variant { precision, weights: parameters.storage() });
+            let flat = parameters.weights().iter().zip(parameters.segments()).zip(buffers);
+            for ((weights, &quads), copy) in flat {
+                let quads = to_u32(quads as usize);
+                let (stored, y) = (bind(weights), bind(copy));
+                if precision == Precision::F32 {
+                    let params = LoadWeightsParams { quads };
+                    recorder.dispatch(&LoadWeights { params, weight: stored, y });
+                } else {
+                    let params = CastFromF32Params { quads };
+                    recorder.dispatch(&CastFromF32 { params, x: stored, y });
+                }
             }
         }
         recorder.set_variant(Precision::F32);
@@ -76,4 +79,8 @@ impl Copies {
     pub fn bytes(&self) -> u64 {
         self.buffers.values().flatten().map(wgpu::Buffer::size).sum()
     }
+}
+
+fn bind(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+    buffer.as_entire_buffer_binding()
 }

@@ -90,7 +90,7 @@ pub struct Report {
     pub value_bytes: u64,
     /// Bytes of inputs and constants.
     pub leaf_bytes: u64,
-    /// Bytes of the copies of the parameters in half precision.
+    /// Bytes of the copies of parameters in another precision than that of their storage.
     pub copy_bytes: u64,
     /// Dispatches of one microbatch.
     pub dispatches: usize,
@@ -160,8 +160,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) for a value larger than a binding,
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), and
-    /// [`Error::UnknownName`](crate::Error::UnknownName) for a parameter the set does not have.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`Error::UnknownName`](crate::Error::UnknownName) for a parameter the set does not have, and
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for a graph that was built for another
+    /// storage of weights than that of the set.
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;

@@ -1,18 +1,22 @@
 //! Parameters and states on the device: flat buffers with one layout, read and written by name.
 //!
 //! All parameters lie one after the other in as few buffers ("segments") as the device's binding
-//! limit allows, so one dispatch per segment serves them all. Gradients, moments and copies in half
-//! precision are further flat buffers with the same layout, counted in quads: each tensor starts
-//! at a multiple of 32 quads, which is one that a binding may have over halves as well.
+//! limit allows, so one dispatch per segment serves them all. Gradients, moments and copies in
+//! another precision are further flat buffers with the same layout, counted in quads: each tensor
+//! starts at a multiple of 32 quads, which is one that a binding may have over halves as well.
+//!
+//! A [`WeightStorage`] that keeps something beside the weights has it in the second half of the same
+//! buffer, again with this layout, so that the first half is what kernels compute with.
 
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
+use crate::kernels::{StoreWeights, StoreWeightsParams};
 use crate::nn::init::Draw;
 use crate::plan::{Slot, to_u32};
-use crate::precision::Precision;
+use crate::precision::{Precision, WeightStorage};
 
 /// Where a tensor lies in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +51,16 @@ pub struct Parameters {
     states: Vec<StateSpec>,
     locations: Vec<Location>,
     state_locations: Vec<Location>,
+    storage: WeightStorage,
+    /// Quads of each segment.
+    segments: Vec<u64>,
     weights: Vec<wgpu::Buffer>,
     committed: wgpu::Buffer,
 }
 
 impl Parameters {
-    /// Allocates and initialises the parameters and states of a graph.
+    /// Allocates and initialises the parameters and states of a graph, in the storage that the
+    /// graph has them in.
     ///
     /// # Errors
     /// [`Error::Limit`] for a tensor larger than one binding, [`Error::OutOfMemory`].
@@ -62,10 +70,14 @@ impl Parameters {
             check_binding(gpu, &format!("parameter {}", spec.name), &spec.shape)?;
         }
         let sizes = graph.parameters().iter().map(|spec| spec.shape.bytes());
-        let (locations, segments) = layout(sizes, largest);
+        let (locations, segment_bytes) = layout(sizes, largest);
+        let storage = graph.weights();
+        let segments: Vec<_> =
+            segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
+        let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
         let state_sizes = graph.states().iter().map(|spec| spec.shape.bytes());
         let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
-        let total: u64 = segments.iter().sum::<u64>() + state_segments[0];
+        let total: u64 = weight_bytes.iter().sum::<u64>() + state_segments[0];
         if state_segments[0] > largest {
             return Err(Error::Limit {
                 what: "the states of the model".into(),
@@ -76,7 +88,7 @@ impl Parameters {
             });
         }
         let (weights, committed) = allocate(gpu, "the parameters", total, || {
-            let weights = segments.iter().map(|&bytes| gpu.buffer("weights", bytes)).collect();
+            let weights = weight_bytes.iter().map(|&b| gpu.buffer("weights", b)).collect();
             (weights, gpu.buffer("states", state_segments[0]))
         })
         .await?;
@@ -86,6 +98,8 @@ impl Parameters {
             states: graph.states().to_vec(),
             locations,
             state_locations,
+            storage,
+            segments,
             weights,
             committed,
         };
@@ -93,14 +107,26 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Gives every parameter and state its initial value; parameters are drawn on the device.
+    /// Gives every parameter and state its initial value; parameters are drawn on the device, in
+    /// f32, and rounded to nearest where the storage rounds.
     pub fn initialize(&self, seed: u32) {
+        // Drawn where they stay, or one after the other in a buffer for the largest.
+        let largest = self.specs.iter().map(|spec| spec.shape.bytes()).max();
+        let drawn = match self.storage {
+            WeightStorage::F32 => None,
+            _ => largest.map(|bytes| self.gpu.buffer("drawn weights", bytes)),
+        };
         for (index, spec) in self.specs.iter().enumerate() {
             let distribution = spec.init.resolve(&spec.shape.dims);
-            let slot = self.slot(index);
-            let [rows, cols] = [slot.shape.rows(), slot.shape.cols()].map(to_u32);
+            let [rows, cols] = [spec.shape.rows(), spec.shape.cols()].map(to_u32);
             let draw = Draw { rows, cols, seed, stream: spec.stream };
-            distribution.write(&self.gpu, draw, slot.binding());
+            let Some(drawn) = &drawn else {
+                distribution.write(&self.gpu, draw, self.slot(index).binding());
+                continue;
+            };
+            let drawn = Slot::new(drawn.clone(), spec.shape.clone());
+            distribution.write(&self.gpu, draw, drawn.binding());
+            self.store(index, &drawn);
         }
         for (index, spec) in self.states.iter().enumerate() {
             let slot = self.state_slot(index);
@@ -109,6 +135,20 @@ impl Parameters {
                 spec.initial.iter().flat_map(|&x| std::iter::repeat_n(x, cols)).collect();
             self.gpu.write(&slot.buffer, slot.offset, bytemuck::cast_slice(&slot.shape.pad(&rows)));
         }
+    }
+
+    /// Brings the f32 values of one parameter into the storage.
+    fn store(&self, index: usize, values: &Slot) {
+        let Location { segment, offset } = self.locations[index];
+        let store = StoreWeights {
+            params: StoreWeightsParams {
+                first: to_u32((offset / Precision::F32.quad_bytes()) as usize),
+                quads: to_u32(values.shape.quads()),
+            },
+            x: values.binding(),
+            weight: self.weights[segment].as_entire_buffer_binding(),
+        };
+        self.gpu.run_as(&store, self.storage);
     }
 
     /// The parameters, in the order of the layout.
@@ -143,7 +183,19 @@ impl Parameters {
         &self.locations
     }
 
-    /// The flat buffers of weights, one per segment.
+    /// How the optimizer holds the weights.
+    pub fn storage(&self) -> WeightStorage {
+        self.storage
+    }
+
+    /// The size of each segment in quads.
+    pub fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// The flat buffers of weights, one per segment, in the [`storage`](Self::storage). Kernels that
+    /// see them as f32 join the fragment [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32) and are
+    /// recorded for this storage.
     pub fn weights(&self) -> &[wgpu::Buffer] {
         &self.weights
     }
@@ -153,20 +205,21 @@ impl Parameters {
         &self.committed
     }
 
-    /// Where parameter `index` lies.
+    /// Where the weights of parameter `index` lie that kernels compute with, in the precision of
+    /// the [`storage`](Self::storage).
     pub fn slot(&self, index: usize) -> Slot {
-        self.slot_in(&self.weights, index, Element::Real)
+        self.copy_slot_in(&self.weights, index, self.storage.precision())
     }
 
-    /// The part that belongs to parameter `index` in flat buffers of the same layout.
+    /// The part that belongs to parameter `index` in flat buffers of the same layout, over f32.
     pub fn slot_in(&self, flat: &[wgpu::Buffer], index: usize, element: Element) -> Slot {
         let Location { segment, offset } = self.locations[index];
         let shape = self.specs[index].shape.with(element);
         Slot { buffer: flat[segment].clone(), offset, shape, accumulate: false }
     }
 
-    /// The part that belongs to the copy of parameter `index` in half precision, in flat buffers
-    /// of such copies.
+    /// The part that belongs to the copy of parameter `index` in another precision, in flat
+    /// buffers of such copies.
     pub fn copy_slot_in(&self, flat: &[wgpu::Buffer], index: usize, precision: Precision) -> Slot {
         let slot = self.slot_in(flat, index, Element::Real);
         let offset = slot.offset * precision.quad_bytes() / Precision::F32.quad_bytes();
@@ -185,12 +238,12 @@ impl Parameters {
         Slot { buffer: flat.clone(), offset, shape, accumulate: false }
     }
 
-    /// The slot of the parameter or state with this name.
+    /// The slot of the parameter or state with this name; see [`slot`](Self::slot).
     ///
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn find(&self, name: &str) -> Result<Slot> {
-        if let Some(index) = self.specs.iter().position(|spec| spec.name == name) {
+        if let Some(index) = self.position(name) {
             return Ok(self.slot(index));
         }
         for (index, spec) in self.states.iter().enumerate() {
@@ -205,10 +258,54 @@ impl Parameters {
         })
     }
 
-    /// Writes a parameter or state, dense, row-major.
+    /// What [`WeightStorage::Bf16Kahan`] keeps beside a parameter, dense; none in other storages,
+    /// and none of a state.
+    pub(crate) async fn compensation(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let slot = self.find(name)?;
+        if self.storage_of(name) != WeightStorage::Bf16Kahan {
+            return Ok(None);
+        }
+        let beside = Slot { offset: beside_offset(&slot), ..slot };
+        read_slot(&self.gpu, &beside).await.map(Some)
+    }
+
+    /// Makes of values that [`read`](Self::read) gave, and were [written](Self::write), the very bits
+    /// again that they were made of. Does nothing in storages without a compensation.
+    pub(crate) fn write_compensation(
+        &self,
+        name: &str,
+        values: &[f32],
+        compensation: &[f32],
+    ) -> Result<()> {
+        let slot = self.find(name)?;
+        if self.storage_of(name) == WeightStorage::Bf16Kahan {
+            // The sum was rounded to f32, far below the bf16 that is looked for.
+            let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
+            let encode = |dense: &[f32]| slot.shape.precision.encode(&slot.shape.pad(dense));
+            self.gpu.write(&slot.buffer, slot.offset, &encode(&weights));
+            self.gpu.write(&slot.buffer, beside_offset(&slot), &encode(compensation));
+        }
+        Ok(())
+    }
+
+    /// States are f32.
+    fn storage_of(&self, name: &str) -> WeightStorage {
+        match self.position(name) {
+            Some(_) => self.storage,
+            None => WeightStorage::F32,
+        }
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.specs.iter().position(|spec| spec.name == name)
+    }
+
+    /// Writes a parameter or state, dense, row-major. The storage keeps of a parameter what it can;
+    /// [`read`](Self::read) gives that back.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::InputSize`], and [`Error::NonFinite`] for NaN or Inf.
+    /// [`Error::UnknownName`], [`Error::InputSize`], and [`Error::NonFinite`] for NaN or Inf, and
+    /// for what the storage would make Inf of.
     pub fn write(&self, name: &str, data: &[f32]) -> Result<()> {
         let slot = self.find(name)?;
         if data.len() != slot.shape.count() {
@@ -219,7 +316,10 @@ impl Parameters {
                 shape: slot.shape.to_string(),
             });
         }
-        if let Some(index) = data.iter().position(|x| !x.is_finite()) {
+        let storage = self.storage_of(name);
+        let [weights, beside] = storage.encode(&slot.shape.pad(data));
+        let stored = slot.shape.unpad(&storage.decode(&weights, &beside));
+        if let Some(index) = stored.iter().position(|x| !x.is_finite()) {
             return Err(Error::NonFinite {
                 what: format!("the new value of {name}"),
                 index,
@@ -227,20 +327,43 @@ impl Parameters {
                 advice: "training cannot start from it; check where the values come from".into(),
             });
         }
-        self.gpu.write(&slot.buffer, slot.offset, bytemuck::cast_slice(&slot.shape.pad(data)));
+        self.gpu.write(&slot.buffer, slot.offset, &weights);
+        if !beside.is_empty() {
+            self.gpu.write(&slot.buffer, beside_offset(&slot), &beside);
+        }
         Ok(())
     }
 
-    /// Reads a parameter or state, dense, row-major. Waits for the device.
+    /// Reads a parameter or state, dense, row-major: of a parameter all that the storage knows, so
+    /// the exact f32 of [`WeightStorage::Bf16Split`], and weight and compensation together of
+    /// [`WeightStorage::Bf16Kahan`]. Waits for the device.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DeviceLost`].
     pub async fn read(&self, name: &str) -> Result<Vec<f32>> {
-        read_slot(&self.gpu, &self.find(name)?).await
+        let (slot, storage) = (self.find(name)?, self.storage_of(name));
+        let bytes = slot.shape.bytes() as usize;
+        let weights = self.gpu.read(&slot.buffer, slot.offset, bytes).await?;
+        let beside = match storage {
+            WeightStorage::F32 | WeightStorage::Bf16Stochastic => Vec::new(),
+            _ => self.gpu.read(&slot.buffer, beside_offset(&slot), bytes).await?,
+        };
+        Ok(slot.shape.unpad(&storage.decode(&weights, &beside)))
     }
 
-    /// Checks that a graph's parameters and states are among these, with the same shapes.
+    /// Checks that a graph's parameters and states are among these, with the same shapes, and that
+    /// it reads parameters in the precision they are stored in.
     pub(crate) fn index_of(&self, graph: &Graph) -> Result<(Vec<usize>, Vec<usize>)> {
+        if graph.weights().precision() != self.storage.precision() {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "a graph over parameters in {}, where they are stored as {}",
+                    graph.weights(),
+                    self.storage
+                ),
+                instead: "build the graph with_weights(parameters.storage())".into(),
+            });
+        }
         let missing = |kind, name: &str| Error::UnknownName {
             kind,
             name: name.to_owned(),
@@ -269,6 +392,12 @@ impl Parameters {
             assert!(seen.insert(name), "{name:?} names both a parameter and a state");
         }
     }
+}
+
+/// Where what is kept beside the weights in a slot begins: as far into the second half of the
+/// buffer.
+fn beside_offset(slot: &Slot) -> u64 {
+    slot.buffer.size() / 2 + slot.offset
 }
 
 /// Reads one slot of values that are not u32, dense.

@@ -19,3 +19,4 @@ pub mod random;
 pub mod reduce;
 pub mod softmax;
 pub mod step;
+pub mod weights;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::optimizers::SegmentTensor;
 use super::stability::{ActivePolicy, Policy};
 use super::tensor_telemetry::TensorWatch;
 use super::update::Update;
@@ -13,7 +14,7 @@ use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{
     Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
 };
-use crate::precision::Precision;
+use crate::precision::{Precision, WeightStorage};
 use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
@@ -29,6 +30,7 @@ pub struct TrainerBuilder<M: Model> {
     policies: Vec<Box<dyn Policy>>,
     schedule: Schedule,
     precision: Precision,
+    weights: Option<WeightStorage>,
     microbatches: usize,
     seed: u32,
     ring: u32,
@@ -56,6 +58,7 @@ impl<M: Model> TrainerBuilder<M> {
             policies: Vec::new(),
             schedule: Schedule::default(),
             precision: Precision::F32,
+            weights: None,
             microbatches: 1,
             seed: 0,
             ring: 1024,
@@ -118,12 +121,21 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Storage of activations and of the weights to compute with. Master weights, moments,
-    /// gradients of parameters and all arithmetic stay f32. A model chooses otherwise for a part of
+    /// Storage of activations and of the weights to compute with. Moments, gradients of parameters
+    /// and all arithmetic stay f32, and so do the weights that the optimizer updates unless
+    /// [`weights`](Self::weights) says otherwise. A model chooses another precision for a part of
     /// itself by [`Graph::with_precision`].
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
+        self
+    }
+
+    /// How the optimizer holds the weights. The default is f32, or what the given
+    /// [`parameters`](Self::parameters) have.
+    #[must_use]
+    pub fn weights(mut self, weights: WeightStorage) -> Self {
+        self.weights = Some(weights);
         self
     }
 
@@ -173,7 +185,7 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Trains these parameters instead of freshly initialised ones.
+    /// Trains these parameters instead of freshly initialised ones, in the storage they have.
     #[must_use]
     pub fn parameters(mut self, parameters: Parameters) -> Self {
         self.parameters = Some(parameters);
@@ -187,7 +199,8 @@ impl<M: Model> TrainerBuilder<M> {
     /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
     pub async fn build(mut self, gpu: &Gpu) -> Result<Trainer<M>> {
         self.validate()?;
-        let mut graph = Graph::in_precision(Phase::Train, self.precision);
+        let weights = self.chosen_weights()?;
+        let mut graph = Graph::in_precision(Phase::Train, self.precision).with_weights(weights);
         let output = self.model.build(&mut graph);
         graph.backward(output.loss, 1.0 / self.microbatches as f32);
         let parameters = match self.parameters.take() {
@@ -286,6 +299,18 @@ impl<M: Model> TrainerBuilder<M> {
         std::mem::take(&mut self.policies).into_iter().map(activate).collect()
     }
 
+    fn chosen_weights(&self) -> Result<WeightStorage> {
+        let given = self.parameters.as_ref().map(Parameters::storage);
+        match (self.weights, given) {
+            (Some(wanted), Some(given)) if wanted != given => Err(Error::Setting {
+                setting: "weights",
+                value: wanted.to_string(),
+                range: "the storage of the parameters that are given",
+            }),
+            (wanted, given) => Ok(wanted.or(given).unwrap_or_default()),
+        }
+    }
+
     fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
@@ -334,21 +359,25 @@ impl<M: Model> TrainerBuilder<M> {
         Ok(())
     }
 
-    /// Gradients, staged states, and moments: one more flat buffer each, zeroed.
+    /// Gradients, staged states, and what the optimizer keeps, zeroed.
     async fn allocate(
         &self,
         gpu: &Gpu,
         parameters: &Parameters,
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
-        let segments: Vec<_> = parameters.weights().iter().map(wgpu::Buffer::size).collect();
+        let quads = parameters.segments().iter();
+        let segments: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
         let names = self.optimizer.moments();
-        let bytes = segments.iter().sum::<u64>() * (1 + names.len() as u64);
+        let moment_bytes: Vec<_> = (0..segments.len())
+            .map(|i| self.optimizer.moment_bytes(&SegmentTensor::of_segment(parameters, i)))
+            .collect();
+        let bytes = segments.iter().sum::<u64>() + moment_bytes.iter().flatten().sum::<u64>();
         parameters::allocate(gpu, "gradients and moments", bytes, || {
             let gradients = segments.iter().map(|&b| gpu.buffer("gradients", b)).collect();
             let staged = gpu.buffer("staged states", parameters.committed().size());
-            let moments = segments
+            let moments = moment_bytes
                 .iter()
-                .map(|&bytes| names.iter().map(|name| gpu.buffer(name, bytes)).collect())
+                .map(|bytes| names.iter().zip(bytes).map(|(n, &b)| gpu.buffer(n, b)).collect())
                 .collect();
             (Sinks { gradients, staged }, moments)
         })

@@ -149,6 +149,11 @@ fn segment_name(moment: &str, segment: usize) -> String {
     format!("evenkeel/moment/{moment}/segment {segment}")
 }
 
+/// The name of what [`Bf16Kahan`](crate::WeightStorage::Bf16Kahan) keeps beside the weights.
+fn compensation_name(parameter: &str) -> String {
+    format!("evenkeel/compensation/{parameter}")
+}
+
 /// Elements of a flat buffer that belong to a tensor of this shape.
 fn share(location: Location, shape: &Shape) -> std::ops::Range<usize> {
     let start = location.offset as usize / 4;
@@ -169,7 +174,11 @@ impl<M: Model> Trainer<M> {
         info("learning rate factor", self.learning_rate_factor.to_string());
         for name in self.parameters.names() {
             let values = self.parameters.read(name).await?;
-            checkpoint.put_floats(name, &self.parameters.find(name)?.shape.dims, &values);
+            let dims = &self.parameters.find(name)?.shape.dims;
+            checkpoint.put_floats(name, dims, &values);
+            if let Some(compensation) = self.parameters.compensation(name).await? {
+                checkpoint.put_floats(&compensation_name(name), dims, &compensation);
+            }
         }
         for (segment, buffers) in self.moments.iter().enumerate() {
             for (moment, buffer) in self.moment_names.iter().zip(buffers) {
@@ -217,11 +226,16 @@ impl<M: Model> Trainer<M> {
         let mut values = Vec::new();
         for name in self.parameters.names() {
             let count = self.parameters.find(name)?.shape.count();
-            values.push((name, bytemuck::cast_slice(checkpoint.words(name, count)?)));
+            let floats =
+                |name: &str| checkpoint.words(name, count).map(bytemuck::cast_slice::<_, f32>);
+            values.push((name, floats(name)?, floats(&compensation_name(name)).ok()));
         }
 
-        for (name, values) in values {
+        for (name, values, compensation) in values {
             self.parameters.write(name, values)?;
+            if let Some(compensation) = compensation {
+                self.parameters.write_compensation(name, values, compensation)?;
+            }
         }
         for (buffer, words) in moments {
             self.gpu.write(buffer, 0, bytemuck::cast_slice(&words));

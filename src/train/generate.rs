@@ -106,7 +106,7 @@ impl Generator {
     /// As [`Plan::new`].
     pub async fn new(gpu: &Gpu, parameters: &Parameters, gpt: &Gpt) -> Result<Self> {
         let (context, vocabulary) = (gpt.config().context, gpt.config().vocabulary);
-        let mut graph = Graph::new(Phase::Evaluate);
+        let mut graph = Graph::new(Phase::Evaluate).with_weights(parameters.storage());
         let tokens = graph.tokens("tokens", [1, context], vocabulary);
         let logits = gpt.logits(&mut graph, tokens);
         let request = PlanRequest {

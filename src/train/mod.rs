@@ -31,7 +31,9 @@ pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use generate::{Generator, Sampling};
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use norm::Norm;
-pub use optimizers::{Adam, AdamW, Optimizer, Sgd};
+pub use optimizers::{
+    Adafactor, Adam, AdamAtan2, AdamW, Lion, Muon, MuonScale, Optimizer, Sgd, StableAdamW,
+};
 pub use predictor::Predictor;
 pub use schedule::Schedule;
 use stability::ActivePolicy;
@@ -93,7 +95,7 @@ pub struct TrainerReport {
     pub moment_bytes: u64,
     /// Activations, inputs and constants.
     pub activation_bytes: u64,
-    /// Copies of the weights in half precision.
+    /// Copies of the weights in another precision than that of their storage.
     pub copy_bytes: u64,
     /// What policies keep: memories, snapshots.
     pub policy_bytes: u64,
@@ -226,9 +228,8 @@ impl<M: Model> Trainer<M> {
         match self.watch.as_ref().filter(|watch| watch.is_watched(self.attempted)) {
             None => self.gpu.encode(encoder, list.iter().chain(&self.update)),
             Some(watch) => {
-                watch.keep(encoder, self.parameters.weights());
                 let update = self.update.iter().chain(&watch.dispatches);
-                self.gpu.encode(encoder, list.iter().chain(update));
+                self.gpu.encode(encoder, watch.keep.iter().chain(list).chain(update));
             }
         }
     }

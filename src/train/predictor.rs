@@ -39,7 +39,8 @@ impl Predictor {
         precision: Precision,
         build: impl FnOnce(&mut Graph) -> Vec<Value>,
     ) -> Result<Self> {
-        let mut graph = Graph::in_precision(Phase::Evaluate, precision);
+        let mut graph =
+            Graph::in_precision(Phase::Evaluate, precision).with_weights(parameters.storage());
         let outputs = build(&mut graph);
         let step = StepBuffers::new(gpu);
         let request = PlanRequest {

@@ -8,8 +8,8 @@ use super::update::segment_chunks;
 use crate::error::Result;
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::kernels::{
-    Segment, TensorTelemetry as TensorTelemetryKernel, TensorTelemetryParams, UpdateScan,
-    UpdateScanParams,
+    LoadWeights, LoadWeightsParams, Segment, TensorTelemetry as TensorTelemetryKernel,
+    TensorTelemetryParams, UpdateScan, UpdateScanParams,
 };
 use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, to_u32};
 use crate::step::{TensorRecord, UpdatePartial};
@@ -41,7 +41,7 @@ pub struct TensorTelemetry {
     /// `update_rms / weight_rms`: about 1e-3 in a healthy run. 0 where the weights are zero.
     pub update_to_weight: f64,
     /// Share of the weights that did not change although their gradient is not zero: their change
-    /// was below half a unit of the storage.
+    /// was below half a unit of the storage, with what it keeps beside the weights.
     pub frozen_share: f64,
     /// Share of the gradient elements that a clip by value, or the guard of 1e18, cut.
     pub clipped_share: f64,
@@ -52,8 +52,10 @@ pub struct TensorTelemetry {
 pub(super) struct TensorWatch {
     pub every: u32,
     capacity: u32,
-    /// Weights before the update, by segment.
+    /// f32 weights before the update, by segment.
     old: Vec<wgpu::Buffer>,
+    /// Before the update of a watched step: keep the weights.
+    pub keep: Vec<Dispatch>,
     /// After the update of a watched step.
     pub dispatches: Vec<Dispatch>,
     ring: wgpu::Buffer,
@@ -78,7 +80,8 @@ impl TensorWatch {
         let capacity = CAPACITY.min(most).max(1);
         let ring = gpu.buffer("tensor telemetry", u64::from(capacity) * row);
         let weights = parameters.weights();
-        let old: Vec<_> = weights.iter().map(|w| gpu.buffer("old weights", w.size())).collect();
+        let quads = parameters.segments().iter();
+        let old: Vec<_> = quads.map(|quads| gpu.buffer("old weights", 16 * quads)).collect();
 
         // Partials of a segment start where a binding may.
         let partial_bytes = size_of::<UpdatePartial>() as u64;
@@ -98,6 +101,15 @@ impl TensorWatch {
         let partials = gpu.buffer("update partials", used.max(1) * partial_bytes);
         let segments = gpu.upload("chunks of tensors", &of_tensor);
         let mut recorder = Recorder::new(gpu, step);
+        recorder.set_variant(parameters.storage());
+        for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.segments()) {
+            recorder.dispatch(&LoadWeights {
+                params: LoadWeightsParams { quads: to_u32(quads as usize) },
+                weight: weight.as_entire_buffer_binding(),
+                y: old.as_entire_buffer_binding(),
+            });
+        }
+        let keep = recorder.take();
         let state = recorder.step_state();
         for (index, (offset, chunks, chunk_count)) in tables.into_iter().enumerate() {
             recorder.dispatch(&UpdateScan {
@@ -125,7 +137,8 @@ impl TensorWatch {
             (spec.name.clone(), elements, 4 * spec.shape.quads() - elements)
         };
         let tensors = parameters.specs().iter().map(describe).collect();
-        Self { every, capacity, old, dispatches: recorder.take(), ring, tensors, read: 0 }
+        let dispatches = recorder.take();
+        Self { every, capacity, old, keep, dispatches, ring, tensors, read: 0 }
     }
 
     /// Bytes of the copy of the weights.
@@ -135,13 +148,6 @@ impl TensorWatch {
 
     pub fn is_watched(&self, step: u64) -> bool {
         step.is_multiple_of(u64::from(self.every))
-    }
-
-    /// Keeps the weights as they are before the update.
-    pub fn keep(&self, encoder: &mut wgpu::CommandEncoder, weights: &[wgpu::Buffer]) {
-        for (weight, old) in weights.iter().zip(&self.old) {
-            encoder.copy_buffer_to_buffer(weight, 0, old, 0, weight.size());
-        }
     }
 
     /// Forgets what came before `step`.

@@ -10,10 +10,11 @@ use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::graph::{Graph, Value};
 use crate::kernels::{
-    self, Commit, CommitParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE, Telemetry, TelemetryParams,
-    TensorNorm, Verdict, VerdictParams, chunks,
+    self, Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST,
+    OVERFLOW_NONFINITE, Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams, chunks,
 };
 use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
+use crate::precision::WeightStorage;
 use crate::step::{Chunk, ScanPartial};
 
 /// What an update is recorded from.
@@ -48,9 +49,13 @@ impl Update<'_> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         let mut recorder = Recorder::new(gpu, step);
         let scan = Scan::new(gpu, parameters, Norm::L2);
-        scan.record(&mut recorder, parameters.weights(), OVERFLOW_NONFINITE);
+        let values = self.weight_values(&mut recorder);
+        scan.record(&mut recorder, values, OVERFLOW_NONFINITE);
         scan.check_parameters(gpu, parameters, &recorder.take()).await?;
+        self.clear_gradients();
 
+        // For whatever looks at weights or changes them.
+        recorder.set_variant(parameters.storage());
         let scan = Scan::new(gpu, parameters, self.norm);
         let layouts: Vec<_> =
             (0..scan.tables.len()).map(|i| SegmentTensor::of_segment(parameters, i)).collect();
@@ -147,6 +152,34 @@ impl Update<'_> {
             active.policy.device_bytes(committed.sum())
         });
         bytes.sum()
+    }
+
+    /// The values of the weights in f32: themselves, or written to where the gradients will be.
+    fn weight_values(&self, recorder: &mut Recorder<'_>) -> &[wgpu::Buffer] {
+        let (parameters, values) = (self.parameters, &self.sinks.gradients);
+        if parameters.storage() == WeightStorage::F32 {
+            return parameters.weights();
+        }
+        recorder.set_variant(parameters.storage());
+        let segments = parameters.segments().iter().zip(parameters.weights()).zip(values);
+        for ((&quads, weight), values) in segments {
+            recorder.dispatch(&LoadWeights {
+                params: LoadWeightsParams { quads: to_u32(quads as usize) },
+                weight: weight.as_entire_buffer_binding(),
+                y: values.as_entire_buffer_binding(),
+            });
+        }
+        recorder.set_variant(WeightStorage::F32);
+        values
+    }
+
+    /// A parameter that no loss depends on keeps a gradient of zero.
+    fn clear_gradients(&self) {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for gradient in &self.sinks.gradients {
+            encoder.clear_buffer(gradient, 0, None);
+        }
+        self.gpu.submit(encoder);
     }
 
     /// What layers do to their parameters.
@@ -306,8 +339,8 @@ impl Scan {
         if found.iter().all(|partial| partial.nonfinite_count == 0) {
             return Ok(());
         }
-        for (index, spec) in parameters.specs().iter().enumerate() {
-            let values = parameters::read_slot(gpu, &parameters.slot(index)).await?;
+        for spec in parameters.specs() {
+            let values = parameters.read(&spec.name).await?;
             if let Some(index) = values.iter().position(|x| !x.is_finite()) {
                 return Err(Error::NonFinite {
                     what: format!("the initial value of parameter {}", spec.name),

@@ -311,6 +311,7 @@ impl Clipped {
         let heads = self.heads + 2 * self.kv_heads;
         gpu.run(&QkClip {
             params: QkClipParams {
+                first: 16,
                 heads: self.heads as u32,
                 kv_heads: self.kv_heads as u32,
                 head_quads: (padded.len() / 4 / heads) as u32,
@@ -319,11 +320,7 @@ impl Clipped {
             },
             state: gpu.upload("state", &[state]).as_entire_buffer_binding(),
             max_logit: gpu.upload("max_logit", &self.max_logit).as_entire_buffer_binding(),
-            weight: wgpu::BufferBinding {
-                buffer: &buffer,
-                offset: 256,
-                size: std::num::NonZeroU64::new(padded.len() as u64 * 4),
-            },
+            weight: buffer.as_entire_buffer_binding(),
         });
         let all = read(gpu, &buffer);
         let (before, rest) = all.split_at(64);

@@ -28,12 +28,14 @@ mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
+mod optimizer_runs;
 mod policy;
 mod probe;
 mod random;
 mod reduce;
 mod softmax;
 mod step;
+mod weights;
 
 const FAMILIES: &[(&str, &[&str])] = &[
     ("attention", attention::ROWS),
@@ -51,6 +53,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("reduce", reduce::ROWS),
     ("softmax", softmax::ROWS),
     ("step", step::ROWS),
+    ("weights", weights::ROWS),
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use evenkeel::step::{
     APPLY, Chunk, Event, Reason, SKIP, ScanPartial, StepInput, StepState, TensorRecord,
     TensorState, UpdatePartial,
 };
-use evenkeel::{Gpu, Precision, step::TelemetryRecord};
+use evenkeel::{Gpu, WeightStorage, step::TelemetryRecord};
 
 use crate::support::{Tolerance, assert_close, read, values, wide};
 
@@ -881,7 +881,13 @@ struct Watched {
 
 const WATCHED: [usize; 5] = [5, 2049, 0, 3000, 1];
 
-fn watch(gpu: &Gpu, precision: Precision, gradient: &Flat, old: &[f32], weight: &[f32]) -> Watched {
+fn watch(
+    gpu: &Gpu,
+    storage: WeightStorage,
+    gradient: &Flat,
+    old: &[f32],
+    weight: &[f32],
+) -> Watched {
     let state = StepState {
         gradient_scale: 0.5,
         clip_value: 0.25,
@@ -894,6 +900,7 @@ fn watch(gpu: &Gpu, precision: Precision, gradient: &Flat, old: &[f32], weight: 
     let partials = gpu.buffer("partials", (chunk_count * size_of::<UpdatePartial>()) as u64);
     let ring = gpu.buffer("ring", (3 * count * size_of::<TensorRecord>()) as u64);
     let state = gpu.upload("state", &[state]);
+    let weight = storage.encode(weight).concat();
     gpu.run_as(
         &UpdateScan {
             params: UpdateScanParams { chunk_count: chunk_count as u32 },
@@ -901,11 +908,11 @@ fn watch(gpu: &Gpu, precision: Precision, gradient: &Flat, old: &[f32], weight: 
             chunks: gpu.upload("chunks", &gradient.chunks).as_entire_buffer_binding(),
             tensors: gpu.upload("tensors", &vec![tensor; count]).as_entire_buffer_binding(),
             gradient: gpu.upload("gradient", &gradient.elements).as_entire_buffer_binding(),
-            old: gpu.upload("old", &precision.encode(old)).as_entire_buffer_binding(),
-            weight: gpu.upload("weight", &precision.encode(weight)).as_entire_buffer_binding(),
+            old: gpu.upload("old", old).as_entire_buffer_binding(),
+            weight: gpu.upload("weight", &weight).as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
         },
-        precision,
+        storage,
     );
     // Step 14, every second one: record 7, in a ring of three.
     let input = StepInput { step: 14, ..Default::default() };
@@ -929,13 +936,16 @@ fn watch(gpu: &Gpu, precision: Precision, gradient: &Flat, old: &[f32], weight: 
 }
 
 /// Flat buffers of a step with zeros, weights that stand still, and sizes over f32's range.
-fn watched_step(scale: f32, precision: Precision) -> (Flat, Vec<f32>, Vec<f32>) {
+fn watched_step(scale: f32, storage: WeightStorage) -> (Flat, Vec<f32>, Vec<f32>) {
     let tensors: Vec<_> = (1..).zip(WATCHED).map(|(seed, n)| values(seed, n)).collect();
     let mut gradient = flatten(&tensors);
     gradient.elements.iter_mut().for_each(|g| *g *= scale);
     gradient.elements.iter_mut().step_by(5).for_each(|g| *g = 0.0);
     let count = gradient.elements.len();
-    let rounded = |x: Vec<f32>| precision.decode(&precision.encode(&x));
+    let rounded = |x: Vec<f32>| {
+        let [weights, beside] = storage.encode(&x);
+        storage.decode(&weights, &beside)
+    };
     let old = rounded(values(50, count).iter().map(|x| x * scale.recip()).collect());
     let mut weight =
         rounded(old.iter().zip(values(60, count)).map(|(w, d)| w + 0.3 * d * w).collect());
@@ -952,20 +962,22 @@ const WATCHED_SUM: Tolerance = Tolerance {
 };
 
 fn update_scan(gpu: &Gpu) {
-    for (scale, precision) in [
-        (1.0, Precision::F32),
-        (1e25, Precision::F32),
-        (1e-25, Precision::F32),
-        (1.0, Precision::Bf16),
+    for (scale, storage) in [
+        (1.0, WeightStorage::F32),
+        (1e25, WeightStorage::F32),
+        (1e-25, WeightStorage::F32),
+        (1.0, WeightStorage::Bf16Stochastic),
+        (1.0, WeightStorage::Bf16Kahan),
+        (1.0, WeightStorage::Bf16Split),
     ] {
         for bad in [false, true] {
-            let (mut gradient, old, weight) = watched_step(scale, precision);
+            let (mut gradient, old, weight) = watched_step(scale, storage);
             if bad {
                 for i in [1, 2100, 4000] {
                     gradient.elements[i] = f32::from_bits(NONFINITE[i % NONFINITE.len()]);
                 }
             }
-            let watched = watch(gpu, precision, &gradient, &old, &weight);
+            let watched = watch(gpu, storage, &gradient, &old, &weight);
             for (chunk, partial) in gradient.chunks.iter().zip(&watched.partials) {
                 let share = chunk.offset as usize * 4..(chunk.offset + chunk.quads) as usize * 4;
                 let part = |x: &[f32]| wide(&x[share.clone()]);
@@ -976,7 +988,7 @@ fn update_scan(gpu: &Gpu) {
                     0.5 * 0.75,
                     0.25,
                 );
-                assert_update(&format!("{scale:e} {precision} {chunk:?}"), partial, &expected);
+                assert_update(&format!("{scale:e} {storage} {chunk:?}"), partial, &expected);
             }
         }
     }
@@ -1006,10 +1018,10 @@ fn assert_update(what: &str, found: &UpdatePartial, expected: &UpdateRange) {
 
 fn tensor_telemetry(gpu: &Gpu) {
     for scale in [1.0, 1e25, 1e-25] {
-        let (mut gradient, old, weight) = watched_step(scale, Precision::F32);
+        let (mut gradient, old, weight) = watched_step(scale, WeightStorage::F32);
         // One chunk of a tensor far larger than the others.
         gradient.elements[2060] = 1e30;
-        let watched = watch(gpu, Precision::F32, &gradient, &old, &weight);
+        let watched = watch(gpu, WeightStorage::F32, &gradient, &old, &weight);
         for (tensor, record) in watched.ring.iter().enumerate() {
             assert_eq!((record.step, record.loss_scale), (14, 2.0));
             let chunks = gradient.chunks.iter().filter(|chunk| chunk.tensor as usize == tensor);

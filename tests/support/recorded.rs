@@ -19,9 +19,9 @@ impl<'g> Recorded<'g> {
     /// Records a graph for two microbatches and writes its data.
     pub fn new(gpu: &'g Gpu, graph: &Graph, data: &HostData, outputs: &[Value]) -> Self {
         let parameters = block_on(Parameters::new(gpu, graph, 0)).expect("parameters");
-        let weights = parameters.weights().iter();
+        let segments = parameters.segments().iter();
         let sinks = Sinks {
-            gradients: weights.map(|buffer| gpu.buffer("gradients", buffer.size())).collect(),
+            gradients: segments.map(|quads| gpu.buffer("gradients", 16 * quads)).collect(),
             staged: gpu.buffer("staged", parameters.committed().size()),
         };
         let step = StepBuffers::new(gpu);

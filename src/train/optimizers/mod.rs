@@ -1,18 +1,57 @@
 //! Optimizers: each a kernel and the settings it takes. They read the step's state and know
 //! nothing of clipping, loss scaling or skipping, so any of them composes with any policy.
+//!
+//! What each keeps, in bytes per parameter beside weight and gradient (4 each), and when to take
+//! it:
+//!
+//! | | bytes | |
+//! |---|---|---|
+//! | [`AdamW`] | 8 | the default for transformers |
+//! | [`AdamW`] with `amsgrad`, [`Adam`] with `amsgrad` | 12 | where step sizes must not grow again |
+//! | [`Adam`] | 8 | with a penalty in the gradient, to compare with older results |
+//! | [`StableAdamW`] | 8 | loss spikes after gradients grow suddenly |
+//! | [`AdamAtan2`] | 8 | gradients of very different sizes: there is no eps to tune |
+//! | [`Lion`] | 4 | less memory; large batches |
+//! | [`Adafactor`] | about 0 | the least memory; sizes its steps by the weights |
+//! | [`Muon`] | 4, and 8 for what is not a hidden matrix | the fewest steps; some more arithmetic |
+//! | [`Sgd`] | 4, and 0 without momentum | convolutional networks |
+//!
+//! # eps in low precision
+//!
+//! Gradients of parameters, moments and eps are f32 whatever the
+//! [`Precision`](crate::Precision) of activations, and gradients are unscaled in f32 before they
+//! enter a moment. So eps is never rounded to zero, as 1e-8 would be in f16, and second moments
+//! below f16's range (gradients under 2.4e-4) count. Two limits remain. Where the root of the
+//! second moment is below eps, an update is smaller than its gradient asks for, and a large model
+//! late in training can come to a halt in the layers with the smallest gradients (Wortsman et al.
+//! 2023, <https://arxiv.org/abs/2309.14322>, use 1e-15). And squares of gradients under 1e-19
+//! vanish in f32, so an eps below that is the same as none. [`Optimizer::record_eps_shares`] tells
+//! how large a share of each tensor is below.
 
+mod adafactor;
 mod adam;
+mod adam_atan2;
 mod adamw;
+mod lion;
+mod muon;
 mod sgd;
+mod stable_adamw;
+mod tensor_means;
 
 use std::fmt::Debug;
 
+pub use adafactor::Adafactor;
 pub use adam::Adam;
+pub use adam_atan2::AdamAtan2;
 pub use adamw::AdamW;
+pub use lion::Lion;
+pub use muon::{Muon, MuonScale, is_hidden_matrix};
 pub use sgd::Sgd;
+pub use stable_adamw::StableAdamW;
 
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
+use crate::kernels::CHUNK_QUADS;
 use crate::plan::{Parameters, Recorder, to_u32};
 
 /// One tensor of a segment.
@@ -20,21 +59,55 @@ use crate::plan::{Parameters, Recorder, to_u32};
 pub struct SegmentTensor<'a> {
     /// Its name and shape.
     pub spec: &'a ParameterSpec,
+    /// Its row of the tensor table.
+    pub index: u32,
     /// Its first quad in the flat buffers.
     pub offset: u32,
+    /// Its first row of the chunk table.
+    pub first_chunk: u32,
+    /// Rows of the chunk table.
+    pub chunk_count: u32,
 }
 
 impl<'a> SegmentTensor<'a> {
     /// The tensors of one segment of the parameters, in the order of the layout.
     pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
-        let tensors = parameters.specs().iter().zip(parameters.locations());
-        let mine = tensors.filter(|(_, location)| location.segment == segment);
-        let tensor = |(spec, location): (_, &crate::plan::parameters::Location)| Self {
-            spec,
-            offset: to_u32((location.offset / 16) as usize),
-        };
-        mine.map(tensor).collect()
+        let mut first_chunk = 0;
+        let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
+        let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
+        mine.map(|(index, (spec, location))| {
+            let offset = to_u32((location.offset / 16) as usize);
+            let tensor = Self::new(spec, to_u32(index), offset, first_chunk);
+            first_chunk += tensor.chunk_count;
+            tensor
+        })
+        .collect()
     }
+
+    /// A tensor at this quad whose chunks, as [`chunks`](crate::kernels::chunks) makes them, begin
+    /// at `first_chunk`.
+    pub fn new(spec: &'a ParameterSpec, index: u32, offset: u32, first_chunk: u32) -> Self {
+        let chunk_count = to_u32(spec.shape.quads()).div_ceil(CHUNK_QUADS);
+        Self { spec, index, offset, first_chunk, chunk_count }
+    }
+
+    /// Quads, padding included.
+    pub fn quads(&self) -> u32 {
+        to_u32(self.spec.shape.quads())
+    }
+}
+
+/// Bytes of a flat buffer of f32 with these tensors: that of the gradients.
+fn flat_bytes(tensors: &[SegmentTensor<'_>]) -> u64 {
+    let end = tensors.last().map_or(0, |tensor| tensor.offset + tensor.quads());
+    (u64::from(end) * 16).next_multiple_of(512)
+}
+
+/// Bytes of a buffer that is not laid out as the gradients are, and so must not have their size:
+/// that is how both are told apart.
+fn packed_bytes(quads: u32, tensors: &[SegmentTensor<'_>]) -> u64 {
+    let bytes = u64::from(quads.max(1)) * 16;
+    if bytes == flat_bytes(tensors) { bytes + 16 } else { bytes }
 }
 
 /// The flat buffers of one segment of the parameters, as an optimizer sees them.
@@ -58,8 +131,15 @@ pub struct Segment<'a> {
 
 /// A rule that turns gradients into new weights.
 pub trait Optimizer: Debug {
-    /// Names of the buffers that the optimizer keeps per parameter.
+    /// Names of the buffers that the optimizer keeps.
     fn moments(&self) -> &'static [&'static str];
+
+    /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
+    /// parameter, laid out as the gradients are; a buffer laid out otherwise must have another
+    /// size than that of the gradients.
+    fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
+        vec![flat_bytes(tensors); self.moments().len()]
+    }
 
     /// The base learning rate, which the schedule multiplies.
     fn learning_rate(&self) -> f64;
@@ -74,8 +154,23 @@ pub trait Optimizer: Debug {
     /// [`Error::Setting`] names the one that is out of range.
     fn validate(&self) -> Result<()>;
 
-    /// Records the update of one segment.
+    /// Records the update of one segment. Nothing it keeps and no weight may change unless the
+    /// verdict is to apply the step, and what it keeps of a tensor counts as empty where
+    /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>);
+
+    /// Records a look at the second moments, after the update: `shares`, an f32 per tensor of the
+    /// tensor table, receives the share of elements whose corrected root is below eps, in the rows
+    /// of this segment's tensors. False, with nothing recorded, for an optimizer without such an
+    /// eps. Rows of tensors that have none are left alone.
+    fn record_eps_shares(
+        &self,
+        _recorder: &mut Recorder<'_>,
+        _segment: &Segment<'_>,
+        _shares: &wgpu::Buffer,
+    ) -> bool {
+        false
+    }
 }
 
 /// Fails unless `low <= value < high`.
@@ -96,6 +191,70 @@ fn check_not_negative(setting: &'static str, value: f64) -> Result<()> {
     check(setting, value, 0.0, f64::from(f32::MAX), "finite and not negative in f32")
 }
 
+fn check_positive(setting: &'static str, value: f64) -> Result<()> {
+    let smallest = f64::from(f32::MIN_POSITIVE);
+    check(setting, value, smallest, f64::from(f32::MAX), "finite and greater than 0 in f32")
+}
+
 fn check_decay_rate(setting: &'static str, value: f64) -> Result<()> {
     check(setting, value, 0.0, 1.0, "in [0, 1)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The setting that a bad value is reported for.
+    fn refused(optimizer: impl Optimizer) -> String {
+        match optimizer.validate() {
+            Err(Error::Setting { setting, .. }) => setting.to_owned(),
+            other => panic!("{optimizer:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let all: [&dyn Optimizer; 8] = [
+            &AdamW::default(),
+            &Adam::default(),
+            &StableAdamW::default(),
+            &AdamAtan2::default(),
+            &Lion::default(),
+            &Adafactor::default(),
+            &Muon::default(),
+            &Sgd::default(),
+        ];
+        for optimizer in all {
+            optimizer.validate().expect("valid");
+        }
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let nan = f64::NAN;
+        let both = AdamW { amsgrad: true, cautious: true, ..AdamW::default() };
+        assert_eq!(refused(both), "cautious");
+        assert_eq!(refused(StableAdamW { eps: -1.0, ..Default::default() }), "eps");
+        assert_eq!(refused(StableAdamW { betas: [0.9, 1.0], ..Default::default() }), "beta2");
+        for (a, b, setting) in [(0.0, 1.0, "a"), (1.0, 0.0, "b"), (nan, 1.0, "a"), (1.0, -1.0, "b")]
+        {
+            assert_eq!(refused(AdamAtan2 { a, b, ..Default::default() }), setting);
+        }
+        assert_eq!(refused(Lion { betas: [1.0, 0.9], ..Default::default() }), "beta1");
+        assert_eq!(refused(Lion { learning_rate: nan, ..Default::default() }), "learning_rate");
+        for beta2_decay in [0.1, -1.1, nan] {
+            assert_eq!(refused(Adafactor { beta2_decay, ..Default::default() }), "beta2_decay");
+        }
+        assert_eq!(refused(Adafactor { eps: [-1.0, 0.0], ..Default::default() }), "eps1");
+        assert_eq!(refused(Adafactor { eps: [0.0, nan], ..Default::default() }), "eps2");
+        let adafactor = Adafactor { clip_threshold: 0.0, ..Default::default() };
+        assert_eq!(refused(adafactor), "clip_threshold");
+        // The ratio of both learning rates would not exist.
+        assert_eq!(refused(Muon { learning_rate: 0.0, ..Default::default() }), "learning_rate");
+        assert_eq!(refused(Muon { momentum: 1.0, ..Default::default() }), "momentum");
+        let adamw = AdamW { cautious_decay: true, ..AdamW::default() };
+        assert_eq!(refused(Muon { adamw, ..Default::default() }), "adamw");
+        let adamw = AdamW { eps: nan, ..AdamW::default() };
+        assert_eq!(refused(Muon { adamw, ..Default::default() }), "eps");
+    }
 }

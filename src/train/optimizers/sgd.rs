@@ -11,6 +11,8 @@ use crate::plan::Recorder;
 /// ```text
 /// g += decay w      b = μ b + (1-dampening) g      w -= lr (nesterov ? g + μ b : b)
 /// ```
+///
+/// It keeps 4 bytes per parameter, none without momentum, in one dispatch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     /// Base learning rate.

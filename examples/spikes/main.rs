@@ -1,0 +1,213 @@
+//! The same training run three times: clean, with injected faults, and with the same faults and
+//! policies against them.
+//!
+//! ```text
+//! cargo run --release --example spikes
+//! cargo run --release --example spikes -- --steps 1000 --out docs/spikes.svg
+//! ```
+//!
+//! The faults are batches of random tokens, and steps at a thousand times the learning rate. Without
+//! policies the run is left with the weights that such a step made. With a [`SpikeGuard`] and a
+//! [`SnapshotRing`] the device skips what it can and goes back to a snapshot where it must; the host
+//! learns of it from telemetry, afterwards. Each run goes on until as many steps were *applied*, so
+//! what was skipped or undone is made up for.
+//!
+//! The program prints what was injected and what was done, draws the three losses, and fails if the
+//! guarded run ends more than 2 % above the clean one.
+
+mod plot;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use evenkeel::data::{Corpus, Split};
+use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
+use evenkeel::reference::random::threefry4x32;
+use evenkeel::train::stability::{Reaction, SnapshotRing, SpikeGuard};
+use evenkeel::train::{AdamW, Batch, Clip, Schedule, Telemetry, Trainer};
+use evenkeel::{Error, Gpu, Result};
+
+const TEXT: &str = concat!(include_str!("../../README.md"), include_str!("../../ARCHITECTURE.md"));
+const HEADS: usize = 4;
+/// Batches of the validation part that a validation loss is the mean of.
+const VALIDATION_BATCHES: u64 = 8;
+/// The guarded loss may exceed the clean one by this share.
+const ALLOWED: f32 = 0.02;
+/// Steps between two looks at telemetry.
+const CHUNK: u64 = 20;
+
+/// Trains with and without faults, with and without policies.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Applied steps of each run.
+    #[arg(long, default_value_t = 400)]
+    steps: usize,
+    /// Width of the model; a multiple of 16.
+    #[arg(long, default_value_t = 48)]
+    width: usize,
+    /// Layers.
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    /// Tokens of context.
+    #[arg(long, default_value_t = 32)]
+    context: usize,
+    /// Sequences of a batch.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Seed of weights, batches and faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u32,
+    /// Where the plot goes.
+    #[arg(long, default_value = "target/spikes.svg")]
+    out: PathBuf,
+}
+
+/// What is done to a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// Its tokens and targets are drawn at random.
+    RandomBatch,
+    /// Its learning rate is a thousand times too high.
+    LearningRate,
+}
+
+/// A run that has ended.
+struct Outcome {
+    records: Vec<Telemetry>,
+    validation: f32,
+}
+
+fn main() -> ExitCode {
+    match pollster::block_on(run(&Options::parse())) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Faults by step. The window of the guard must have filled before the first.
+fn faults(steps: usize) -> BTreeMap<u64, Fault> {
+    let at = |share: f64| (share * steps as f64) as u64;
+    let random = [0.4, 0.7].map(|share| (at(share), Fault::RandomBatch));
+    let rate = [0.5, 0.8].map(|share| (at(share), Fault::LearningRate));
+    random.into_iter().chain(rate).collect()
+}
+
+/// Whether the guarded run ends near the clean one.
+async fn run(options: &Options) -> Result<bool> {
+    if options.steps < 100 {
+        let value = options.steps.to_string();
+        return Err(Error::Setting { setting: "--steps", value, range: "at least 100" });
+    }
+    let corpus = Corpus::new("this project's documents", TEXT.as_bytes())?;
+    let split = corpus.split(0.1, options.context)?;
+    let gpu = Gpu::new().await?;
+    let kind = if gpu.is_software() { "software" } else { "hardware" };
+    println!("adapter  {} ({:?}, {kind})", gpu.info.name, gpu.info.backend);
+    let vocabulary = corpus.vocabulary().size();
+    let (none, faults) = (BTreeMap::new(), faults(options.steps));
+    for (step, fault) in &faults {
+        println!("fault    step {step}: {fault:?}");
+    }
+
+    let mut outcomes = Vec::new();
+    for (name, faults, guarded) in
+        [("clean", &none, false), ("unguarded", &faults, false), ("guarded", &faults, true)]
+    {
+        let outcome = train(&gpu, options, vocabulary, &split, faults, guarded).await?;
+        let skipped = outcome.records.last().map_or(0, |record| record.skipped_total);
+        println!(
+            "{name:<9}  validation loss {:.4} after {} steps, {skipped} of them skipped",
+            outcome.validation,
+            outcome.records.len()
+        );
+        outcomes.push((name, outcome));
+    }
+    println!("\nwhat the policies did:");
+    for record in outcomes[2].1.records.iter().filter(|record| record.event_bits != 0) {
+        let events: Vec<_> = record.events().map(|event| format!("{event:?}")).collect();
+        if events != ["Snapshot"] {
+            let (step, value) = (record.step, record.event_value);
+            println!("  step {step:>5}  z-score {value:>10.3e}  {}", events.join(", "));
+        }
+    }
+    let curves = outcomes.iter().map(|(name, outcome)| (*name, &outcome.records[..]));
+    plot::draw(&options.out, &curves.collect::<Vec<_>>(), &faults)?;
+    println!("\nplot     {}", options.out.display());
+    let [clean, _, guarded] = [0, 1, 2].map(|index| outcomes[index].1.validation);
+    println!("guarded against clean: {:+.2} %", 100.0 * (guarded / clean - 1.0));
+    Ok(guarded <= clean * (1.0 + ALLOWED))
+}
+
+async fn train(
+    gpu: &Gpu,
+    options: &Options,
+    vocabulary: usize,
+    split: &Split<'_>,
+    faults: &BTreeMap<u64, Fault>,
+    guarded: bool,
+) -> Result<Outcome> {
+    let &Options { steps, width, layers, context, batch, seed, .. } = options;
+    let gpt = Gpt::new(GptConfig::gpt2(vocabulary, context, layers, HEADS, width))?;
+    let mut builder = Trainer::builder(LanguageModel { gpt, batch, time: context })
+        .optimizer(AdamW { learning_rate: 3e-3, ..AdamW::default() })
+        .schedule(Schedule::Cosine { warmup: steps / 20, total: steps, final_factor: 0.1 })
+        .clip(Clip::Norm(1.0))
+        .seed(seed);
+    if guarded {
+        // A batch of noise is skipped; a second spike right after it means that the weights are
+        // to blame, so the next reaction is to go back.
+        let guard = SpikeGuard {
+            window: 64,
+            reactions: vec![Reaction::Skip, Reaction::RollBack],
+            repeats: 2,
+            within: 10,
+            ..SpikeGuard::default()
+        };
+        let ring = SnapshotRing {
+            every: 10,
+            after: 0,
+            learning_rate_factor: 0.5,
+            cut_steps: 5,
+            ..SnapshotRing::default()
+        };
+        builder = builder.policy(guard).policy(ring);
+    }
+    let mut trainer = builder.build(gpu).await?;
+    let mut records: Vec<Telemetry> = Vec::new();
+    let applied = |records: &[Telemetry]| records.last().map_or(0, |r| r.applied_total as usize);
+    while applied(&records) < steps {
+        for _ in 0..CHUNK.min((steps - applied(&records)) as u64) {
+            let step = trainer.steps();
+            let fault = faults.get(&step);
+            let rate = if fault == Some(&Fault::LearningRate) { 1000.0 } else { 1.0 };
+            trainer.set_learning_rate_factor(rate);
+            let data = match fault {
+                Some(Fault::RandomBatch) => noise(seed, step, batch * context, vocabulary),
+                _ => split.training.batch(seed, step, batch),
+            };
+            trainer.step(&data).await?;
+        }
+        records.extend(trainer.telemetry().await?);
+    }
+    let mut validation = 0.0;
+    for index in 0..VALIDATION_BATCHES {
+        validation += trainer.evaluate(&split.validation.batch(seed, index, batch)).await?;
+    }
+    Ok(Outcome { records, validation: validation / VALIDATION_BATCHES as f32 })
+}
+
+/// Random tokens and targets.
+fn noise(seed: u32, step: u64, count: usize, vocabulary: usize) -> Batch {
+    let draw = |position: usize, which: u32| {
+        let words = threefry4x32([seed, step as u32, which, 7], [position as u32, 0, 0, 0]);
+        words[0] % vocabulary as u32
+    };
+    let ids = |which| (0..count).map(|position| draw(position, which)).collect::<Vec<_>>();
+    Batch::new().with("tokens", ids(0)).with("targets", ids(1))
+}

@@ -1,0 +1,16 @@
+// y[i] = weight[i] as f32, with all that is known of it. One invocation per quad.
+struct LoadWeightsParams { quads: u32 }
+
+@group(0) @binding(0) var<uniform> params: LoadWeightsParams;
+@group(0) @binding(1) var<storage, read_write> weight: array<Weight>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = flat_group(group, groups) * 64u + lane;
+    if i < params.quads { y[i] = weight_value(i); }
+}
