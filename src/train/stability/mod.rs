@@ -84,7 +84,7 @@ pub trait Policy: Debug {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Setting`](crate::Error::Setting) names the one that is out of range.
+    /// [`Error::Setting`] names the one that is out of range.
     fn validate(&self) -> Result<()>;
 
     /// The words the policy keeps on the device, as they start, for a model with this many tensors.
