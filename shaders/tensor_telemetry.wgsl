@@ -7,7 +7,8 @@ struct TensorTelemetryParams { tensor_count: u32, every: u32, capacity: u32 }
 @group(0) @binding(2) var<storage, read> state: StepState;
 @group(0) @binding(3) var<storage, read> segments: array<vec2<u32>>; // (tensors): first, count
 @group(0) @binding(4) var<storage, read> partials: array<UpdatePartial>;
-@group(0) @binding(5) var<storage, read_write> ring: array<TensorRecord>;
+@group(0) @binding(5) var<storage, read> eps_shares: array<f32>; // (tensors)
+@group(0) @binding(6) var<storage, read_write> ring: array<TensorRecord>;
 
 // A sum in units of 4^from, in units of 4^to.
 fn rescaled(sum: f32, from_bits: u32, to_bits: u32) -> f32 {
@@ -62,6 +63,7 @@ fn main(
                 sums.zero_count,
                 sums.frozen_count,
                 sums.cut_count,
+                eps_shares[t],
             );
         }
     }

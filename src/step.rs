@@ -258,6 +258,8 @@ device_struct! {
         frozen_count: u32,
         /// Gradient elements that a clip by value cut.
         cut_count: u32,
+        /// Share of elements whose second moment has a root below eps; below 0 where unknown.
+        eps_share: f32,
     }
 }
 

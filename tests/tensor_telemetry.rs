@@ -64,6 +64,7 @@ fn step<M: Model>(trainer: &mut Trainer<M>, batch: &Batch, scale: f64) -> Vec<Te
             update_to_weight: rms(&change) / rms(&after).max(1e-300),
             frozen_share: frozen as f64 / gradient.len() as f64,
             clipped_share: 0.0,
+            eps_share: None,
         });
     }
     expected
@@ -177,4 +178,30 @@ fn watching_changes_nothing() {
         block_on(trainer.committed_bytes()).expect("bytes")
     };
     assert!(run(0) == run(2));
+}
+
+/// With an eps above all roots of second moments its share is 1, and a record warns; with one below
+/// it is 0; SGD has none.
+#[test]
+fn shares_below_eps_are_told() {
+    let Some(gpu) = support::gpu() else { return };
+    let batch = Terms::three().data(1, 1).batch();
+    let shares = |builder: TrainerBuilder<Terms>| {
+        let mut trainer = build(&gpu, builder.watch_tensors(1));
+        block_on(trainer.step(&batch)).expect("a step");
+        block_on(trainer.tensor_telemetry()).expect("telemetry")
+    };
+    let with_eps = |eps| {
+        let optimizer = AdamW { eps, ..AdamW::default() };
+        shares(Trainer::builder(Terms::three()).optimizer(optimizer))
+    };
+    let large = with_eps(1e3);
+    assert!(large.iter().all(|t| t.eps_share == Some(1.0) && t.eps_warning().is_some()));
+    let mut record = Record::new(0);
+    record.add_tensor_telemetry(&large[0]);
+    assert!(record.events[0].contains("eps holds back 100 % of w0"), "{:?}", record.events);
+    let small = with_eps(1e-12);
+    assert!(small.iter().all(|t| t.eps_share == Some(0.0) && t.eps_warning().is_none()));
+    let sgd = shares(Trainer::builder(Terms::three()).optimizer(Sgd::default()));
+    assert!(sgd.iter().all(|t| t.eps_share.is_none()));
 }

@@ -122,4 +122,5 @@ struct TensorRecord {
     zero_count: u32,
     frozen_count: u32,
     cut_count: u32,
+    eps_share: f32,
 }

@@ -293,6 +293,9 @@ kernel! {
         Read segments,
         /// [`UpdatePartial`](crate::step::UpdatePartial) of each chunk
         Read partials,
+        /// (tensor_count): see
+        /// [`Optimizer::record_eps_shares`](crate::train::Optimizer::record_eps_shares).
+        Read eps_shares,
         /// (capacity, tensor_count) [`TensorRecord`](crate::step::TensorRecord), a row overwritten.
         Write ring,
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::optimizers::SegmentTensor;
 use super::stability::{ActivePolicy, Policy};
-use super::tensor_telemetry::TensorWatch;
+use super::tensor_telemetry::{TensorWatch, Watched};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
@@ -279,8 +279,16 @@ impl<M: Model> TrainerBuilder<M> {
         let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
         let update = update.record().await?;
         let staging = self.staging(gpu, &plan);
-        let watch = (self.watch_every > 0)
-            .then(|| TensorWatch::new(gpu, &step, &parameters, &sinks, &tensors, self.watch_every));
+        let watched = Watched {
+            step: &step,
+            parameters: &parameters,
+            sinks: &sinks,
+            tensors: &tensors,
+            optimizer: &*self.optimizer,
+            moments: &moments,
+        };
+        let watch =
+            (self.watch_every > 0).then(|| TensorWatch::new(gpu, &watched, self.watch_every));
         Ok(Trainer {
             gpu: gpu.clone(),
             model: self.model,

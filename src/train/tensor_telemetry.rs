@@ -4,6 +4,7 @@
 //! A watched step copies the weights before its update and scans gradient, old and new weights
 //! after it, 20 bytes per parameter more than the update itself moves; other steps cost nothing.
 
+use super::optimizers::{self, Optimizer, SegmentTensor};
 use super::update::segment_chunks;
 use crate::error::Result;
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
@@ -45,6 +46,37 @@ pub struct TensorTelemetry {
     pub frozen_share: f64,
     /// Share of the gradient elements that a clip by value, or the guard of 1e18, cut.
     pub clipped_share: f64,
+    /// Share of the elements whose second moment, corrected, has a root below eps: their updates are
+    /// smaller than their gradients ask for. `None` for an optimizer without such an eps.
+    pub eps_share: Option<f64>,
+}
+
+impl TensorTelemetry {
+    /// Above this share below eps, a record carries a warning.
+    pub const EPS_SHARE_BOUND: f64 = 0.5;
+
+    /// A warning in words where eps holds back more than [`EPS_SHARE_BOUND`](Self::EPS_SHARE_BOUND)
+    /// of the tensor.
+    pub fn eps_warning(&self) -> Option<String> {
+        let share = self.eps_share.filter(|&share| share > Self::EPS_SHARE_BOUND)?;
+        let (name, percent) = (&self.name, 100.0 * share);
+        Some(format!(
+            "eps holds back {percent:.0} % of {name}: its gradients are below eps; lower eps, or \
+             raise the loss scale if they underflow"
+        ))
+    }
+}
+
+/// What is watched, and who updates it.
+pub(super) struct Watched<'a> {
+    pub step: &'a StepBuffers,
+    pub parameters: &'a Parameters,
+    pub sinks: &'a Sinks,
+    /// (tensors) [`TensorState`](crate::step::TensorState)
+    pub tensors: &'a wgpu::Buffer,
+    pub optimizer: &'a dyn Optimizer,
+    /// By segment, then by moment.
+    pub moments: &'a [Vec<wgpu::Buffer>],
 }
 
 /// The ring, and what fills it.
@@ -66,14 +98,8 @@ pub(super) struct TensorWatch {
 }
 
 impl TensorWatch {
-    pub fn new(
-        gpu: &Gpu,
-        step: &StepBuffers,
-        parameters: &Parameters,
-        sinks: &Sinks,
-        tensors: &wgpu::Buffer,
-        every: u32,
-    ) -> Self {
+    pub fn new(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
+        let &Watched { step, parameters, sinks, tensors, optimizer, moments } = watched;
         let count = parameters.specs().len();
         let row = (count.max(1) * size_of::<TensorRecord>()) as u64;
         let most = u32::try_from(gpu.largest_binding() / row).unwrap_or(u32::MAX);
@@ -111,7 +137,19 @@ impl TensorWatch {
         }
         let keep = recorder.take();
         let state = recorder.step_state();
+        // Below 0: unknown.
+        let eps_shares = gpu.upload("eps shares", &vec![-1.0f32; count.max(1)]);
         for (index, (offset, chunks, chunk_count)) in tables.into_iter().enumerate() {
+            let segment = optimizers::Segment {
+                chunks: &chunks,
+                chunk_count: to_u32(chunk_count),
+                tensors,
+                gradient: &sinks.gradients[index],
+                weight: &weights[index],
+                moments: &moments[index],
+                layout: &SegmentTensor::of_segment(parameters, index),
+            };
+            optimizer.record_eps_shares(&mut recorder, &segment, &eps_shares);
             recorder.dispatch(&UpdateScan {
                 params: UpdateScanParams { chunk_count: to_u32(chunk_count) },
                 state: state.clone(),
@@ -130,6 +168,7 @@ impl TensorWatch {
             state,
             segments: segments.as_entire_buffer_binding(),
             partials: partials.as_entire_buffer_binding(),
+            eps_shares: eps_shares.as_entire_buffer_binding(),
             ring: ring.as_entire_buffer_binding(),
         });
         let describe = |spec: &crate::graph::ParameterSpec| {
@@ -203,5 +242,6 @@ fn describe(record: &TensorRecord, name: &str, elements: usize, padding: usize) 
         update_to_weight: if weight_rms > 0.0 { update_rms / weight_rms } else { 0.0 },
         frozen_share: f64::from(record.frozen_count) / count,
         clipped_share: f64::from(record.cut_count) / count,
+        eps_share: (record.eps_share >= 0.0).then(|| record.eps_share.into()),
     }
 }

@@ -96,8 +96,9 @@ impl Record {
     }
 
     /// Sets what is known of one tensor: `gradient_norm/name`, `largest_gradient/name`,
-    /// `weight_rms/name`, `largest_weight/name`, `update_to_weight/name`, `frozen_share/name` and
-    /// `clipped_share/name`.
+    /// `weight_rms/name`, `largest_weight/name`, `update_to_weight/name`, `frozen_share/name`,
+    /// `clipped_share/name` and, where there is one, `eps_share/name`; and an event where eps holds
+    /// back too large a share.
     pub fn add_tensor_telemetry(&mut self, tensor: &TensorTelemetry) {
         for (statistic, value) in [
             ("gradient_norm", tensor.gradient_norm),
@@ -110,6 +111,10 @@ impl Record {
         ] {
             self.add_tensor(statistic, &tensor.name, value);
         }
+        if let Some(share) = tensor.eps_share {
+            self.add_tensor("eps_share", &tensor.name, share);
+        }
+        self.events.extend(tensor.eps_warning());
     }
 
     /// Adds the value of one tensor, which must not be there yet: there may be tens of thousands,

@@ -922,6 +922,7 @@ fn watch(
         state: state.as_entire_buffer_binding(),
         segments: gpu.upload("segments", &segments).as_entire_buffer_binding(),
         partials: partials.as_entire_buffer_binding(),
+        eps_shares: gpu.upload("shares", &[0.25f32; 5]).as_entire_buffer_binding(),
         ring: ring.as_entire_buffer_binding(),
     });
     let ring: Vec<TensorRecord> =
@@ -1023,7 +1024,7 @@ fn tensor_telemetry(gpu: &Gpu) {
         gradient.elements[2060] = 1e30;
         let watched = watch(gpu, WeightStorage::F32, &gradient, &old, &weight);
         for (tensor, record) in watched.ring.iter().enumerate() {
-            assert_eq!((record.step, record.loss_scale), (14, 2.0));
+            assert_eq!((record.step, record.loss_scale, record.eps_share), (14, 2.0, 0.25));
             let chunks = gradient.chunks.iter().filter(|chunk| chunk.tensor as usize == tensor);
             let parts: Vec<_> = chunks
                 .map(|chunk| {
@@ -1040,9 +1041,9 @@ fn tensor_telemetry(gpu: &Gpu) {
                 })
                 .collect();
             let expected = reference::tensor_telemetry(&parts);
-            let words: [u32; 12] = bytemuck::cast(*record);
+            let words: [u32; 13] = bytemuck::cast(*record);
             let found: UpdatePartial =
-                bytemuck::cast::<[u32; 10], _>(words[2..].try_into().unwrap());
+                bytemuck::cast::<[u32; 10], _>(words[2..12].try_into().unwrap());
             assert_update(&format!("{scale:e}, tensor {tensor}"), &found, &expected);
         }
     }
