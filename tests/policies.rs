@@ -5,6 +5,7 @@ mod support;
 
 use evenkeel::kernel::Kernel;
 use evenkeel::nn::{Classifier, MlpClassifier};
+use evenkeel::precision::WeightStorage;
 use evenkeel::reference::policy::{
     self as reference, Effect, HistoryMemory, HistorySettings, Observed, Outcome, PercentileMemory,
     SnapshotAction, SnapshotMemory, SnapshotSettings, SpikeMemory, SpikeSettings, ZScoreMemory,
@@ -630,9 +631,14 @@ fn classifier_batch(seed: u64, fault: Option<f32>) -> Batch {
 fn a_rollback_is_a_restart_from_the_snapshot() {
     let Some(gpu) = support::gpu() else { return };
     let ring = SnapshotRing { every: 5, after: 2, cut_steps: 0, ..SnapshotRing::default() };
-    for optimizer in 0..3 {
-        let make =
-            || build(&gpu, with_optimizer(Trainer::builder(classifier()), optimizer).policy(ring));
+    let storages =
+        [WeightStorage::Bf16Stochastic, WeightStorage::Bf16Kahan, WeightStorage::Bf16Split];
+    let cases = (0..3).map(|optimizer| (optimizer, WeightStorage::F32));
+    for (optimizer, storage) in cases.chain(storages.map(|storage| (0, storage))) {
+        let make = || {
+            let builder = Trainer::builder(classifier()).weights(storage);
+            build(&gpu, with_optimizer(builder, optimizer).policy(ring))
+        };
         let (mut trainer, mut control) = (make(), make());
         for i in 0..11 {
             let record = step(&mut trainer, &classifier_batch(i, None));
@@ -649,7 +655,7 @@ fn a_rollback_is_a_restart_from_the_snapshot() {
             let rolls_back = record.events().any(|event| event == Event::RolledBack);
             assert_eq!(rolls_back, i == 15, "{record:?}");
         }
-        assert!(committed(&trainer) == bytes, "optimizer {optimizer}: not the snapshot");
+        assert!(committed(&trainer) == bytes, "{storage}, optimizer {optimizer}: not the snapshot");
         assert_eq!(state(&trainer).applied_total, 11);
         block_on(control.restore(&checkpoint.expect("a checkpoint"))).expect("restored");
         for i in 16..30 {
@@ -658,7 +664,7 @@ fn a_rollback_is_a_restart_from_the_snapshot() {
             let of = |record: &Telemetry| (record.loss, record.gradient_norm, record.applied_total);
             assert_eq!(of(&record), of(&expected), "step {i}");
         }
-        assert!(committed(&trainer) == committed(&control), "optimizer {optimizer}");
+        assert!(committed(&trainer) == committed(&control), "{storage}, optimizer {optimizer}");
     }
 }
 

@@ -19,9 +19,10 @@ use crate::plan::{Recorder, to_u32};
 /// device decides and copies; the host neither reads nor waits.
 ///
 /// What is not put back goes on: the host's place in the data, so the batches since the snapshot
-/// are not seen again; the number of the step, which keys dropout and every other random stream, so
-/// none repeats; the loss scale; what other policies remember; and the counts of skipped steps. So
-/// the run after a rollback is one that started from the snapshot with the next batch.
+/// are not seen again; the number of the step, which keys dropout and other random streams, so that
+/// they do not repeat (stochastic rounding of weights goes by applied steps, and does); the loss
+/// scale; what other policies remember; and the counts of skipped steps. So the run after a rollback
+/// is one that started from the snapshot with the next batch.
 ///
 /// The snapshot that was gone back to is given up, unless it is the only one: if trouble returns
 /// before there is another, the next older one is used. After `max_rollbacks` of them, one more
