@@ -44,7 +44,7 @@ fn check(case: &Case) {
 
 #[test]
 fn analytic_gradients_match_central_differences() {
-    for case in cases::all(Leaves::Twice) {
+    for case in cases::all(Leaves::Twice).into_iter().chain(cases::casts(Leaves::Twice)) {
         check(&case);
     }
 }
@@ -70,8 +70,8 @@ fn declared() -> (BTreeSet<String>, BTreeSet<String>) {
 fn every_operation_occurs_in_a_case() {
     let (types, names) = declared();
     assert!(types.len() > 25 && names.len() >= types.len(), "found {types:?}, {names:?}");
-    let used: BTreeSet<_> =
-        cases::all(Leaves::Once).iter().flat_map(|case| case.operations()).collect();
+    let cases = [cases::all(Leaves::Once), cases::casts(Leaves::Once)];
+    let used: BTreeSet<_> = cases.iter().flatten().flat_map(|case| case.operations()).collect();
     let used_types: BTreeSet<_> = used.iter().map(|(ty, _)| ty.clone()).collect();
     let used_names: BTreeSet<_> = used.iter().map(|&(_, name)| name.to_owned()).collect();
     assert_eq!(types, used_types, "types declared (left) and in a case (right)");

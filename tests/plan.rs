@@ -103,7 +103,8 @@ fn halves_match_the_evaluation() {
     let devices = [support::gpu(), support::gpu_with_hardware_kernels()];
     for gpu in devices.into_iter().flatten() {
         for precision in [Precision::F16, Precision::Bf16] {
-            for case in cases::all(Leaves::Stored(precision)) {
+            let leaves = Leaves::Stored(precision);
+            for case in cases::all(leaves).into_iter().chain(cases::casts(leaves)) {
                 let stored = |node: &Node| node.shapes.iter().any(|s| s.precision == precision);
                 assert!(case.graph.nodes().iter().any(stored), "{}: all in f32", case.name);
                 let expected = case.graph.evaluate(&case.data);

@@ -184,6 +184,20 @@ fn elementwise(leaves: Leaves) -> Vec<Case> {
     cases
 }
 
+/// There and back between f32 and halves: the f64 evaluation does not round, so these agree with it
+/// only as halves do.
+pub fn casts(leaves: Leaves) -> Vec<Case> {
+    let both = [Precision::F16, Precision::Bf16].into_iter();
+    both.map(|precision| {
+        let mut case = Builder::new(format!("cast to {precision}"), leaves);
+        let x = case.variable("x", &[3, 5]);
+        let half = case.graph.cast(x, precision);
+        let y = case.graph.cast(half, Precision::F32);
+        case.finish(y)
+    })
+    .collect()
+}
+
 /// y = f(x Wᵀ + b), x (rows.., inputs).
 pub fn linear_case(
     leaves: Leaves,
