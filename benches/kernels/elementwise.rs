@@ -1,3 +1,4 @@
+use evenkeel::Precision;
 use evenkeel::kernels::*;
 
 use crate::bench::{Family, SHAPES, Shape, bind};
@@ -7,6 +8,24 @@ pub fn run(family: &mut Family<'_>) {
         plain(family, shape);
         activations(family, shape);
         swiglu(family, shape);
+        casts(family, shape);
+    }
+}
+
+/// Half of the bytes of f32, and all of them.
+fn casts(family: &mut Family<'_>, shape: Shape) {
+    let quads = shape.quads();
+    let [single, half] = family.tensors(shape);
+    let bytes = single.size() / 2 * 3;
+    let [single, half] = [&single, &half].map(bind);
+    for precision in [Precision::F16, Precision::Bf16] {
+        let size = format!("{shape} {precision}");
+        let params = CastFromF32Params { quads };
+        let kernel = CastFromF32 { params, x: single.clone(), y: half.clone() };
+        family.moves_as(precision, &size, bytes, &kernel);
+        let params = CastToF32Params { quads };
+        let kernel = CastToF32 { params, x: half.clone(), y: single.clone() };
+        family.moves_as(precision, &size, bytes, &kernel);
     }
 }
 

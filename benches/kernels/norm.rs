@@ -40,8 +40,15 @@ fn folds(family: &mut Family<'_>, layout: &Layout, tensors: u32) {
     gpu.run(&layout.scan());
     let sums = gpu.buffer("sums", 16 * u64::from(tensors));
     let bytes = layout.partials.size() + sums.size() + 28 * u64::from(tensors);
-    let ExactFold { segments, members, norms, .. } = fold;
+    let ExactFold { segments, members, norms, .. } = fold.clone();
     let params = NormFoldParams { segment_count: tensors, indirect: 0, largest: 0, power: 2.0 };
     let (partials, sums) = (bind(&layout.partials), bind(&sums));
     family.moves(&size, bytes, &NormFold { params, segments, members, partials, sums, norms });
+    let kernel = GlobalNorm {
+        params: GlobalNormParams { tensor_count: tensors, max_norm: 1.0 },
+        norm: fold.norms,
+        tensors: bind(&layout.tensors),
+        state: bind(&layout.state),
+    };
+    family.moves(&size, 28 * u64::from(tensors), &kernel);
 }

@@ -12,10 +12,28 @@ pub fn run(family: &mut Family<'_>) {
         let (sum, mean, values) = (family.vector(cols), family.vector(1), family.vector(rows));
         let [x, partials, sum, mean, values] = [&x, &partials, &sum, &mean, &values].map(bind);
         let params = ColumnPartialsParams { rows, col_quads, rows_per_block, blocks };
-        family.moves_its_buffers(shape, &ColumnPartials { params, x, partials: partials.clone() });
+        family.moves_its_buffers(
+            shape,
+            &ColumnPartials { params, x: x.clone(), partials: partials.clone() },
+        );
         let params = ColumnSumParams { blocks, col_quads, accumulate: 0 };
         let folded = Shape { rows: blocks, cols };
         family.moves_its_buffers(folded, &ColumnSum { params, partials, y: sum });
+        let groups = shape.quads().div_ceil(64).min(VALUE_SCAN_GROUPS);
+        let found = family.gpu.buffer("found", u64::from(groups) * 24);
+        let scan = ValueScan {
+            params: ValueScanParams {
+                quads: shape.quads(),
+                row_quads: col_quads,
+                cols,
+                groups,
+                first_partial: 0,
+                smallest_normal_bits: f32::MIN_POSITIVE.to_bits(),
+            },
+            x: x.clone(),
+            partials: bind(&found),
+        };
+        family.moves_its_buffers(shape, &scan);
         let params = RowMeanParams { rows };
         family.moves_its_buffers(format_args!("{rows}"), &RowMean { params, values, mean });
     }

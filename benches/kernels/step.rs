@@ -1,5 +1,5 @@
 use evenkeel::kernels::*;
-use evenkeel::step::{StepInput, TelemetryRecord};
+use evenkeel::step::{StepInput, TelemetryRecord, TensorRecord, UpdatePartial};
 
 use crate::bench::{Family, SHAPES, bind};
 use crate::update::{Layout, applied};
@@ -39,4 +39,38 @@ fn frame(family: &mut Family<'_>) {
     family.moves_its_buffers("10 M in 148 tensors", &scan);
     family.moves_its_buffers(format_args!("{} partials", layout.chunk_count), &norm);
     family.moves_its_buffers("148 tensors", &layout.verdict());
+    watched(family, &layout);
+}
+
+/// What a watched step adds behind its update. Old weights are those of now: the work is the same.
+fn watched(family: &mut Family<'_>, layout: &Layout) {
+    let gpu = family.gpu;
+    let (chunk_count, tensor_count) = (layout.chunk_count, layout.tensor_count);
+    let bytes = |count: u32, size: usize| u64::from(count) * size as u64;
+    let partials = gpu.buffer("partials", bytes(chunk_count, size_of::<UpdatePartial>()));
+    let scan = UpdateScan {
+        params: UpdateScanParams { chunk_count },
+        state: bind(&layout.state),
+        chunks: bind(&layout.chunks),
+        tensors: bind(&layout.tensors),
+        gradient: bind(&layout.gradient),
+        old: bind(&layout.m),
+        weight: bind(&layout.weight),
+        partials: bind(&partials),
+    };
+    family.moves_its_buffers("10 M in 148 tensors", &scan);
+    let segments = tensor_segments(&layout.chunk_table, tensor_count);
+    let segments = gpu.upload("segments", &segments);
+    let eps_shares = family.vector(tensor_count);
+    let ring = gpu.buffer("ring", bytes(tensor_count, size_of::<TensorRecord>()));
+    let kernel = TensorTelemetry {
+        params: TensorTelemetryParams { tensor_count, every: 1, capacity: 1 },
+        input: bind(&layout.input),
+        state: bind(&layout.state),
+        segments: bind(&segments),
+        partials: bind(&partials),
+        eps_shares: bind(&eps_shares),
+        ring: bind(&ring),
+    };
+    family.moves_its_buffers("148 tensors", &kernel);
 }
