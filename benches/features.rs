@@ -1,0 +1,142 @@
+//! What each feature costs: a training step with it against the plain step, in one run.
+//!
+//! `cargo bench --bench features`. The model is a GPT of 2 layers and width 128; every variant makes
+//! a few steps in turn, round after round, so that all see the same machine. Printed are the median
+//! time of a step beside that of the plain one, and the bytes per parameter on the device without
+//! activations, which do not depend on the number of parameters.
+
+use std::time::{Duration, Instant};
+
+use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip, QkNorm};
+use evenkeel::train::stability::{
+    AdaGc, AdaptiveGradientClip, AutoClip, ClipPerTensor, SnapshotRing, SpikeGuard, ZClip,
+};
+use evenkeel::train::{
+    Adafactor, Adam, AdamAtan2, AdamW, Batch, Clip, Lion, LossScale, Muon, Norm, Sgd, StableAdamW,
+    Trainer, TrainerBuilder,
+};
+use evenkeel::{Gpu, Precision, WeightStorage};
+use pollster::block_on;
+
+const VOCABULARY: usize = 96;
+const CONTEXT: usize = 64;
+const BATCH: usize = 4;
+const ROUNDS: usize = 7;
+const STEPS: usize = 2;
+
+type Builder = TrainerBuilder<LanguageModel>;
+
+/// A name, a change to the model, a change to the run.
+type Feature = (&'static str, fn(&mut GptConfig), fn(Builder) -> Builder);
+
+const SAME: fn(&mut GptConfig) = |_| {};
+
+const FEATURES: [Feature; 34] = [
+    ("plain: f32, AdamW, Clip::Norm", SAME, |b| b),
+    ("no clip", SAME, |b| b.clip(Clip::None)),
+    ("loss scale, dynamic", SAME, |b| b.loss_scale(LossScale::dynamic())),
+    ("f16", SAME, |b| b.precision(Precision::F16)),
+    ("bf16", SAME, |b| b.precision(Precision::Bf16)),
+    ("bf16, stochastic weights", SAME, |b| bf16(b, WeightStorage::Bf16Stochastic)),
+    ("bf16, Kahan weights", SAME, |b| bf16(b, WeightStorage::Bf16Kahan)),
+    ("bf16, split weights", SAME, |b| bf16(b, WeightStorage::Bf16Split)),
+    ("norm L1", SAME, |b| b.norm(Norm::L1)),
+    ("norm L3.5", SAME, |b| b.norm(Norm::Lp(3.5))),
+    ("norm L2, exact", SAME, |b| b.norm(Norm::ExactL2)),
+    ("clip per tensor", SAME, |b| b.policy(ClipPerTensor { max_norm: 1.0 })),
+    ("AGC", SAME, |b| b.policy(AdaptiveGradientClip::default())),
+    ("AutoClip", SAME, |b| b.policy(AutoClip::default())),
+    ("ZClip", SAME, |b| b.policy(ZClip::default())),
+    ("AdaGC", SAME, |b| b.policy(AdaGc::default())),
+    ("spike guard", SAME, |b| b.policy(SpikeGuard::default())),
+    ("spike guard, rollback", SAME, |b| {
+        b.policy(SpikeGuard::with_rollback()).policy(SnapshotRing::default())
+    }),
+    ("tensors watched every step", SAME, |b| b.watch_tensors(1)),
+    ("tensors watched every 100", SAME, |b| b.watch_tensors(100)),
+    ("SGD with momentum", SAME, |b| b.optimizer(Sgd::default())),
+    ("Adam", SAME, |b| b.optimizer(Adam::default())),
+    ("AdamW, amsgrad", SAME, |b| b.optimizer(AdamW { amsgrad: true, ..AdamW::default() })),
+    ("AdamW, cautious", SAME, |b| b.optimizer(AdamW { cautious: true, ..AdamW::default() })),
+    ("StableAdamW", SAME, |b| b.optimizer(StableAdamW::default())),
+    ("Adam-atan2", SAME, |b| b.optimizer(AdamAtan2::default())),
+    ("Lion", SAME, |b| b.optimizer(Lion::default())),
+    ("Adafactor", SAME, |b| b.optimizer(Adafactor::default())),
+    ("Muon", SAME, |b| b.optimizer(Muon::default())),
+    ("attention soft cap", |c| c.soft_cap = Some(50.0), |b| b),
+    ("QK-norm", |c| c.qk_norm = Some(QkNorm::Rms), |b| b),
+    ("QK-clip", |c| c.qk_clip = Some(QkClip::default()), |b| b),
+    ("z-loss", |c| c.loss.z_loss = 1e-4, |b| b),
+    ("logits watched", |c| c.watch_logits = true, |b| b),
+];
+
+fn bf16(builder: Builder, weights: WeightStorage) -> Builder {
+    builder.precision(Precision::Bf16).weights(weights)
+}
+
+fn trainer(gpu: &Gpu, (_, change, build): Feature) -> Trainer<LanguageModel> {
+    let mut config = GptConfig::gpt2(VOCABULARY, CONTEXT, 2, 4, 128);
+    change(&mut config);
+    let gpt = Gpt::new(config).expect("valid");
+    let model = LanguageModel { gpt, batch: BATCH, time: CONTEXT };
+    let builder = Trainer::builder(model).clip(Clip::Norm(1.0)).seed(1);
+    block_on(build(builder).build(gpu)).expect("a trainer")
+}
+
+fn batch() -> Batch {
+    let count = BATCH * CONTEXT;
+    let token = |i: usize| (i * 7919 % VOCABULARY) as u32;
+    Batch::new()
+        .with("tokens", (0..count).map(token).collect::<Vec<_>>())
+        .with("targets", (1..=count).map(token).collect::<Vec<_>>())
+}
+
+/// Time of a few steps, until the device has done them.
+fn time(gpu: &Gpu, trainer: &mut Trainer<LanguageModel>, batch: &Batch) -> Duration {
+    let finish = || gpu.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device");
+    finish();
+    let start = Instant::now();
+    for _ in 0..STEPS {
+        block_on(trainer.step(batch)).expect("a step");
+    }
+    finish();
+    start.elapsed() / STEPS as u32
+}
+
+fn main() {
+    let gpu = block_on(Gpu::new()).expect("an adapter");
+    let kind = if gpu.is_software() { "software" } else { "hardware" };
+    println!("adapter: {} ({kind}), {}", gpu.info.name, gpu.info.driver_info);
+    let batch = batch();
+    let mut trainers: Vec<_> = FEATURES.into_iter().map(|f| trainer(&gpu, f)).collect();
+    let mut times = vec![Vec::new(); FEATURES.len()];
+    for round in 0..=ROUNDS {
+        for (trainer, times) in trainers.iter_mut().zip(&mut times) {
+            let elapsed = time(&gpu, trainer, &batch);
+            // The first round compiles and warms up.
+            if round > 0 {
+                times.push(elapsed.as_secs_f64());
+            }
+        }
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let medians: Vec<_> = times.iter_mut().map(median).collect();
+    println!(
+        "{:<31} {:>8} {:>6} {:>11} {:>10}",
+        "feature", "ms/step", "ratio", "dispatches", "bytes/par."
+    );
+    for (((name, ..), trainer), seconds) in FEATURES.iter().zip(&trainers).zip(&medians) {
+        let report = trainer.report();
+        let bytes = report.total_bytes() - report.activation_bytes;
+        println!(
+            "{name:<31} {:>8.1} {:>6.2} {:>11} {:>10.1}",
+            1e3 * seconds,
+            seconds / medians[0],
+            report.model_dispatches + report.update_dispatches,
+            bytes as f64 / report.parameters as f64,
+        );
+    }
+}
