@@ -27,9 +27,6 @@ struct VerdictParams {
 
 const INVOCATIONS = 256u;
 const LARGEST_CLIP_VALUE = 1e18;
-const LARGEST_SCALE = 3.4028234e38;
-const EVENT_LOSS_SCALE_DOWN = 128u;
-const EVENT_LOSS_SCALE_UP = 256u;
 
 var<workgroup> verdict: u32;
 
@@ -40,34 +37,6 @@ fn skip_step(reason: u32) {
     state.skipped_in_row += 1u;
     let too_many = params.give_up_after > 0u && state.skipped_in_row >= params.give_up_after;
     if too_many && state.gave_up == 0u { state.gave_up = reason; }
-}
-
-fn back_off() {
-    state.growth_count = 0u;
-    state.hysteresis_left -= min(state.hysteresis_left, 1u);
-    if state.hysteresis_left > 0u { return; }
-    if params.give_up_at_min_scale != 0u && state.loss_scale <= params.min_scale {
-        state.gave_up = REASON_NONFINITE_GRADIENT;
-    }
-    let scale = max(state.loss_scale * params.backoff_factor, params.min_scale);
-    if scale < state.loss_scale {
-        state.events |= EVENT_LOSS_SCALE_DOWN;
-        state.loss_scale = scale;
-    }
-}
-
-fn grow() {
-    if params.refill_every_step != 0u { state.hysteresis_left = params.hysteresis; }
-    state.growth_count += 1u;
-    if state.growth_count < params.growth_interval { return; }
-    state.growth_count = 0u;
-    state.hysteresis_left = params.hysteresis;
-    // Divided, so that no bound is ever exceeded on the way.
-    let bound = min(params.max_scale, LARGEST_SCALE) / params.growth_factor;
-    if state.loss_scale <= bound {
-        state.loss_scale *= params.growth_factor;
-        state.events |= EVENT_LOSS_SCALE_UP;
-    }
 }
 
 fn apply_step() {

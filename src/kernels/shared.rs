@@ -26,6 +26,8 @@ pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
 pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
 /// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
 pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
+/// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
+pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/shared/loss_scale.wgsl");
 /// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
 pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.

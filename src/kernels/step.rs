@@ -5,7 +5,8 @@
 //! norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use super::shared::{
-    GRID, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL, WEIGHT_F32, WIDE,
+    GRID, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL,
+    WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
@@ -106,7 +107,7 @@ kernel! {
     /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
     /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
     /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, wgsl!("../../shaders/verdict.wgsl")];
+    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
