@@ -434,6 +434,30 @@ fn doctor_says_where_no_adapter_is() {
     }
 }
 
+/// Each precision learns, and the report has a strip for each tensor.
+#[test]
+fn gpt_in_half_precision() {
+    let Some(_) = support::gpu() else { return };
+    for precision in ["f16", "bf16"] {
+        let place = Place::new();
+        let report = place.path("report.html");
+        let short = ["--steps", "24", "--lr", "0.02", "--sample", "0"];
+        let more = [&short[..], &["--precision", precision, "--report", &report]].concat();
+        let arguments = place.arguments(None, &more);
+        succeed("gpt", &borrowed(&arguments));
+        let metrics = lines(&place.read("out/metrics.jsonl"));
+        let applied: Vec<_> = metrics.iter().filter(|line| line["applied"] == 1).collect();
+        assert!(loss(applied[applied.len() - 1]) < loss(applied[0]), "{precision}");
+        let watched = &metrics[0]["gradient_norm/token_embedding.weight"];
+        assert!(watched.is_number(), "{}", metrics[0]);
+        assert!(place.read("report.html").contains("token_embedding.weight"));
+    }
+    let place = Place::new();
+    let output = run("gpt", &borrowed(&place.arguments(None, &["--precision", "f8"])));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("bf16"), "{error}");
+}
+
 /// Within 2 % of f32 in f16 and bf16, or the program fails.
 #[test]
 fn mixed_precision_stays_close() {

@@ -83,6 +83,8 @@ async fn trainer(gpu: &Gpu, settings: &Settings) -> Result<Trainer<LanguageModel
         .optimizer(settings.optimizer)
         .clip(if settings.clip > 0.0 { Clip::Norm(settings.clip) } else { Clip::None })
         .schedule(Schedule::Cosine { warmup, total, final_factor: 0.1 })
+        .precision(settings.precision)
+        .watch_tensors(settings.watch_every)
         .accumulation(settings.accumulation)
         .seed(settings.seed)
         .telemetry_capacity(settings.report_every as u32)
@@ -106,12 +108,13 @@ async fn train(
         let evaluate = !stop && (done % settings.evaluate_every == 0 || done == settings.steps);
         if stop || evaluate || done % settings.report_every == 0 {
             let telemetry = trainer.telemetry().await?;
+            let tensors = trainer.tensor_telemetry().await?;
             let speed = clock.tokens_per_second(telemetry.len());
             let mut validation = None;
             if evaluate {
                 validation = Some(validation_loss(trainer, split, settings).await?.into());
             }
-            monitor.report(&telemetry, speed, validation)?;
+            monitor.report(&telemetry, &tensors, speed, validation)?;
             clock.start();
         }
         if stop {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use evenkeel::train::Telemetry;
+use evenkeel::train::{Telemetry, TensorTelemetry};
 use evenkeel::watch::{
     Csv, JsonLines, Record, Report, RunStatistics, Sink, TensorBoard, ThresholdAdviser, scalar,
 };
@@ -143,10 +143,11 @@ impl Monitor {
         })
     }
 
-    /// Steps that were read together, and the validation loss after the last of them.
+    /// Steps that were read together, what tensors held in the watched ones, and the validation loss after the last of them.
     pub fn report(
         &mut self,
         steps: &[Telemetry],
+        tensors: &[TensorTelemetry],
         tokens_per_second: f64,
         validation_loss: Option<f64>,
     ) -> Result<()> {
@@ -154,6 +155,8 @@ impl Monitor {
         for (at, step) in steps.iter().enumerate() {
             let record = Record::from(step).with(scalar::TOKENS_PER_SECOND, tokens_per_second);
             let mut record = self.statistics.annotate(record);
+            let here = tensors.iter().filter(|tensor| tensor.step == step.step);
+            here.for_each(|tensor| record.add_tensor_telemetry(tensor));
             let is_last = at + 1 == steps.len();
             if let Some(loss) = validation_loss.filter(|_| is_last) {
                 record.set(scalar::VALIDATION_LOSS, loss);

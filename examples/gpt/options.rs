@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use evenkeel::nn::{Gpt, GptConfig};
 use evenkeel::train::{AdamW, Optimizer};
-use evenkeel::{Error, Result};
+use evenkeel::{Error, Precision, Result};
 
 /// Trains a character-level GPT, then samples from it.
 #[derive(Debug, Parser)]
@@ -50,6 +50,9 @@ pub struct Options {
     /// Highest learning rate, after the warm-up.
     #[arg(long, allow_negative_numbers = true, value_name = "X")]
     lr: Option<f64>,
+    /// Storage of activations and compute weights; f16 brings a dynamic loss scale.
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    precision: String,
     /// Largest norm of the gradients; 0 for no clipping.
     #[arg(long, allow_negative_numbers = true, value_name = "X", default_value_t = 1.0)]
     clip: f32,
@@ -180,6 +183,9 @@ pub struct Settings {
     pub context: usize,
     /// 0 for none.
     pub clip: f32,
+    pub precision: Precision,
+    /// Steps between two looks at every tensor; 0 for none.
+    pub watch_every: u32,
     pub seed: u32,
     pub report_every: usize,
     pub evaluate_every: usize,
@@ -230,6 +236,16 @@ impl Options {
             accumulation,
             context,
             clip: self.clip,
+            precision: match &*self.precision {
+                "f16" => Precision::F16,
+                "bf16" => Precision::Bf16,
+                _ => Precision::F32,
+            },
+            // For the report's heat strip and TensorBoard's charts.
+            watch_every: match (&self.report, &self.tensorboard) {
+                (None, None) => 0,
+                _ => self.report_every as u32,
+            },
             seed: self.seed,
             report_every: self.report_every,
             evaluate_every,
