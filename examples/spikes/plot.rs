@@ -53,14 +53,15 @@ pub fn draw(
     }
     for (&step, fault) in faults {
         let (at, bottom) = (x(step), HEIGHT - MARGIN);
-        let name = match fault {
-            Fault::RandomBatch => "random batch",
-            Fault::LearningRate => "1,000 x rate",
+        // Two rows, so that neighbours do not overlap.
+        let (name, below) = match fault {
+            Fault::RandomBatch => ("random batch", 18.0),
+            Fault::LearningRate => ("1,000 x rate", 34.0),
         };
         put(format_args!(
             "<path d=\"M{at:.1} {MARGIN}V{bottom}\" stroke=\"#999\" stroke-dasharray=\"3 3\"/>\
              <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{name}</text>\n",
-            bottom + 18.0
+            bottom + below
         ));
     }
     // The one without policies first, so that the others stay visible.
