@@ -7,7 +7,8 @@ mod support;
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::step::{Reason, StepState};
 use evenkeel::train::{
-    Adam, AdamW, Batch, Clip, Model, Norm, Sgd, Telemetry, Trainer, TrainerBuilder,
+    Adam, AdamW, Batch, Clip, DynamicLossScale, LossScale, Model, Norm, Sgd, Telemetry, Trainer,
+    TrainerBuilder,
 };
 use evenkeel::{Error, Gpu};
 use pollster::block_on;
@@ -423,5 +424,68 @@ fn every_norm_measures_and_clips() {
         let clipped = expected(&moved);
         let max = f64::from(max);
         assert!((clipped / max - 1.0).abs() < 0.01, "{norm:?}: clipped to {clipped:e}");
+    }
+}
+
+/// test_grad_scaling of PyTorch: four batches, an Inf in the second, a scale that grows at every
+/// clean step. The run is the one that never saw the second batch, and the scale is 128 · 2³ / 2.
+#[test]
+fn a_dynamic_loss_scale_in_training() {
+    let Some(gpu) = support::gpu() else { return };
+    let scale = DynamicLossScale { init: 128.0, interval: 1, ..DynamicLossScale::default() };
+    for (clip, optimizer) in [(Clip::None, 0), (Clip::Norm(0.2), 0), (Clip::Norm(0.2), 2)] {
+        let make = |scale| {
+            let builder = Trainer::builder(Terms::three()).clip(clip).loss_scale(scale).seed(2);
+            build(&gpu, with_optimizer(builder, optimizer))
+        };
+        let (mut trainer, mut control) =
+            (make(LossScale::Dynamic(scale)), make(LossScale::Static(1.0)));
+        let data: Vec<_> = (0..4).map(|seed| trainer.model().data(seed, 1)).collect();
+        for (index, data) in data.iter().enumerate() {
+            if index == 1 {
+                step(&mut trainer, &with_target(data, (1, 37), f32::INFINITY));
+            } else {
+                step(&mut trainer, &data.batch());
+                step(&mut control, &data.batch());
+            }
+        }
+        let scales: Vec<_> = telemetry(&mut trainer).iter().map(|r| r.loss_scale).collect();
+        assert_eq!(scales, [128.0, 256.0, 128.0, 256.0]);
+        assert_eq!(block_on(trainer.state()).expect("a state").loss_scale, 512.0);
+        // A scale of a power of two moves exponents and nothing else.
+        assert!(committed(&trainer).0 == committed(&control).0, "{clip:?}");
+    }
+}
+
+/// After too many skipped steps, or an overflow at the smallest scale, the device skips all steps;
+/// once telemetry has told, a step is refused with a report. A checkpoint brings the run back.
+#[test]
+fn training_gives_up_with_a_report() {
+    let Some(gpu) = support::gpu() else { return };
+    let at_min = DynamicLossScale { init: 2.0, ..DynamicLossScale::default() };
+    let cases: [(&str, fn(TrainerBuilder<Terms>, DynamicLossScale) -> TrainerBuilder<Terms>); 2] = [
+        ("three in a row", |builder, _| builder.give_up_after(3)),
+        ("at the minimum", |builder, scale| builder.loss_scale(LossScale::Dynamic(scale))),
+    ];
+    for (what, with) in cases {
+        let mut trainer = build(&gpu, with(Trainer::builder(Terms::three()).seed(2), at_min));
+        let good = trainer.model().data(1, 1);
+        let bad = with_target(&good, (0, 3), f32::NAN);
+        step(&mut trainer, &good.batch());
+        let (before, checkpoint) = (committed(&trainer).0, block_on(trainer.checkpoint()));
+        for _ in 0..3 {
+            step(&mut trainer, &bad);
+        }
+        // The host does not know yet; the device does.
+        step(&mut trainer, &good.batch());
+        assert!(committed(&trainer).0 == before, "{what}");
+        let last = telemetry(&mut trainer)[4];
+        assert_eq!((last.reason, last.gave_up), (Reason::GaveUp, Some(Reason::NonFiniteGradient)));
+        let error = block_on(trainer.step(&good.batch())).expect_err("refused");
+        assert!(matches!(error, Error::GaveUp { applied_total: 1, .. }), "{what}: {error}");
+        assert!(error.to_string().contains("NonFiniteGradient"), "{error}");
+        block_on(trainer.restore(&checkpoint.expect("a checkpoint"))).expect("it fits");
+        step(&mut trainer, &good.batch());
+        assert!(committed(&trainer).0 != before, "{what}: goes on");
     }
 }

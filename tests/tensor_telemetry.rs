@@ -6,6 +6,7 @@ mod support;
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::train::{
     AdamW, Batch, Clip, LossScale, Model, Sgd, TensorTelemetry, Trainer, TrainerBuilder,
+    group_norms,
 };
 use evenkeel::watch::Record;
 use evenkeel::{Gpu, Precision};
@@ -204,4 +205,26 @@ fn shares_below_eps_are_told() {
     assert!(small.iter().all(|t| t.eps_share == Some(0.0) && t.eps_warning().is_none()));
     let sgd = shares(Trainer::builder(Terms::three()).optimizer(Sgd::default()));
     assert!(sgd.iter().all(|t| t.eps_share.is_none()));
+}
+
+/// Norms of groups are those of their gradients together, and of all together the global one.
+#[test]
+fn groups_have_norms_of_their_own() {
+    let Some(gpu) = support::gpu() else { return };
+    let mut trainer = build(&gpu, Trainer::builder(small_gpt(0.0, 2)).watch_tensors(1));
+    block_on(trainer.step(&small_gpt_batch(1, 2))).expect("a step");
+    let tensors = block_on(trainer.tensor_telemetry()).expect("telemetry");
+    let kind = |name: &str| if name.starts_with("blocks.") { "blocks" } else { "rest" };
+    let norms = group_norms(&tensors, |name| kind(name));
+    let mut squares = [0.0; 2];
+    for spec in trainer.parameters().specs() {
+        let gradient = block_on(trainer.gradient(&spec.name)).expect("a gradient");
+        let sum: f64 = gradient.iter().map(|&g| f64::from(g).powi(2)).sum();
+        squares[usize::from(kind(&spec.name) == "rest")] += sum;
+    }
+    let found = [norms["blocks"] as f32, norms["rest"] as f32];
+    assert_close("groups", &found, &squares.map(f64::sqrt), ROUNDING);
+    let all = group_norms(&tensors, |_| "all")["all"];
+    let record = block_on(trainer.telemetry()).expect("telemetry")[0];
+    assert_close("all", &[record.gradient_norm], &[all], ROUNDING);
 }

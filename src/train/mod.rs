@@ -43,8 +43,8 @@ pub use stability::{
 };
 pub use telemetry::Telemetry;
 use telemetry::TelemetryRing;
-pub use tensor_telemetry::TensorTelemetry;
 use tensor_telemetry::TensorWatch;
+pub use tensor_telemetry::{TensorTelemetry, group_norms};
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Submission};

@@ -4,6 +4,8 @@
 //! A watched step copies the weights before its update and scans gradient, old and new weights
 //! after it, 20 bytes per parameter more than the update itself moves; other steps cost nothing.
 
+use std::collections::BTreeMap;
+
 use super::optimizers::{self, Optimizer, SegmentTensor};
 use super::update::segment_chunks;
 use crate::error::Result;
@@ -65,6 +67,20 @@ impl TensorTelemetry {
              raise the loss scale if they underflow"
         ))
     }
+}
+
+/// L2 norms of the gradients of groups of tensors in one step, from those of the tensors: `group`
+/// names the group of a parameter, such as its block or its kind.
+pub fn group_norms<'a>(
+    tensors: impl IntoIterator<Item = &'a TensorTelemetry>,
+    group: impl Fn(&'a str) -> &'a str,
+) -> BTreeMap<&'a str, f64> {
+    let mut norms: BTreeMap<&str, f64> = BTreeMap::new();
+    for tensor in tensors {
+        let norm = norms.entry(group(&tensor.name)).or_default();
+        *norm = norm.hypot(tensor.gradient_norm);
+    }
+    norms
 }
 
 /// What is watched, and who updates it.
