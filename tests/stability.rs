@@ -463,7 +463,8 @@ fn a_dynamic_loss_scale_in_training() {
 fn training_gives_up_with_a_report() {
     let Some(gpu) = support::gpu() else { return };
     let at_min = DynamicLossScale { init: 2.0, ..DynamicLossScale::default() };
-    let cases: [(&str, fn(TrainerBuilder<Terms>, DynamicLossScale) -> TrainerBuilder<Terms>); 2] = [
+    type With = fn(TrainerBuilder<Terms>, DynamicLossScale) -> TrainerBuilder<Terms>;
+    let cases: [(&str, With); 2] = [
         ("three in a row", |builder, _| builder.give_up_after(3)),
         ("at the minimum", |builder, scale| builder.loss_scale(LossScale::Dynamic(scale))),
     ];
