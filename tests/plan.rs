@@ -7,10 +7,11 @@ use std::collections::HashMap;
 
 use evenkeel::gpu::Dispatch;
 use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, QkNorm};
-use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Source, Value};
-use evenkeel::kernels::Activation;
+use evenkeel::graph::{Dense, Graph, HostData, Node, Op, Phase, Shape, Source, Value};
+use evenkeel::kernels::{Accumulate, AccumulateParams, Activation};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
-use evenkeel::plan::Slot;
+use evenkeel::plan::{Recorder, Slot};
+use evenkeel::step::StepInput;
 use evenkeel::train::Model;
 use evenkeel::{Gpu, Precision};
 use proptest::prelude::*;
@@ -436,6 +437,54 @@ fn cross_entropy_of_any_shape() {
 }
 
 /// Shapes that do not fit panic while the graph is built, and show both.
+/// An operation whose kernel knows f32 only.
+#[derive(Debug)]
+struct Single;
+
+impl Op for Single {
+    fn name(&self) -> &'static str {
+        "single"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        inputs.to_vec()
+    }
+
+    fn gradient(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        vec![None]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let quads = inputs[0].shape.quads() as u32;
+        let params = AccumulateParams { quads, factor: 1.0, accumulate: 0 };
+        let (x, y) = (inputs[0].binding(), outputs[0].binding());
+        recorder.dispatch(&Accumulate { params, x, y });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        vec![inputs[0].data.to_vec()]
+    }
+}
+
+/// Such an operation is not let near halves, and runs in f32 where it is asked to.
+#[test]
+fn a_kernel_over_f32_is_kept_from_halves() {
+    let Some(gpu) = support::gpu() else { return };
+    let record = |precision| {
+        let mut graph = Graph::in_precision(Phase::Evaluate, Precision::F16);
+        let x = graph.input("x", Shape::real([3]));
+        let y = graph.with_precision(precision, |graph| graph.apply(Single, &[x]));
+        let values = [("x".to_owned(), vec![0.5, -1.0, 3.0])].into();
+        let data = HostData { values, ..HostData::default() };
+        Recorded::new(&gpu, &graph, &data, &[y]).plan.first.len()
+    };
+    assert_eq!(record(Precision::F32), 1);
+    let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| record(Precision::F16)));
+    let message = refused.expect_err("a misread").downcast::<String>().expect("a message");
+    assert!(message.contains("accumulate is bound to values in f16"), "{message}");
+    assert!(message.contains("QUAD_F32"), "{message}");
+}
+
 mod misfits {
     use super::*;
 

@@ -1,8 +1,8 @@
 //! Kernels that frame a step: the loss scale goes in, the gradient is scanned, one verdict says
 //! whether anything is committed, and a record is left.
 //!
-//! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it matters, so the
-//! norm is right for every finite gradient and no test depends on NaN arithmetic.
+//! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it
+//! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use super::shared::{
     GRID, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL,

@@ -129,13 +129,11 @@ impl<'a> Recorder<'a> {
         self.set_variant(Variant::default());
     }
 
-    /// Records one dispatch.
+    /// Records one dispatch. A grid without workgroups is dropped.
     ///
     /// # Panics
     /// In an operation in half precision, for a kernel that reads or writes such a value without
     /// the fragment [`QUAD_F32`](crate::kernels::shared::QUAD_F32).
-    ///
-    /// A grid without workgroups is dropped.
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
         if kernel.grid().contains(&0) {
             return;
