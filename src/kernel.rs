@@ -112,7 +112,7 @@ impl Declaration {
         let mut mine = Variant::default();
         if self.has_quads() {
             mine.precision = variant.precision;
-            let can = variant.precision == Precision::F16 && self.has_fragment("product_tiled");
+            let can = variant.precision == Precision::F16 && self.has_fragment("product_terms_f32");
             mine.native_f16 = variant.native_f16 && can;
         }
         if self.has_fragment("weight_f32") {

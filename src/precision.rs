@@ -297,7 +297,7 @@ impl Variant {
         match fragment.stem() {
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
-            "product_tiled" if self.native_f16 => vec![shared::PRODUCT_TILED_F16],
+            "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             _ => vec![*fragment],
         }
     }

@@ -13,7 +13,8 @@
 
 use super::shared::{
     ACTIVATION, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_A_ROWS, PRODUCT_ACTIVATED,
-    PRODUCT_B_COLUMNS, PRODUCT_B_ROWS, PRODUCT_DIRECT, PRODUCT_STORE, PRODUCT_TILED, QUAD_F32,
+    PRODUCT_B_COLUMNS, PRODUCT_B_ROWS, PRODUCT_DIRECT, PRODUCT_STORE, PRODUCT_TERMS_F32,
+    PRODUCT_TILED, QUAD_F32,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
@@ -122,7 +123,8 @@ macro_rules! product {
 product! {
     /// C = alpha A·B: the data gradient of a linear layer.
     pub Matmul, MatmulParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_TILED,
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_TERMS_F32, PRODUCT_TILED,
         wgsl!("../../shaders/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -141,7 +143,8 @@ product! {
     /// C = f(alpha A·Bᵀ + bias): a linear layer whose weight is stored as (out, in).
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
-        PRODUCT_STORE, PRODUCT_TILED, wgsl!("../../shaders/matmul_transposed_b.wgsl"),
+        PRODUCT_STORE,
+        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -168,7 +171,8 @@ product! {
 product! {
     /// C = alpha Aᵀ·B: the weight gradient of a linear layer.
     pub MatmulTransposedA, MatmulTransposedAParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_TILED,
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_TERMS_F32, PRODUCT_TILED,
         wgsl!("../../shaders/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;

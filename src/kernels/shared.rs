@@ -57,10 +57,13 @@ pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_a_co
 pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/shared/product_b_rows.wgsl");
 /// `b_block` of B stored as (cols, inner).
 pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_b_columns.wgsl");
-/// `multiply`: one tile of C per workgroup, through workgroup memory.
+/// `multiply`: one tile of C per workgroup, through workgroup memory; wants
+/// [`PRODUCT_TERMS_F32`].
 pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/shared/product_tiled.wgsl");
-/// [`PRODUCT_TILED`] with tiles and products in f16, sums of 16 products added up in f32.
-pub const PRODUCT_TILED_F16: Fragment = wgsl!("../../shaders/shared/product_tiled_f16.wgsl");
+/// What [`PRODUCT_TILED`] multiplies and adds up: f32.
+pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
+/// What [`PRODUCT_TILED`] multiplies and adds up: f16, with sums of 16 products added up in f32.
+pub const PRODUCT_TERMS_F16: Fragment = wgsl!("../../shaders/shared/product_terms_f16.wgsl");
 /// `multiply`: one tile of C per workgroup, in registers only.
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/shared/product_direct.wgsl");
 /// `store_blocks`: what exists of four blocks goes to the kernel's `store`.

@@ -8,6 +8,7 @@
 mod batch;
 mod builder;
 mod checkpoint;
+mod chunk_tables;
 mod clip;
 mod diagnose;
 mod generate;

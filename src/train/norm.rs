@@ -1,5 +1,6 @@
 //! Which norm of the gradients is measured, and clipped by.
 
+use super::chunk_tables::{ChunkTables, SegmentTable};
 use super::update::ScanPass;
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -70,17 +71,18 @@ impl Norm {
         }
     }
 
-    /// Records the scan of one segment's chunks.
+    /// Records the scan of one segment.
     pub(super) fn record_scan(
         self,
         recorder: &mut Recorder<'_>,
-        chunks: &wgpu::Buffer,
-        chunk_count: u32,
-        overflow_bits: u32,
+        tables: &ChunkTables,
+        segment: usize,
         gradient: &wgpu::Buffer,
-        partials: wgpu::BufferBinding<'_>,
+        overflow_bits: u32,
     ) {
-        let chunks = chunks.as_entire_buffer_binding();
+        let partials = tables.partials_of(segment);
+        let SegmentTable { chunks, chunk_count, .. } = &tables.segments[segment];
+        let (chunks, chunk_count) = (chunks.as_entire_buffer_binding(), *chunk_count);
         let gradient = gradient.as_entire_buffer_binding();
         match self {
             Self::L2 | Self::Infinity => recorder.dispatch(&GradientScan {

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::chunk_tables::{ChunkTables, SegmentTable};
 use super::optimizers::{self, Optimizer, SegmentTensor};
-use super::update::segment_chunks;
 use crate::error::Result;
-use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu};
 use crate::kernels::{
-    LoadWeights, LoadWeightsParams, Segment, TensorTelemetry as TensorTelemetryKernel,
+    LoadWeights, LoadWeightsParams, TensorTelemetry as TensorTelemetryKernel,
     TensorTelemetryParams, UpdateScan, UpdateScanParams,
 };
 use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, to_u32};
@@ -125,23 +125,8 @@ impl TensorWatch {
         let quads = parameters.segments().iter();
         let old: Vec<_> = quads.map(|quads| gpu.buffer("old weights", 16 * quads)).collect();
 
-        // Partials of a segment start where a binding may.
-        let partial_bytes = size_of::<UpdatePartial>() as u64;
-        let per_alignment = ALIGNMENT >> partial_bytes.trailing_zeros();
-        let (mut tables, mut of_tensor) = (Vec::new(), vec![Segment::default(); count]);
-        let mut used = 0;
-        for segment in 0..weights.len() {
-            let chunks = segment_chunks(parameters, segment);
-            for (partial, chunk) in (used..).zip(&chunks) {
-                let mine = &mut of_tensor[chunk.tensor as usize];
-                let first = if mine.count == 0 { partial as u32 } else { mine.first };
-                *mine = Segment { first, count: mine.count + 1 };
-            }
-            tables.push((used * partial_bytes, gpu.upload("chunks", &chunks), chunks.len()));
-            used += (chunks.len() as u64).next_multiple_of(per_alignment);
-        }
-        let partials = gpu.buffer("update partials", used.max(1) * partial_bytes);
-        let segments = gpu.upload("chunks of tensors", &of_tensor);
+        let tables = ChunkTables::new(gpu, parameters, size_of::<UpdatePartial>() as u64);
+        let segments = gpu.upload("chunks of tensors", &tables.of_tensor);
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
         for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.segments()) {
@@ -155,10 +140,12 @@ impl TensorWatch {
         let state = recorder.step_state();
         // Below 0: unknown.
         let eps_shares = gpu.upload("eps shares", &vec![-1.0f32; count.max(1)]);
-        for (index, (offset, chunks, chunk_count)) in tables.into_iter().enumerate() {
+        for (index, SegmentTable { chunks, chunk_count, .. }) in tables.segments.iter().enumerate()
+        {
+            let chunk_count = *chunk_count;
             let segment = optimizers::Segment {
-                chunks: &chunks,
-                chunk_count: to_u32(chunk_count),
+                chunks,
+                chunk_count,
                 tensors,
                 gradient: &sinks.gradients[index],
                 weight: &weights[index],
@@ -167,14 +154,14 @@ impl TensorWatch {
             };
             optimizer.record_eps_shares(&mut recorder, &segment, &eps_shares);
             recorder.dispatch(&UpdateScan {
-                params: UpdateScanParams { chunk_count: to_u32(chunk_count) },
+                params: UpdateScanParams { chunk_count },
                 state: state.clone(),
                 chunks: chunks.as_entire_buffer_binding(),
                 tensors: tensors.as_entire_buffer_binding(),
                 gradient: sinks.gradients[index].as_entire_buffer_binding(),
                 old: old[index].as_entire_buffer_binding(),
                 weight: weights[index].as_entire_buffer_binding(),
-                partials: wgpu::BufferBinding { buffer: &partials, offset, size: None },
+                partials: tables.partials_of(index),
             });
         }
         let input = recorder.step_input();
@@ -183,7 +170,7 @@ impl TensorWatch {
             input,
             state,
             segments: segments.as_entire_buffer_binding(),
-            partials: partials.as_entire_buffer_binding(),
+            partials: tables.partials.as_entire_buffer_binding(),
             eps_shares: eps_shares.as_entire_buffer_binding(),
             ring: ring.as_entire_buffer_binding(),
         });

@@ -3,19 +3,20 @@
 
 use std::collections::HashMap;
 
+use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
-use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu};
 use crate::graph::{Graph, Value};
 use crate::kernels::{
-    self, Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST,
-    OVERFLOW_NONFINITE, Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams, chunks,
+    Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
+    Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams,
 };
 use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
 use crate::precision::WeightStorage;
-use crate::step::{Chunk, ScanPartial};
+use crate::step::ScanPartial;
 
 /// What an update is recorded from.
 pub(super) struct Update<'a> {
@@ -57,8 +58,9 @@ impl Update<'_> {
         // For whatever looks at weights or changes them.
         recorder.set_variant(parameters.storage());
         let scan = Scan::new(gpu, parameters, self.norm);
-        let layouts: Vec<_> =
-            (0..scan.tables.len()).map(|i| SegmentTensor::of_segment(parameters, i)).collect();
+        let layouts: Vec<_> = (0..parameters.weights().len())
+            .map(|i| SegmentTensor::of_segment(parameters, i))
+            .collect();
         let segments: Vec<_> =
             layouts.iter().enumerate().map(|(i, layout)| self.segment(&scan, i, layout)).collect();
         for active in self.policies {
@@ -68,8 +70,8 @@ impl Update<'_> {
         }
         scan.record(&mut recorder, &self.sinks.gradients, self.overflow_bits());
         let pass = ScanPass {
-            partials: &scan.partials,
-            partial_count: scan.partial_count,
+            partials: &scan.tables.partials,
+            partial_count: scan.tables.partial_count,
             tensors: self.tensors,
             tensor_count: to_u32(parameters.specs().len()),
         };
@@ -114,7 +116,7 @@ impl Update<'_> {
         let specs = self.parameters.specs();
         let elements: Vec<_> = specs.iter().map(|spec| spec.shape.count()).collect();
         let needs_norms = self.policies.iter().any(|active| active.policy.needs_tensor_norms());
-        let tensor_norms = needs_norms.then(|| scan.record_tensor_norms(recorder, specs.len()));
+        let tensor_norms = needs_norms.then(|| scan.record_tensor_norms(recorder));
         for active in self.policies {
             let judgement = Judgement {
                 loss: self.loss,
@@ -199,7 +201,7 @@ impl Update<'_> {
         index: usize,
         layout: &'s [SegmentTensor<'s>],
     ) -> Segment<'s> {
-        let table = &scan.tables[index];
+        let table = &scan.tables.segments[index];
         Segment {
             chunks: &table.chunks,
             chunk_count: table.chunk_count,
@@ -251,76 +253,33 @@ pub(super) struct ScanPass<'a> {
     pub tensor_count: u32,
 }
 
-/// The tables of the scan, and what it leaves for the norm.
+/// The scan of the gradients for a norm, and what it leaves.
 struct Scan {
     norm: Norm,
-    tables: Vec<SegmentTable>,
-    partials: wgpu::Buffer,
-    partial_count: u32,
-}
-
-/// Which workgroup owns what in one segment.
-struct SegmentTable {
-    chunks: wgpu::Buffer,
-    rows: Vec<Chunk>,
-    chunk_count: u32,
-    /// First partial of this segment.
-    partial: u64,
+    tables: ChunkTables,
 }
 
 impl Scan {
-    /// Each segment's partials start at a multiple of 256 bytes; those between stay zero and
-    /// count for nothing.
     fn new(gpu: &Gpu, parameters: &Parameters, norm: Norm) -> Self {
-        // As many partials as fill whole alignments, also where one of them does not divide it.
-        let power_of_two = 1 << norm.partial_bytes().trailing_zeros();
-        let per_alignment = ALIGNMENT / ALIGNMENT.min(power_of_two);
-        let mut partial = 0;
-        let mut tables = Vec::new();
-        for segment in 0..parameters.weights().len() {
-            let table = segment_chunks(parameters, segment);
-            let chunk_count = to_u32(table.len());
-            let chunks = gpu.upload("chunks", &table);
-            tables.push(SegmentTable { chunks, rows: table, chunk_count, partial });
-            partial += u64::from(chunk_count).next_multiple_of(per_alignment);
-        }
-        let count = partial.max(per_alignment);
-        let partials = gpu.buffer("scan partials", count * norm.partial_bytes());
-        Self { norm, tables, partials, partial_count: to_u32(count as usize) }
+        Self { norm, tables: ChunkTables::new(gpu, parameters, norm.partial_bytes()) }
     }
 
     /// Records the scan of flat buffers with the parameters' layout.
     fn record(&self, recorder: &mut Recorder<'_>, flat: &[wgpu::Buffer], overflow_bits: u32) {
-        for (table, gradient) in self.tables.iter().zip(flat) {
-            let partials = wgpu::BufferBinding {
-                buffer: &self.partials,
-                offset: table.partial * self.norm.partial_bytes(),
-                size: None,
-            };
-            let (chunks, count) = (&table.chunks, table.chunk_count);
-            self.norm.record_scan(recorder, chunks, count, overflow_bits, gradient, partials);
+        for (segment, gradient) in flat.iter().enumerate() {
+            self.norm.record_scan(recorder, &self.tables, segment, gradient, overflow_bits);
         }
     }
 
     /// Records the norm of every tensor from what the scan left. Returns
     /// (tensors) [`TensorNorm`](crate::kernels::TensorNorm).
-    fn record_tensor_norms(&self, recorder: &mut Recorder<'_>, count: usize) -> wgpu::Buffer {
-        let gpu = recorder.gpu();
-        let mut parts = vec![kernels::Segment::default(); count];
-        for table in &self.tables {
-            for (partial, chunk) in (table.partial..).zip(&table.rows) {
-                let part = &mut parts[chunk.tensor as usize];
-                if part.count == 0 {
-                    part.first = to_u32(partial as usize);
-                }
-                part.count += 1;
-            }
-        }
+    fn record_tensor_norms(&self, recorder: &mut Recorder<'_>) -> wgpu::Buffer {
+        let (gpu, count) = (recorder.gpu(), self.tables.of_tensor.len());
         let norm = self.norm.of_tensors();
         let norms = gpu.buffer("tensor norms", (count * size_of::<TensorNorm>()) as u64);
         let sums = gpu.buffer("tensor sums", count as u64 * norm.partial_bytes());
-        let segments = gpu.upload("tensor partials", &parts);
-        norm.record_fold(recorder, &self.partials, &segments, count, [&sums, &norms]);
+        let segments = gpu.upload("tensor partials", &self.tables.of_tensor);
+        norm.record_fold(recorder, &self.tables.partials, &segments, count, [&sums, &norms]);
         norms
     }
 
@@ -334,8 +293,8 @@ impl Scan {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         gpu.encode(&mut encoder, scan);
         gpu.submit(encoder);
-        let count = self.partial_count as usize;
-        let found: Vec<ScanPartial> = gpu.read(&self.partials, 0, count).await?;
+        let ChunkTables { partials, partial_count, .. } = &self.tables;
+        let found: Vec<ScanPartial> = gpu.read(partials, 0, *partial_count as usize).await?;
         if found.iter().all(|partial| partial.nonfinite_count == 0) {
             return Ok(());
         }
@@ -352,20 +311,4 @@ impl Scan {
         }
         unreachable!("the scan found a value that is not finite")
     }
-}
-
-/// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
-/// weights, gradients and moments alike.
-pub(super) fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
-    let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
-    let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
-    let mut table = Vec::new();
-    for (tensor, (spec, location)) in mine {
-        let elements = spec.shape.quads() as u64 * 4;
-        for mut chunk in chunks([(location.offset / 4, elements)]) {
-            chunk.tensor = to_u32(tensor);
-            table.push(chunk);
-        }
-    }
-    table
 }

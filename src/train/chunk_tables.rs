@@ -1,0 +1,81 @@
+//! Which workgroup of a scan owns what, and where it leaves what it found.
+
+use crate::gpu::{ALIGNMENT, Gpu};
+use crate::kernels::{Segment, chunks};
+use crate::plan::{Parameters, to_u32};
+use crate::step::Chunk;
+
+/// The chunks of all parameters, with one partial for each.
+pub(super) struct ChunkTables {
+    /// By segment of the parameters.
+    pub segments: Vec<SegmentTable>,
+    /// All partials. Those of a segment start where a binding may; those between stay zero.
+    pub partials: wgpu::Buffer,
+    /// Partials, those between included.
+    pub partial_count: u32,
+    /// The partials of each tensor.
+    pub of_tensor: Vec<Segment>,
+    partial_bytes: u64,
+}
+
+/// The chunks of one segment.
+pub(super) struct SegmentTable {
+    /// (chunk_count) [`Chunk`]
+    pub chunks: wgpu::Buffer,
+    pub chunk_count: u32,
+    /// First partial.
+    first: u64,
+}
+
+impl ChunkTables {
+    /// Tables for a scan that leaves partials of this size.
+    pub fn new(gpu: &Gpu, parameters: &Parameters, partial_bytes: u64) -> Self {
+        // As many partials as fill whole alignments, also where one of them does not divide it.
+        let power_of_two = 1 << partial_bytes.trailing_zeros();
+        let per_alignment = ALIGNMENT / ALIGNMENT.min(power_of_two);
+        let (mut segments, mut first) = (Vec::new(), 0);
+        let mut of_tensor = vec![Segment::default(); parameters.specs().len()];
+        for segment in 0..parameters.weights().len() {
+            let table = segment_chunks(parameters, segment);
+            for (partial, chunk) in (first..).zip(&table) {
+                let part = &mut of_tensor[chunk.tensor as usize];
+                if part.count == 0 {
+                    part.first = to_u32(partial as usize);
+                }
+                part.count += 1;
+            }
+            let chunk_count = to_u32(table.len());
+            segments.push(SegmentTable {
+                chunks: gpu.upload("chunks", &table),
+                chunk_count,
+                first,
+            });
+            first += u64::from(chunk_count).next_multiple_of(per_alignment);
+        }
+        let count = first.max(per_alignment);
+        let partials = gpu.buffer("scan partials", count * partial_bytes);
+        Self { segments, partials, partial_count: to_u32(count as usize), of_tensor, partial_bytes }
+    }
+
+    /// Where the workgroups of a segment leave what they find.
+    pub fn partials_of(&self, segment: usize) -> wgpu::BufferBinding<'_> {
+        let offset = self.segments[segment].first * self.partial_bytes;
+        wgpu::BufferBinding { buffer: &self.partials, offset, size: None }
+    }
+}
+
+/// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
+/// weights, gradients and moments alike.
+fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
+    let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
+    let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
+    let mut table = Vec::new();
+    for (tensor, (spec, location)) in mine {
+        let elements = spec.shape.quads() as u64 * 4;
+        for mut chunk in chunks([(location.offset / 4, elements)]) {
+            chunk.tensor = to_u32(tensor);
+            table.push(chunk);
+        }
+    }
+    table
+}
