@@ -350,6 +350,19 @@ impl<M: Model> TrainerBuilder<M> {
         self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
+        self.validate_policies()?;
+        if self.microbatches == 0 {
+            return Err(Error::Setting {
+                setting: "accumulation",
+                value: "0".into(),
+                range: "at least 1 microbatch per step",
+            });
+        }
+        Ok(())
+    }
+
+    /// Each policy alone, and what it needs of the others and of the norm.
+    fn validate_policies(&self) -> Result<()> {
         for (index, policy) in self.policies.iter().enumerate() {
             policy.validate()?;
             if self.policies[..index].iter().any(|other| other.name() == policy.name()) {
@@ -374,13 +387,6 @@ impl<M: Model> TrainerBuilder<M> {
                 setting: "policy",
                 value: format!("{} that asks for rollbacks", policy.name()),
                 range: "together with a SnapshotRing",
-            });
-        }
-        if self.microbatches == 0 {
-            return Err(Error::Setting {
-                setting: "accumulation",
-                value: "0".into(),
-                range: "at least 1 microbatch per step",
             });
         }
         Ok(())
