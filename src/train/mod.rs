@@ -390,7 +390,8 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Every byte that a step commits: weights, moments, states and the tensors' clocks, in this
-    /// order. What the device counts beside them is in [`state`](Self::state). Waits for the device.
+    /// order. What the device counts beside them is in [`state`](Self::state). Waits for the
+    /// device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).

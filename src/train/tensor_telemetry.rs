@@ -48,8 +48,8 @@ pub struct TensorTelemetry {
     pub frozen_share: f64,
     /// Share of the gradient elements that a clip by value, or the guard of 1e18, cut.
     pub clipped_share: f64,
-    /// Share of the elements whose second moment, corrected, has a root below eps: their updates are
-    /// smaller than their gradients ask for. `None` for an optimizer without such an eps.
+    /// Share of the elements whose second moment, corrected, has a root below eps: their updates
+    /// are smaller than their gradients ask for. `None` for an optimizer without such an eps.
     pub eps_share: Option<f64>,
 }
 

@@ -5,8 +5,8 @@
 //!
 //! What a rule needs to know of a whole tensor before it moves a weight comes from passes in front:
 //! one partial sum per chunk ([`Agreement`], [`SquaredRatio`], [`WeightSquares`],
-//! [`AdafactorSquares`]), then [`TensorFactors`] makes one number per tensor of them. Those passes are
-//! in `passes`; rules of several kernels of their own have a file each.
+//! [`AdafactorSquares`]), then [`TensorFactors`] makes one number per tensor of them. Those passes
+//! are in `passes`; rules of several kernels of their own have a file each.
 
 mod adafactor;
 mod muon;
@@ -142,8 +142,8 @@ kernel! {
 }
 
 kernel! {
-    /// AMSGrad (Reddi, Kale and Kumar, 2018) over AdamW or Adam, as PyTorch: the maximum is that of the
-    /// uncorrected second moment.
+    /// AMSGrad (Reddi, Kale and Kumar, 2018) over AdamW or Adam, as PyTorch: the maximum is that of
+    /// the uncorrected second moment.
     pub Amsgrad = [
         STEP_STATE, GRID, CLIPPED, WEIGHT_F32, ADAM_MOMENTS, AGREES,
         wgsl!("../../../shaders/amsgrad.wgsl"),

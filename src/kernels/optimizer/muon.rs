@@ -1,5 +1,5 @@
-//! Muon (Jordan et al., 2024): momentum, made orthogonal by matrix products, for hidden matrices; and
-//! AdamW over packed moments for the other tensors.
+//! Muon (Jordan et al., 2024): momentum, made orthogonal by matrix products, for hidden matrices;
+//! and AdamW over packed moments for the other tensors.
 
 use crate::kernel::grid;
 use crate::kernels::shared::{
@@ -47,7 +47,8 @@ kernel! {
 }
 
 kernel! {
-    /// Inverse Frobenius norm of each matrix, from the partials of a [`GradientScan`](super::GradientScan).
+    /// Inverse Frobenius norm of each matrix, from the partials of a
+    /// [`GradientScan`](crate::kernels::GradientScan).
     pub MuonNorm = [
         STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD, TENSOR_RANGE,
         wgsl!("../../../shaders/muon_norm.wgsl"),
@@ -61,7 +62,8 @@ kernel! {
         eps: f32,
     }
     buffers {
-        /// (matrix_count) [`TensorRange`], of which `first` and `count` are used.
+        /// (matrix_count) [`TensorRange`](crate::kernels::TensorRange), of which `first` and
+        /// `count` are used.
         Read ranges,
         /// [`ScanPartial`](crate::step::ScanPartial)
         Read partials,

@@ -10,8 +10,8 @@ use crate::step::device_struct;
 use crate::{kernel, wgsl};
 
 device_struct! {
-    /// Partial sums of one tensor, and where what they give belongs: a row of [`TensorFactors::ranges`]
-    /// and [`MuonNorm::ranges`].
+    /// Partial sums of one tensor, and where what they give belongs: a row of
+    /// [`TensorFactors::ranges`] and [`MuonNorm::ranges`](crate::kernels::MuonNorm::ranges).
     TensorRange {
         /// First partial.
         first: u32,
@@ -106,10 +106,11 @@ kernel! {
 }
 
 kernel! {
-    /// How many elements of each chunk have a root of the corrected second moment of eps or more: the
-    /// others move more slowly than their gradients ask.
+    /// How many elements of each chunk have a root of the corrected second moment of eps or more:
+    /// the others move more slowly than their gradients ask.
     ///
-    /// [`TensorFactors`] with [`RULE_COMPLEMENT`] makes of it the share of each tensor that is below.
+    /// [`TensorFactors`] with [`RULE_COMPLEMENT`] makes of it the share of each tensor that is
+    /// below.
     pub MomentStatistics = [
         STEP_STATE, GRID, REDUCE, ROW,
         wgsl!("../../../shaders/moment_statistics.wgsl"),
