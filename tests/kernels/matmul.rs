@@ -2,8 +2,9 @@
 //! heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
 
 use evenkeel::kernels::*;
+use evenkeel::precision::Variant;
 use evenkeel::reference::matmul::Product;
-use evenkeel::{Gpu, reference};
+use evenkeel::{Gpu, Precision, reference};
 
 use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
 
@@ -282,3 +283,84 @@ product_test!(
     matmul_transposed_b_direct, MatmulTransposedBDirect, MatmulTransposedBDirectParams,
     a |s| (s.rows, s.inner), b |s| (s.cols, s.inner), activation_test, spare bias, pre_activation
 );
+
+/// Products over halves, and those that multiply in f16 where the device can: sums of many steps
+/// of 16 products, tiles that are not full.
+fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
+    let precision = variant.precision;
+    let Product { rows, cols, inner } = size;
+    let stored = |seed, count, cols| {
+        // Sums of 16 products stay below 1.
+        let scaled: Vec<_> = values(seed, count).iter().map(|x| x / 4.0).collect();
+        let bytes = precision.encode(&pad(&scaled, cols));
+        let dense = unpad(&precision.decode(&bytes), cols);
+        (gpu.upload("operand", &bytes), wide(&dense))
+    };
+    let digits = if precision == Precision::F16 { 11 } else { 8 };
+    let unit = 2f64.powi(-digits);
+    let steps = inner.div_ceil(16) as f64;
+    // Half a unit below 1 for each of 16 sums in a step.
+    let native = if variant.native_f16 { steps * 16.0 * unit / 2.0 } else { 0.0 };
+    let tolerance = Tolerance {
+        absolute: rounding(inner).absolute + native,
+        relative: unit,
+        because: "one rounding of the result, and in f16 one for each product",
+    };
+    let c = gpu.buffer("c", (rows * cols.next_multiple_of(4) * 4) as u64);
+    let spare = gpu.buffer("spare", 16);
+    let bind = wgpu::Buffer::as_entire_buffer_binding;
+    let read_as = |precision: Precision| {
+        let bytes = rows * cols.div_ceil(4) * precision.quad_bytes() as usize;
+        let bytes: Vec<u8> = pollster::block_on(gpu.read(&c, 0, bytes)).expect("readable");
+        unpad(&precision.decode(&bytes), cols)
+    };
+    let what = |name: &str| format!("{name} {rows} x {cols} x {inner}, {variant:?}");
+    let [r, n, k] = [rows, cols, inner].map(|x| x as u32);
+
+    let ((a, a_values), (b, b_values)) =
+        (stored(1, rows * inner, inner), stored(2, inner * cols, cols));
+    let params = MatmulParams::dense(r, n, k);
+    gpu.run_as(&Matmul { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
+    let expected = reference::matmul::matmul(&a_values, &b_values, size);
+    assert_close(&what("a b"), &read_as(precision), &expected, tolerance);
+
+    let (b, b_values) = stored(3, cols * inner, inner);
+    let kernel = MatmulTransposedB {
+        params: MatmulTransposedBParams::dense(r, n, k),
+        a: bind(&a),
+        b: bind(&b),
+        bias: bind(&b),
+        c: bind(&c),
+        pre_activation: bind(&spare),
+    };
+    gpu.run_as(&kernel, variant);
+    let expected = reference::matmul::matmul_transposed_b(&a_values, &b_values, size);
+    assert_close(&what("a bᵀ"), &read_as(precision), &expected, tolerance);
+
+    let ((a, a_values), (b, b_values)) =
+        (stored(4, inner * rows, rows), stored(5, inner * cols, cols));
+    let params = MatmulTransposedAParams::dense(r, n, k);
+    gpu.run_as(&MatmulTransposedA { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
+    let expected = reference::matmul::matmul_transposed_a(&a_values, &b_values, size);
+    // Gradients of parameters are f32.
+    let tolerance = Tolerance { relative: 3e-7, ..tolerance };
+    assert_close(&what("aᵀ b"), &read_as(Precision::F32), &expected, tolerance);
+}
+
+#[test]
+fn products_of_halves() {
+    let Some(gpu) = crate::support::gpu() else { return };
+    let features = gpu.device.features();
+    let mut variants: Vec<Variant> = vec![Precision::F16.into(), Precision::Bf16.into()];
+    let native = Variant { native_f16: true, ..Precision::F16.into() };
+    if features.contains(native.features()) {
+        variants.push(native);
+    } else {
+        println!("skipped native f16: {} has no shader-f16", gpu.info.name);
+    }
+    for variant in variants {
+        for (rows, cols, inner) in [(65, 67, 257), (3, 5, 33), (64, 64, 16)] {
+            over_halves(&gpu, variant, Product { rows, cols, inner });
+        }
+    }
+}
