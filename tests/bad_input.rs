@@ -16,9 +16,8 @@ use evenkeel::train::{
     TrainerBuilder,
 };
 use evenkeel::{Error, Gpu};
-use pollster::block_on;
 use support::models::{Terms, small_gpt, small_gpt_batch};
-use support::{Exclusive, tokens};
+use support::{Exclusive, block_on, tokens};
 
 #[track_caller]
 fn assert_says(error: &Error, parts: &[&str]) {

@@ -1,5 +1,6 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted, bit by bit.
 
+#[macro_use]
 mod support;
 
 use evenkeel::nn::{Classifier, MlpClassifier};
@@ -9,9 +10,14 @@ use evenkeel::train::{
     TrainerBuilder,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
-use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
-use support::{tokens, values};
+use support::{block_on, tokens, values};
+
+tests! {
+    weights_in_bf16_go_on, a_gpt_with_a_loss_scale_goes_on,
+    running_statistics_and_accumulation_go_on, parameters_are_stored_under_their_names,
+    misfits_change_nothing,
+}
 
 /// A loss scale that moves within a few steps.
 fn restless() -> LossScale {
@@ -81,7 +87,6 @@ fn goes_on<M: Model>(builder: impl Fn() -> TrainerBuilder<M>, batch: impl Fn(u64
     assert!(run(&mut other, (5..10).map(&batch)) == expected, "another trainer");
 }
 
-#[test]
 fn weights_in_bf16_go_on() {
     for storage in WeightStorage::ALL {
         let builder = || gpt_builder().precision(Precision::Bf16).weights(storage);
@@ -89,17 +94,14 @@ fn weights_in_bf16_go_on() {
     }
 }
 
-#[test]
 fn a_gpt_with_a_loss_scale_goes_on() {
     goes_on(gpt_builder, |seed| small_gpt_batch(seed, 2));
 }
 
-#[test]
 fn running_statistics_and_accumulation_go_on() {
     goes_on(classifier_builder, classifier_batch);
 }
 
-#[test]
 fn parameters_are_stored_under_their_names() {
     let Some(gpu) = support::gpu() else { return };
     let trainer = build(&gpu, gpt_builder());
@@ -116,7 +118,6 @@ fn parameters_are_stored_under_their_names() {
     assert_eq!(checkpoint.tensor("evenkeel/state"), None);
 }
 
-#[test]
 fn misfits_change_nothing() {
     let Some(gpu) = support::gpu() else { return };
     let gpt = build(&gpu, gpt_builder());

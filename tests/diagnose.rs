@@ -1,6 +1,7 @@
 //! Faults planted in every kind of layer: the diagnosis names where they begin, and leaves the run
 //! as it was.
 
+#[macro_use]
 mod support;
 
 use std::collections::HashMap;
@@ -11,9 +12,14 @@ use evenkeel::train::{
     AdamW, Batch, Diagnosis, LossScale, Model, ModelOutput, Trainer, TrainerBuilder, ValueKind,
 };
 use evenkeel::{Gpu, Precision};
-use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
-use support::{Tolerance, assert_close, tokens, values, wide};
+use support::{Tolerance, assert_close, block_on, tokens, values, wide};
+
+tests! {
+    a_nan_weight_in_a_gpt, a_nan_weight_in_a_llama_in_half_precision, a_nan_weight_in_a_classifier,
+    an_inf_in_the_batch, an_overflow_in_each_linear_layer, an_overflow_of_attention_scores_in_f16,
+    an_overflow_of_scaled_gradients, a_learning_rate_far_too_high, ranges_match_the_evaluation,
+}
 
 fn build<M: Model>(gpu: &Gpu, builder: TrainerBuilder<M>) -> Trainer<M> {
     block_on(builder.build(gpu)).expect("a trainer")
@@ -67,22 +73,18 @@ fn names_each_parameter<M: Model>(model: M, batch: &Batch, precision: Precision)
     assert_eq!(diagnosis.first_fault(), None, "{diagnosis}");
 }
 
-#[test]
 fn a_nan_weight_in_a_gpt() {
     names_each_parameter(small_gpt(0.0, 2), &small_gpt_batch(1, 2), Precision::F32);
 }
 
-#[test]
 fn a_nan_weight_in_a_llama_in_half_precision() {
     names_each_parameter(llama(), &small_gpt_batch(1, 2), Precision::Bf16);
 }
 
-#[test]
 fn a_nan_weight_in_a_classifier() {
     names_each_parameter(classifier(), &classifier_batch(&values(3, 30)), Precision::F16);
 }
 
-#[test]
 fn an_inf_in_the_batch() {
     let Some(gpu) = support::gpu() else { return };
     let mut trainer = build(&gpu, Trainer::builder(classifier()));
@@ -97,7 +99,6 @@ fn an_inf_in_the_batch() {
 
 /// Each linear layer's weight large enough that its product overflows f16, though all it reads is
 /// finite there.
-#[test]
 fn an_overflow_in_each_linear_layer() {
     let Some(gpu) = support::gpu() else { return };
     let batch = small_gpt_batch(1, 2);
@@ -143,7 +144,6 @@ fn explicit_attention(graph: &mut Graph) -> ModelOutput {
     ModelOutput { loss: graph.mean_squared_error(y, x), prediction: y }
 }
 
-#[test]
 fn an_overflow_of_attention_scores_in_f16() {
     let Some(gpu) = support::gpu() else { return };
     let builder = || Trainer::builder(explicit_attention).loss_scale(LossScale::Static(1.0));
@@ -161,7 +161,6 @@ fn an_overflow_of_attention_scores_in_f16() {
 }
 
 /// The loss scale is too high: it begins in the backward pass, and the label says in which.
-#[test]
 fn an_overflow_of_scaled_gradients() {
     let Some(gpu) = support::gpu() else { return };
     let builder = Trainer::builder(small_gpt(0.0, 2)).precision(Precision::F16);
@@ -172,7 +171,6 @@ fn an_overflow_of_scaled_gradients() {
     assert!(diagnosis.to_string().contains("loss scale 1073741824"), "{diagnosis}");
 }
 
-#[test]
 fn a_learning_rate_far_too_high() {
     let Some(gpu) = support::gpu() else { return };
     let optimizer = AdamW { learning_rate: 1e25, ..AdamW::default() };
@@ -188,7 +186,6 @@ fn a_learning_rate_far_too_high() {
 }
 
 /// The ranges are those of the f64 evaluation, in both microbatches, and nothing moves.
-#[test]
 fn ranges_match_the_evaluation() {
     let Some(gpu) = support::gpu() else { return };
     let model = small_gpt(0.0, 2);

@@ -2,6 +2,7 @@
 //! each committed byte as it was, wherever the fault is and whatever watches or clips, and the run
 //! goes on as if it had not been.
 
+#[macro_use]
 mod support;
 
 use evenkeel::Gpu;
@@ -14,8 +15,12 @@ use evenkeel::train::{
     Adafactor, Adam, AdamAtan2, AdamW, Clip, Lion, LossScale, Muon, Norm, Sgd, StableAdamW,
     Trainer, TrainerBuilder,
 };
-use pollster::block_on;
+use support::block_on;
 use support::models::Terms;
+
+tests! {
+    every_optimizer_with_every_policy, one_bad_microbatch_of_three,
+}
 
 type Builder = TrainerBuilder<Terms>;
 type Choice = (&'static str, fn(Builder) -> Builder);
@@ -91,7 +96,6 @@ fn survives(gpu: &Gpu, what: &str, builder: impl Fn() -> Builder, microbatches: 
     assert!(bytes(&trainer) == bytes(&control), "{what}: the bad steps left a trace");
 }
 
-#[test]
 fn every_optimizer_with_every_policy() {
     let Some(gpu) = support::gpu() else { return };
     for (optimizer, with_optimizer) in OPTIMIZERS {
@@ -102,7 +106,6 @@ fn every_optimizer_with_every_policy() {
     }
 }
 
-#[test]
 fn one_bad_microbatch_of_three() {
     let Some(gpu) = support::gpu() else { return };
     for (optimizer, with_optimizer) in OPTIMIZERS {

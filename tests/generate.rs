@@ -1,5 +1,6 @@
 //! Sampling from a GPT: which logits it reads, and what it does with a prompt.
 
+#[macro_use]
 mod support;
 
 use evenkeel::graph::{Graph, Phase};
@@ -7,7 +8,12 @@ use evenkeel::nn::{Gpt, GptConfig};
 use evenkeel::plan::Parameters;
 use evenkeel::train::{Batch, Generator, Predictor, Sampling};
 use evenkeel::{Error, Gpu};
-use pollster::block_on;
+use support::block_on;
+
+tests! {
+    logits_are_those_of_the_last_token, text_depends_on_prompt_and_seed_alone,
+    bad_prompts_and_settings_are_refused,
+}
 
 const VOCABULARY: usize = 19;
 const CONTEXT: usize = 9;
@@ -39,7 +45,6 @@ fn expected(gpu: &Gpu, gpt: &Gpt, parameters: &Parameters, tokens: &[u32]) -> Ve
     logits.swap_remove(0).split_off((time - 1) * VOCABULARY)
 }
 
-#[test]
 fn logits_are_those_of_the_last_token() {
     let Some(gpu) = support::gpu() else { return };
     let (gpt, parameters) = model(&gpu);
@@ -61,7 +66,6 @@ fn logits_are_those_of_the_last_token() {
     assert!(early.iter().zip(&late).any(|(a, b)| (a - b).abs() > 0.01), "{early:?} {late:?}");
 }
 
-#[test]
 fn text_depends_on_prompt_and_seed_alone() {
     let Some(gpu) = support::gpu() else { return };
     let (gpt, parameters) = model(&gpu);
@@ -94,7 +98,6 @@ fn text_depends_on_prompt_and_seed_alone() {
     }
 }
 
-#[test]
 fn bad_prompts_and_settings_are_refused() {
     let Some(gpu) = support::gpu() else { return };
     let (gpt, parameters) = model(&gpu);

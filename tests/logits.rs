@@ -1,6 +1,7 @@
 //! What watches and bounds logits in a whole model: observations over microbatches, QK-clip behind
 //! an update, and that nothing of it costs or changes a step that does not ask for it.
 
+#[macro_use]
 mod support;
 
 use evenkeel::Gpu;
@@ -11,9 +12,18 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip, QkNorm};
 use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
 use evenkeel::step::{APPLY, SKIP, StepInput, StepState};
 use evenkeel::train::{Model, Sgd, Trainer};
-use pollster::block_on;
 use support::models::small_gpt_batch;
-use support::{Tolerance, assert_close, tokens, values, wide};
+use support::{Tolerance, assert_close, block_on, tokens, values, wide};
+
+tests! {
+    observations_cover_all_microbatches_of_a_step, observed_values_keep_their_slots,
+    the_reported_z_loss_is_what_cross_entropy_lacks,
+    a_model_that_does_not_watch_records_nothing_for_it, a_trainer_tells_what_it_observed,
+    a_trainer_clips_after_its_update, watching_changes_no_bit_of_a_training,
+    a_clip_brings_logits_down_to_the_threshold,
+    a_clip_touches_only_projections_of_queries_and_keys_of_applied_steps,
+    a_norm_of_queries_and_keys_bounds_the_logits,
+}
 
 const VOCABULARY: usize = 27;
 
@@ -159,7 +169,6 @@ fn observed_names() -> Vec<String> {
     layers.chain(["max_logit".into(), "z_loss".into()]).collect()
 }
 
-#[test]
 fn observations_cover_all_microbatches_of_a_step() {
     let Some(gpu) = support::gpu() else { return };
     let model = model(GptConfig {
@@ -205,7 +214,6 @@ fn observations_cover_all_microbatches_of_a_step() {
 }
 
 /// Where most values die young, as in a forward pass alone, those observed share no buffer with any.
-#[test]
 fn observed_values_keep_their_slots() {
     let Some(gpu) = support::gpu() else { return };
     let mut graph = Graph::new(Phase::Train);
@@ -226,7 +234,6 @@ fn observed_values_keep_their_slots() {
 }
 
 /// loss - z_loss is the loss of the same model without z-loss.
-#[test]
 fn the_reported_z_loss_is_what_cross_entropy_lacks() {
     let Some(gpu) = support::gpu() else { return };
     let loss = CrossEntropy { label_smoothing: 0.1, z_loss: 0.05 };
@@ -243,7 +250,6 @@ fn the_reported_z_loss_is_what_cross_entropy_lacks() {
     assert!((apart - without.loss()).abs() < 2e-6, "{apart} is not {}", without.loss());
 }
 
-#[test]
 fn a_model_that_does_not_watch_records_nothing_for_it() {
     let Some(gpu) = support::gpu() else { return };
     let plain = Run::new(&gpu, &model(config()));
@@ -262,7 +268,6 @@ fn a_model_that_does_not_watch_records_nothing_for_it() {
     assert!(block_on(trainer.observations()).expect("none").is_empty());
 }
 
-#[test]
 fn a_trainer_tells_what_it_observed() {
     let Some(gpu) = support::gpu() else { return };
     let watching = model(GptConfig { watch_logits: true, ..config() });
@@ -280,7 +285,6 @@ fn a_trainer_tells_what_it_observed() {
 }
 
 /// With a learning rate of 0 only the clip moves weights, and it brings the logits down.
-#[test]
 fn a_trainer_clips_after_its_update() {
     let Some(gpu) = support::gpu() else { return };
     let clip = QkClip { threshold: 0.5, alpha: 0.5 };
@@ -302,7 +306,6 @@ fn a_trainer_clips_after_its_update() {
     assert!(after <= 0.5 * (1.0 + 1e-5), "{after}");
 }
 
-#[test]
 fn watching_changes_no_bit_of_a_training() {
     let Some(gpu) = support::gpu() else { return };
     let committed = |watch_logits, qk_clip| {
@@ -321,7 +324,6 @@ fn watching_changes_no_bit_of_a_training() {
 
 /// The logits of the first layer, whose inputs the clip does not change: those above the threshold
 /// come down to it, the others stay. Groups of query heads with none above it keep their bits.
-#[test]
 fn a_clip_brings_logits_down_to_the_threshold() {
     let Some(gpu) = support::gpu() else { return };
     for (bias, kv_heads, soft_cap) in [(true, 2, None), (false, 4, Some(3.0)), (true, 1, None)] {
@@ -368,7 +370,6 @@ fn a_clip_brings_logits_down_to_the_threshold() {
     }
 }
 
-#[test]
 fn a_clip_touches_only_projections_of_queries_and_keys_of_applied_steps() {
     let Some(gpu) = support::gpu() else { return };
     let clip = QkClip { threshold: 1e-3, alpha: 0.5 };
@@ -390,7 +391,6 @@ fn a_clip_touches_only_projections_of_queries_and_keys_of_applied_steps() {
 }
 
 /// A norm of queries and keys bounds the logits by its weights, however large the projection is.
-#[test]
 fn a_norm_of_queries_and_keys_bounds_the_logits() {
     let Some(gpu) = support::gpu() else { return };
     for kind in [QkNorm::Rms, QkNorm::Layer] {

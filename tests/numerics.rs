@@ -1,6 +1,7 @@
 //! `Gpu::numerics` on the adapter at hand: what must hold everywhere, and what is known of single
 //! drivers, so that a probe that finds something else is wrong.
 
+#[macro_use]
 mod support;
 
 use evenkeel::gpu::{
@@ -9,8 +10,13 @@ use evenkeel::gpu::{
 };
 use evenkeel::kernels::ProbeOperation;
 use evenkeel::{Error, Gpu};
-use pollster::block_on;
-use support::gpu;
+use support::{block_on, gpu};
+
+tests! {
+    what_training_relies_on_holds, errors_are_those_of_f32, known_drivers_are_found_as_they_are,
+    a_device_with_default_limits_is_enough, a_device_that_cannot_run_the_kernels_is_refused,
+    asking_twice_gives_the_same_answers,
+}
 
 fn numerics() -> Option<Numerics> {
     let gpu = gpu()?;
@@ -49,7 +55,6 @@ const NAMES: [&str; 27] = [
 ];
 
 /// What training relies on. The unit tests of the library plant a fault in each answer and see it.
-#[test]
 fn what_training_relies_on_holds() {
     let Some(numerics) = numerics() else { return };
     let names: Vec<_> = numerics.checks.iter().map(|check| check.name).collect();
@@ -71,7 +76,6 @@ fn what_training_relies_on_holds() {
 }
 
 /// Errors that are 0 everywhere, or the same for all functions, would be those of a broken probe.
-#[test]
 fn errors_are_those_of_f32() {
     let Some(numerics) = numerics() else { return };
     let accuracy = &numerics.arithmetic.accuracy;
@@ -179,7 +183,6 @@ fn value(numerics: &Numerics, operation: ProbeOperation, x: f32, right: f32) -> 
     found.map_or(right, |value| value.result)
 }
 
-#[test]
 fn known_drivers_are_found_as_they_are() {
     let Some(numerics) = numerics() else { return };
     let adapter = &numerics.adapter;
@@ -218,7 +221,6 @@ fn known_drivers_are_found_as_they_are() {
     assert_eq!(others.count(), 0, "{:?}", found.wrong_values);
 }
 
-#[test]
 fn a_device_with_default_limits_is_enough() {
     let Some((device, queue, info)) = support::device(wgpu::Limits::default()) else { return };
     let gpu = Gpu::from_device(device, queue, info);
@@ -230,7 +232,6 @@ fn a_device_with_default_limits_is_enough() {
     assert!(numerics.outcome() < Outcome::Fail);
 }
 
-#[test]
 fn a_device_that_cannot_run_the_kernels_is_refused() {
     let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Default::default() };
     let Some((device, queue, info)) = support::device(limits) else { return };
@@ -239,14 +240,13 @@ fn a_device_that_cannot_run_the_kernels_is_refused() {
     assert_eq!((limit, available), ("maxStorageBuffersPerShaderStage", 4));
 }
 
-#[test]
 fn asking_twice_gives_the_same_answers() {
     let (Some(first), Some(second)) = (numerics(), numerics()) else { return };
     assert_eq!(first.checks, second.checks);
     assert_eq!(first.arithmetic.accuracy, second.arithmetic.accuracy);
 }
 
-/// Executors with several threads move futures.
+/// Executors with several threads move futures. In a page there is one thread.
 #[test]
 fn the_future_can_be_sent() {
     fn send<T: Send>(future: T) -> T {

@@ -14,9 +14,8 @@ use evenkeel::reference;
 use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings, TensorState};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
 use evenkeel::{Gpu, WeightStorage};
-use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
-use support::{Tolerance, assert_close, read, tokens, unpad, values, wide};
+use support::{Tolerance, assert_close, block_on, read, tokens, unpad, values, wide};
 
 /// A device with the limits that every WebGPU implementation has.
 fn default_gpu() -> Option<Gpu> {

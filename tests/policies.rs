@@ -1,6 +1,7 @@
 //! Policies in training: each run is predicted step by step by the f64 references of its policies,
 //! from the losses and norms that its telemetry shows.
 
+#[macro_use]
 mod support;
 
 use evenkeel::kernel::Kernel;
@@ -18,9 +19,20 @@ use evenkeel::train::{
     TrainerBuilder, ZClip, ZClipBound,
 };
 use evenkeel::{Error, Gpu};
-use pollster::block_on;
 use support::models::{Terms, TermsData};
-use support::{Tolerance, assert_close, tokens, values};
+use support::{Tolerance, assert_close, block_on, tokens, values};
+
+tests! {
+    guard_and_ring_do_what_their_references_do, z_clip_does_what_its_reference_does,
+    auto_clip_does_what_its_reference_does, ada_gc_does_what_its_reference_does,
+    tensors_are_clipped_by_their_own_norms, updates_are_those_of_the_clipped_tensors,
+    units_are_clipped_by_the_norms_of_their_weights, two_policies_compose,
+    the_window_does_not_hold_the_sample, bad_samples_do_not_poison_a_detector,
+    a_rollback_is_a_restart_from_the_snapshot, rollbacks_are_bounded,
+    a_restored_run_forgets_the_snapshots_of_its_other_past, policies_go_on_from_a_checkpoint,
+    a_bad_step_changes_nothing_whatever_the_policy, runs_repeat_and_steps_read_nothing_back,
+    snapshots_fit_the_limits_of_the_device, settings_out_of_range_are_refused,
+}
 
 const ROUNDING: Tolerance = Tolerance {
     absolute: 1e-7,
@@ -236,7 +248,6 @@ fn fault(step: usize) -> Option<Fault> {
 }
 
 /// Guard and ring together, over 200 steps, with each optimizer.
-#[test]
 fn guard_and_ring_do_what_their_references_do() {
     let Some(gpu) = support::gpu() else { return };
     let guard = every_reaction();
@@ -342,7 +353,6 @@ fn z_score_settings(z_clip: &ZClip) -> ZScoreSettings {
     }
 }
 
-#[test]
 fn z_clip_does_what_its_reference_does() {
     let Some(gpu) = support::gpu() else { return };
     let variants = [
@@ -361,7 +371,6 @@ fn z_clip_does_what_its_reference_does() {
     }
 }
 
-#[test]
 fn auto_clip_does_what_its_reference_does() {
     let Some(gpu) = support::gpu() else { return };
     for (optimizer, percentile, history) in [(1, 10.0, 1024), (2, 80.0, 50)] {
@@ -377,7 +386,6 @@ fn auto_clip_does_what_its_reference_does() {
     }
 }
 
-#[test]
 fn ada_gc_does_what_its_reference_does() {
     let Some(gpu) = support::gpu() else { return };
     let ada_gc = AdaGc { lambda_absolute: 0.7, warmup: 50, ..AdaGc::default() };
@@ -401,7 +409,6 @@ fn ada_gc_does_what_its_reference_does() {
     }
 }
 
-#[test]
 fn tensors_are_clipped_by_their_own_norms() {
     let Some(gpu) = support::gpu() else { return };
     let counts = [15.0f64, 37.0 * 61.0, 7.0];
@@ -431,7 +438,6 @@ fn by_tensor(trainer: &Trainer<Terms>) -> [(Vec<f32>, Vec<f32>); 3] {
 
 /// As optax's test of block RMS, through the update of a plain step: what is left of a tensor's
 /// gradient has the RMS of the threshold, or is as it was.
-#[test]
 fn updates_are_those_of_the_clipped_tensors() {
     let Some(gpu) = support::gpu() else { return };
     for threshold in [1.0, 0.5, 0.1, 1e-3] {
@@ -459,7 +465,6 @@ fn updates_are_those_of_the_clipped_tensors() {
 
 /// optax's own test for adaptive gradient clipping: each unit is left with r times the norm of its
 /// weights, or alone if it is below. Units are rows, and all of a vector.
-#[test]
 fn units_are_clipped_by_the_norms_of_their_weights() {
     let Some(gpu) = support::gpu() else { return };
     for loss_scale in [1.0, 4096.0] {
@@ -506,7 +511,6 @@ fn units_are_clipped_by_the_norms_of_their_weights() {
 }
 
 /// Policies act in the order they were given, each on what those before it set.
-#[test]
 fn two_policies_compose() {
     let Some(gpu) = support::gpu() else { return };
     let guard = SpikeGuard {
@@ -564,7 +568,6 @@ fn loss_batch(loss: f32) -> Batch {
 }
 
 /// OLMo's own test: window 2, sigma 1; a loss of 1e9 is skipped, and the next one is not.
-#[test]
 fn the_window_does_not_hold_the_sample() {
     let Some(gpu) = support::gpu() else { return };
     let guard =
@@ -582,7 +585,6 @@ fn the_window_does_not_hold_the_sample() {
 
 /// Losses that are NaN or Inf, skipped steps, and gradients that are NaN leave a detector as it
 /// was: what comes after has the score that it would have had without them.
-#[test]
 fn bad_samples_do_not_poison_a_detector() {
     let Some(gpu) = support::gpu() else { return };
     let guard = SpikeGuard { window: 8, patience: 100, ..SpikeGuard::default() };
@@ -627,7 +629,6 @@ fn classifier_batch(seed: u64, fault: Option<f32>) -> Batch {
 
 /// Weights, moments, running statistics and clocks come back bit by bit, and the run goes on as one
 /// that was restored from a checkpoint of the same step.
-#[test]
 fn a_rollback_is_a_restart_from_the_snapshot() {
     let Some(gpu) = support::gpu() else { return };
     let ring = SnapshotRing { every: 5, after: 2, cut_steps: 0, ..SnapshotRing::default() };
@@ -669,7 +670,6 @@ fn a_rollback_is_a_restart_from_the_snapshot() {
 }
 
 /// Trouble that never ends: older and older snapshots, then the end.
-#[test]
 fn rollbacks_are_bounded() {
     let Some(gpu) = support::gpu() else { return };
     let ring = SnapshotRing { every: 2, after: 2, max_rollbacks: 3, ..SnapshotRing::default() };
@@ -690,7 +690,6 @@ fn rollbacks_are_bounded() {
 }
 
 /// The ring is not part of a checkpoint: what it holds of another past is not used.
-#[test]
 fn a_restored_run_forgets_the_snapshots_of_its_other_past() {
     let Some(gpu) = support::gpu() else { return };
     let ring = SnapshotRing { every: 3, after: 2, ..SnapshotRing::default() };
@@ -718,7 +717,6 @@ fn a_restored_run_forgets_the_snapshots_of_its_other_past() {
 }
 
 /// A guard that goes on from a checkpoint sees what it would have seen.
-#[test]
 fn policies_go_on_from_a_checkpoint() {
     let Some(gpu) = support::gpu() else { return };
     let make = || {
@@ -777,7 +775,6 @@ fn with_policy<M: Model>(builder: TrainerBuilder<M>, index: usize) -> TrainerBui
 }
 
 /// NaN and Inf in the first, a middle and the last tensor, with every optimizer and policy.
-#[test]
 fn a_bad_step_changes_nothing_whatever_the_policy() {
     let Some(gpu) = support::gpu() else { return };
     for optimizer in 0..3 {
@@ -808,7 +805,6 @@ fn a_bad_step_changes_nothing_whatever_the_policy() {
 }
 
 /// Two equal runs leave equal bytes and equal telemetry, and no step reads anything back.
-#[test]
 fn runs_repeat_and_steps_read_nothing_back() {
     // A device of its own, so that its counters count for this test alone.
     let Some((device, queue, info)) = support::device(wgpu::Limits::default()) else { return };
@@ -832,7 +828,6 @@ fn runs_repeat_and_steps_read_nothing_back() {
 }
 
 /// A ring whose snapshots do not fit one binding is kept in parts.
-#[test]
 fn snapshots_fit_the_limits_of_the_device() {
     let limits =
         wgpu::Limits { max_storage_buffer_binding_size: 128 << 10, ..wgpu::Limits::default() };
@@ -874,7 +869,6 @@ fn assert_refused(gpu: &Gpu, builder: TrainerBuilder<Terms>, what: &str) {
     }
 }
 
-#[test]
 fn settings_out_of_range_are_refused() {
     let Some(gpu) = support::gpu() else { return };
     let builder = || Trainer::builder(Terms::three());

@@ -2,6 +2,7 @@
 //! what comes after it is what would have come without it. Gradients of any finite size are
 //! measured and clipped right.
 
+#[macro_use]
 mod support;
 
 use evenkeel::nn::{Classifier, MlpClassifier};
@@ -11,9 +12,18 @@ use evenkeel::train::{
     TrainerBuilder,
 };
 use evenkeel::{Error, Gpu};
-use pollster::block_on;
 use support::models::{Terms, TermsData};
-use support::{Tolerance, assert_close, tokens, values, wide};
+use support::{Tolerance, assert_close, block_on, tokens, values, wide};
+
+tests! {
+    a_bad_step_changes_nothing, a_bad_first_step_changes_nothing,
+    one_bad_microbatch_spoils_the_step_and_no_other, opposite_infinities_are_seen,
+    running_statistics_survive_a_bad_batch,
+    running_statistics_survive_a_bad_batch_with_hardware_kernels, the_host_can_stop_at_a_bad_step,
+    finite_gradients_of_any_size_are_clipped_right, a_clipped_update_is_the_clipped_gradient,
+    every_norm_measures_and_clips, a_dynamic_loss_scale_in_training,
+    training_gives_up_with_a_report,
+}
 
 const CLIPS: [Clip; 4] =
     [Clip::None, Clip::Norm(0.01), Clip::InfinityNorm(0.001), Clip::Value(0.0001)];
@@ -97,7 +107,6 @@ fn with_target(data: &TermsData, (tensor, element): (usize, usize), value: f32) 
     data.batch()
 }
 
-#[test]
 fn a_bad_step_changes_nothing() {
     let Some(gpu) = support::gpu() else { return };
     for (optimizer, clip) in combinations() {
@@ -130,7 +139,6 @@ fn a_bad_step_changes_nothing() {
 }
 
 /// A run may begin with bad steps: moments and clocks start with the first good one.
-#[test]
 fn a_bad_first_step_changes_nothing() {
     let Some(gpu) = support::gpu() else { return };
     for optimizer in 0..3 {
@@ -148,7 +156,6 @@ fn a_bad_first_step_changes_nothing() {
     }
 }
 
-#[test]
 fn one_bad_microbatch_spoils_the_step_and_no_other() {
     let Some(gpu) = support::gpu() else { return };
     let microbatches = 3;
@@ -174,7 +181,6 @@ fn one_bad_microbatch_spoils_the_step_and_no_other() {
 }
 
 /// +Inf and -Inf in two microbatches add up to NaN, which is as bad.
-#[test]
 fn opposite_infinities_are_seen() {
     let Some(gpu) = support::gpu() else { return };
     let mut trainer = build(&gpu, Trainer::builder(Terms::three()).accumulation(2));
@@ -200,14 +206,12 @@ fn classifier_batch(seed: u64, microbatches: usize, fault: Option<(usize, f32)>)
     Batch::new().with("inputs", inputs).with("targets", tokens(seed + 1000, rows, 3))
 }
 
-#[test]
 fn running_statistics_survive_a_bad_batch() {
     let Some(gpu) = support::gpu() else { return };
     running_statistics(&gpu);
 }
 
 /// Matrix products with NaN go another way there.
-#[test]
 fn running_statistics_survive_a_bad_batch_with_hardware_kernels() {
     let Some(gpu) = support::gpu_with_hardware_kernels() else { return };
     running_statistics(&gpu);
@@ -250,7 +254,6 @@ fn running_statistics(gpu: &Gpu) {
     }
 }
 
-#[test]
 fn the_host_can_stop_at_a_bad_step() {
     let Some(gpu) = support::gpu() else { return };
     let make = || build(&gpu, Trainer::builder(Terms::three()).error_if_nonfinite(true).seed(4));
@@ -304,7 +307,6 @@ const SCALES: [[f32; 3]; 5] = [
     [1e30, 1.0, 1e20],
 ];
 
-#[test]
 fn finite_gradients_of_any_size_are_clipped_right() {
     let Some(gpu) = support::gpu() else { return };
     for scales in SCALES {
@@ -342,7 +344,6 @@ fn finite_gradients_of_any_size_are_clipped_right() {
     }
 }
 
-#[test]
 fn a_clipped_update_is_the_clipped_gradient() {
     let Some(gpu) = support::gpu() else { return };
     for scales in SCALES {
@@ -379,7 +380,6 @@ fn a_clipped_update_is_the_clipped_gradient() {
 
 /// Any norm a run may measure agrees with f64 and clips to its threshold; the exact one has the
 /// bits of the correctly rounded root.
-#[test]
 fn every_norm_measures_and_clips() {
     let Some(gpu) = support::gpu() else { return };
     let p_norm = |gradient: &[f64], p: f64| -> f64 {
@@ -429,7 +429,6 @@ fn every_norm_measures_and_clips() {
 
 /// test_grad_scaling of PyTorch: four batches, an Inf in the second, a scale that grows at every
 /// clean step. The run is the one that never saw the second batch, and the scale is 128 · 2³ / 2.
-#[test]
 fn a_dynamic_loss_scale_in_training() {
     let Some(gpu) = support::gpu() else { return };
     let scale = DynamicLossScale { init: 128.0, interval: 1, ..DynamicLossScale::default() };
@@ -459,7 +458,6 @@ fn a_dynamic_loss_scale_in_training() {
 
 /// After too many skipped steps, or an overflow at the smallest scale, the device skips all steps;
 /// once telemetry has told, a step is refused with a report. A checkpoint brings the run back.
-#[test]
 fn training_gives_up_with_a_report() {
     let Some(gpu) = support::gpu() else { return };
     let at_min = DynamicLossScale { init: 2.0, ..DynamicLossScale::default() };

@@ -1,6 +1,7 @@
 //! What a step costs, and what it depends on: counts of dispatches, submits and maps, and the
 //! rules of schedule, accumulation, decay, dropout and telemetry.
 
+#[macro_use]
 mod support;
 
 use std::collections::HashMap;
@@ -12,9 +13,17 @@ use evenkeel::step::TensorSettings;
 use evenkeel::train::{
     Adam, AdamW, Batch, Clip, Model, Optimizer, Schedule, Sgd, Telemetry, Trainer, TrainerBuilder,
 };
-use pollster::block_on;
 use support::models::{Terms, small_gpt, small_gpt_batch};
-use support::{Tolerance, assert_close, tokens, wide};
+use support::{Tolerance, assert_close, block_on, tokens, wide};
+
+tests! {
+    a_step_is_one_submit_and_no_map, the_report_counts_what_is_there,
+    the_update_does_not_grow_with_the_number_of_tensors, a_seed_gives_the_same_bits,
+    the_learning_rate_follows_the_schedule, a_skipped_step_does_not_advance_the_schedule,
+    the_host_can_lower_the_learning_rate, microbatches_are_one_large_batch,
+    vectors_do_not_decay_by_default, settings_by_tensor_are_obeyed, evaluation_has_no_dropout,
+    the_telemetry_ring_wraps_around,
+}
 
 fn build<M: Model>(gpu: &Gpu, builder: TrainerBuilder<M>) -> Trainer<M> {
     block_on(builder.build(gpu)).expect("a trainer")
@@ -32,7 +41,6 @@ fn committed<M: Model>(trainer: &Trainer<M>) -> Vec<u8> {
     block_on(trainer.committed_bytes()).expect("committed bytes")
 }
 
-#[test]
 fn a_step_is_one_submit_and_no_map() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     for microbatches in [1, 3] {
@@ -59,7 +67,6 @@ fn a_step_is_one_submit_and_no_map() {
     }
 }
 
-#[test]
 fn the_report_counts_what_is_there() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let trainer = build(&gpu, Trainer::builder(small_gpt(0.1, 2)));
@@ -74,7 +81,6 @@ fn the_report_counts_what_is_there() {
     assert_eq!(report.activation_bytes, report.plan.slot_bytes + report.plan.leaf_bytes);
 }
 
-#[test]
 fn the_update_does_not_grow_with_the_number_of_tensors() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let optimizers: [fn(TrainerBuilder<Terms>) -> TrainerBuilder<Terms>; 3] = [
@@ -117,7 +123,6 @@ fn run_of_ten(gpu: &Gpu, seed: u32, parameters: Option<Parameters>) -> (Vec<[u32
     (bits, committed(&trainer))
 }
 
-#[test]
 fn a_seed_gives_the_same_bits() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let first = run_of_ten(&gpu, 5, None);
@@ -156,7 +161,6 @@ fn schedules() -> [Schedule; 5] {
     ]
 }
 
-#[test]
 fn the_learning_rate_follows_the_schedule() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     for schedule in schedules() {
@@ -172,7 +176,6 @@ fn the_learning_rate_follows_the_schedule() {
     }
 }
 
-#[test]
 fn a_skipped_step_does_not_advance_the_schedule() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     for schedule in schedules() {
@@ -194,7 +197,6 @@ fn a_skipped_step_does_not_advance_the_schedule() {
     }
 }
 
-#[test]
 fn the_host_can_lower_the_learning_rate() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let mut trainer = scheduled(&gpu, Schedule::default());
@@ -220,7 +222,6 @@ fn reordered(expected: &[f32]) -> Tolerance {
     }
 }
 
-#[test]
 fn microbatches_are_one_large_batch() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     // SGD, because it shows the gradients as they are.
@@ -299,7 +300,6 @@ fn assert_decayed([before, after]: &[Vec<f32>; 2], share: f64) {
     assert_close("decayed", after, &expected, tolerance);
 }
 
-#[test]
 fn vectors_do_not_decay_by_default() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let adamw = AdamW { learning_rate: 0.1, weight_decay: 0.5, ..AdamW::default() };
@@ -322,7 +322,6 @@ fn vectors_do_not_decay_by_default() {
     assert_eq!(vector[0], vector[1]);
 }
 
-#[test]
 fn settings_by_tensor_are_obeyed() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let adamw = AdamW { learning_rate: 0.1, weight_decay: 0.5, ..AdamW::default() };
@@ -335,7 +334,6 @@ fn settings_by_tensor_are_obeyed() {
     assert_decayed(&vector, 0.05);
 }
 
-#[test]
 fn evaluation_has_no_dropout() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let model = small_gpt(0.5, 2);
@@ -372,7 +370,6 @@ fn evaluation_has_no_dropout() {
     assert!((loss / expected - 1.0).abs() > 1e-2, "{loss} in training, {expected} in evaluation");
 }
 
-#[test]
 fn the_telemetry_ring_wraps_around() {
     let Some(gpu) = support::exclusive_gpu() else { return };
     let model = Terms::three();

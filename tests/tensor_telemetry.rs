@@ -1,6 +1,7 @@
 //! What a trainer measures of each tensor, against the same numbers computed from what can be read:
 //! gradients, and weights before and after each step.
 
+#[macro_use]
 mod support;
 
 use evenkeel::nn::{Classifier, MlpClassifier};
@@ -10,9 +11,14 @@ use evenkeel::train::{
 };
 use evenkeel::watch::Record;
 use evenkeel::{Gpu, Precision};
-use pollster::block_on;
 use support::models::{Terms, small_gpt, small_gpt_batch};
-use support::{Tolerance, assert_close, tokens, values};
+use support::{Tolerance, assert_close, block_on, tokens, values};
+
+tests! {
+    every_third_step_is_measured, accumulation_and_half_precision_are_measured,
+    skipped_frozen_and_clipped, watching_changes_nothing, shares_below_eps_are_told,
+    groups_have_norms_of_their_own,
+}
 
 const ROUNDING: Tolerance = Tolerance {
     absolute: 1e-12,
@@ -91,7 +97,6 @@ fn assert_same(found: &[TensorTelemetry], expected: &[TensorTelemetry]) {
     }
 }
 
-#[test]
 fn every_third_step_is_measured() {
     let Some(gpu) = support::gpu() else { return };
     let builder = Trainer::builder(small_gpt(0.1, 2)).loss_scale(LossScale::Static(64.0));
@@ -119,7 +124,6 @@ fn every_third_step_is_measured() {
     assert_eq!(record.tensors("update_to_weight").count(), 2);
 }
 
-#[test]
 fn accumulation_and_half_precision_are_measured() {
     let Some(gpu) = support::gpu() else { return };
     let mlp = MlpClassifier { inputs: 5, hidden: vec![7], classes: 3, batch_norm: true };
@@ -133,7 +137,6 @@ fn accumulation_and_half_precision_are_measured() {
 
 /// A skipped step has an update of 0 and counts what was not finite; a learning rate far too small
 /// leaves weights frozen; a clip by value shows its share.
-#[test]
 fn skipped_frozen_and_clipped() {
     let Some(gpu) = support::gpu() else { return };
     let model = Terms::three();
@@ -167,7 +170,6 @@ fn skipped_frozen_and_clipped() {
 }
 
 /// Watching changes no bit of the run.
-#[test]
 fn watching_changes_nothing() {
     let Some(gpu) = support::gpu() else { return };
     let run = |every| {
@@ -183,7 +185,6 @@ fn watching_changes_nothing() {
 
 /// With an eps above all roots of second moments its share is 1, and a record warns; with one below
 /// it is 0; SGD has none.
-#[test]
 fn shares_below_eps_are_told() {
     let Some(gpu) = support::gpu() else { return };
     let batch = Terms::three().data(1, 1).batch();
@@ -208,7 +209,6 @@ fn shares_below_eps_are_told() {
 }
 
 /// Norms of groups are those of their gradients together, and of all together the global one.
-#[test]
 fn groups_have_norms_of_their_own() {
     let Some(gpu) = support::gpu() else { return };
     let mut trainer = build(&gpu, Trainer::builder(small_gpt(0.0, 2)).watch_tensors(1));

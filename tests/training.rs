@@ -1,5 +1,6 @@
 //! Whole training runs against what PyTorch computed in f64 for the same models and batches.
 
+#[macro_use]
 mod support;
 
 use evenkeel::Gpu;
@@ -11,9 +12,17 @@ use evenkeel::train::{
     Adafactor, Adam, AdamAtan2, AdamW, Batch, Checkpoint, Clip, Lion, Model, Muon, MuonScale,
     Optimizer, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
 };
-use pollster::block_on;
 use safetensors::{Dtype, SafeTensors};
-use support::{Tolerance, assert_close};
+use support::{Tolerance, assert_close, block_on};
+
+tests! {
+    gpt_with_layer_norm, gpt_with_rms_norm, gpt_with_the_kernels_of_hardware_adapters,
+    gpt_with_bounded_logits, gpt_with_adam_and_l2_decay, gpt_with_sgd, gpt_with_amsgrad,
+    gpt_with_stable_adamw, gpt_with_adam_atan2, gpt_with_lion, gpt_with_adafactor, gpt_with_muon,
+    gpt_with_muon_at_the_rms_of_adamw, gpt_with_cautious_adamw,
+    checkpoints_hold_what_optimizers_keep, optimizers_keep_what_they_say, batch_norm_classifier,
+    one_batch_is_learned_by_heart,
+}
 
 const STEPS: usize = 20;
 const MICROBATCHES: usize = 2;
@@ -26,17 +35,26 @@ const NORM: Tolerance =
 const LOGITS: Tolerance =
     Tolerance { absolute: 2e-5, relative: 1e-5, because: "f32 against f64 in one forward pass" };
 
+/// Names and contents of the fixture files.
+macro_rules! fixtures {
+    ($($name:literal),*) => {
+        [$(($name, include_bytes!(concat!("fixtures/", $name, ".safetensors")))),*]
+    };
+}
+const FIXTURES: [(&str, &[u8]); 4] =
+    fixtures!["batch_norm_classifier", "gpt_bounded_logits", "gpt_layer_norm", "gpt_rms_norm"];
+
 /// A fixture file in memory.
-struct Fixture(Vec<u8>);
+struct Fixture(&'static [u8]);
 
 impl Fixture {
     fn open(name: &str) -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/");
-        Self(std::fs::read(format!("{directory}{name}.safetensors")).expect("the fixture"))
+        let found = FIXTURES.iter().find(|fixture| fixture.0 == name);
+        Self(found.unwrap_or_else(|| panic!("no fixture {name}")).1)
     }
 
     fn tensors(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.0).expect("a safetensors file")
+        SafeTensors::deserialize(self.0).expect("a safetensors file")
     }
 
     fn f64(&self, name: &str) -> Vec<f64> {
@@ -222,7 +240,6 @@ fn compare_logits(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
     assert_close("logits", &logits[0], &fixture.f64("logits"), LOGITS);
 }
 
-#[test]
 fn gpt_with_layer_norm() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
@@ -239,7 +256,6 @@ fn gpt_with_layer_norm() {
     );
 }
 
-#[test]
 fn gpt_with_rms_norm() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_rms_norm");
@@ -251,7 +267,6 @@ fn gpt_with_rms_norm() {
     });
 }
 
-#[test]
 fn gpt_with_the_kernels_of_hardware_adapters() {
     let Some(gpu) = support::gpu() else { return };
     // Matrix products through workgroup memory and unrolled attention, whatever the adapter is.
@@ -266,7 +281,6 @@ fn gpt_with_the_kernels_of_hardware_adapters() {
     compare(&mut trainer, &fixture, "tokens", "");
 }
 
-#[test]
 fn gpt_with_bounded_logits() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_bounded_logits");
@@ -308,7 +322,6 @@ fn compare_observations(trainer: &Trainer<LanguageModel>, fixture: &Fixture) {
     }
 }
 
-#[test]
 fn gpt_with_adam_and_l2_decay() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
@@ -317,7 +330,6 @@ fn gpt_with_adam_and_l2_decay() {
     compare(&mut trainer, &fixture, "tokens", "adam_l2.");
 }
 
-#[test]
 fn gpt_with_sgd() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_layer_norm");
@@ -334,48 +346,40 @@ fn gpt_with(prefix: &str, optimizer: impl Optimizer + 'static) {
     compare(&mut trainer, &fixture, "tokens", prefix);
 }
 
-#[test]
 fn gpt_with_amsgrad() {
     gpt_with("amsgrad.", AdamW { amsgrad: true, ..adamw() });
 }
 
-#[test]
 fn gpt_with_stable_adamw() {
     let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
     let optimizer = StableAdamW { learning_rate, betas, weight_decay, ..StableAdamW::default() };
     gpt_with("stable_adamw.", optimizer);
 }
 
-#[test]
 fn gpt_with_adam_atan2() {
     let AdamW { learning_rate, betas, weight_decay, .. } = adamw();
     let optimizer = AdamAtan2 { learning_rate, betas, weight_decay, ..AdamAtan2::default() };
     gpt_with("adam_atan2.", optimizer);
 }
 
-#[test]
 fn gpt_with_lion() {
     gpt_with("lion.", Lion { learning_rate: 2e-3, ..Lion::default() });
 }
 
-#[test]
 fn gpt_with_adafactor() {
     let optimizer = Adafactor { learning_rate: 0.1, weight_decay: 0.1, ..Adafactor::default() };
     gpt_with("adafactor.", optimizer);
 }
 
-#[test]
 fn gpt_with_muon() {
     gpt_with("muon.", Muon { adamw: adamw(), ..Muon::default() });
 }
 
-#[test]
 fn gpt_with_muon_at_the_rms_of_adamw() {
     let scale = MuonScale::MatchRmsAdamW;
     gpt_with("muon_rms.", Muon { adamw: adamw(), nesterov: false, scale, ..Muon::default() });
 }
 
-#[test]
 fn gpt_with_cautious_adamw() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("gpt_rms_norm");
@@ -386,7 +390,6 @@ fn gpt_with_cautious_adamw() {
 
 /// A run that goes on from a checkpoint has the bits of one that never stopped, also where what is
 /// kept is not laid out as the parameters are.
-#[test]
 fn checkpoints_hold_what_optimizers_keep() {
     let Some(gpu) = support::gpu() else { return };
     check_checkpoint(&gpu, Muon { adamw: adamw(), ..Muon::default() });
@@ -419,7 +422,6 @@ fn kept_bytes(gpu: &Gpu, optimizer: impl Optimizer + 'static) -> u64 {
 }
 
 /// Lion keeps as much as the parameters have, with the padding between tensors.
-#[test]
 fn optimizers_keep_what_they_say() {
     let Some(gpu) = support::gpu() else { return };
     let flat = kept_bytes(&gpu, Lion::default());
@@ -444,7 +446,6 @@ fn classifier() -> Classifier {
     Classifier { mlp, batch: 16 }
 }
 
-#[test]
 fn batch_norm_classifier() {
     let Some(gpu) = support::gpu() else { return };
     let fixture = Fixture::open("batch_norm_classifier");
@@ -491,7 +492,6 @@ fn batch_norm_classifier() {
     assert_close("logits", &logits[0], &fixture.f64("evaluation_logits"), tolerance);
 }
 
-#[test]
 fn one_batch_is_learned_by_heart() {
     let Some(gpu) = support::gpu() else { return };
     let model = layer_norm_gpt();

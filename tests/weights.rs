@@ -1,6 +1,7 @@
 //! Storages of weights behind whole trainers: each optimizer in each, skipped steps, memory, and
 //! what the rest of the library sees of them.
 
+#[macro_use]
 mod support;
 
 use evenkeel::graph::{Dense, Graph, Node, Op, Phase, Shape, Value};
@@ -14,9 +15,19 @@ use evenkeel::train::{
     Schedule, Sgd, StableAdamW, Trainer, TrainerBuilder, TrainerReport,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
-use pollster::block_on;
 use support::models::{small_gpt, small_gpt_batch};
-use support::values;
+use support::{block_on, values};
+
+tests! {
+    the_split_master_is_the_f32_master, stochastic_rounding_rounds_each_step_of_the_f32_weights,
+    kahan_weights_take_each_step_of_the_f32_weights, a_skipped_step_changes_no_byte,
+    the_split_master_is_the_f32_master_of_a_gpt,
+    the_split_master_is_the_f32_master_of_a_clipped_and_watched_gpt,
+    bf16_weights_train_a_gpt_as_f32_masters_do, a_seed_gives_the_same_bits_in_every_storage,
+    another_seed_rounds_otherwise, memory_per_parameter, parameters_are_read_as_they_are_kept,
+    values_that_a_storage_cannot_keep, initial_weights_that_are_not_finite,
+    storages_that_do_not_fit, predictors_see_the_weights,
+}
 
 const HALVES: [WeightStorage; 3] =
     [WeightStorage::Bf16Stochastic, WeightStorage::Bf16Kahan, WeightStorage::Bf16Split];
@@ -157,7 +168,6 @@ fn positions<M: Model>(trainer: &Trainer<M>) -> Vec<usize> {
 
 /// A hundred steps, some of them skipped: every weight and every moment has the bits of the run with
 /// f32 weights.
-#[test]
 fn the_split_master_is_the_f32_master() {
     let Some(gpu) = support::gpu() else { return };
     for optimizer in 0..OPTIMIZERS {
@@ -192,7 +202,6 @@ fn the_split_master_is_the_f32_master() {
 
 /// Each step is that of f32 weights from the same start, then rounded: f32 weights that start each
 /// step where the bf16 ones are tell what it has to be, bit by bit.
-#[test]
 fn stochastic_rounding_rounds_each_step_of_the_f32_weights() {
     let Some(gpu) = support::gpu() else { return };
     for optimizer in 0..OPTIMIZERS {
@@ -232,7 +241,6 @@ fn copy_parameters<M: Model>(from: &Trainer<M>, to: &Trainer<M>) {
 
 /// In each step weight and compensation together move as the f32 weight does that starts at the bf16
 /// weight, and the weight is the nearest to where they get.
-#[test]
 fn kahan_weights_take_each_step_of_the_f32_weights() {
     let Some(gpu) = support::gpu() else { return };
     for optimizer in 0..OPTIMIZERS {
@@ -287,7 +295,6 @@ fn assert_padding_is_zero<M: Model>(trainer: &Trainer<M>) {
 
 /// Skipped steps change no byte, and the good step after them is the good step alone: the random
 /// numbers of rounding do not go on either.
-#[test]
 fn a_skipped_step_changes_no_byte() {
     let Some(gpu) = support::gpu() else { return };
     for storage in WeightStorage::ALL {
@@ -339,7 +346,6 @@ fn train_gpt(
 }
 
 /// Where kernels compute in f32 they see the whole f32 weight: the runs are the same.
-#[test]
 fn the_split_master_is_the_f32_master_of_a_gpt() {
     let Some(gpu) = support::gpu() else { return };
     let run = |storage| {
@@ -351,7 +357,6 @@ fn the_split_master_is_the_f32_master_of_a_gpt() {
 }
 
 /// What layers do to their weights after a step, and what watches them, see the whole f32 too.
-#[test]
 fn the_split_master_is_the_f32_master_of_a_clipped_and_watched_gpt() {
     let Some(gpu) = support::gpu() else { return };
     let run = |storage| {
@@ -380,7 +385,6 @@ fn the_split_master_is_the_f32_master_of_a_clipped_and_watched_gpt() {
 /// 200 steps end where the run with f32 master weights ends. Runs that differ in a single rounding
 /// somewhere end up to 2 % apart, by their luck. With plain rounding to nearest, which is Kahan's
 /// without the compensation, updates are lost, and it shows.
-#[test]
 fn bf16_weights_train_a_gpt_as_f32_masters_do() {
     let Some(gpu) = support::gpu() else { return };
     let run = |storage, after: &dyn Fn(&Trainer<LanguageModel>)| {
@@ -402,7 +406,6 @@ fn bf16_weights_train_a_gpt_as_f32_masters_do() {
 }
 
 /// The bits of a run depend on its seed alone.
-#[test]
 fn a_seed_gives_the_same_bits_in_every_storage() {
     let Some(gpu) = support::gpu() else { return };
     for storage in HALVES {
@@ -421,7 +424,6 @@ fn a_seed_gives_the_same_bits_in_every_storage() {
 }
 
 /// Same weights, same batch, but another seed of the rounding.
-#[test]
 fn another_seed_rounds_otherwise() {
     let Some(gpu) = support::gpu() else { return };
     let run = |seed| {
@@ -437,7 +439,6 @@ fn another_seed_rounds_otherwise() {
 }
 
 /// Bytes per parameter; the layout rounds each tensor up to 512 bytes over f32.
-#[test]
 fn memory_per_parameter() {
     let Some(gpu) = support::gpu() else { return };
     let model = |graph: &mut Graph| {
@@ -472,7 +473,6 @@ fn memory_per_parameter() {
 }
 
 /// What is drawn and written comes back as the storage keeps it, states in f32.
-#[test]
 fn parameters_are_read_as_they_are_kept() {
     let Some(gpu) = support::gpu() else { return };
     let of = |storage| {
@@ -519,7 +519,6 @@ fn parameters_are_read_as_they_are_kept() {
 }
 
 /// The largest f32 is finite where f32 is kept, and refused where it would be Inf.
-#[test]
 fn values_that_a_storage_cannot_keep() {
     let Some(gpu) = support::gpu() else { return };
     for storage in WeightStorage::ALL {
@@ -544,7 +543,6 @@ fn values_that_a_storage_cannot_keep() {
 }
 
 /// Initial weights that are not finite are found in every storage, and named.
-#[test]
 fn initial_weights_that_are_not_finite() {
     let Some(gpu) = support::gpu() else { return };
     for storage in HALVES {
@@ -573,7 +571,6 @@ fn initial_weights_that_are_not_finite() {
 }
 
 /// A graph must be built for the storage of the parameters it is planned with.
-#[test]
 fn storages_that_do_not_fit() {
     let Some(gpu) = support::gpu() else { return };
     let graph = |storage| {
@@ -608,7 +605,6 @@ fn storages_that_do_not_fit() {
 
 /// Predictors see the weights in whatever they are stored: in bf16 those to compute with, in f32 all
 /// that is known.
-#[test]
 fn predictors_see_the_weights() {
     let Some(gpu) = support::gpu() else { return };
     let batch = small_gpt_batch(3, 4);

@@ -5,7 +5,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
 use evenkeel::{Gpu, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
 
 rows! {
     attention, attention_delta, attention_backward_query, attention_backward_key_value,

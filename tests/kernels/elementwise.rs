@@ -4,7 +4,11 @@ use evenkeel::kernel::Fragment;
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, Precision, kernel, reference};
 
-use crate::support::{self, Tolerance, assert_close, pad, read, unpad, values, wide};
+use super::support::{self, Tolerance, assert_close, block_on, pad, read, unpad, values, wide};
+
+tests! {
+    shared_functions,
+}
 
 /// Elements: around a quad, around a workgroup of 64 quads, a prime.
 const SIZES: &[usize] = &[1, 3, 4, 255, 256, 257, 1009];
@@ -85,7 +89,7 @@ fn cast_from_f32(gpu: &Gpu) {
             y: y.as_entire_buffer_binding(),
         };
         gpu.run_as(&kernel, precision);
-        let bytes = pollster::block_on(gpu.read::<u8>(&y, 0, inputs.len() * 2)).unwrap();
+        let bytes = block_on(gpu.read::<u8>(&y, 0, inputs.len() * 2)).unwrap();
         let exact = reference::elementwise::cast_from_f32(precision, &wide(&inputs));
         let expected = u16s(&precision.encode(&inputs));
         let values = precision.decode(&bytes);
@@ -335,7 +339,6 @@ type Function = fn(f64) -> f64;
 
 /// Accurate relative to the result, so in the smallest arguments as well; sigmoid's lower tail has
 /// the driver's exp in full, 3 + 2|x| ULP, and may be 0 below the smallest normal number.
-#[test]
 fn shared_functions() {
     let Some(gpu) = support::gpu() else { return };
     // The functions map padding to other values than 0, so there is none.

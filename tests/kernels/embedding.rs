@@ -4,7 +4,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::embedding::Rotation;
 use evenkeel::{Gpu, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
 
 const EXACT: Tolerance = Tolerance { absolute: 0.0, relative: 0.0, because: "copies" };
 

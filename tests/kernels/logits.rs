@@ -6,7 +6,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::logits::{self, HeadNorm as Size};
 use evenkeel::step::{APPLY, SKIP, StepInput, StepState};
 
-use crate::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
 
 rows! { head_norm, head_norm_backward, attention_summary, logit_summary, qk_clip }
 

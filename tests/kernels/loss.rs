@@ -5,7 +5,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::loss::CrossEntropyOptions;
 use evenkeel::{Gpu, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
 
 /// (rows, stored columns, classes)
 const SHAPES: &[(usize, usize, usize)] = &[

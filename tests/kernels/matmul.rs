@@ -6,7 +6,11 @@ use evenkeel::precision::Variant;
 use evenkeel::reference::matmul::Product;
 use evenkeel::{Gpu, Precision, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+use super::support::{Tolerance, assert_close, block_on, pad, read, unpad, values, wide};
+
+tests! {
+    products_of_halves,
+}
 
 /// (rows, cols, inner)
 const SIZES: &[(usize, usize, usize)] = &[
@@ -311,7 +315,7 @@ fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
     let bind = wgpu::Buffer::as_entire_buffer_binding;
     let read_as = |precision: Precision| {
         let bytes = rows * cols.div_ceil(4) * precision.quad_bytes() as usize;
-        let bytes: Vec<u8> = pollster::block_on(gpu.read(&c, 0, bytes)).expect("readable");
+        let bytes: Vec<u8> = block_on(gpu.read(&c, 0, bytes)).expect("readable");
         unpad(&precision.decode(&bytes), cols)
     };
     let what = |name: &str| format!("{name} {rows} x {cols} x {inner}, {variant:?}");
@@ -347,9 +351,8 @@ fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
     assert_close(&what("aᵀ b"), &read_as(Precision::F32), &expected, tolerance);
 }
 
-#[test]
 fn products_of_halves() {
-    let Some(gpu) = crate::support::gpu() else { return };
+    let Some(gpu) = super::support::gpu() else { return };
     let features = gpu.device.features();
     let mut variants: Vec<Variant> = vec![Precision::F16.into(), Precision::Bf16.into()];
     let native = Variant { native_f16: true, ..Precision::F16.into() };

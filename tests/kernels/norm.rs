@@ -9,7 +9,7 @@ use evenkeel::step::{Chunk, ScanPartial, StepState, TensorState};
 use num_bigint::BigUint;
 
 use super::step::{Flat, NONFINITE, any_finite, flatten};
-use crate::support::{Tolerance, assert_close, values, wide};
+use super::support::{Tolerance, assert_close, block_on, values, wide};
 
 rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold, global_norm }
 
@@ -94,7 +94,7 @@ impl<'g> Setup<'g> {
 }
 
 fn host<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer, count: usize) -> Vec<T> {
-    pollster::block_on(gpu.read(buffer, 0, count)).expect("readable")
+    block_on(gpu.read(buffer, 0, count)).expect("readable")
 }
 
 /// Segments of parts, or of `members`.

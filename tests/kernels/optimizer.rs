@@ -10,9 +10,9 @@ use evenkeel::reference::step::{self, Norm, State, VerdictSettings};
 use evenkeel::step::{APPLY, SKIP, StepState, TensorSettings, TensorState};
 use evenkeel::train::{self, MuonScale};
 
-use crate::optimizer_runs::{self as runs, Rule};
-use crate::step::{Flat, Judge, clip, flatten, fresh, plain, wide_state};
-use crate::support::{
+use super::optimizer_runs::{self as runs, Rule};
+use super::step::{Flat, Judge, clip, flatten, fresh, plain, wide_state};
+use super::support::{
     Tolerance, assert_close, gpu_with_hardware_kernels, pad, read, unpad, values, wide,
 };
 

@@ -18,8 +18,8 @@ use evenkeel::step::{StepInput, TensorSettings, TensorState};
 use evenkeel::train::optimizers::{Segment, SegmentTensor};
 use evenkeel::train::{Adafactor, Adam, AdamAtan2, AdamW, Lion, Muon, Optimizer, StableAdamW};
 
-use crate::step::{Flat, Judge, clip, fresh, plain, wide_state};
-use crate::support::{Tolerance, assert_close, read, unpad, values, wide};
+use super::step::{Flat, Judge, clip, fresh, plain, wide_state};
+use super::support::{Tolerance, assert_close, read, unpad, values, wide};
 
 /// Names and dimensions: empty tensors first and last, matrices of one shape apart, rows with
 /// padding, more than one tile and more than one chunk.

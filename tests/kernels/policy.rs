@@ -9,9 +9,8 @@ use evenkeel::reference::policy::{
     SnapshotSettings, SpikeSettings, ZScoreSettings,
 };
 use evenkeel::step::{APPLY, Event, Reason, SKIP, StepState, TensorState};
-use pollster::block_on;
 
-use crate::support::{Tolerance, assert_close, pad, unpad, values, wide};
+use super::support::{Tolerance, assert_close, block_on, pad, unpad, values, wide};
 
 const ROUNDING: Tolerance = Tolerance {
     absolute: 1e-6,

@@ -4,9 +4,8 @@
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, reference};
 use half::f16;
-use pollster::block_on;
 
-use crate::support::{Tolerance, assert_close, read, tokens, values, wide};
+use super::support::{Tolerance, assert_close, block_on, read, tokens, values, wide};
 
 rows! {
     probe_arithmetic, probe_bits, probe_compensation, probe_conversion, probe_race, probe_reduction,

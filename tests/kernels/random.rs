@@ -6,7 +6,11 @@ use evenkeel::kernels::*;
 use evenkeel::step::StepInput;
 use evenkeel::{Gpu, kernel, reference};
 
-use crate::support::{self, Tolerance, assert_close, pad, read, unpad, values, wide};
+use super::support::{self, Tolerance, assert_close, block_on, pad, read, unpad, values, wide};
+
+tests! {
+    threefry_has_the_known_answers,
+}
 
 rows! { dropout, fill, initialize_normal, initialize_uniform }
 
@@ -48,7 +52,6 @@ kernel! {
 }
 
 /// Random123's vectors for threefry4x32 with 20 rounds, and others as the reference has them.
-#[test]
 fn threefry_has_the_known_answers() {
     let Some(gpu) = support::gpu() else { return };
     let ones = [u32::MAX; 4];
@@ -75,8 +78,7 @@ fn threefry_has_the_known_answers() {
         keys: gk.as_entire_buffer_binding(),
         words: words.as_entire_buffer_binding(),
     });
-    let actual: Vec<[u32; 4]> =
-        pollster::block_on(gpu.read(&words, 0, expected.len())).expect("readable");
+    let actual: Vec<[u32; 4]> = block_on(gpu.read(&words, 0, expected.len())).expect("readable");
     assert_eq!(actual, expected);
 }
 

@@ -5,7 +5,7 @@ use evenkeel::kernels::*;
 use evenkeel::step::ValuePartial;
 use evenkeel::{Gpu, Precision, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
+use super::support::{Tolerance, assert_close, block_on, pad, read, unpad, values, wide};
 
 /// (rows, cols, rows per block)
 const SHAPES: &[(usize, usize, usize)] = &[
@@ -113,7 +113,7 @@ fn scan_values(
     };
     gpu.run_as(&kernel, precision);
     let all: Vec<ValuePartial> =
-        pollster::block_on(gpu.read(&partials, 0, groups as usize + 2)).expect("readable");
+        block_on(gpu.read(&partials, 0, groups as usize + 2)).expect("readable");
     for outside in [all[0], all[groups as usize + 1]] {
         assert_eq!(bytemuck::cast::<_, [u32; 6]>(outside), [7; 6], "not its own");
     }

@@ -4,7 +4,7 @@
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, reference};
 
-use crate::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
 
 /// (rows, cols)
 const SHAPES: &[(usize, usize)] =

@@ -11,7 +11,7 @@ use evenkeel::step::{
 };
 use evenkeel::{Gpu, WeightStorage, step::TelemetryRecord};
 
-use crate::support::{Tolerance, assert_close, read, values, wide};
+use super::support::{Tolerance, assert_close, block_on, read, values, wide};
 
 const SUM: Tolerance = Tolerance {
     absolute: 0.0,
@@ -180,16 +180,16 @@ impl Judge {
     }
 
     pub fn state(&self, gpu: &Gpu) -> StepState {
-        pollster::block_on(gpu.read(&self.state, 0, 1)).expect("readable")[0]
+        block_on(gpu.read(&self.state, 0, 1)).expect("readable")[0]
     }
 
     pub fn tensors(&self, gpu: &Gpu) -> Vec<TensorState> {
-        pollster::block_on(gpu.read(&self.tensors, 0, self.tensor_count)).expect("readable")
+        block_on(gpu.read(&self.tensors, 0, self.tensor_count)).expect("readable")
     }
 
     fn partials(&self, gpu: &Gpu) -> Vec<ScanPartial> {
         let count = self.chunk_count as usize;
-        pollster::block_on(gpu.read(&self.partials, 0, count)).expect("readable")
+        block_on(gpu.read(&self.partials, 0, count)).expect("readable")
     }
 }
 
@@ -796,8 +796,7 @@ fn commit(gpu: &Gpu) {
                 staged: source.as_entire_buffer_binding(),
                 committed: target.as_entire_buffer_binding(),
             });
-            let found: Vec<u32> =
-                pollster::block_on(gpu.read(&target, 0, quads * 4 + 4)).expect("readable");
+            let found: Vec<u32> = block_on(gpu.read(&target, 0, quads * 4 + 4)).expect("readable");
             let expected = reference::commit(verdict, &staged, &committed);
             assert!(found[..quads * 4] == expected, "{quads} quads, verdict {verdict}");
             assert_eq!(found[quads * 4..], [9; 4], "{quads} quads, past the end");
@@ -843,7 +842,7 @@ fn telemetry(gpu: &Gpu) {
         });
         expected[(step % CAPACITY) as usize] = reference::telemetry(&input, &state, bits);
         let found: Vec<TelemetryRecord> =
-            pollster::block_on(gpu.read(&ring, 0, CAPACITY as usize)).expect("readable");
+            block_on(gpu.read(&ring, 0, CAPACITY as usize)).expect("readable");
         let (found, expected): (&[u32], &[u32]) =
             (bytemuck::cast_slice(&found), bytemuck::cast_slice(&expected));
         assert_eq!(found, expected, "step {step}, loss {bits:#x}");
@@ -925,13 +924,12 @@ fn watch(
         eps_shares: gpu.upload("shares", &[0.25f32; 5]).as_entire_buffer_binding(),
         ring: ring.as_entire_buffer_binding(),
     });
-    let ring: Vec<TensorRecord> =
-        pollster::block_on(gpu.read(&ring, 0, 3 * count)).expect("readable");
+    let ring: Vec<TensorRecord> = block_on(gpu.read(&ring, 0, 3 * count)).expect("readable");
     let (mine, others): (Vec<_>, Vec<_>) =
         ring.into_iter().enumerate().partition(|(i, _)| (count..2 * count).contains(i));
     assert!(others.iter().all(|(_, record)| *record == TensorRecord::default()));
     Watched {
-        partials: pollster::block_on(gpu.read(&partials, 0, chunk_count)).expect("readable"),
+        partials: block_on(gpu.read(&partials, 0, chunk_count)).expect("readable"),
         ring: mine.into_iter().map(|(_, record)| record).collect(),
     }
 }

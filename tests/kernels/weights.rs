@@ -7,9 +7,14 @@ use evenkeel::precision::WeightStorage;
 use evenkeel::reference::weights::{self as reference, Stored, Use};
 use evenkeel::step::{APPLY, StepState, TensorSettings, TensorState};
 use evenkeel::{Gpu, Precision};
-use pollster::block_on;
 
-use crate::support::{gpu, values};
+use super::support::{block_on, gpu, values};
+
+tests! {
+    stochastic_rounding_has_the_bits_of_the_reference, stochastic_rounding_has_no_bias,
+    stochastic_rounding_at_the_ends, kahan_compensation_has_the_bits_of_the_reference,
+    a_thousand_small_steps, scaled_weights,
+}
 
 rows! { store_weights, load_weights }
 
@@ -131,7 +136,7 @@ fn load_weights(gpu: &Gpu) {
             y: y.as_entire_buffer_binding(),
         };
         gpu.run_as(&load, storage);
-        let found = crate::support::read(gpu, &y);
+        let found = super::support::read(gpu, &y);
         let host = storage.decode(&weights, &beside);
         let stored = decoded(storage, &[weights, beside]);
         let expected = reference::load_weights(storage, &stored);
@@ -245,7 +250,6 @@ fn changes(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// The bits are those that the host gets, so they are the same on every adapter, and again.
-#[test]
 fn stochastic_rounding_has_the_bits_of_the_reference() {
     let Some(gpu) = gpu() else { return };
     let storage = WeightStorage::Bf16Stochastic;
@@ -273,7 +277,6 @@ fn stochastic_rounding_has_the_bits_of_the_reference() {
 }
 
 /// 32 values, each rounded a hundred thousand times, are right on average.
-#[test]
 fn stochastic_rounding_has_no_bias() {
     let Some(gpu) = gpu() else { return };
     const DRAWS: usize = 100_000;
@@ -305,7 +308,6 @@ fn stochastic_rounding_has_no_bias() {
 }
 
 /// At the ends of the range: finite values stay finite, Inf and NaN what they are.
-#[test]
 fn stochastic_rounding_at_the_ends() {
     let Some(gpu) = gpu() else { return };
     let largest = f32::from_bits(0x7f7f_0000);
@@ -337,7 +339,6 @@ fn stochastic_rounding_at_the_ends() {
 
 /// Weights and changes that are multiples of 2^-20 below 4: then all of it is exact in f32 until it
 /// is rounded to bf16. A compiler that cancels the compensation is found out at once.
-#[test]
 fn kahan_compensation_has_the_bits_of_the_reference() {
     let Some(gpu) = gpu() else { return };
     let fixed = |x: f32| (x * 2f32.powi(20)).round_ties_even() * 2f32.powi(-20);
@@ -367,7 +368,6 @@ fn kahan_compensation_has_the_bits_of_the_reference() {
 
 /// 1 + 1000 * 0.001. In bf16 the neighbours of 1 are 2^-7 and 2^-8 away: rounding to nearest never
 /// leaves it.
-#[test]
 fn a_thousand_small_steps() {
     let Some(gpu) = gpu() else { return };
     let run = |storage| {
@@ -402,7 +402,6 @@ fn a_thousand_small_steps() {
 
 /// What QK-clip does: three quarters of all that is known of each weight of the queries, and all of it
 /// of the keys.
-#[test]
 fn scaled_weights() {
     let Some(gpu) = gpu() else { return };
     let (first, count) = (128, 2052);

@@ -1,41 +1,84 @@
 //! What every GPU test needs: an adapter, data, and comparison with a named tolerance.
-#![allow(dead_code, reason = "each test binary uses its share")]
+//!
+//! Tests are listed with [`tests!`], so that `tests/browser` can run the same functions in a page:
+//! there is no test harness for browsers, and nothing may block, so they wait with [`block_on`].
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its share")]
+
+/// Makes each function a test, and the list of them.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        #[cfg(test)]
+        mod test {
+            $(#[test]
+            fn $name() {
+                super::$name();
+            })*
+        }
+
+        /// Names and functions of all tests, for programs without a test harness.
+        #[allow(dead_code, reason = "this program has a harness")]
+        pub const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+    };
+}
 
 pub mod cases;
+pub mod files;
 pub mod models;
 pub mod recorded;
 
 use std::ops::Deref;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(target_arch = "wasm32")]
+pub use crate::suspend::block_on;
 use evenkeel::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
+pub use pollster::block_on;
 
-/// The adapter of the environment, or `None` where there is none and none is required.
+/// A [`Gpu`] that is made once: for all threads of a program, or for the one of a page, where it
+/// cannot be sent to others.
+macro_rules! once {
+    ($make:expr) => {{
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            static GPU: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
+            GPU.get_or_init($make).clone()
+        }
+        #[cfg(target_arch = "wasm32")]
+        {
+            thread_local! {
+                static GPU: std::cell::OnceCell<Option<Gpu>> = const { std::cell::OnceCell::new() };
+            }
+            GPU.with(|gpu| gpu.get_or_init($make).clone())
+        }
+    }};
+}
+
+/// The adapter of the environment, or `None` where there is none and none is required. A page
+/// requires one.
 pub fn gpu() -> Option<Gpu> {
-    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
-    GPU.get_or_init(|| match pollster::block_on(Gpu::new()) {
+    let is_required =
+        cfg!(target_arch = "wasm32") || std::env::var_os("EVENKEEL_REQUIRE_GPU").is_some();
+    once!(|| match block_on(Gpu::new()) {
         Ok(gpu) => Some(gpu),
-        Err(error) if std::env::var_os("EVENKEEL_REQUIRE_GPU").is_some() => panic!("{error}"),
+        Err(error) if is_required => panic!("{error}"),
         Err(error) => {
             eprintln!("skipped: {error}");
             None
         }
     })
-    .clone()
 }
 
 /// The same device with the kernels that hardware adapters get: matrix products through workgroup
 /// memory, unrolled attention.
 pub fn gpu_with_hardware_kernels() -> Option<Gpu> {
-    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
-    GPU.get_or_init(|| {
+    once!(|| {
         let Gpu { device, queue, info, .. } = gpu()?;
         let info = wgpu::AdapterInfo { device_type: wgpu::DeviceType::DiscreteGpu, ..info };
         let gpu = Gpu::from_device(device, queue, info);
         assert!(!gpu.is_software());
         Some(gpu)
     })
-    .clone()
 }
 
 /// A device that no other test uses meanwhile, so that its counters count for one test alone.
@@ -72,12 +115,11 @@ pub fn device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue, wgpu::
     let wanted = gpu()?.info;
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     let adapter = adapters.into_iter().find(|adapter| adapter.get_info() == wanted);
     let adapter = adapter.expect("the adapter of the environment");
     let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
-    let (device, queue) =
-        pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
+    let (device, queue) = block_on(adapter.request_device(&descriptor)).expect("a device");
     Some((device, queue, wanted))
 }
 
@@ -127,7 +169,7 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 
 /// Reads a whole buffer of f32.
 pub fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {
-    pollster::block_on(gpu.read(buffer, 0, buffer.size() as usize / 4)).expect("readable")
+    block_on(gpu.read(buffer, 0, buffer.size() as usize / 4)).expect("readable")
 }
 
 /// Allowed error |actual - expected| <= absolute + relative * |expected|, and where it comes from.

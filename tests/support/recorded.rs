@@ -4,9 +4,8 @@ use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{Element, Graph, HostData, Value};
 use evenkeel::plan::{Parameters, Plan, PlanRequest, Sinks, Slot, StepBuffers};
-use pollster::block_on;
 
-use super::{read, unpad};
+use super::{block_on, read, unpad};
 
 pub struct Recorded<'g> {
     pub gpu: &'g Gpu,

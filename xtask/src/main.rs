@@ -1,14 +1,18 @@
 //! Everything a fresh machine needs, in one command. Each step is printed before it runs, and
 //! nothing is installed without being named.
 //!
-//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none,
-//! [`tests`] and [`wasm`] are the two longer commands, [`steps`] runs programs.
+//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
+//! runs all tests, [`browser`] those of them that run in a page, [`web`] builds and serves the demo,
+//! [`wasm`] compiles for browsers, [`npm`] brings tools that run under Node, [`steps`] runs programs.
 
+mod browser;
 mod drivers;
 mod install;
+mod npm;
 mod steps;
 mod tests;
 mod wasm;
+mod web;
 
 use std::process::ExitCode;
 
@@ -31,6 +35,8 @@ enum Command {
     Train(Train),
     /// Run all tests, the GPU tests on every driver that this machine has
     Test(tests::Options),
+    /// Build the page that trains in a browser, and serve it on this machine
+    Web(web::Options),
     /// Check that the library compiles for browsers
     CheckWasm,
 }
@@ -49,7 +55,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(train) => train.run(),
         Command::Test(options) => tests::run(&options),
-        Command::CheckWasm => wasm::check(),
+        Command::Web(options) => web::run(&options),
+        Command::CheckWasm => wasm::Compiler::find_or_install().and_then(wasm::Compiler::check),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
+use crate::browser;
 use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
 
@@ -24,6 +25,13 @@ pub struct Options {
     /// Run on both software drivers, lavapipe and SwiftShader, and install what is missing
     #[arg(long, conflicts_with = "driver")]
     require_both: bool,
+    /// Run the tests in Chromium too, and install what is missing; without, they run where
+    /// Chromium and Node.js are here
+    #[arg(long)]
+    require_browser: bool,
+    /// Run nothing but the tests in Chromium and Dawn
+    #[arg(long)]
+    browser_only: bool,
     /// Arguments of the test programs, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -48,6 +56,16 @@ pub fn run(options: &Options) -> Result<()> {
     for driver in &drivers {
         println!("==> found {driver}");
     }
+    let mut report = Vec::new();
+    if !options.browser_only {
+        native(options, &drivers, &mut report)?;
+    }
+    in_pages(options, &drivers, &mut report)?;
+    summarize(&report)
+}
+
+/// Tests of native programs.
+fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
     let gpu_tests = gpu_tests(&steps::root().join("tests"))?;
     let cpu: Vec<_> = CPU_TESTS.iter().flat_map(|name| ["--test", name]).collect();
     let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();
@@ -55,7 +73,6 @@ pub fn run(options: &Options) -> Result<()> {
     // One build for all that follows.
     cargo_test(options).args(["--lib"]).args(&cpu).args(&gpu).args(["--no-run"]).run()?;
 
-    let mut report = Vec::new();
     // Tests of the crate's own modules and its documentation may use a GPU in passing.
     let first = &drivers[0];
     let xtask = Step::cargo("test").args(["--package", "xtask"]);
@@ -64,11 +81,43 @@ pub fn run(options: &Options) -> Result<()> {
     report.push(watch("library".to_owned(), library, options)?);
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
     report.push(watch("documentation".to_owned(), documentation, options)?);
-    for driver in &drivers {
+    for driver in drivers {
         let tests = cargo_test(options).args(&gpu).envs(environment(driver));
         report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
     }
-    summarize(&report)
+    Ok(())
+}
+
+/// The same GPU tests in WebGPU: in Chromium on its own driver, and in Dawn on the first one here.
+/// Before and after, native programs exchange runs with them over the same driver.
+fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
+    let is_required = options.require_browser || options.browser_only;
+    let Some(chromium) = browser::chromium(is_required)? else {
+        println!("==> skipped: the tests in a page; they need Chromium and Node.js");
+        return Ok(());
+    };
+    let tests = browser::Tests::build()?;
+    let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
+    let exchange = |name: &str, driver: Option<&Driver>, folder: &Path| {
+        let Some(driver) = driver else { return Ok(None) };
+        let step = cargo_test(options)
+            .args(["--test", "exchange"])
+            .envs(environment(driver))
+            .envs([("EVENKEEL_EXCHANGE", folder)]);
+        watch_step(format!("{name} on {driver}"), step, options).map(Some)
+    };
+    for (place, driver) in [("Chromium", swiftshader), ("Dawn", drivers.first())] {
+        let folder = browser::exchange_folder(place)?;
+        report.extend(exchange("a run for a page", driver, &folder)?);
+        let step = match place {
+            "Chromium" => tests.in_chromium(&chromium, &folder),
+            _ => tests.in_dawn(driver.context("a driver")?, &folder),
+        };
+        let step = step.args(&options.arguments);
+        report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
+        report.extend(exchange("a run from a page", driver, &folder)?);
+    }
+    Ok(())
 }
 
 fn cargo_test(options: &Options) -> Step {
@@ -86,8 +135,11 @@ type Outcome = (String, bool, Tally);
 
 /// Runs tests to the end, failures included, so that one driver's do not hide another's.
 fn watch(name: String, step: Step, options: &Options) -> Result<Outcome> {
+    watch_step(name, step.args(["--no-fail-fast", "--"]).args(&options.arguments), options)
+}
+
+fn watch_step(name: String, step: Step, options: &Options) -> Result<Outcome> {
     let mut tally = Tally::default();
-    let step = step.args(["--no-fail-fast", "--"]).args(&options.arguments);
     let success = step.run_watching(|line| {
         if let Some(result) = parse(line) {
             tally += result;

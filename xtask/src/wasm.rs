@@ -1,50 +1,114 @@
-//! A check that the library compiles for browsers, with whatever can compile for them here.
+//! Compiling for browsers, with whatever can compile for them here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use wasm_bindgen_cli_support::Bindgen;
 
-use crate::install;
 use crate::steps::{self, Step};
+use crate::{install, npm};
 
 const TARGET: &str = "wasm32-unknown-unknown";
+/// The cargo profile of programs for pages.
+const PROFILE: &str = "web";
+/// What Rust's compiler takes for given in WebAssembly, as every browser with WebGPU has it; a
+/// stripped program does not say.
+const FEATURES: [&str; 7] = [
+    "bulk-memory",
+    "bulk-memory-opt",
+    "multivalue",
+    "mutable-globals",
+    "nontrapping-float-to-int",
+    "reference-types",
+    "sign-ext",
+];
 /// A target is some 20 MB; a network without rustup's server must not hold everything up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Debian's compiler that can build the standard library itself, and that library's source.
-const DEBIAN: &str = "rustc-web rust-web-src";
+/// Debian's compiler that can build the standard library itself, that library's source, and the
+/// linker for it.
+const DEBIAN: &str = "rustc-web rust-web-src lld-22";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_LINKER: &str = "/usr/bin/wasm-ld-22";
 const DEBIAN_SOURCE: &str = "lib/rustlib/src/rust/library/std/Cargo.toml";
 
-/// Checks with rustup's standard library or, where that cannot be had, with one built here.
-pub fn check() -> Result<()> {
-    if has_target() || add_target()? {
-        return cargo_check().run();
-    }
-    println!("==> rustup has no {TARGET} here; its standard library is built from source");
-    if !has_debian_source() {
-        let hint = format!("install Rust's standard library for {TARGET}");
-        install::debian_packages(DEBIAN, &hint)?;
-    }
-    if !has_debian_source() {
-        bail!("{DEBIAN} are installed, but {DEBIAN_RUSTC} has no {DEBIAN_SOURCE}");
-    }
-    cargo_check()
-        .args(["-Zbuild-std=std,panic_abort"])
-        // The released compiler takes -Z only so.
-        .envs([("RUSTC", DEBIAN_RUSTC), ("RUSTC_BOOTSTRAP", "1")])
-        .run()
+/// What compiles for browsers.
+#[derive(Clone, Copy, Debug)]
+pub enum Compiler {
+    /// Cargo's own, with the standard library that rustup brings.
+    Rustup,
+    /// Debian's, which builds the standard library from source.
+    Debian,
 }
 
-fn cargo_check() -> Step {
-    // A folder of its own: other flags or another compiler would rebuild what the tests use.
-    let folder = steps::target().join("wasm");
-    Step::cargo("check")
-        .args(["--package", "evenkeel", "--lib", "--target", TARGET, "--target-dir"])
-        .args([folder])
-        // Code for browsers only is seen by no other lint run.
-        .envs([("RUSTFLAGS", "-Dwarnings")])
+impl Compiler {
+    /// Cargo's own where it has the target or rustup can fetch it; else Debian's is installed.
+    pub fn find_or_install() -> Result<Self> {
+        if has_target() || add_target()? {
+            return Ok(Self::Rustup);
+        }
+        println!("==> rustup has no {TARGET} here; its standard library is built from source");
+        if !has_debian() {
+            let hint = format!("install Rust's standard library for {TARGET}");
+            install::debian_packages(DEBIAN, &hint)?;
+        }
+        if !has_debian() {
+            bail!("{DEBIAN} are installed, but {DEBIAN_RUSTC} has no {DEBIAN_SOURCE}");
+        }
+        Ok(Self::Debian)
+    }
+
+    /// Checks that the library compiles, without a warning.
+    pub fn check(self) -> Result<()> {
+        self.cargo("check")
+            .args(["--package", "evenkeel", "--lib"])
+            // Code for browsers only is seen by no other lint run.
+            .envs([("RUSTFLAGS", "-Dwarnings")])
+            .run()
+    }
+
+    /// Builds a member of the workspace into a folder: `NAME.js` and `NAME_bg.wasm`, to be imported
+    /// by an ES module.
+    pub fn build(self, package: &str, folder: &Path) -> Result<()> {
+        self.cargo("build").args(["--package", package, "--profile", PROFILE]).run()?;
+        let name = package.replace('-', "_");
+        let built = folder_of_builds().join(TARGET).join(PROFILE).join(format!("{name}.wasm"));
+        Bindgen::new()
+            .input_path(&built)
+            .web(true)?
+            .omit_default_module_path(false)
+            .typescript(false)
+            .generate(folder)
+            .with_context(|| format!("no JavaScript could be made for {}", built.display()))?;
+        let program = folder.join(format!("{name}_bg.wasm"));
+        npm::xtask()?
+            .program("wasm-opt")
+            .args(FEATURES.map(|feature| format!("--enable-{feature}")))
+            .args(["-Os", "--output"])
+            .args([&program, &program])
+            .run()
+    }
+
+    fn cargo(self, subcommand: &str) -> Step {
+        // A folder of its own: other flags or another compiler would rebuild what the tests use.
+        let step = Step::cargo(subcommand)
+            .args(["--target", TARGET, "--target-dir"])
+            .args([folder_of_builds()]);
+        match self {
+            Self::Rustup => step,
+            Self::Debian => step.args(["-Zbuild-std=std,panic_abort"]).envs([
+                ("RUSTC", DEBIAN_RUSTC),
+                // The released compiler takes -Z only so.
+                ("RUSTC_BOOTSTRAP", "1"),
+                ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", DEBIAN_LINKER),
+            ]),
+        }
+    }
+}
+
+fn folder_of_builds() -> PathBuf {
+    steps::target().join("wasm")
 }
 
 /// True if cargo's compiler has the standard library of the target.
@@ -59,7 +123,9 @@ fn add_target() -> Result<bool> {
     Ok(has_rustup && Step::new("rustup").args(["target", "add", TARGET]).try_for(PATIENCE)?)
 }
 
-fn has_debian_source() -> bool {
+fn has_debian() -> bool {
     let sysroot = Step::new(DEBIAN_RUSTC).args(["--print", "sysroot"]).output();
-    sysroot.is_some_and(|folder| Path::new(folder.trim()).join(DEBIAN_SOURCE).exists())
+    let has_source =
+        sysroot.is_some_and(|folder| Path::new(folder.trim()).join(DEBIAN_SOURCE).exists());
+    has_source && Path::new(DEBIAN_LINKER).exists()
 }

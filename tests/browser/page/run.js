@@ -1,0 +1,55 @@
+// Runs the tests one after the other, in a page or in anything else that has WebGPU.
+
+const PROGRAM = './evenkeel_browser_tests.js';
+// Longer than the slowest test on the slowest software adapter.
+const LIMIT_MS = 300_000;
+
+let compiled;
+let instances = 0;
+
+/** A fresh instance of the program: a panic ends the one it happens in. */
+async function instantiate(wasm) {
+  compiled ??= await WebAssembly.compile(wasm);
+  instances += 1;
+  const program = await import(`${PROGRAM}?${instances}`);
+  const exports = await program.default({ module_or_path: compiled });
+  return { names: program.names(), run: WebAssembly.promising(exports.run) };
+}
+
+/**
+ * Runs all tests whose name contains one of `filters`, or all, each of `programs` (the part of the
+ * name before the first `::`) in an instance of its own, and reports each as
+ * `{ name, ok, ms, message }`.
+ */
+export async function runTests(wasm, filters, report) {
+  const failures = [];
+  const error = console.error;
+  console.error = (...words) => failures.push(words.join(' '));
+  const onError = (event) => failures.push(String(event.error ?? event.reason ?? event.message));
+  globalThis.addEventListener?.('error', onError);
+  globalThis.addEventListener?.('unhandledrejection', onError);
+
+  let instance = await instantiate(wasm);
+  let program = null;
+  for (const [index, name] of instance.names.entries()) {
+    if (filters.length && !filters.some((filter) => name.includes(filter))) continue;
+    const [next] = name.split('::');
+    if (program !== null && (next !== program || failures.length)) instance = await instantiate(wasm);
+    program = next;
+    failures.length = 0;
+    const start = performance.now();
+    let timer;
+    const limit = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`still running after ${LIMIT_MS} ms`)), LIMIT_MS);
+    });
+    try {
+      await Promise.race([instance.run(index), limit]);
+    } catch (problem) {
+      failures.push(String(problem));
+    }
+    clearTimeout(timer);
+    const ms = Math.round(performance.now() - start);
+    report({ name, ok: failures.length === 0, ms, message: failures.join('\n') });
+  }
+  console.error = error;
+}

@@ -1,0 +1,89 @@
+//! The GPU tests of this repository as one program for a page: the same files, compiled for wasm.
+//!
+//! A page has no test harness and nothing in it may block, yet these tests are plain functions that
+//! wait for the device. So they run on a stack that the page suspends while it waits ([`suspend`]),
+//! and the page asks for one test after the other ([`names`], `run`). A panic ends the program; the
+//! page reads its message from the console and starts the program again for the next test.
+#![cfg(target_arch = "wasm32")]
+
+mod files;
+mod suspend;
+
+use wasm_bindgen::prelude::wasm_bindgen;
+
+#[path = "../../checkpoint.rs"]
+mod checkpoint;
+#[path = "../../diagnose.rs"]
+mod diagnose;
+#[path = "../../exchange.rs"]
+mod exchange;
+#[path = "../../faults.rs"]
+mod faults;
+#[path = "../../generate.rs"]
+mod generate;
+#[path = "../../kernels/main.rs"]
+mod kernels;
+#[path = "../../logits.rs"]
+mod logits;
+#[path = "../../numerics.rs"]
+mod numerics;
+#[path = "../../policies.rs"]
+mod policies;
+#[path = "../../stability.rs"]
+mod stability;
+#[path = "../../step.rs"]
+mod step;
+#[path = "../../tensor_telemetry.rs"]
+mod tensor_telemetry;
+#[path = "../../training.rs"]
+mod training;
+#[path = "../../weights.rs"]
+mod weights;
+
+/// Test programs by name, and their tests.
+const PROGRAMS: &[(&str, &[kernels::Test])] = &[
+    ("kernels", kernels::TESTS),
+    ("checkpoint", checkpoint::TESTS),
+    ("diagnose", diagnose::TESTS),
+    ("exchange", exchange::TESTS),
+    ("faults", faults::TESTS),
+    ("generate", generate::TESTS),
+    ("logits", logits::TESTS),
+    ("numerics", numerics::TESTS),
+    ("policies", policies::TESTS),
+    ("stability", stability::TESTS),
+    ("step", step::TESTS),
+    ("tensor_telemetry", tensor_telemetry::TESTS),
+    ("training", training::TESTS),
+    ("weights", weights::TESTS),
+];
+
+/// All tests: those of the kernel table by family, then the others.
+fn all() -> impl Iterator<Item = (String, fn())> {
+    let families = kernels::FAMILIES.iter().chain(kernels::OTHERS);
+    let families = families.map(|(family, tests)| (format!("kernels::{family}"), tests));
+    let programs = PROGRAMS.iter().map(|(program, tests)| ((*program).to_owned(), tests));
+    families.chain(programs).flat_map(|(path, tests)| {
+        tests.iter().map(move |(name, run)| (format!("{path}::{name}"), *run))
+    })
+}
+
+/// Names of all tests.
+#[wasm_bindgen]
+pub fn names() -> Vec<String> {
+    std::panic::set_hook(Box::new(|panic| report(&panic.to_string())));
+    all().map(|(name, _)| name).collect()
+}
+
+#[wasm_bindgen]
+unsafe extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    fn report(message: &str);
+}
+
+/// Runs the test with this index. To be called on a stack that can be suspended.
+#[unsafe(no_mangle)]
+pub extern "C" fn run(index: usize) {
+    let (_, run) = all().nth(index).expect("an index of `names`");
+    run();
+}

@@ -1,0 +1,84 @@
+//! The GPU tests in WebGPU itself: the same test tables, compiled for a page, in headless Chromium
+//! and, where a Vulkan driver is named, in Dawn under Node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::drivers::{Driver, Kind};
+use crate::install;
+use crate::npm::{self, Folder};
+use crate::steps::{self, Step};
+use crate::wasm::Compiler;
+
+const CHROMIUM: [&str; 4] = [
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+    "/usr/bin/google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+];
+
+/// Chromium, where it and Node.js are here or `is_required` says to install them.
+pub fn chromium(is_required: bool) -> Result<Option<PathBuf>> {
+    let find = || CHROMIUM.iter().map(PathBuf::from).find(|path| path.exists());
+    if is_required && find().is_none() {
+        install::driver(Kind::SwiftShader)?;
+    }
+    if is_required {
+        npm::need_node()?;
+    }
+    Ok(find().filter(|_| npm::has_node()))
+}
+
+/// The test tables as a page.
+pub struct Tests {
+    site: PathBuf,
+    npm: Folder,
+}
+
+impl Tests {
+    /// Builds the page.
+    pub fn build() -> Result<Self> {
+        let site = steps::target().join("browser-tests");
+        Compiler::find_or_install()?.build("evenkeel-browser-tests", &site)?;
+        copy_files(&steps::root().join("tests/browser/page"), &site)?;
+        Ok(Self { site, npm: npm::xtask()? })
+    }
+
+    /// The command that runs them in Chromium, on its own software adapter, with the files of a
+    /// folder.
+    pub fn in_chromium(&self, chromium: &Path, folder: &Path) -> Step {
+        let script = self.npm.script("page-tests.mjs");
+        script.args([&self.site]).args([folder, chromium])
+    }
+
+    /// The command that runs them on Dawn and a Vulkan driver, with the files of a folder.
+    pub fn in_dawn(&self, driver: &Driver, folder: &Path) -> Step {
+        // A Node that can suspend WebAssembly.
+        let node = self.npm.program("node");
+        node.args([self.npm.path().join("dawn-tests.mjs").as_path(), &self.site, folder])
+            .envs(driver.environment())
+    }
+}
+
+/// An empty folder for files that native tests and those in a page leave for each other.
+pub fn exchange_folder(place: &str) -> Result<PathBuf> {
+    let folder = steps::target().join("exchange").join(place);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Copies the files of a folder into another.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("no folder {}", from.display()))? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        fs::copy(entry.path(), &copy)
+            .with_context(|| format!("cannot write {}", copy.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The demo: static files that any web server can serve, and a server for this machine.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::npm::{self, Folder};
+use crate::steps::{self, Step};
+use crate::wasm::Compiler;
+
+#[derive(Args)]
+pub struct Options {
+    /// Port of this machine to serve the page on
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Only build the files, into target/web/site
+    #[arg(long)]
+    build_only: bool,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let site = build()?;
+    println!("==> the page is in {}", site.display());
+    if options.build_only {
+        return Ok(());
+    }
+    npm::xtask()?.script("serve.mjs").args([site]).args([options.port.to_string()]).run()
+}
+
+/// Builds the page and returns its folder.
+pub fn build() -> Result<PathBuf> {
+    let folder = steps::target().join("web");
+    let (wasm, site) = (folder.join("wasm"), folder.join("site"));
+    Compiler::find_or_install()?.build("evenkeel-browser", &wasm)?;
+    demo()?.script("build.mjs").args([&wasm, &site]).run()?;
+    Ok(site)
+}
+
+/// The command that tests the built page in headless Chromium; `screenshots` and `exchange` are
+/// folders for what it leaves.
+pub fn tests(site: &PathBuf, screenshots: &PathBuf, exchange: &PathBuf) -> Result<Step> {
+    Ok(demo()?.script("tests/all.mjs").args([site, screenshots, exchange]))
+}
+
+fn demo() -> Result<Folder> {
+    Folder::install("examples/browser")
+}
