@@ -1,5 +1,6 @@
 //! A run that goes on elsewhere: natively and in a page, over the same driver, 50 steps have the
-//! same losses, and a checkpoint of one goes on in the other.
+//! same losses, and a checkpoint of one goes on in the other. On software drivers all of it is
+//! bitwise the same.
 //!
 //! The two meet in a folder, `EVENKEEL_EXCHANGE`, where each writes what it found and reads what
 //! the other has left there. `cargo xtask test` runs them in turn. Without the folder a run is
@@ -19,8 +20,8 @@ tests! { with_kernels_for_software, with_kernels_for_hardware }
 const STEPS: u64 = 50;
 const HALF: u64 = 25;
 
-/// The same expressions in the same order on the same driver. What translates WGSL (naga or Tint)
-/// may contract or reorder them, within what f32 arithmetic does to 50 steps of this model.
+/// The same kernels on the same driver, but translated by naga or by Tint: a driver for hardware
+/// may contract or reorder what they write, within what f32 arithmetic does to 50 steps.
 const TRANSLATION: f32 = 1e-5;
 
 fn with_kernels_for_software() {
@@ -81,7 +82,10 @@ impl Run {
 }
 
 fn exchange(kernels: &str, device_type: wgpu::DeviceType) {
-    let Some(Gpu { device, queue, info, .. }) = support::gpu() else { return };
+    let Some(gpu) = support::gpu() else { return };
+    // The device itself, not what it is made to say below. Dawn has no word for it.
+    let is_software = gpu.is_software() || gpu.info.name.contains("llvmpipe");
+    let Gpu { device, queue, info, .. } = gpu;
     let gpu = Gpu::from_device(device, queue, wgpu::AdapterInfo { device_type, ..info });
     let run = Run::new(&gpu);
     assert!(run.losses[49] < run.losses[0] - 0.2, "{:?}", run.losses);
@@ -90,17 +94,18 @@ fn exchange(kernels: &str, device_type: wgpu::DeviceType) {
     run.write(&format!("{here} {kernels}"));
     let other = Run::read(&format!("{there} {kernels}")).unwrap_or_else(|| Run::new(&gpu));
 
-    assert_eq!(other.losses.len(), run.losses.len());
-    for (step, (a, b)) in run.losses.iter().zip(&other.losses).enumerate() {
-        let error = (a - b).abs() / b.abs();
-        assert!(error <= TRANSLATION, "step {step}: {a} {here}, {b} {there}");
-    }
     let mut resumed = trainer(&gpu);
     block_on(resumed.restore(&other.checkpoint)).expect("restored");
     let rest = losses(&mut resumed, STEPS);
-    assert_eq!(rest.len() as u64, STEPS - HALF);
-    for (step, (a, b)) in (HALF..).zip(rest.iter().zip(&other.losses[HALF as usize..])) {
+    assert_eq!([run.losses.len(), other.losses.len(), rest.len()], [50, 50, 25]);
+    let whole = (0..).zip(run.losses.iter().zip(&other.losses));
+    let resumed = (HALF..).zip(rest.iter().zip(&other.losses[HALF as usize..]));
+    if is_software {
+        assert!(run.checkpoint == other.checkpoint, "checkpoints of {here} and {there} differ");
+    }
+    for (step, (a, b)) in whole.chain(resumed) {
         let error = (a - b).abs() / b.abs();
-        assert!(error <= TRANSLATION, "step {step}, resumed: {a} {here}, {b} {there}");
+        let allowed = if is_software { 0.0 } else { TRANSLATION };
+        assert!(error <= allowed, "step {step}: {a} {here}, {b} {there}");
     }
 }

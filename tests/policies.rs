@@ -31,7 +31,7 @@ tests! {
     a_rollback_is_a_restart_from_the_snapshot, rollbacks_are_bounded,
     a_restored_run_forgets_the_snapshots_of_its_other_past, policies_go_on_from_a_checkpoint,
     a_bad_step_changes_nothing_whatever_the_policy, runs_repeat_and_steps_read_nothing_back,
-    snapshots_fit_the_limits_of_the_device, settings_out_of_range_are_refused,
+    settings_out_of_range_are_refused,
 }
 
 const ROUNDING: Tolerance = Tolerance {
@@ -828,6 +828,7 @@ fn runs_repeat_and_steps_read_nothing_back() {
 }
 
 /// A ring whose snapshots do not fit one binding is kept in parts.
+#[test]
 fn snapshots_fit_the_limits_of_the_device() {
     let limits =
         wgpu::Limits { max_storage_buffer_binding_size: 128 << 10, ..wgpu::Limits::default() };
