@@ -37,6 +37,12 @@ enum Command {
     Test(tests::Options),
     /// Build the page that trains in a browser, and serve it on this machine
     Web(web::Options),
+    /// Train the same models with evenkeel, TensorFlow.js and jax-js in Chromium
+    BenchBrowser {
+        /// Arguments of benches/browser/run.mjs, such as --cases mlp,gpt or --rounds 3
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Check that the library compiles for browsers
     CheckWasm,
 }
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Command::Train(train) => train.run(),
         Command::Test(options) => tests::run(&options),
         Command::Web(options) => web::run(&options),
+        Command::BenchBrowser { arguments } => web::bench(&arguments),
         Command::CheckWasm => wasm::Compiler::find_or_install().and_then(wasm::Compiler::check),
     };
     match result {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use crate::drivers::{self, Kind};
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
 use crate::wasm::Compiler;
@@ -26,6 +27,24 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     npm::xtask()?.script("serve.mjs").args([site]).args([options.port.to_string()]).run()
+}
+
+/// Trains the same models with evenkeel and its peers in the same Chromium, and natively; arguments
+/// go to benches/browser/run.mjs.
+pub fn bench(arguments: &[String]) -> Result<()> {
+    const PACKAGE: &str = "evenkeel-browser-bench";
+    let folder = steps::target().join("browser-bench");
+    Compiler::find_or_install()?.build(PACKAGE, &folder)?;
+    let native = ["--release", "--package", PACKAGE, "--example", "native"];
+    Step::cargo("build").args(native).run()?;
+    let native = steps::target().join("release/examples/native");
+    let drivers = drivers::find_or_install(&[Kind::SwiftShader])?;
+    Folder::install("benches/browser")?
+        .script("run.mjs")
+        .args([folder, "--native".into(), native])
+        .args(arguments)
+        .envs(drivers[0].environment())
+        .run()
 }
 
 /// Builds the page and returns its folder.
