@@ -64,7 +64,10 @@ pub enum Error {
     },
 
     /// The device is gone: driver reset, adapter removed, or a watchdog ended a long submit.
-    #[error("the GPU device was lost: {reason}; build a new Gpu and resume from the last snapshot")]
+    #[error(
+        "the GPU device was lost ({reason}); make a new Gpu, and go on from the last host snapshot \
+         with Trainer::rebuild, or from a checkpoint"
+    )]
     DeviceLost {
         /// What the driver reported.
         reason: String,

@@ -5,7 +5,9 @@
 //! ([`Gpu::new`]) or from a device of your own ([`Gpu::from_device`]).
 
 mod adapter;
+mod loss;
 mod numerics;
+mod pacing;
 mod pipeline;
 
 use std::collections::HashMap;
@@ -13,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use futures::channel::oneshot;
+use futures::future::{Either, select};
+use loss::Loss;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use numerics::Speed;
@@ -20,6 +24,10 @@ pub use numerics::{
     Accuracy, Arithmetic, Check, Compensation, Conversions, NonFiniteTests, Numerics, Outcome,
     Overflow, Races, Reductions, SpecialValue, Subnormals,
 };
+
+pub(crate) use pacing::{Pacing, Submitted};
+pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
+use web_time::Instant;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Declaration, Kernel};
@@ -35,7 +43,8 @@ pub struct Gpu {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// What the adapter says of itself; empty in a browser.
+    /// What the adapter says of itself. In a browser that is little: `name` is its description,
+    /// which may be empty, and `device_type` is a CPU for a fallback adapter and `Other` for the rest.
     pub info: wgpu::AdapterInfo,
     shared: Arc<Shared>,
 }
@@ -43,14 +52,14 @@ pub struct Gpu {
 /// A kernel, its storage, its constants.
 type PipelineKey = (&'static str, Variant, Vec<u32>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
     allocated: AtomicU64,
-    lost: Mutex<Option<String>>,
+    loss: Loss,
 }
 
 /// What was asked of a [`Gpu`] since it was made. Differences of two readings tell what a step
@@ -61,7 +70,7 @@ pub struct Counters {
     pub dispatches: u64,
     /// Command buffers submitted.
     pub submits: u64,
-    /// Buffers mapped for reading: the waits on the device.
+    /// Buffers mapped for reading: the waits on the device, and host snapshots, which do not wait.
     pub maps: u64,
     /// Bytes of all buffers created, those freed since included.
     pub allocated_bytes: u64,
@@ -81,10 +90,19 @@ pub struct Dispatch {
 /// A submit that can be waited for.
 #[derive(Debug)]
 pub struct Submission {
-    #[cfg(not(target_arch = "wasm32"))]
+    at: Instant,
+    /// When it was seen to be done.
+    done: oneshot::Receiver<Instant>,
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing polls in a browser"))]
     index: wgpu::SubmissionIndex,
-    #[cfg(target_arch = "wasm32")]
-    done: oneshot::Receiver<()>,
+}
+
+/// When a submit was seen to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub at: Instant,
+    /// False where it had been done for a while when somebody looked.
+    pub exact: bool,
 }
 
 impl Gpu {
@@ -122,21 +140,35 @@ impl Gpu {
                 adapter: info.name.clone(),
                 reason: error.to_string(),
             })?;
-        Ok(Self::from_device(device, queue, info))
+        let gpu = Self::from_device(device, queue, info);
+        // What was made of a device that is lost is not valid; that is no news, and no reason to
+        // panic as wgpu does by default. Browsers report such errors to the console.
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let loss = gpu.shared.loss.clone();
+            gpu.device.on_uncaptured_error(Arc::new(move |error| {
+                assert!(loss.reason().is_some(), "wgpu error: {error}\n");
+            }));
+        }
+        Ok(gpu)
     }
 
-    /// A device that the caller made. Its device-lost callback is set.
+    /// A device that the caller made. Its device-lost callback is set, which only the last one set
+    /// hears: make one `Gpu` of a device and clone that.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
-        let shared = Arc::new(Shared::default());
-        let lost = Arc::clone(&shared);
-        device.set_device_lost_callback(move |reason, message| {
-            let text = format!("{reason:?} {message}");
-            *lost.lost.lock().expect("not poisoned") = Some(text.trim().to_owned());
-        });
-        Self { device, queue, info, shared }
+        let shared = Shared {
+            pipelines: Mutex::default(),
+            dispatches: AtomicU64::new(0),
+            submits: AtomicU64::new(0),
+            maps: AtomicU64::new(0),
+            allocated: AtomicU64::new(0),
+            loss: Loss::of(&device),
+        };
+        Self { device, queue, info, shared: Arc::new(shared) }
     }
 
-    /// True where shaders run on the CPU: lavapipe, SwiftShader, WARP.
+    /// True where shaders run on the CPU: lavapipe, SwiftShader, WARP, and a browser's fallback
+    /// adapter.
     pub fn is_software(&self) -> bool {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
@@ -156,10 +188,24 @@ impl Gpu {
     /// # Errors
     /// [`Error::DeviceLost`] with what the driver reported.
     pub fn check(&self) -> Result<()> {
-        match &*self.shared.lost.lock().expect("not poisoned") {
-            Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
+        // Natively wgpu calls back only when it is asked.
+        #[cfg(not(target_arch = "wasm32"))]
+        self.poll(wgpu::PollType::Poll)?;
+        match self.shared.loss.reason() {
+            Some(reason) => Err(Error::DeviceLost { reason }),
             None => Ok(()),
         }
+    }
+
+    /// Resolves once the device is lost, with what the driver reported: after a driver reset, when
+    /// a watchdog ended a submit, when the adapter was removed, or after
+    /// [`destroy`](wgpu::Device::destroy).
+    ///
+    /// In a browser it resolves by itself. Natively the loss shows when the device is next used:
+    /// by a step, a read, [`check`](Self::check) or [`wgpu::Device::poll`]. From then on whatever
+    /// needs the device fails with [`Error::DeviceLost`]; nothing hangs.
+    pub fn lost(&self) -> impl Future<Output = String> + use<> {
+        self.shared.loss.told()
     }
 
     /// The largest buffer that can also be bound as a whole, in bytes.
@@ -303,30 +349,52 @@ impl Gpu {
     /// Submits what was encoded.
     pub fn submit(&self, encoder: wgpu::CommandEncoder) -> Submission {
         self.shared.submits.fetch_add(1, Relaxed);
-        #[cfg(not(target_arch = "wasm32"))]
-        {
-            Submission { index: self.queue.submit([encoder.finish()]) }
-        }
-        #[cfg(target_arch = "wasm32")]
-        {
-            self.queue.submit([encoder.finish()]);
-            let (sender, done) = oneshot::channel();
-            self.queue.on_submitted_work_done(move || {
-                // The receiver is dropped where nobody waits for this submit.
-                sender.send(()).unwrap_or(());
-            });
-            Submission { done }
-        }
+        let commands = encoder.finish();
+        let at = Instant::now();
+        let index = self.queue.submit([commands]);
+        let (sender, done) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // The receiver is dropped where nobody waits for this submit.
+            sender.send(Instant::now()).unwrap_or(());
+        });
+        Submission { at, done, index }
     }
 
     /// Waits until a submit has run. Natively the calling thread waits; in a browser the event
     /// loop goes on.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
     pub async fn wait(&self, submission: Submission) -> Result<()> {
+        self.completion(submission).await.map(drop)
+    }
+
+    /// Waits until a submit has run, and tells when that was.
+    pub(crate) async fn completion(&self, submission: Submission) -> Result<Completion> {
+        let Submission { mut done, .. } = submission;
         #[cfg(not(target_arch = "wasm32"))]
-        self.poll(Some(submission.index))?;
+        let completion = {
+            // No wait with a timeout: wgpu 30 panics if another thread polls meanwhile.
+            self.poll(wgpu::PollType::Poll)?;
+            if let Ok(Some(at)) = done.try_recv() {
+                Completion { at, exact: false }
+            } else {
+                let submission_index = Some(submission.index);
+                self.poll(wgpu::PollType::Wait { submission_index, timeout: None })?;
+                Completion { at: Instant::now(), exact: true }
+            }
+        };
         #[cfg(target_arch = "wasm32")]
-        submission.done.await.map_err(|_| self.lost_error("the queue was dropped"))?;
-        self.check()
+        let completion = {
+            let at = self.unless_lost(&mut done).await?;
+            Completion {
+                at: at.map_err(|_| self.lost_error("the queue was dropped"))?,
+                exact: true,
+            }
+        };
+        // A lost device finishes what it has by forgetting it.
+        self.check()?;
+        Ok(completion)
     }
 
     /// Reads `count` elements of a buffer from byte `offset`. This waits for the device: it
@@ -365,32 +433,64 @@ impl Gpu {
     /// [`Error::DeviceLost`].
     pub async fn map(&self, staging: &wgpu::Buffer) -> Result<Vec<u8>> {
         self.check()?;
-        self.shared.maps.fetch_add(1, Relaxed);
         let (sender, receiver) = oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        self.map_later(staging, move |data| {
             // The receiver is dropped where the reading future was.
-            sender.send(result).unwrap_or(());
+            sender.send(data).unwrap_or(());
         });
         #[cfg(not(target_arch = "wasm32"))]
-        self.poll(None)?;
-        let mapped = receiver.await.map_err(|_| self.lost_error("the map was cancelled"))?;
-        mapped.map_err(|error| self.lost_error(&error.to_string()))?;
-        let view = staging.get_mapped_range(..).map_err(|e| self.lost_error(&e.to_string()))?;
-        let data = view.to_vec();
-        drop(view);
-        staging.unmap();
-        Ok(data)
+        self.poll(wgpu::PollType::wait_indefinitely())?;
+        let data = self.unless_lost(receiver).await?;
+        let data = data.map_err(|_| self.lost_error("the map was cancelled"))?;
+        data.map_err(|reason| self.lost_error(&reason))
+    }
+
+    /// Calls back with the bytes of a [`staging`](Self::staging) buffer, or with why there are none,
+    /// once the work submitted so far has run; natively from whatever polls the device then.
+    pub(crate) fn map_later(
+        &self,
+        staging: &wgpu::Buffer,
+        done: impl FnOnce(Result<Vec<u8>, String>) + wgpu::WasmNotSend + 'static,
+    ) {
+        self.shared.maps.fetch_add(1, Relaxed);
+        let buffer = staging.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |mapped| {
+            let read = || {
+                mapped.map_err(|error| error.to_string())?;
+                let view = buffer.get_mapped_range(..).map_err(|error| error.to_string())?;
+                let data = view.to_vec();
+                drop(view);
+                buffer.unmap();
+                Ok(data)
+            };
+            done(read());
+        });
+    }
+
+    /// Awaits what a browser may never resolve once the device is lost.
+    async fn unless_lost<T>(&self, future: impl Future<Output = T> + Unpin) -> Result<T> {
+        match select(future, std::pin::pin!(self.lost())).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right((reason, _)) => Err(Error::DeviceLost { reason }),
+        }
     }
 
     fn lost_error(&self, reason: &str) -> Error {
-        self.check().err().unwrap_or_else(|| Error::DeviceLost { reason: reason.to_owned() })
+        let reason = self.shared.loss.reason().unwrap_or_else(|| reason.to_owned());
+        Error::DeviceLost { reason }
     }
 
+    /// Lets wgpu call back.
     #[cfg(not(target_arch = "wasm32"))]
-    fn poll(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index, timeout: None })
-            .map(drop)
-            .map_err(|error| self.lost_error(&error.to_string()))
+    fn poll(&self, poll: wgpu::PollType) -> Result<()> {
+        use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+        // A device that is lost while wgpu 30 waits for it makes it panic, after it has called back.
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(poll))) {
+            Ok(Ok(_)) => Ok(()),
+            // The submit was refused: the device is destroyed, and may have work left to finish.
+            Ok(Err(error)) => Err(self.lost_error(&error.to_string())),
+            Err(_) if self.shared.loss.reason().is_some() => Err(self.lost_error("")),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 }

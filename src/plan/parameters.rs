@@ -65,17 +65,33 @@ impl Parameters {
     /// # Errors
     /// [`Error::Limit`] for a tensor larger than one binding, [`Error::OutOfMemory`].
     pub async fn new(gpu: &Gpu, graph: &Graph, seed: u32) -> Result<Self> {
+        let (specs, states) = (graph.parameters(), graph.states());
+        let parameters = Self::allocate(gpu, specs, states, graph.weights()).await?;
+        parameters.initialize(seed);
+        Ok(parameters)
+    }
+
+    /// The same tensors on another device, zeroed.
+    pub(crate) async fn zeroed_on(&self, gpu: &Gpu) -> Result<Self> {
+        Self::allocate(gpu, &self.specs, &self.states, self.storage).await
+    }
+
+    async fn allocate(
+        gpu: &Gpu,
+        specs: &[ParameterSpec],
+        states: &[StateSpec],
+        storage: WeightStorage,
+    ) -> Result<Self> {
         let largest = gpu.largest_binding();
-        for spec in graph.parameters() {
+        for spec in specs {
             check_binding(gpu, &format!("parameter {}", spec.name), &spec.shape)?;
         }
-        let sizes = graph.parameters().iter().map(|spec| spec.shape.bytes());
+        let sizes = specs.iter().map(|spec| spec.shape.bytes());
         let (locations, segment_bytes) = layout(sizes, largest);
-        let storage = graph.weights();
         let segments: Vec<_> =
             segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
-        let state_sizes = graph.states().iter().map(|spec| spec.shape.bytes());
+        let state_sizes = states.iter().map(|spec| spec.shape.bytes());
         let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
         let total: u64 = weight_bytes.iter().sum::<u64>() + state_segments[0];
         if state_segments[0] > largest {
@@ -92,19 +108,17 @@ impl Parameters {
             (weights, gpu.buffer("states", state_segments[0]))
         })
         .await?;
-        let parameters = Self {
+        Ok(Self {
             gpu: gpu.clone(),
-            specs: graph.parameters().to_vec(),
-            states: graph.states().to_vec(),
+            specs: specs.to_vec(),
+            states: states.to_vec(),
             locations,
             state_locations,
             storage,
             segments,
             weights,
             committed,
-        };
-        parameters.initialize(seed);
-        Ok(parameters)
+        })
     }
 
     /// Gives every parameter and state its initial value; parameters are drawn on the device, in
@@ -258,15 +272,22 @@ impl Parameters {
         })
     }
 
-    /// What [`WeightStorage::Bf16Kahan`] keeps beside a parameter, dense; none in other storages,
+    /// A parameter or state as [`read`](Self::read) gives it, of buffers whose contents are on the
+    /// host, and what [`WeightStorage::Bf16Kahan`] keeps beside a parameter; none in other storages,
     /// and none of a state.
-    pub(crate) async fn compensation(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        let slot = self.find(name)?;
-        if self.storage_of(name) != WeightStorage::Bf16Kahan {
-            return Ok(None);
-        }
-        let beside = Slot { offset: beside_offset(&slot), ..slot };
-        read_slot(&self.gpu, &beside).await.map(Some)
+    pub(crate) fn read_from<'a>(
+        &self,
+        name: &str,
+        contents: impl Fn(&wgpu::Buffer) -> &'a [u8],
+    ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+        let (slot, storage) = (self.find(name)?, self.storage_of(name));
+        let all = contents(&slot.buffer);
+        let at = |offset: u64| &all[offset as usize..][..slot.shape.bytes() as usize];
+        let beside = if keeps_beside(storage) { at(beside_offset(&slot)) } else { &[] };
+        let values = slot.shape.unpad(&storage.decode(at(slot.offset), beside));
+        let compensation = (storage == WeightStorage::Bf16Kahan)
+            .then(|| slot.shape.unpad(&slot.shape.precision.decode(beside)));
+        Ok((values, compensation))
     }
 
     /// Makes of values that [`read`](Self::read) gave, and were [written](Self::write), the very bits
@@ -344,9 +365,10 @@ impl Parameters {
         let (slot, storage) = (self.find(name)?, self.storage_of(name));
         let bytes = slot.shape.bytes() as usize;
         let weights = self.gpu.read(&slot.buffer, slot.offset, bytes).await?;
-        let beside = match storage {
-            WeightStorage::F32 | WeightStorage::Bf16Stochastic => Vec::new(),
-            _ => self.gpu.read(&slot.buffer, beside_offset(&slot), bytes).await?,
+        let beside = if keeps_beside(storage) {
+            self.gpu.read(&slot.buffer, beside_offset(&slot), bytes).await?
+        } else {
+            Vec::new()
         };
         Ok(slot.shape.unpad(&storage.decode(&weights, &beside)))
     }
@@ -394,6 +416,10 @@ impl Parameters {
     }
 }
 
+fn keeps_beside(storage: WeightStorage) -> bool {
+    !matches!(storage, WeightStorage::F32 | WeightStorage::Bf16Stochastic)
+}
+
 /// Where what is kept beside the weights in a slot begins: as far into the second half of the
 /// buffer.
 fn beside_offset(slot: &Slot) -> u64 {
@@ -425,12 +451,12 @@ pub fn check_binding(gpu: &Gpu, what: &str, shape: &Shape) -> Result<()> {
     })
 }
 
-/// Runs `make` and turns a failed allocation into an error.
+/// Runs `make` and turns a failed allocation, or a lost device, into an error.
 pub async fn allocate<T>(gpu: &Gpu, what: &str, bytes: u64, make: impl FnOnce() -> T) -> Result<T> {
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let made = make();
     match scope.pop().await {
-        None => Ok(made),
+        None => gpu.check().map(|()| made),
         Some(_) => Err(Error::OutOfMemory {
             what: what.to_owned(),
             bytes,

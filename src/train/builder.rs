@@ -1,14 +1,19 @@
 //! From a model and settings to a [`Trainer`]: graph, parameters, plan, update.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
 
+use super::host_copy::HostCopy;
+use super::host_snapshot::HostSnapshots;
 use super::optimizers::SegmentTensor;
+use super::sequence::Sequence;
 use super::stability::{ActivePolicy, Policy};
 use super::tensor_telemetry::{TensorWatch, Watched};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{
@@ -22,12 +27,20 @@ use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 #[derive(Debug)]
 pub struct TrainerBuilder<M: Model> {
     model: M,
+    settings: Settings,
+    parameters: Option<Parameters>,
+}
+
+/// All that a trainer is built of beside model, parameters and device. It keeps them, to be built
+/// again.
+#[derive(Debug)]
+pub(super) struct Settings {
     optimizer: Box<dyn Optimizer>,
     norm: Norm,
     clip: Clip,
     loss_scale: Option<LossScale>,
     give_up_after: u32,
-    policies: Vec<Box<dyn Policy>>,
+    policies: Vec<Rc<dyn Policy>>,
     schedule: Schedule,
     precision: Precision,
     native_f16: bool,
@@ -36,9 +49,10 @@ pub struct TrainerBuilder<M: Model> {
     seed: u32,
     ring: u32,
     watch_every: u32,
-    settings: fn(&ParameterSpec) -> TensorSettings,
+    tensor_settings: fn(&ParameterSpec) -> TensorSettings,
     error_if_nonfinite: bool,
-    parameters: Option<Parameters>,
+    snapshot_every: u32,
+    submit_budget: Duration,
 }
 
 /// Weight decay on matrices only: not on biases and norm weights, which have one dimension.
@@ -49,8 +63,7 @@ fn decay_matrices(spec: &ParameterSpec) -> TensorSettings {
 
 impl<M: Model> TrainerBuilder<M> {
     pub(super) fn new(model: M) -> Self {
-        Self {
-            model,
+        let settings = Settings {
             optimizer: Box::new(AdamW::default()),
             norm: Norm::L2,
             clip: Clip::None,
@@ -65,30 +78,32 @@ impl<M: Model> TrainerBuilder<M> {
             seed: 0,
             ring: 1024,
             watch_every: 0,
-            settings: decay_matrices,
+            tensor_settings: decay_matrices,
             error_if_nonfinite: false,
-            parameters: None,
-        }
+            snapshot_every: 0,
+            submit_budget: SUBMIT_BUDGET,
+        };
+        Self { model, settings, parameters: None }
     }
 
     /// The optimizer.
     #[must_use]
     pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
-        self.optimizer = Box::new(optimizer);
+        self.settings.optimizer = Box::new(optimizer);
         self
     }
 
     /// Which norm of the gradients is measured, and clipped by.
     #[must_use]
     pub fn norm(mut self, norm: Norm) -> Self {
-        self.norm = norm;
+        self.settings.norm = norm;
         self
     }
 
     /// How gradients are clipped.
     #[must_use]
     pub fn clip(mut self, clip: Clip) -> Self {
-        self.clip = clip;
+        self.settings.clip = clip;
         self
     }
 
@@ -96,7 +111,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// [`LossScale::dynamic`] in f16.
     #[must_use]
     pub fn loss_scale(mut self, loss_scale: LossScale) -> Self {
-        self.loss_scale = Some(loss_scale);
+        self.settings.loss_scale = Some(loss_scale);
         self
     }
 
@@ -104,7 +119,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// [`Trainer::step`] fails once [`Trainer::telemetry`] has seen it. 100 by default; 0 never.
     #[must_use]
     pub fn give_up_after(mut self, skipped_in_row: u32) -> Self {
-        self.give_up_after = skipped_in_row;
+        self.settings.give_up_after = skipped_in_row;
         self
     }
 
@@ -112,14 +127,14 @@ impl<M: Model> TrainerBuilder<M> {
     /// added.
     #[must_use]
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
-        self.policies.push(Box::new(policy));
+        self.settings.policies.push(Rc::new(policy));
         self
     }
 
     /// The learning rate over applied steps.
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedule = schedule;
+        self.settings.schedule = schedule;
         self
     }
 
@@ -129,7 +144,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// itself by [`Graph::with_precision`].
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+        self.settings.precision = precision;
         self
     }
 
@@ -137,7 +152,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// [`parameters`](Self::parameters) have.
     #[must_use]
     pub fn weights(mut self, weights: WeightStorage) -> Self {
-        self.weights = Some(weights);
+        self.settings.weights = Some(weights);
         self
     }
 
@@ -145,28 +160,28 @@ impl<M: Model> TrainerBuilder<M> {
     /// [`Graph::set_native_f16`]. Off by default.
     #[must_use]
     pub fn native_f16(mut self, native: bool) -> Self {
-        self.native_f16 = native;
+        self.settings.native_f16 = native;
         self
     }
 
     /// Microbatches per step: their gradients are averaged before the update.
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
-        self.microbatches = microbatches;
+        self.settings.microbatches = microbatches;
         self
     }
 
     /// Seed of initial values and dropout.
     #[must_use]
     pub fn seed(mut self, seed: u32) -> Self {
-        self.seed = seed;
+        self.settings.seed = seed;
         self
     }
 
     /// Steps the telemetry ring holds before old ones are overwritten.
     #[must_use]
     pub fn telemetry_capacity(mut self, steps: u32) -> Self {
-        self.ring = steps.max(1);
+        self.settings.ring = steps.max(1);
         self
     }
 
@@ -175,7 +190,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// [`Trainer::tensor_telemetry`]. 0, the default, never does; it takes a copy of the weights.
     #[must_use]
     pub fn watch_tensors(mut self, every: u32) -> Self {
-        self.watch_every = every;
+        self.settings.watch_every = every;
         self
     }
 
@@ -183,7 +198,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// two or more dimensions.
     #[must_use]
     pub fn tensor_settings(mut self, settings: fn(&ParameterSpec) -> TensorSettings) -> Self {
-        self.settings = settings;
+        self.settings.tensor_settings = settings;
         self
     }
 
@@ -191,7 +206,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// step changes nothing either way.
     #[must_use]
     pub fn error_if_nonfinite(mut self, stop: bool) -> Self {
-        self.error_if_nonfinite = stop;
+        self.settings.error_if_nonfinite = stop;
         self
     }
 
@@ -202,132 +217,202 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
+    /// Takes a snapshot for the host after every `every`-th step: all that
+    /// [`Trainer::checkpoint`] holds, without waiting for it. It is there a step or two later
+    /// ([`Trainer::host_snapshot`]), and still there once the device is lost, to go on from
+    /// ([`Trainer::rebuild`]). 0, the default, takes none.
+    ///
+    /// It costs the bytes of weights, moments and policies' memories (12 per parameter with AdamW
+    /// in f32) once more in memory that the host can map, and twice in the host's own; every
+    /// `every` steps a copy of them on the device, a map, and a copy on the host. What is lost with
+    /// the device is at most `every` steps and the two or three in flight.
+    #[must_use]
+    pub fn host_snapshots(mut self, every: u32) -> Self {
+        self.settings.snapshot_every = every;
+        self
+    }
+
+    /// What a submit may take before the step is split into several; [`SUBMIT_BUDGET`], half a
+    /// second, by default. Drivers and browsers reset the device when a submit takes a few seconds,
+    /// and a display that is drawn by the same adapter stands still meanwhile, so a page that is to
+    /// stay smooth may want less. Splitting changes no bit of the results.
+    ///
+    /// The first step of a trainer is submitted in parts, from one dispatch up, that are waited for
+    /// and measured. Later steps are one submit where they fit, and wait for nothing; see
+    /// [`Trainer::submits`]. The budget holds for [`Trainer::evaluate`] and [`Trainer::diagnose`]
+    /// too.
+    #[must_use]
+    pub fn submit_budget(mut self, budget: Duration) -> Self {
+        self.settings.submit_budget = budget;
+        self
+    }
+
     /// Builds everything on the device.
     ///
     /// # Errors
     /// [`Error::Setting`] for settings out of range, [`Error::Limit`] and [`Error::OutOfMemory`]
     /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
-    pub async fn build(mut self, gpu: &Gpu) -> Result<Trainer<M>> {
-        self.validate()?;
-        let weights = self.chosen_weights()?;
-        if self.native_f16 && !gpu.device.features().contains(wgpu::Features::SHADER_F16) {
-            return Err(Error::Unsupported {
-                what: "arithmetic in f16".into(),
-                instead: "this device has no shader-f16; leave native_f16 off, f16 storage needs \
-                          no feature"
-                    .into(),
-            });
-        }
-        let mut graph = Graph::in_precision(Phase::Train, self.precision).with_weights(weights);
-        graph.set_native_f16(self.native_f16);
-        let output = self.model.build(&mut graph);
-        graph.backward(output.loss, 1.0 / self.microbatches as f32);
-        let parameters = match self.parameters.take() {
-            Some(parameters) => parameters,
-            None => Parameters::new(gpu, &graph, self.seed).await?,
-        };
-        parameters.assert_unique_names();
+    pub async fn build(self, gpu: &Gpu) -> Result<Trainer<M>> {
+        build(&Rc::new(self.settings), Rc::new(self.model), self.parameters, gpu).await
+    }
+}
 
-        let (sinks, moments) = self.allocate(gpu, &parameters).await?;
-        let loss_scale = self.chosen_loss_scale();
-        let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
-        let step = StepBuffers::from_state(gpu, state);
-        let observed = graph.observations().iter().map(|&(_, value)| value);
-        let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
-        let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
-        let mut plan = Plan::new(
-            gpu,
-            &PlanRequest {
-                graph: &graph,
-                outputs: &outputs,
-                parameters: &parameters,
-                sinks: Some(&sinks),
-                step: &step,
-                microbatches: self.microbatches,
-            },
-        )
-        .await?;
-        let loss = gpu.buffer("loss", 16);
-        self.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
-        let ring = TelemetryRing::new(gpu, self.ring, parameters.padding());
-        let settings = parameters.specs().iter().map(self.settings).map(TensorState::from);
-        let tensors = gpu.upload("tensors", &settings.collect::<Vec<_>>());
-        let policies = self.activate_policies(gpu, parameters.specs().len());
-        let update = Update {
-            gpu,
-            parameters: &parameters,
-            sinks: &sinks,
-            moments: &moments,
-            step: &step,
-            tensors: &tensors,
-            optimizer: &*self.optimizer,
-            norm: match self.clip {
-                Clip::InfinityNorm(_) => Norm::Infinity,
-                _ => self.norm,
-            },
-            clip: self.clip,
-            loss_scale,
-            give_up_after: self.give_up_after,
-            policies: &policies,
-            schedule: &self.schedule,
-            loss: &loss,
-            ring: &ring,
+/// Builds a trainer, with parameters of its own where none are given.
+pub(super) async fn build<M: Model>(
+    settings: &Rc<Settings>,
+    model: Rc<M>,
+    parameters: Option<Parameters>,
+    gpu: &Gpu,
+) -> Result<Trainer<M>> {
+    gpu.check()?;
+    settings.validate()?;
+    let weights = settings.chosen_weights(parameters.as_ref())?;
+    settings.check_native_f16(gpu)?;
+    let (precision, microbatches) = (settings.precision, settings.microbatches);
+    let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
+    graph.set_native_f16(settings.native_f16);
+    let output = model.build(&mut graph);
+    graph.backward(output.loss, 1.0 / microbatches as f32);
+    let parameters = match parameters {
+        Some(parameters) => parameters,
+        None => Parameters::new(gpu, &graph, settings.seed).await?,
+    };
+    parameters.assert_unique_names();
+
+    let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
+    let loss_scale = settings.chosen_loss_scale();
+    let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
+    let step = StepBuffers::from_state(gpu, state);
+    let observed = graph.observations().iter().map(|&(_, value)| value);
+    let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
+    let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
+    let mut plan = Plan::new(
+        gpu,
+        &PlanRequest {
             graph: &graph,
-            values: &plan.values,
-        };
-        let kept = policies.iter().map(|active| active.memory.size());
-        let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
-        let update = update.record().await?;
-        let staging = self.staging(gpu, &plan);
-        let watched = Watched {
-            step: &step,
+            outputs: &outputs,
             parameters: &parameters,
-            sinks: &sinks,
-            tensors: &tensors,
-            optimizer: &*self.optimizer,
-            moments: &moments,
-        };
-        let watch =
-            (self.watch_every > 0).then(|| TensorWatch::new(gpu, &watched, self.watch_every));
-        Ok(Trainer {
-            gpu: gpu.clone(),
-            model: self.model,
-            parameters,
-            plan,
-            precision: self.precision,
-            sinks,
-            moments,
-            moment_names: self.optimizer.moments(),
-            step,
-            tensors,
-            policies,
-            policy_bytes,
-            observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
-            update,
-            ring,
-            watch,
-            microbatches: self.microbatches,
-            staging,
-            seed: self.seed,
-            attempted: 0,
-            learning_rate_factor: 1.0,
-            in_flight: VecDeque::new(),
-            evaluator: None,
-            error_if_nonfinite: self.error_if_nonfinite,
-            gave_up: None,
+            sinks: Some(&sinks),
+            step: &step,
+            microbatches,
+        },
+    )
+    .await?;
+    let loss = gpu.buffer("loss", 16);
+    settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
+    let ring = TelemetryRing::new(gpu, settings.ring, parameters.padding()).await?;
+    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.tensor_settings)(spec));
+    let tensors: Vec<_> = parameters.specs().iter().map(of_tensor).collect();
+    let tensors = gpu.upload("tensors", &tensors);
+    let policies = settings.activate_policies(gpu, parameters.specs().len()).await?;
+    let update = Update {
+        gpu,
+        parameters: &parameters,
+        sinks: &sinks,
+        moments: &moments,
+        step: &step,
+        tensors: &tensors,
+        optimizer: &*settings.optimizer,
+        norm: match settings.clip {
+            Clip::InfinityNorm(_) => Norm::Infinity,
+            _ => settings.norm,
+        },
+        clip: settings.clip,
+        loss_scale,
+        give_up_after: settings.give_up_after,
+        policies: &policies,
+        schedule: &settings.schedule,
+        loss: &loss,
+        ring: &ring,
+        graph: &graph,
+        values: &plan.values,
+    };
+    let kept = policies.iter().map(|active| active.memory.size());
+    let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
+    let update = update.record().await?;
+    let staging = settings.staging(gpu, &plan).await?;
+    let watched = Watched {
+        step: &step,
+        parameters: &parameters,
+        sinks: &sinks,
+        tensors: &tensors,
+        optimizer: &*settings.optimizer,
+        moments: &moments,
+    };
+    let watch = match settings.watch_every {
+        0 => None,
+        every => Some(TensorWatch::new(gpu, &watched, every).await?),
+    };
+    let sequence = Sequence::new(&plan, &update, watch.as_ref(), microbatches);
+    let pacing = Pacing::new(settings.submit_budget, sequence.len());
+    let mut trainer = Trainer {
+        gpu: gpu.clone(),
+        model,
+        settings: Rc::clone(settings),
+        parameters,
+        plan,
+        precision,
+        sinks,
+        moments,
+        moment_names: settings.optimizer.moments(),
+        step,
+        tensors,
+        policies,
+        policy_bytes,
+        observations: graph.observations().iter().map(|(name, _)| name.clone()).collect(),
+        update,
+        ring,
+        watch,
+        microbatches,
+        staging,
+        seed: settings.seed,
+        attempted: 0,
+        learning_rate_factor: 1.0,
+        pacing,
+        in_flight: VecDeque::new(),
+        host_snapshots: None,
+        evaluator: None,
+        error_if_nonfinite: settings.error_if_nonfinite,
+        gave_up: None,
+    };
+    if settings.snapshot_every > 0 {
+        let copy = HostCopy::new(gpu, trainer.checkpointed()).await?;
+        trainer.host_snapshots = Some(HostSnapshots::new(settings.snapshot_every, copy));
+    }
+    gpu.check()?;
+    Ok(trainer)
+}
+
+impl Settings {
+    async fn activate_policies(&self, gpu: &Gpu, tensor_count: usize) -> Result<Vec<ActivePolicy>> {
+        let memory = |policy: &dyn Policy| policy.memory(to_u32(tensor_count));
+        let memories: Vec<_> = self.policies.iter().map(|policy| memory(&**policy)).collect();
+        let bytes = memories.iter().map(|memory| 4 * memory.len() as u64).sum();
+        parameters::allocate(gpu, "the memories of policies", bytes, || {
+            let policies = self.policies.iter().zip(memories);
+            let activate = |(policy, memory): (&Rc<dyn Policy>, Vec<u32>)| ActivePolicy {
+                policy: Rc::clone(policy),
+                memory: gpu.upload(policy.name(), &memory),
+            };
+            policies.map(activate).collect()
+        })
+        .await
+    }
+
+    fn check_native_f16(&self, gpu: &Gpu) -> Result<()> {
+        if !self.native_f16 || gpu.device.features().contains(wgpu::Features::SHADER_F16) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "arithmetic in f16".into(),
+            instead: "this device has no shader-f16; leave native_f16 off, f16 storage needs no \
+                      feature"
+                .into(),
         })
     }
 
-    fn activate_policies(&mut self, gpu: &Gpu, tensor_count: usize) -> Vec<ActivePolicy> {
-        let activate = |policy: Box<dyn Policy>| {
-            let memory = gpu.upload(policy.name(), &policy.memory(to_u32(tensor_count)));
-            ActivePolicy { policy, memory }
-        };
-        std::mem::take(&mut self.policies).into_iter().map(activate).collect()
-    }
-
-    fn chosen_weights(&self) -> Result<WeightStorage> {
-        let given = self.parameters.as_ref().map(Parameters::storage);
+    fn chosen_weights(&self, given: Option<&Parameters>) -> Result<WeightStorage> {
+        let given = given.map(Parameters::storage);
         match (self.weights, given) {
             (Some(wanted), Some(given)) if wanted != given => Err(Error::Setting {
                 setting: "weights",
@@ -448,13 +533,28 @@ impl<M: Model> TrainerBuilder<M> {
     }
 
     /// Buffers where the inputs of all microbatches wait; none for a single microbatch.
-    fn staging(&self, gpu: &Gpu, plan: &Plan) -> Vec<wgpu::Buffer> {
+    async fn staging(&self, gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
         if self.microbatches == 1 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let count = self.microbatches as u64;
         let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
-        let all = inputs.chain([size_of::<StepInput>() as u64]);
-        all.map(|bytes| gpu.buffer("microbatches", bytes * count)).collect()
+        let all: Vec<_> =
+            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b * count).collect();
+        let (needed, available) =
+            (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
+        if needed > available {
+            return Err(Error::Limit {
+                what: format!("an input of {count} microbatches"),
+                limit: "maxBufferSize",
+                needed,
+                available,
+                advice: "use fewer or smaller microbatches".into(),
+            });
+        }
+        parameters::allocate(gpu, "the inputs of microbatches", all.iter().sum(), || {
+            all.iter().map(|&bytes| gpu.buffer("microbatches", bytes)).collect()
+        })
+        .await
     }
 }

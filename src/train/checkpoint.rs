@@ -4,11 +4,14 @@
 //! them; what only a trainer needs lies beside them under names that begin with `evenkeel/`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{Model, Trainer};
+use super::host_copy::{Contents, HostCopy};
+use super::{Model, Trainer, builder::build};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::graph::Shape;
 use crate::kernel::Field;
 use crate::plan::parameters::Location;
@@ -135,6 +138,14 @@ impl Checkpoint {
     }
 }
 
+/// What of a run's state the host has, not the device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostState {
+    pub steps: u64,
+    pub seed: u32,
+    pub learning_rate_factor: f32,
+}
+
 fn invalid(reason: impl Into<String>) -> Error {
     Error::Checkpoint { reason: reason.into() }
 }
@@ -162,28 +173,56 @@ fn share(location: Location, shape: &Shape) -> std::ops::Range<usize> {
 
 impl<M: Model> Trainer<M> {
     /// Everything the run needs to go on from here with the same bits. Waits for the device.
+    /// [`TrainerBuilder::host_snapshots`](super::TrainerBuilder::host_snapshots) takes them without.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`].
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.gpu.check()?;
+        let copy = HostCopy::new(&self.gpu, self.checkpointed()).await?;
+        let staged = copy.read(&self.gpu).await?;
+        Ok(self.assemble(self.host_state(), &copy.contents(&staged)))
+    }
+
+    /// The state the host holds, after the steps submitted so far.
+    pub(super) fn host_state(&self) -> HostState {
+        HostState {
+            steps: self.attempted,
+            seed: self.seed,
+            learning_rate_factor: self.learning_rate_factor,
+        }
+    }
+
+    /// The buffers a checkpoint is made of.
+    pub(super) fn checkpointed(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        let weights = self.parameters.weights().iter().chain([self.parameters.committed()]);
+        let moments = self.moments.iter().flatten();
+        let memories = self.policies.iter().map(|active| &active.memory);
+        weights.chain(moments).chain([&self.step.state, &self.tensors]).chain(memories)
+    }
+
+    /// Makes a checkpoint of what those buffers held.
+    pub(super) fn assemble(&self, host: HostState, contents: &Contents<'_>) -> Checkpoint {
         let mut checkpoint = Checkpoint { entries: BTreeMap::new(), info: BTreeMap::new() };
         let mut info = |key: &str, value: String| checkpoint.info.insert(key.to_owned(), value);
         info("format", FORMAT.to_owned());
-        info("steps", self.attempted.to_string());
-        info("seed", self.seed.to_string());
-        info("learning rate factor", self.learning_rate_factor.to_string());
+        info("steps", host.steps.to_string());
+        info("seed", host.seed.to_string());
+        info("learning rate factor", host.learning_rate_factor.to_string());
         for name in self.parameters.names() {
-            let values = self.parameters.read(name).await?;
-            let dims = &self.parameters.find(name)?.shape.dims;
-            checkpoint.put_floats(name, dims, &values);
-            if let Some(compensation) = self.parameters.compensation(name).await? {
-                checkpoint.put_floats(&compensation_name(name), dims, &compensation);
+            let found = self.parameters.find(name).expect("one of its own names");
+            let read = self.parameters.read_from(name, |buffer| contents.of(buffer));
+            let (values, compensation) = read.expect("one of its own names");
+            checkpoint.put_floats(name, &found.shape.dims, &values);
+            if let Some(compensation) = compensation {
+                let name = compensation_name(name);
+                checkpoint.put_floats(&name, &found.shape.dims, &compensation);
             }
         }
+        let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
         for (segment, buffers) in self.moments.iter().enumerate() {
             for (moment, buffer) in self.moment_names.iter().zip(buffers) {
-                let count = buffer.size() as usize / 4;
-                let flat: Vec<u32> = self.gpu.read(buffer, 0, count).await?;
+                let flat = words(buffer);
                 if !self.has_layout_of_parameters(segment, buffer) {
                     checkpoint.put_words(&segment_name(moment, segment), &flat);
                     continue;
@@ -195,16 +234,15 @@ impl<M: Model> Trainer<M> {
                 }
             }
         }
-        let state = self.state().await?;
-        checkpoint.put_structs(STATE, StepState::FIELDS, bytemuck::cast_slice(&[state]));
-        let tensors = self.tensor_states().await?;
-        checkpoint.put_structs(TENSORS, TensorState::FIELDS, bytemuck::cast_slice(&tensors));
+        let rows = |buffer, fields: &[Field], rows| words(buffer)[..fields.len() * rows].to_vec();
+        let state = rows(&self.step.state, StepState::FIELDS, 1);
+        checkpoint.put_structs(STATE, StepState::FIELDS, &state);
+        let tensors = rows(&self.tensors, TensorState::FIELDS, self.parameters.specs().len());
+        checkpoint.put_structs(TENSORS, TensorState::FIELDS, &tensors);
         for active in &self.policies {
-            let count = active.memory.size() as usize / 4;
-            let memory: Vec<u32> = self.gpu.read(&active.memory, 0, count).await?;
-            checkpoint.put_words(&active.checkpoint_name(), &memory);
+            checkpoint.put_words(&active.checkpoint_name(), &words(&active.memory));
         }
-        Ok(checkpoint)
+        checkpoint
     }
 
     /// Goes back to a checkpoint of a run of the same model, optimizer and policies; telemetry
@@ -254,6 +292,71 @@ impl<M: Model> Trainer<M> {
             watch.start_at(self.attempted);
         }
         self.gave_up = None;
+        if let Some(snapshots) = &mut self.host_snapshots {
+            snapshots.restart(checkpoint);
+        }
+        Ok(())
+    }
+
+    /// The last state of the run that the host has, as [`checkpoint`](Self::checkpoint) would have
+    /// given it at that step, bit by bit; see
+    /// [`TrainerBuilder::host_snapshots`](super::TrainerBuilder::host_snapshots). It is there after
+    /// the device is lost, too. `None` before the first one has arrived, and where none are taken.
+    pub fn host_snapshot(&mut self) -> Option<&Checkpoint> {
+        let mut snapshots = self.host_snapshots.take()?;
+        self.let_arrive();
+        snapshots.assemble(|state, contents| self.assemble(state, contents));
+        self.host_snapshots.insert(snapshots).last()
+    }
+
+    /// The steps of the run at [`host_snapshot`](Self::host_snapshot), at no cost.
+    pub fn host_snapshot_steps(&mut self) -> Option<u64> {
+        self.let_arrive();
+        self.host_snapshots.as_mut()?.steps()
+    }
+
+    /// Natively wgpu calls back only when it is asked.
+    fn let_arrive(&self) {
+        // What has arrived stays, whatever became of the device.
+        let _: Result<()> = self.gpu.check();
+    }
+
+    /// Builds the same trainer on another device, after this one was lost, and goes on from the
+    /// [last host snapshot](Self::host_snapshot): [`steps`](Self::steps) says where in the data that
+    /// is. On the same adapter the run is from there the one that never lost its device, bit by bit;
+    /// with a [`SnapshotRing`](super::SnapshotRing), as long as it does not go back to a snapshot
+    /// that the lost device had.
+    ///
+    /// Predictors and generators over the old [`parameters`](Self::parameters) are to be built
+    /// again; telemetry that was not read is gone. On an error the trainer stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] without a host snapshot, and as [`TrainerBuilder::build`] and
+    /// [`restore`](Self::restore).
+    ///
+    /// [`TrainerBuilder::build`]: super::TrainerBuilder::build
+    pub async fn rebuild(&mut self, gpu: &Gpu) -> Result<()> {
+        let Some(snapshot) = self.host_snapshot().cloned() else {
+            return Err(Error::Unsupported {
+                what: "going on after the device was lost, without a host snapshot,".into(),
+                instead: "have them taken with TrainerBuilder::host_snapshots, and wait for the \
+                          first; or keep checkpoints and use rebuild_from"
+                    .into(),
+            });
+        };
+        self.rebuild_from(gpu, &snapshot).await
+    }
+
+    /// [`rebuild`](Self::rebuild)s from a checkpoint.
+    ///
+    /// # Errors
+    /// As [`TrainerBuilder::build`](super::TrainerBuilder::build) and [`restore`](Self::restore).
+    pub async fn rebuild_from(&mut self, gpu: &Gpu, checkpoint: &Checkpoint) -> Result<()> {
+        let parameters = self.parameters.zeroed_on(gpu).await?;
+        let model = Rc::clone(&self.model);
+        let mut rebuilt = build(&self.settings, model, Some(parameters), gpu).await?;
+        rebuilt.restore(checkpoint).await?;
+        *self = rebuilt;
         Ok(())
     }
 

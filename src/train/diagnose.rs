@@ -4,17 +4,15 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Batch, Model, Trainer};
+use super::{Batch, Model, Trainer, finish};
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu, Pacing};
 use crate::graph::{Element, Shape, Source};
 use crate::kernels::{VALUE_SCAN_GROUPS, ValueScan, ValueScanParams};
 use crate::plan::{RecordedNode, Slot, to_u32};
 use crate::precision::Precision;
 use crate::step::ValuePartial;
 
-/// Nodes encoded into one submit, which keeps each below what a watchdog allows.
-const NODES_PER_SUBMIT: usize = 32;
 /// How many of the largest values a printed diagnosis lists.
 const LISTED: usize = 5;
 
@@ -182,6 +180,7 @@ impl<M: Model> Trainer<M> {
         self.gpu.check()?;
         let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
         let mut values = Vec::new();
         for microbatch in 0..self.microbatches {
             for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
@@ -204,7 +203,7 @@ impl<M: Model> Trainer<M> {
             |node: &RecordedNode| if first { node.first.clone() } else { node.next.clone() };
         let starts = self.plan.nodes.iter().map(range).filter(|range| !range.is_empty());
         // Parameters are rounded to half precision in front of all operations.
-        let mut pending = list[..starts.map(|range| range.start).min().unwrap_or(0)].to_vec();
+        let mut dispatches = list[..starts.map(|range| range.start).min().unwrap_or(0)].to_vec();
 
         let nodes = &self.plan.nodes;
         let slots = nodes.iter().flat_map(|node| &node.outputs).filter(|(_, s)| is_real(s));
@@ -214,26 +213,22 @@ impl<M: Model> Trainer<M> {
         let mut index = HashMap::new();
         let mut scanned: Vec<Scanned> = Vec::new();
         let mut used = 0;
-        for (position, node) in nodes.iter().enumerate() {
-            pending.extend_from_slice(&list[range(node)]);
+        for node in nodes {
+            dispatches.extend_from_slice(&list[range(node)]);
             for (value, slot) in node.outputs.iter().filter(|(_, slot)| is_real(slot)) {
                 index.insert(*value, base + scanned.len());
                 let inputs = node.inputs.iter().filter_map(|input| index.get(input)).copied();
                 let report = report(node, value.output, slot, microbatch, inputs.collect());
                 let groups = scan_groups(slot);
                 let scan = scan(&self.gpu, slot, &partials, used, groups);
-                pending.push(scan);
+                dispatches.push(scan);
                 scanned.push(Scanned { report, groups: groups as usize });
                 used += groups;
             }
-            if position % NODES_PER_SUBMIT == 0 || position + 1 == nodes.len() {
-                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                self.gpu.encode(&mut encoder, &pending);
-                let submission = self.gpu.submit(encoder);
-                self.gpu.wait(submission).await?;
-                pending.clear();
-            }
         }
+        let mut pacing = Pacing::new(self.pacing.budget(), dispatches.len());
+        let submitted = pacing.submit_all(&self.gpu, &dispatches).await?;
+        pacing.finish(&self.gpu, submitted).await?;
         let found: Vec<ValuePartial> = self.gpu.read(&partials, 0, groups).await?;
         let mut rest = &found[..];
         let mut reports = Vec::with_capacity(scanned.len());

@@ -1,7 +1,12 @@
 //! Sampling from a language model, one token at a time.
 
+use std::time::Duration;
+
+use futures::future::join;
+use futures::lock::Mutex;
+
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase};
 use crate::nn::Gpt;
 use crate::plan::{Parameters, Plan, PlanRequest, Slot, StepBuffers, parameters};
@@ -93,6 +98,8 @@ impl Sampling {
 pub struct Generator {
     gpu: Gpu,
     plan: Plan,
+    /// Held by a run, whose inputs another would overwrite.
+    pacing: Mutex<Pacing>,
     /// (1, context, vocabulary)
     logits: Slot,
     context: usize,
@@ -105,6 +112,7 @@ impl Generator {
     /// # Errors
     /// As [`Plan::new`].
     pub async fn new(gpu: &Gpu, parameters: &Parameters, gpt: &Gpt) -> Result<Self> {
+        gpu.check()?;
         let (context, vocabulary) = (gpt.config().context, gpt.config().vocabulary);
         let mut graph = Graph::new(Phase::Evaluate).with_weights(parameters.storage());
         let tokens = graph.tokens("tokens", [1, context], vocabulary);
@@ -119,7 +127,16 @@ impl Generator {
         };
         let plan = Plan::new(gpu, &request).await?;
         let logits = plan.outputs[0].clone();
-        Ok(Self { gpu: gpu.clone(), plan, logits, context, vocabulary: vocabulary as u32 })
+        let pacing = Mutex::new(Pacing::new(SUBMIT_BUDGET, plan.first.len()));
+        let gpu = gpu.clone();
+        Ok(Self { gpu, plan, pacing, logits, context, vocabulary: vocabulary as u32 })
+    }
+
+    /// With another budget than [`SUBMIT_BUDGET`] for each of its submits.
+    #[must_use]
+    pub fn with_submit_budget(self, budget: Duration) -> Self {
+        let pacing = Mutex::new(Pacing::new(budget, self.plan.first.len()));
+        Self { pacing, ..self }
     }
 
     /// The logits of the token that follows `tokens`, of which the last `context` count.
@@ -132,11 +149,14 @@ impl Generator {
         let mut window = tokens[tokens.len().saturating_sub(self.context)..].to_vec();
         let last = window.len() - 1;
         window.resize(self.context, 0);
+        let mut pacing = self.pacing.lock().await;
         self.gpu.write(&self.plan.inputs[0].buffer, 0, bytemuck::cast_slice(&window));
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.gpu.encode(&mut encoder, &self.plan.first);
-        self.gpu.submit(encoder);
-        parameters::read_slot(&self.gpu, &self.logits.row(last)).await
+        let submitted = pacing.submit_all(&self.gpu, &self.plan.first).await?;
+        let row = self.logits.row(last);
+        let read = parameters::read_slot(&self.gpu, &row);
+        let (finished, logits) = join(pacing.finish(&self.gpu, submitted), read).await;
+        finished?;
+        logits
     }
 
     /// Appends `count` tokens to `prompt` and returns them. `on_token` sees each as it is drawn.

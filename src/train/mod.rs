@@ -12,24 +12,32 @@ mod chunk_tables;
 mod clip;
 mod diagnose;
 mod generate;
+mod host_copy;
+mod host_snapshot;
 mod loss_scale;
 mod norm;
 pub mod optimizers;
 mod predictor;
 mod schedule;
+mod sequence;
 pub mod stability;
 mod telemetry;
 mod tensor_telemetry;
 mod update;
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
 
 pub use batch::{Batch, Data, IGNORE};
+use builder::Settings;
 pub use builder::TrainerBuilder;
 pub use checkpoint::Checkpoint;
+use checkpoint::HostState;
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use generate::{Generator, Sampling};
+use host_snapshot::HostSnapshots;
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use norm::Norm;
 pub use optimizers::{
@@ -37,6 +45,7 @@ pub use optimizers::{
 };
 pub use predictor::Predictor;
 pub use schedule::Schedule;
+use sequence::Sequence;
 use stability::ActivePolicy;
 pub use stability::{
     AdaGc, AdaptiveGradientClip, AutoClip, ClipBlockRms, ClipPerTensor, Policy, Reaction,
@@ -47,8 +56,10 @@ use telemetry::TelemetryRing;
 use tensor_telemetry::TensorWatch;
 pub use tensor_telemetry::{TensorTelemetry, group_norms};
 
+use futures::future::join;
+
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Submission};
+use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
 use crate::graph::{Graph, Value};
 use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
 use crate::precision::Precision;
@@ -81,6 +92,30 @@ impl<F: Fn(&mut Graph) -> ModelOutput> Model for F {
     }
 }
 
+/// Waits for all that is in flight.
+async fn finish(gpu: &Gpu, pacing: &mut Pacing, in_flight: &mut VecDeque<Submitted>) -> Result<()> {
+    while let Some(oldest) = in_flight.pop_front() {
+        pacing.finish(gpu, oldest).await?;
+    }
+    Ok(())
+}
+
+/// Brings the inputs of one of several microbatches from where they wait to where the plan reads
+/// them.
+fn copy_inputs(
+    encoder: &mut wgpu::CommandEncoder,
+    plan: &Plan,
+    step: &StepBuffers,
+    staging: &[wgpu::Buffer],
+    microbatch: usize,
+) {
+    let inputs = plan.inputs.iter().map(|i| (&i.buffer, i.spec.shape.bytes()));
+    let all = inputs.chain([(&step.input, size_of::<StepInput>() as u64)]);
+    for ((buffer, bytes), staging) in all.zip(staging) {
+        encoder.copy_buffer_to_buffer(staging, bytes * microbatch as u64, buffer, 0, bytes);
+    }
+}
+
 /// What a trainer holds on the device, in bytes, and what a step dispatches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainerReport {
@@ -102,6 +137,9 @@ pub struct TrainerReport {
     pub policy_bytes: u64,
     /// The copy of the weights that watched steps keep.
     pub watch_bytes: u64,
+    /// Copies for [host snapshots](TrainerBuilder::host_snapshots), in memory that the host maps:
+    /// not counted in the total.
+    pub snapshot_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
@@ -127,7 +165,8 @@ impl TrainerReport {
 #[derive(Debug)]
 pub struct Trainer<M: Model> {
     gpu: Gpu,
-    model: M,
+    model: Rc<M>,
+    settings: Rc<Settings>,
     parameters: Parameters,
     plan: Plan,
     precision: Precision,
@@ -152,7 +191,10 @@ pub struct Trainer<M: Model> {
     seed: u32,
     attempted: u64,
     learning_rate_factor: f32,
-    in_flight: VecDeque<Submission>,
+    /// Where the dispatches of a step are cut into submits.
+    pacing: Pacing,
+    in_flight: VecDeque<Submitted>,
+    host_snapshots: Option<HostSnapshots>,
     evaluator: Option<Predictor>,
     error_if_nonfinite: bool,
     gave_up: Option<Telemetry>,
@@ -165,12 +207,14 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Submits one step and returns; nothing is read back. It waits only while two earlier steps
-    /// have not finished. The batch holds all microbatches of the step.
+    /// have not finished, and in the first step, which finds out how to keep each submit within the
+    /// [budget](TrainerBuilder::submit_budget). The batch holds all microbatches of the step. The
+    /// future is to be awaited to its end: what the first step submits may be a part of it.
     ///
     /// # Errors
     /// What is wrong with the batch (then nothing was written),
     /// [`Error::GaveUp`](crate::Error::GaveUp) once telemetry has shown it, or
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost): then [`rebuild`](Self::rebuild) goes on.
     pub async fn step(&mut self, batch: &Batch) -> Result<()> {
         self.gpu.check()?;
         if let Some(last) = &self.gave_up {
@@ -178,59 +222,53 @@ impl<M: Model> Trainer<M> {
         }
         let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
-        while self.in_flight.len() >= IN_FLIGHT {
+        let sequence =
+            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        let watched = self.watch.as_ref().is_some_and(|watch| watch.is_watched(self.attempted));
+        let list = sequence.of_step(watched);
+        // What is to be measured has the device to itself.
+        let most = if self.pacing.is_measured(list.clone()) { IN_FLIGHT } else { 1 };
+        while self.in_flight.len() >= most {
             let oldest = self.in_flight.pop_front().expect("not empty");
-            self.gpu.wait(oldest).await?;
+            self.pacing.finish(&self.gpu, oldest).await?;
         }
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        if self.microbatches == 1 {
-            for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
-                self.gpu.write(&input.buffer, 0, bytes);
+        self.write_inputs(&inputs);
+        let host = HostState { steps: self.attempted + 1, ..self.host_state() };
+        let snapshots = self.host_snapshots.as_mut();
+        let copy = snapshots.and_then(|snapshots| snapshots.copy_after(host.steps));
+        let encode = |encoder: &mut wgpu::CommandEncoder, piece: Range<usize>| {
+            let begin = |encoder: &mut wgpu::CommandEncoder, microbatch| {
+                copy_inputs(encoder, &self.plan, &self.step, &self.staging, microbatch);
+            };
+            sequence.encode(&self.gpu, encoder, piece.clone(), begin);
+            if let Some(copy) = copy.filter(|_| piece.end == list.end) {
+                copy.encode(encoder);
             }
-            self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&self.step_input(0)));
-            self.encode_last(&mut encoder, &self.plan.first);
-        } else {
-            self.encode_microbatches(&mut encoder, &inputs);
+        };
+        let copies = copy.is_some();
+        let submitted = self.pacing.submit(&self.gpu, list.clone(), encode).await?;
+        self.in_flight.push_back(submitted);
+        if let Some(snapshots) = self.host_snapshots.as_mut().filter(|_| copies) {
+            snapshots.copied(&self.gpu, host);
         }
-        self.in_flight.push_back(self.gpu.submit(encoder));
         self.attempted += 1;
         Ok(())
     }
 
-    /// All microbatches go to the device at once; copies in front of each bring its share to
-    /// where the plan reads it.
-    fn encode_microbatches(&self, encoder: &mut wgpu::CommandEncoder, inputs: &[Vec<u8>]) {
-        let count = self.microbatches;
-        for (staging, bytes) in self.staging.iter().zip(inputs) {
-            self.gpu.write(staging, 0, bytes);
-        }
-        let steps: Vec<_> = (0..count).map(|m| self.step_input(m as u32)).collect();
-        let step_staging = &self.staging[inputs.len()];
-        self.gpu.write(step_staging, 0, bytemuck::cast_slice(&steps));
-        for microbatch in 0..count {
-            let at = |bytes: u64| bytes * microbatch as u64;
-            for (input, staging) in self.plan.inputs.iter().zip(&self.staging) {
-                let bytes = input.spec.shape.bytes();
-                let (from, to) = (at(bytes), &input.buffer);
-                encoder.copy_buffer_to_buffer(staging, from, to, 0, bytes);
+    /// Writes a step's inputs to where the plan reads them, or those of several microbatches to
+    /// where they wait.
+    fn write_inputs(&self, inputs: &[Vec<u8>]) {
+        let steps: Vec<_> = (0..self.microbatches).map(|m| self.step_input(m as u32)).collect();
+        let steps: &[u8] = bytemuck::cast_slice(&steps);
+        let all = inputs.iter().map(Vec::as_slice).chain([steps]);
+        if self.microbatches == 1 {
+            let buffers = self.plan.inputs.iter().map(|input| &input.buffer);
+            for (buffer, bytes) in buffers.chain([&self.step.input]).zip(all) {
+                self.gpu.write(buffer, 0, bytes);
             }
-            let bytes = size_of::<StepInput>() as u64;
-            encoder.copy_buffer_to_buffer(step_staging, at(bytes), &self.step.input, 0, bytes);
-            match microbatch {
-                0 => self.gpu.encode(encoder, &self.plan.first),
-                m if m + 1 < count => self.gpu.encode(encoder, &self.plan.next),
-                _ => self.encode_last(encoder, &self.plan.next),
-            }
-        }
-    }
-
-    /// Encodes the last microbatch and the update; in a watched step also what measures it.
-    fn encode_last(&self, encoder: &mut wgpu::CommandEncoder, list: &[Dispatch]) {
-        match self.watch.as_ref().filter(|watch| watch.is_watched(self.attempted)) {
-            None => self.gpu.encode(encoder, list.iter().chain(&self.update)),
-            Some(watch) => {
-                let update = self.update.iter().chain(&watch.dispatches);
-                self.gpu.encode(encoder, watch.keep.iter().chain(list).chain(update));
+        } else {
+            for (buffer, bytes) in self.staging.iter().zip(all) {
+                self.gpu.write(buffer, 0, bytes);
             }
         }
     }
@@ -253,7 +291,10 @@ impl<M: Model> Trainer<M> {
     /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient), and the records of this call
     /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
-        let records = self.ring.read(&self.gpu, self.attempted).await?;
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
+        let (finished, records) = join(finished, self.ring.read(&self.gpu, self.attempted)).await;
+        finished?;
+        let records = records?;
         if self.gave_up.is_none() {
             self.gave_up = records.iter().find(|record| record.gave_up.is_some()).copied();
         }
@@ -270,10 +311,11 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn tensor_telemetry(&mut self) -> Result<Vec<TensorTelemetry>> {
-        match &mut self.watch {
-            Some(watch) => watch.read(&self.gpu, self.attempted).await,
-            None => Ok(Vec::new()),
-        }
+        let Some(watch) = &mut self.watch else { return Ok(Vec::new()) };
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
+        let (finished, records) = join(finished, watch.read(&self.gpu, self.attempted)).await;
+        finished?;
+        records
     }
 
     /// The loss on a batch of one microbatch, in evaluation mode: no dropout, running statistics.
@@ -285,11 +327,17 @@ impl<M: Model> Trainer<M> {
             Some(evaluator) => evaluator,
             None => {
                 let build = |graph: &mut Graph| vec![self.model.build(graph).loss];
-                Predictor::in_precision(&self.gpu, &self.parameters, self.precision, build).await?
+                let budget = self.pacing.budget();
+                Predictor::in_precision(&self.gpu, &self.parameters, self.precision, build)
+                    .await?
+                    .with_submit_budget(budget)
             }
         };
+        // What is measured is not to wait for steps before it.
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
         let outputs = evaluator.run(batch).await;
         self.evaluator = Some(evaluator);
+        finished?;
         Ok(outputs?[0][0])
     }
 
@@ -342,6 +390,14 @@ impl<M: Model> Trainer<M> {
     /// accumulation those of the first microbatch and the update.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
         self.plan.first.iter().chain(&self.update)
+    }
+
+    /// How a step is split into submits, as far as it was measured: one, where it fits the
+    /// [budget](TrainerBuilder::submit_budget).
+    pub fn submits(&self) -> SubmitReport {
+        let sequence =
+            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        self.pacing.report(sequence.of_step(false), |index| sequence.name(index))
     }
 
     /// The gradient of a parameter as the last step left it: scaled by the loss scale, not yet
@@ -424,6 +480,7 @@ impl<M: Model> Trainer<M> {
             copy_bytes: self.plan.report.copy_bytes,
             policy_bytes: self.policy_bytes,
             watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
+            snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
             model_dispatches: self.plan.first.len(),
             update_dispatches: self.update.len(),
             plan: self.plan.report.clone(),

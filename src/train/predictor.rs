@@ -1,7 +1,12 @@
 //! A graph that is only run forward: evaluation, and sampling from a language model.
 
+use std::time::Duration;
+
+use futures::future::{join, try_join_all};
+use futures::lock::Mutex;
+
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase, Value};
 use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
 use crate::precision::Precision;
@@ -13,6 +18,8 @@ use crate::train::Batch;
 pub struct Predictor {
     gpu: Gpu,
     plan: Plan,
+    /// Held by a run, whose inputs another would overwrite.
+    pacing: Mutex<Pacing>,
 }
 
 impl Predictor {
@@ -39,6 +46,7 @@ impl Predictor {
         precision: Precision,
         build: impl FnOnce(&mut Graph) -> Vec<Value>,
     ) -> Result<Self> {
+        gpu.check()?;
         let mut graph =
             Graph::in_precision(Phase::Evaluate, precision).with_weights(parameters.storage());
         let outputs = build(&mut graph);
@@ -51,7 +59,17 @@ impl Predictor {
             step: &step,
             microbatches: 1,
         };
-        Ok(Self { gpu: gpu.clone(), plan: Plan::new(gpu, &request).await? })
+        let plan = Plan::new(gpu, &request).await?;
+        let pacing = Mutex::new(Pacing::new(SUBMIT_BUDGET, plan.first.len()));
+        Ok(Self { gpu: gpu.clone(), plan, pacing })
+    }
+
+    /// With another budget than [`SUBMIT_BUDGET`] for each of its submits: the first run finds out
+    /// where to split the plan.
+    #[must_use]
+    pub fn with_submit_budget(self, budget: Duration) -> Self {
+        let pacing = Mutex::new(Pacing::new(budget, self.plan.first.len()));
+        Self { pacing, ..self }
     }
 
     /// The recorded plan.
@@ -67,16 +85,15 @@ impl Predictor {
         self.gpu.check()?;
         let inputs = self.plan.inputs.iter().map(|input| batch.bytes(&input.spec, 1));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        let mut pacing = self.pacing.lock().await;
         for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
             self.gpu.write(&input.buffer, 0, bytes);
         }
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.gpu.encode(&mut encoder, &self.plan.first);
-        self.gpu.submit(encoder);
-        let mut outputs = Vec::with_capacity(self.plan.outputs.len());
-        for slot in &self.plan.outputs {
-            outputs.push(parameters::read_slot(&self.gpu, slot).await?);
-        }
-        Ok(outputs)
+        let submitted = pacing.submit_all(&self.gpu, &self.plan.first).await?;
+        let read =
+            try_join_all(self.plan.outputs.iter().map(|o| parameters::read_slot(&self.gpu, o)));
+        let (finished, outputs) = join(pacing.finish(&self.gpu, submitted), read).await;
+        finished?;
+        outputs
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::plan::parameters;
 use crate::step::{Event, Reason, TelemetryRecord};
 
 /// One step as the device saw it.
@@ -118,11 +119,13 @@ pub(crate) struct TelemetryRing {
 
 impl TelemetryRing {
     /// A ring of `capacity` records, or of as many as a binding takes.
-    pub fn new(gpu: &Gpu, capacity: u32, padding: u32) -> Self {
+    pub async fn new(gpu: &Gpu, capacity: u32, padding: u32) -> Result<Self> {
         let most = gpu.largest_binding() / size_of::<TelemetryRecord>() as u64;
         let capacity = capacity.min(u32::try_from(most).unwrap_or(u32::MAX));
         let bytes = u64::from(capacity) * size_of::<TelemetryRecord>() as u64;
-        Self { buffer: gpu.buffer("telemetry", bytes), capacity, read: 0, padding }
+        let make = || gpu.buffer("telemetry", bytes);
+        let buffer = parameters::allocate(gpu, "the telemetry ring", bytes, make).await?;
+        Ok(Self { buffer, capacity, read: 0, padding })
     }
 
     /// Forgets what came before `step`.

@@ -14,7 +14,7 @@ use crate::kernels::{
     LoadWeights, LoadWeightsParams, TensorTelemetry as TensorTelemetryKernel,
     TensorTelemetryParams, UpdateScan, UpdateScanParams,
 };
-use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, to_u32};
+use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
 use crate::step::{TensorRecord, UpdatePartial};
 
 /// Watched steps the ring holds before old ones are overwritten.
@@ -114,7 +114,13 @@ pub(super) struct TensorWatch {
 }
 
 impl TensorWatch {
-    pub fn new(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
+    pub async fn new(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Result<Self> {
+        let bytes = watched.parameters.segments().iter().map(|quads| 16 * quads).sum();
+        let what = "a copy of the weights to watch tensors by";
+        parameters::allocate(gpu, what, bytes, || Self::record(gpu, watched, every)).await
+    }
+
+    fn record(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
         let &Watched { step, parameters, sinks, tensors, optimizer, moments } = watched;
         let count = parameters.specs().len();
         let row = (count.max(1) * size_of::<TensorRecord>()) as u64;

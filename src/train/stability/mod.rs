@@ -20,6 +20,7 @@ mod spike_guard;
 mod z_clip;
 
 use std::fmt::Debug;
+use std::rc::Rc;
 
 pub use ada_gc::AdaGc;
 pub use adaptive_gradient_clip::AdaptiveGradientClip;
@@ -135,7 +136,7 @@ pub trait Policy: Debug {
 /// A policy and its memory on the device.
 #[derive(Debug)]
 pub(super) struct ActivePolicy {
-    pub policy: Box<dyn Policy>,
+    pub policy: Rc<dyn Policy>,
     pub memory: wgpu::Buffer,
 }
 

@@ -13,6 +13,8 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[path = "../../checkpoint.rs"]
 mod checkpoint;
+#[path = "../../device_loss.rs"]
+mod device_loss;
 #[path = "../../diagnose.rs"]
 mod diagnose;
 #[path = "../../exchange.rs"]
@@ -37,6 +39,8 @@ mod step;
 mod tensor_telemetry;
 #[path = "../../training.rs"]
 mod training;
+#[path = "../../watchdog.rs"]
+mod watchdog;
 #[path = "../../weights.rs"]
 mod weights;
 
@@ -44,6 +48,7 @@ mod weights;
 const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("kernels", kernels::TESTS),
     ("checkpoint", checkpoint::TESTS),
+    ("device_loss", device_loss::TESTS),
     ("diagnose", diagnose::TESTS),
     ("exchange", exchange::TESTS),
     ("faults", faults::TESTS),
@@ -55,6 +60,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
     ("training", training::TESTS),
+    ("watchdog", watchdog::TESTS),
     ("weights", weights::TESTS),
 ];
 

@@ -1,0 +1,87 @@
+//! The dispatches of a step in order, as one list that can be cut anywhere.
+//!
+//! ```text
+//! keep | first | next ... next | update | watch
+//! ```
+//!
+//! `keep` and `watch` measure tensors, in watched steps only: other steps are a part of this list.
+
+use std::ops::Range;
+
+use super::tensor_telemetry::TensorWatch;
+use crate::gpu::{Dispatch, Gpu};
+use crate::plan::Plan;
+
+/// A list of dispatches within the step, and the microbatch it begins.
+type Part<'a> = (&'a [Dispatch], Option<usize>);
+
+/// The lists that make a step.
+#[derive(Debug)]
+pub(super) struct Sequence<'a> {
+    parts: Vec<Part<'a>>,
+    kept: usize,
+    watched: usize,
+}
+
+impl<'a> Sequence<'a> {
+    pub fn new(
+        plan: &'a Plan,
+        update: &'a [Dispatch],
+        watch: Option<&'a TensorWatch>,
+        microbatches: usize,
+    ) -> Self {
+        let keep = watch.map_or(&[][..], |watch| &watch.keep);
+        let watched = watch.map_or(&[][..], |watch| &watch.dispatches);
+        let later = (1..microbatches).map(|microbatch| (&plan.next[..], Some(microbatch)));
+        let parts = [(keep, None), (&plan.first[..], Some(0))].into_iter().chain(later);
+        let parts = parts.chain([(update, None), (watched, None)]).collect();
+        Self { parts, kept: keep.len(), watched: watched.len() }
+    }
+
+    /// Dispatches of a watched step.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|(list, _)| list.len()).sum()
+    }
+
+    /// The part of the list that a step consists of.
+    pub fn of_step(&self, watched: bool) -> Range<usize> {
+        if watched { 0..self.len() } else { self.kept..self.len() - self.watched }
+    }
+
+    /// Name of a dispatch's kernel.
+    pub fn name(&self, index: usize) -> &'static str {
+        self.parts.iter().flat_map(|(list, _)| *list).nth(index).expect("in the list").name
+    }
+
+    /// Encodes some of the dispatches; `begin` encodes what comes in front of a microbatch.
+    pub fn encode(
+        &self,
+        gpu: &Gpu,
+        encoder: &mut wgpu::CommandEncoder,
+        piece: Range<usize>,
+        begin: impl Fn(&mut wgpu::CommandEncoder, usize),
+    ) {
+        let mut start = 0;
+        let mut pass: Vec<&[Dispatch]> = Vec::new();
+        for &(list, microbatch) in &self.parts {
+            let first = piece.start.max(start) - start;
+            let end = piece.end.min(start + list.len()).saturating_sub(start);
+            if first < end {
+                if let (Some(microbatch), 0) = (microbatch, first) {
+                    encode_pass(gpu, encoder, &mut pass);
+                    begin(encoder, microbatch);
+                }
+                pass.push(&list[first..end]);
+            }
+            start += list.len();
+        }
+        encode_pass(gpu, encoder, &mut pass);
+    }
+}
+
+/// Encodes and forgets what was collected for a compute pass.
+fn encode_pass(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, pass: &mut Vec<&[Dispatch]>) {
+    if !pass.is_empty() {
+        gpu.encode(encoder, pass.drain(..).flatten());
+    }
+}
