@@ -10,6 +10,7 @@ use clap::Args;
 use crate::browser;
 use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
+use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
 const CPU_TESTS: [&str; 3] = ["gradients", "shader_contract", "watch"];
@@ -117,6 +118,8 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
         report.extend(exchange("a run from a page", driver, &folder)?);
     }
+    let demo = web::tests(&web::build()?)?;
+    report.push(watch_step("the demo in Chromium".to_owned(), demo, options)?);
     Ok(())
 }
 

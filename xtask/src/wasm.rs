@@ -85,7 +85,7 @@ impl Compiler {
         npm::xtask()?
             .program("wasm-opt")
             .args(FEATURES.map(|feature| format!("--enable-{feature}")))
-            .args(["-Os", "--output"])
+            .args(["-Oz", "--strip-debug", "--strip-producers", "--output"])
             .args([&program, &program])
             .run()
     }

@@ -1,8 +1,9 @@
 //! The demo: static files that any web server can serve, and a server for this machine.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::drivers::{self, Kind};
@@ -56,10 +57,15 @@ pub fn build() -> Result<PathBuf> {
     Ok(site)
 }
 
-/// The command that tests the built page in headless Chromium; `screenshots` and `exchange` are
-/// folders for what it leaves.
-pub fn tests(site: &PathBuf, screenshots: &PathBuf, exchange: &PathBuf) -> Result<Step> {
-    Ok(demo()?.script("tests/all.mjs").args([site, screenshots, exchange]))
+/// The command that tests the built page in headless Chromium. Pictures of it go to
+/// target/web/screenshots, and a checkpoint that native tests may go on with to target/web/exchange.
+pub fn tests(site: &Path) -> Result<Step> {
+    let folder = steps::target().join("web");
+    let left = ["screenshots", "exchange"].map(|name| folder.join(name));
+    for folder in &left {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    Ok(demo()?.script("tests/all.mjs").args([site]).args(left))
 }
 
 fn demo() -> Result<Folder> {

@@ -16,12 +16,29 @@ struct Limit {
 /// Workgroup memory that kernels may use, in bytes.
 const WORKGROUP_BYTES: u64 = 16_384;
 
+/// The largest workgroup and the most buffers of any kernel. The compiler looks through them, so
+/// that a program does not carry the text of kernels that it never runs.
+const LARGEST: (u32, usize) = {
+    let (mut invocations, mut buffers, mut families) = (0, 0, kernels::FAMILIES);
+    while let [(_, family), others @ ..] = families {
+        let mut kernels = *family;
+        while let [kernel, others @ ..] = kernels {
+            let [x, y, z] = kernel.workgroup_size;
+            if x * y * z > invocations {
+                invocations = x * y * z;
+            }
+            if kernel.buffers.len() > buffers {
+                buffers = kernel.buffers.len();
+            }
+            kernels = others;
+        }
+        families = others;
+    }
+    (invocations, buffers)
+};
+
 fn limits(limits: &wgpu::Limits) -> [Limit; 7] {
-    let kernels = kernels::all();
-    let (invocations, buffers) = kernels.fold((0, 0), |(invocations, buffers), kernel| {
-        let size = kernel.workgroup_size.iter().product::<u32>();
-        (size.max(invocations), kernel.buffers.len().max(buffers))
-    });
+    let (invocations, buffers) = LARGEST;
     let default = wgpu::Limits::default();
     let limit = |name, get: &dyn Fn(&wgpu::Limits) -> u64, needed| Limit {
         name,

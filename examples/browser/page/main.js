@@ -1,0 +1,495 @@
+// The page: reads the controls, shows what the worker tells. No training happens here.
+import { Charts, drawAnswers, short } from './charts.js';
+import { advice } from './advice.js';
+import { EVENTS, REASONS, ROLLED_BACK, Series } from './series.js';
+
+const $ = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat('en');
+
+const RATES = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2];
+const CLIPS = [0.1, 0.2, 0.5, 1, 2, 5, 10];
+const FAULTS = {
+  nan: { label: 'NaN', steps: 1 },
+  inf: { label: 'Inf', steps: 1 },
+  spike: { label: 'gradient × 10,000', steps: 1 },
+  outlier: { label: 'random batch', steps: 1 },
+  rate: { label: 'learning rate × 100', steps: 5 },
+};
+/** Events that the list keeps. */
+const EVENTS_KEPT = 60;
+
+// The chart needs a series before the first run has begun.
+let series = new Series(['step'], 1, 1);
+/** Runs begun so far. */
+let run = 0;
+let onGpu = false;
+let running = false;
+let hiddenPause = false;
+let accuracy = null;
+let bestValidation = null;
+let lastStatus = '';
+let textFile = null;
+let layerNames = [];
+/** Step of the last snapshot on the host. */
+let snapshot = null;
+const charts = new Charts(() => series);
+const worker = new Worker('worker.js', { type: 'module' });
+const replies = new Map();
+let nextId = 0;
+
+// For tests and the curious: when things happened (ms since the page was opened), and what is known.
+window.evenkeel = {
+  marks: {},
+  get state() {
+    const { last } = series;
+    return {
+      run, running, alert: $('alert').hidden ? '' : $('alert').textContent, step: last ? last.step + 1 : 0, received: series.received, points: series.step.length,
+      loss: last?.loss ?? null, smooth: series.smoothed, validation: series.validation.filter((x) => x !== null),
+      norms: series.norm.length, heat: series.heat.step.length, layers: layerNames, skipped: series.skipped,
+      clipped: series.clipped, faults: series.faults, accuracy, snapshot, speed: series.speedNow ?? null, rate: last?.learning_rate ?? null,
+      scale: last?.loss_scale ?? null, threshold: last?.max_norm ?? null,
+    };
+  },
+  /** [step, loss] of the steps that the charts hold. */
+  get losses() {
+    return series.step.map((step, i) => [step, series.loss[i]]);
+  },
+};
+
+/** Asks the worker, and waits for its answer. */
+function ask(type, message = {}, transfer = []) {
+  const id = nextId;
+  nextId += 1;
+  worker.postMessage({ id, type, ...message }, transfer);
+  return new Promise((resolve, reject) => replies.set(id, { resolve, reject }));
+}
+
+/** Asks, and shows what went wrong. */
+async function tryTo(type, message, transfer) {
+  try {
+    return await ask(type, message, transfer);
+  } catch (error) {
+    // A lost device is told by the worker itself.
+    if (error.name !== 'DeviceLost') showError(error);
+    return undefined;
+  }
+}
+
+const handlers = {
+  reply({ id, result, error }) {
+    const { resolve, reject } = replies.get(id);
+    replies.delete(id);
+    if (error) reject(Object.assign(new Error(error.message), { name: error.name }));
+    else resolve(result);
+  },
+  mark({ name, at }) {
+    window.evenkeel.marks[name] ??= at - performance.timeOrigin;
+  },
+  adapter: showAdapter,
+  ready({ report, columns }) {
+    series = new Series(columns, report.tokensPerStep, report.layers.length);
+    run += 1;
+    layerNames = report.layers;
+    accuracy = null;
+    bestValidation = null;
+    $('figure-scale').hidden = current.settings.precision !== 'f16';
+    $('heat-layers').replaceChildren(...layerNames.map((name) => item('li', shortLayer(name))));
+    for (const id of ['events', 'texts', 'answers']) $(id).replaceChildren();
+    drawAnswers($('grid'), []);
+    $('ask-answer').textContent = '';
+    const megabytes = (report.bytes / 1e6).toFixed(1);
+    facts.set('Model', `${number.format(report.parameters)} parameters`);
+    facts.set('On the device', `${megabytes} MB`);
+    facts.set('A step', `${report.dispatches} dispatches, ${number.format(report.tokensPerStep)} tokens`);
+    showFacts();
+    for (const id of ['pause', 'reset', 'start', 'check', 'lose']) $(id).disabled = false;
+    event(0, `A new run: ${number.format(report.parameters)} parameters, all random.`);
+    redraw();
+  },
+  running({ running: is, hidden, wanted }) {
+    running = is;
+    hiddenPause = hidden && wanted;
+    $('pause').textContent = wanted ? 'Pause' : 'Resume';
+    status();
+  },
+  telemetry({ steps, layers, seconds }) {
+    for (const row of series.push(steps, layers, seconds)) noteRow(row);
+    redraw();
+  },
+  validation({ step, loss }) {
+    series.validate(step, loss);
+    bestValidation = loss;
+    if (!current.task.digits) $('stat-quality').textContent = short(loss);
+    redraw();
+  },
+  answers({ answers }) {
+    const right = answers.filter((answer) => answer.right).length;
+    accuracy = right / answers.length;
+    $('stat-quality').textContent = `${Math.round(100 * accuracy)} %`;
+    $('accuracy-text').textContent = `${right} of ${answers.length} sums right that it never trained on. A square for each.`;
+    $('grid').setAttribute('aria-label', `${right} of ${answers.length} held-out sums are right`);
+    drawAnswers($('grid'), answers);
+    shownAnswers = answers;
+    $('answers').replaceChildren(...answers.slice(0, 8).map(answerItem));
+  },
+  text({ id, step, prompt, written }) {
+    if (prompt !== undefined) {
+      const entry = document.createElement('li');
+      entry.id = `text-${id}`;
+      const pre = document.createElement('pre');
+      pre.append(item('b', prompt), '');
+      entry.append(item('small', `from step ${number.format(step)}`), pre);
+      $('texts').prepend(entry);
+      while ($('texts').children.length > 6) $('texts').lastChild.remove();
+    }
+    const entry = $(`text-${id}`);
+    if (entry) entry.querySelector('pre').lastChild.data = written;
+  },
+  useless({ message }) {
+    event(series.last?.step ?? 0, `No text can be drawn: ${message}`, 'bad');
+  },
+  snapshot({ step }) {
+    snapshot = step;
+  },
+  lost({ message }) {
+    showAlert('The GPU device was lost.', `${message.split(';')[0]}. Taking a new one…`);
+  },
+  recovered({ step }) {
+    series.truncate(step);
+    event(step, 'Device lost; resumed from the last snapshot on a new device.', 'good');
+    showAlert('The GPU device was lost, and the run goes on.', `A new device was taken; training resumed from the snapshot of step ${number.format(step)}.`, true);
+    redraw();
+  },
+  failed: showError,
+};
+let shownAnswers = [];
+
+worker.onmessage = ({ data: { type, ...message } }) => handlers[type](message);
+worker.onerror = (error) => showError({ name: 'Worker', message: error.message ?? 'The worker did not start.' });
+
+function item(tag, text, className) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+function answerItem({ question, answer, right }) {
+  const entry = document.createElement('li');
+  entry.append(`${question} = `, item('span', `${answer.replace(/^0+(?=.)/, '')} ${right ? '✓' : '✗'}`, right ? 'right' : 'wrong'));
+  return entry;
+}
+
+const shortLayer = (name) => name.replace('token_embedding', 'tokens').replace('position_embedding', 'positions')
+  .replace(/^blocks\.(\d+)\./, (_, block) => `${Number(block) + 1} `).replace('attention', 'attn').replace('feed_forward', 'mlp');
+
+/** Tells what is worth telling of a step. */
+function noteRow(row) {
+  if (row.gave_up) event(row.step, 'Training has given up: too many steps in a row were skipped. Reset to begin anew.', 'bad');
+  if (!row.applied) {
+    const count = row.nonfinite_count > 0 ? `${number.format(row.nonfinite_count)} gradient elements are NaN or Inf` : REASONS[row.reason];
+    event(row.step, `Skipped: ${count}. ${row.reason === 5 ? 'The weights are those of the snapshot.' : 'Nothing was changed.'}`, 'good');
+  }
+  for (const [bit, name] of Object.entries(EVENTS)) {
+    const quiet = ['snapshot', 'loss spike', 'gradient spike', 'learning rate cut', 'loss scale raised'].includes(name);
+    if (row.events & bit && !quiet && !(Number(bit) === ROLLED_BACK && !row.applied)) event(row.step, `${name[0].toUpperCase()}${name.slice(1)}.`);
+  }
+}
+
+function event(step, text, kind) {
+  const entry = document.createElement('li');
+  if (kind) entry.className = kind;
+  entry.append(item('b', `step ${number.format(step)}`), ` ${text}`);
+  $('events').prepend(entry);
+  while ($('events').children.length > EVENTS_KEPT) $('events').lastChild.remove();
+}
+
+let frame = 0;
+/** Draws at most once per frame. */
+function redraw() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    const { last } = series;
+    $('stat-step').textContent = last ? number.format(last.step + 1) : '–';
+    $('stat-loss').textContent = short(series.smoothed);
+    $('stat-speed').textContent = short(series.speedNow);
+    $('stat-skipped').textContent = last ? number.format(series.skippedTotal) : '–';
+    charts.update();
+  });
+}
+
+/** Every few seconds, what the charts show in words. */
+function describe() {
+  const { last } = series;
+  if (!last) return;
+  const first = series.loss.find((x) => x !== null);
+  const steps = `over ${number.format(last.step + 1)} steps`;
+  const texts = {
+    'chart-loss': `Loss: from ${short(first)} to ${short(series.smoothed)} ${steps}; validation loss ${short(bestValidation)}`,
+    'chart-norm': `Gradient norm: now ${short(last.gradient_norm)}; ${series.clipped.length} steps clipped, ${series.skippedTotal} skipped ${steps}`,
+    'chart-rate': `Learning rate: now ${short(last.learning_rate)}`,
+    'chart-speed': `Tokens per second: now ${short(series.speedNow)}`,
+    'chart-scale': `Loss scale: now ${short(last.loss_scale)}`,
+    heat: `Gradient norms by layer: ${layerNames.map((name, i) => `${name} ${short(series.heat.norms.at(-1)?.[i])}`).join(', ')}`,
+  };
+  for (const [id, text] of Object.entries(texts)) $(id).setAttribute('aria-label', text);
+  status();
+}
+setInterval(describe, 5000);
+
+function status() {
+  const { last } = series;
+  const at = last ? ` Step ${number.format(last.step + 1)}, loss ${short(series.smoothed)}${accuracy === null ? '' : `, ${Math.round(100 * accuracy)} % of sums right`}.` : '';
+  let text = `Paused.${at}`;
+  if (running) text = last ? `Training.${at}` : 'Building the model…';
+  else if (hiddenPause) text = `Paused while the tab was hidden.${at}`;
+  if (text !== lastStatus) $('status').textContent = text;
+  lastStatus = text;
+}
+
+function showAlert(title, text, calm = false, list = [], action) {
+  $('alert').hidden = false;
+  $('alert').classList.toggle('calm', calm);
+  $('alert-title').textContent = title;
+  $('alert-text').textContent = text;
+  $('alert-list').replaceChildren(...list.map((line) => item('li', line)));
+  $('alert-action').hidden = !action;
+  if (action) {
+    $('alert-action').textContent = action.label;
+    $('alert-action').onclick = action.run;
+  }
+}
+
+const hideAlert = () => ($('alert').hidden = true);
+
+function showError({ name, message }) {
+  const { title, list, retry } = advice(name, message);
+  const action = retry && { label: 'Reload the page', run: () => location.reload() };
+  showAlert(title, message, false, list, action);
+  if (!running) $('status').textContent = lastStatus = title;
+}
+
+const facts = new Map();
+function showFacts() {
+  $('adapter').replaceChildren(...[...facts].flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
+}
+
+function showAdapter({ info, features, limits }) {
+  const name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(' ');
+  facts.set('Adapter', name || 'not named by the browser');
+  facts.set('Kind', info.software ? 'software: runs on the CPU' : 'GPU');
+  facts.set('f16 arithmetic', features.includes('shader-f16') ? 'offered (not needed)' : 'not offered (not needed)');
+  showFacts();
+  const shown = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
+    'maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupsPerDimension', 'minStorageBufferOffsetAlignment'];
+  $('limits').replaceChildren(...shown.flatMap((limit) => [item('dt', limit), item('dd', number.format(limits[limit]))]));
+  onGpu = !info.software;
+  $('software').hidden = onGpu;
+  // Steps that a CPU takes in a moment, too.
+  if (info.software) $('batch').value = '16';
+  start();
+}
+
+// ---- controls ----
+
+const rate = () => RATES[$('learning-rate').value];
+const clip = () => CLIPS[$('clip').value];
+let current = { task: null, settings: null };
+
+function readSettings() {
+  return {
+    size: $('size').value, batch: Number($('batch').value), context: Number($('context').value), learningRate: rate(), clip: clip(),
+    stability: $('stability').checked, precision: $('precision').value, seed: Number($('seed').value),
+  };
+}
+
+async function readTask() {
+  const chosen = $('task').value;
+  if (chosen.startsWith('add-')) return { digits: Number(chosen.slice(4)) };
+  if (chosen === 'repository') {
+    const answer = await fetch('repository.txt');
+    return { name: 'this project’s documents', bytes: new Uint8Array(await answer.arrayBuffer()) };
+  }
+  if (textFile) return { name: textFile.name, bytes: new Uint8Array(await textFile.arrayBuffer()) };
+  return { name: 'your text', bytes: new TextEncoder().encode($('text').value) };
+}
+
+async function start() {
+  hideAlert();
+  const [task, settings] = [await readTask(), readSettings()];
+  const before = current;
+  current = { task, settings };
+  showTask();
+  try {
+    await ask('start', { task, settings });
+    $('start').disabled = false;
+  } catch (error) {
+    current = before.task ? before : current;
+    $('start').disabled = false;
+    showError(error);
+  }
+}
+
+function showTask() {
+  const { digits } = current.task;
+  $('addition-view').hidden = !digits;
+  $('text-view').hidden = Boolean(digits);
+  $('stat-quality-name').textContent = digits ? 'right answers' : 'validation loss';
+  $('stat-quality').textContent = '–';
+  showHeadline();
+  if (digits) $('ask').value = ['', '2 + 5', '27 + 35', '270 + 354'][digits];
+}
+
+function showHeadline() {
+  const what = current.task.digits ? 'to add' : 'to write';
+  $('headline').textContent = `A small GPT is learning ${what}, in this tab${onGpu ? ', on your GPU' : ''}.`;
+}
+
+function showControls() {
+  const isText = !$('task').value.startsWith('add-');
+  $('own-text').hidden = $('task').value !== 'own';
+  $('context').disabled = !isText;
+  $('context-note').textContent = isText ? '' : 'The context of addition is a problem and its sum.';
+  for (const [id, value] of [['learning-rate', rate()], ['clip', clip()]]) {
+    $(`${id}-value`).textContent = short(value);
+    $(id).setAttribute('aria-valuetext', short(value));
+  }
+  $('stability-note').textContent = $('stability').checked
+    ? 'Gradients are clipped, spikes are skipped, and after a bad step the run goes back to a snapshot. All of it on the GPU.'
+    : 'No clip, no spike guard, no way back. A step with NaN or Inf is skipped all the same: that check is part of every step.';
+}
+
+/** Offers bytes as a file. */
+function download(name, bytes, type) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([bytes], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+const runName = () => {
+  const { task, settings } = current;
+  const what = task.digits ? `add${task.digits}` : 'text';
+  return `evenkeel-${what}-${settings.size}-${settings.precision}-seed${settings.seed}`;
+};
+
+$('pause').onclick = () => ask($('pause').textContent === 'Pause' ? 'pause' : 'resume');
+$('reset').onclick = () => restart(current.settings);
+/** The same run from its beginning, with what is set at once as it is now. */
+async function restart(settings) {
+  hideAlert();
+  current.settings = { ...settings, learningRate: rate(), clip: clip(), stability: $('stability').checked };
+  await tryTo('start', current);
+}
+$('new-run').onsubmit = (submit) => {
+  submit.preventDefault();
+  start();
+};
+$('task').onchange = showControls;
+$('learning-rate').oninput = showControls;
+$('learning-rate').onchange = () => tryTo('learningRate', { rate: rate() });
+$('clip').oninput = showControls;
+const setStability = async () => {
+  showControls();
+  await tryTo('stability', { stability: $('stability').checked, clip: clip() });
+  if (series.last) event(series.last.step + 1, $('stability').checked ? `Stability features on, gradients clipped to ${short(clip())}.` : 'Stability features off.');
+};
+$('clip').onchange = setStability;
+$('stability').onchange = setStability;
+$('hurt-buttons').onclick = async ({ target }) => {
+  const fault = FAULTS[target.dataset.hurt];
+  if (!fault || !current.task) return;
+  const step = await tryTo('disturb', { kind: target.dataset.hurt });
+  if (step === undefined) return;
+  series.faults.push({ step, ...fault });
+  event(step, `You put in: ${fault.label}${fault.steps > 1 ? ` for ${fault.steps} steps` : ''}.`, 'bad');
+};
+$('save').onclick = async () => {
+  const file = await tryTo('checkpoint');
+  if (file) download(`${runName()}-step${file.step}.safetensors`, file.bytes, 'application/octet-stream');
+};
+$('save-json').onclick = async () => {
+  const bytes = await tryTo('records', { format: 'json' });
+  if (bytes) download(`${runName()}.jsonl`, bytes, 'application/jsonl');
+};
+$('save-csv').onclick = async () => {
+  const bytes = await tryTo('records', { format: 'csv' });
+  if (bytes) download(`${runName()}.csv`, bytes, 'text/csv');
+};
+$('load').onchange = async () => {
+  const [file] = $('load').files;
+  if (!file) return;
+  const bytes = await file.arrayBuffer();
+  const step = await tryTo('load', { bytes }, [bytes]);
+  $('load').value = '';
+  if (step === undefined) return;
+  hideAlert();
+  series.truncate(step);
+  event(step, `Loaded ${file.name}.`);
+  redraw();
+};
+$('check').onclick = async () => {
+  $('check').disabled = true;
+  const checks = await tryTo('numerics');
+  $('check').disabled = false;
+  if (!checks) return;
+  const list = document.createElement('dl');
+  for (const { name, outcome, found, consequence } of checks) {
+    const term = item('dt', `${name}: `);
+    term.append(item('span', outcome, outcome));
+    list.append(term, item('dd', `${found}. ${consequence}`));
+  }
+  const worst = ['fail', 'degraded', 'pass'].find((outcome) => checks.some((check) => check.outcome === outcome));
+  const verdict = { fail: 'Not fit to train.', degraded: 'Fit to train; what is degraded is worked around.', pass: 'Fit to train.' }[worst];
+  $('numerics').replaceChildren(item('p', verdict), list);
+  $('numerics').hidden = false;
+};
+$('lose').onclick = () => tryTo('lose');
+$('advance-form').onsubmit = (submit) => {
+  submit.preventDefault();
+  tryTo('advance', { steps: Number($('advance').value) });
+};
+$('ask-form').onsubmit = async (submit) => {
+  submit.preventDefault();
+  const answer = await tryTo('ask', { question: $('ask').value });
+  if (answer) $('ask-answer').replaceChildren(...answerItem(answer).childNodes);
+};
+$('prompt-form').onsubmit = (submit) => {
+  submit.preventDefault();
+  tryTo('prompt', { prompt: $('prompt').value });
+};
+
+function takeFile(file) {
+  textFile = file;
+  $('text').value = '';
+  $('text').placeholder = `${file.name}, ${number.format(file.size)} bytes`;
+  $('text-note').textContent = `${file.name} is read when the run starts. It stays on this machine.`;
+}
+$('file').onchange = () => $('file').files[0] && takeFile($('file').files[0]);
+$('text').oninput = () => {
+  textFile = null;
+  $('text').placeholder = '';
+  $('text-note').textContent = `${number.format($('text').value.length)} characters. It stays on this machine.`;
+};
+for (const type of ['dragover', 'dragleave', 'drop']) {
+  $('text').addEventListener(type, (drag) => {
+    drag.preventDefault();
+    $('text').classList.toggle('over', type === 'dragover');
+    if (type === 'drop') {
+      const [file] = drag.dataTransfer.files;
+      if (file) takeFile(file);
+      else {
+        textFile = null;
+        $('text').value = drag.dataTransfer.getData('text');
+      }
+    }
+  });
+}
+
+const tellHidden = () => worker.postMessage({ type: 'hidden', hidden: document.hidden });
+document.addEventListener('visibilitychange', tellHidden);
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => drawAnswers($('grid'), shownAnswers));
+
+tellHidden();
+showControls();

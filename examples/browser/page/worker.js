@@ -1,0 +1,295 @@
+// The run, away from the page: owns the wasm session and the GPU. It answers one message at a time,
+// between slices of training, so the session is never used twice at once.
+//
+// From the page: {id, type, ...}, answered by {type: 'reply', id, result | error}.
+// To the page besides: adapter, ready, mark, telemetry, validation, answers, text, running, lost,
+// recovered, useless, snapshot, failed.
+import init, { Session } from 'evenkeel-browser';
+
+/** Longest stretch of training before messages are looked at, in ms. */
+const SLICE = 50;
+/** Time between two looks at telemetry, in ms. */
+const TELEMETRY = 250;
+/** Validation, answers and snapshots each take at most this share of the time. */
+const SHARE = 1 / 20;
+/** Share of the time that writing a text may take, and its length in tokens. */
+const WRITING = 1 / 5;
+const TEXT = 120;
+const TOKENS_AT_ONCE = 4;
+/** Time between two texts, in ms. */
+const TEXT_PAUSE = 4000;
+/** Devices that are tried after one was lost. */
+const ATTEMPTS = 3;
+
+let session = null;
+let wanted = true;
+let hidden = false;
+/** Steps to take before training pauses; none given: no end. */
+let left = Infinity;
+let settings = null;
+/** When telemetry was last read, and how long training has taken since, in ms. */
+let lastTelemetry = 0;
+let training = 0;
+let first = true;
+/** The text that is being written: its tokens so far, and what they cost. */
+let text = { on: false, tokens: 0, next: 0, count: 0 };
+const queue = [];
+let wake = () => {};
+const yielding = new MessageChannel();
+
+const post = (type, more = {}, transfer = []) => self.postMessage({ type, ...more }, transfer);
+const now = () => performance.now();
+const mark = (name) => post('mark', { name, at: performance.timeOrigin + now() });
+const plainError = (error) => ({ name: error?.name ?? 'Error', message: String(error?.message ?? error) });
+
+/** Something that is done now and then: at most a share of the time, at least `pause` ms apart. */
+class Chore {
+  constructor(pause, share, run) {
+    Object.assign(this, { pause, share, run });
+    this.due();
+  }
+
+  due() {
+    this.next = 0;
+  }
+
+  async runIfDue() {
+    const start = now();
+    if (start < this.next) return;
+    await this.run();
+    const cost = now() - start;
+    this.next = now() + Math.max(this.pause, cost / this.share);
+  }
+}
+
+const chores = [
+  new Chore(1000, SHARE, async () => {
+    const loss = await session.validate();
+    post('validation', { step: session.steps() - 1, loss });
+  }),
+  new Chore(1000, SHARE, async () => {
+    if (settings.task.digits) post('answers', { step: session.steps(), answers: await session.answers() });
+  }),
+  new Chore(5000, SHARE, async () => post('snapshot', { step: await session.snapshot() })),
+];
+
+self.onmessage = ({ data }) => {
+  if (data.type === 'hidden') hidden = data.hidden;
+  else queue.push(data);
+  wake();
+};
+yielding.port1.onmessage = () => wake();
+
+/** Waits for a message, or for the next turn of the event loop. */
+const turn = (idle) => new Promise((resolve) => {
+  wake = resolve;
+  if (!idle) yielding.port2.postMessage(0);
+});
+
+const isTraining = () => session !== null && wanted && !hidden && left > 0;
+const announce = () => post('running', { running: isTraining(), hidden, wanted: wanted && left > 0 });
+
+async function main() {
+  mark('worker');
+  const wasm = init();
+  if (!(await describeAdapter())) return;
+  await wasm;
+  mark('wasm');
+  for (;;) {
+    try {
+      while (queue.length > 0) await answer(queue.shift());
+      if (isTraining()) await slice();
+      // A message may have come during the slice, before anyone waited for it.
+      await turn(!isTraining() && queue.length === 0);
+    } catch (error) {
+      await fail(error);
+    }
+  }
+}
+
+/** Says what there is; false if there is nothing to train on. */
+async function describeAdapter() {
+  if (!navigator.gpu) {
+    post('failed', { name: 'NoWebGpu', message: 'This browser offers no WebGPU.' });
+    return false;
+  }
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) {
+    post('failed', { name: 'NoAdapter', message: 'The browser has WebGPU, but gives no adapter.' });
+    return false;
+  }
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
+  const limits = {};
+  for (const name in adapter.limits) limits[name] = adapter.limits[name];
+  post('adapter', {
+    info: { vendor, architecture, device, description, software: Boolean(isFallbackAdapter) },
+    features: [...adapter.features].sort(),
+    limits,
+  });
+  return true;
+}
+
+async function answer({ id, type, ...message }) {
+  try {
+    const result = await handlers[type](message);
+    post('reply', { id, result });
+  } catch (error) {
+    if (error?.name === 'DeviceLost') {
+      post('reply', { id, error: plainError(error) });
+      throw error;
+    }
+    post('reply', { id, error: plainError(error) });
+  }
+}
+
+const handlers = {
+  async start({ task, settings: chosen }) {
+    const old = session;
+    session = null;
+    session = old ? await old.restart(task, chosen) : await Session.create(task, chosen);
+    settings = { ...chosen, task };
+    left = Infinity;
+    wanted = true;
+    begin();
+    mark('built');
+    post('ready', { report: session.report(), columns: Session.columns() });
+    announce();
+  },
+  async pause() {
+    wanted = false;
+    await telemetry();
+    announce();
+  },
+  resume() {
+    wanted = true;
+    left = Infinity;
+    lastTelemetry = now();
+    announce();
+  },
+  advance({ steps }) {
+    wanted = true;
+    left = steps;
+    announce();
+  },
+  disturb: ({ kind }) => session.disturb(kind),
+  learningRate: ({ rate }) => session.set_learning_rate(rate),
+  async stability({ stability, clip }) {
+    await telemetry();
+    await session.set_stability(stability, clip);
+    text.on = false;
+  },
+  async checkpoint() {
+    await telemetry();
+    return { step: session.steps(), bytes: await session.checkpoint() };
+  },
+  async load({ bytes }) {
+    await telemetry();
+    const step = await session.load(new Uint8Array(bytes));
+    begin();
+    return step;
+  },
+  async records({ format }) {
+    await telemetry();
+    return format === 'csv' ? session.csv() : session.json_lines();
+  },
+  numerics: () => session.numerics(),
+  ask: ({ question }) => session.ask(question),
+  prompt: ({ prompt }) => beginText(prompt),
+  lose() {
+    session.lose_device();
+  },
+};
+
+/** A run, or a part of one, begins. */
+function begin() {
+  first = true;
+  training = 0;
+  lastTelemetry = now();
+  for (const chore of chores) chore.due();
+  text = { on: false, tokens: 0, next: now() + 1000, count: text.count };
+}
+
+async function slice() {
+  const start = now();
+  do {
+    await session.step();
+    left -= 1;
+  } while (left > 0 && !first && now() - start < SLICE);
+  training += now() - start;
+  const ended = left <= 0;
+  if (first || ended || now() - lastTelemetry > TELEMETRY) await telemetry();
+  if (ended) announce();
+  for (const chore of chores) if (!queue.length) await chore.runIfDue();
+  if (!settings.task.digits && !queue.length) await write();
+}
+
+/** Reads what the last steps left behind. It waits for them, so the wait counts as training. */
+async function telemetry() {
+  if (!session) return;
+  const start = now();
+  const { steps, layers } = await session.telemetry();
+  const seconds = (training + now() - start) / 1000;
+  training = 0;
+  lastTelemetry = now();
+  if (steps.length === 0) return;
+  session.set_seconds(seconds);
+  post('telemetry', { steps, layers, seconds }, [steps.buffer, layers.buffer]);
+  if (first) {
+    first = false;
+    mark('first step');
+  }
+}
+
+async function beginText(prompt) {
+  text.count += 1;
+  const start = await session.begin_text(prompt, text.count);
+  Object.assign(text, { on: true, tokens: 0 });
+  post('text', { id: text.count, step: session.steps(), prompt: start, written: '' });
+}
+
+async function write() {
+  const start = now();
+  if (start < text.next) return;
+  if (!text.on) await beginText(undefined);
+  const written = await session.write(TOKENS_AT_ONCE);
+  text.tokens += TOKENS_AT_ONCE;
+  post('text', { id: text.count, written });
+  text.on = text.tokens < TEXT;
+  const cost = now() - start;
+  text.next = now() + Math.max(cost / WRITING, text.on ? 0 : TEXT_PAUSE);
+}
+
+/** A lost device is replaced; anything else ends the run. */
+async function fail(error) {
+  if (error?.name === 'NonFinite') {
+    // Weights that no text can be drawn from are a thing to show, not the end of the run.
+    text.on = false;
+    text.next = now() + TEXT_PAUSE;
+    post('useless', plainError(error));
+    return;
+  }
+  if (error?.name !== 'DeviceLost' || !session) {
+    wanted = false;
+    post('failed', plainError(error));
+    announce();
+    return;
+  }
+  post('lost', plainError(error));
+  let reason = error;
+  for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+    try {
+      const step = await session.recover();
+      begin();
+      post('recovered', { step });
+      announce();
+      return;
+    } catch (next) {
+      reason = next;
+    }
+  }
+  wanted = false;
+  post('failed', plainError(reason));
+  announce();
+}
+
+main().catch((error) => post('failed', plainError(error)));

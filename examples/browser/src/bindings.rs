@@ -1,0 +1,306 @@
+//! The session as JavaScript sees it: promises, typed arrays, plain objects.
+
+use evenkeel::data::Corpus;
+use evenkeel::gpu::Check;
+use evenkeel::train::Telemetry;
+use evenkeel::{Error, Gpu, Precision};
+use js_sys::{Array, Float64Array, Object, Reflect};
+use wasm_bindgen::prelude::*;
+
+use crate::addition::Addition;
+use crate::{Answer, Disturbance, Session, Settings, Task};
+
+type Result<T> = std::result::Result<T, JsValue>;
+
+/// Columns of a step's telemetry, as [`WebSession::telemetry`] gives it.
+const COLUMNS: [&str; 13] = [
+    "step",
+    "loss",
+    "gradient_norm",
+    "max_norm",
+    "clip_coefficient",
+    "loss_scale",
+    "learning_rate",
+    "applied",
+    "reason",
+    "events",
+    "skipped_total",
+    "nonfinite_count",
+    "gave_up",
+];
+
+fn columns(step: &Telemetry) -> [f64; COLUMNS.len()] {
+    [
+        step.step as f64,
+        step.loss.into(),
+        step.gradient_norm.into(),
+        step.max_norm.into(),
+        step.clip_coefficient.into(),
+        step.loss_scale.into(),
+        step.learning_rate.into(),
+        u8::from(step.applied).into(),
+        (step.reason as u32).into(),
+        step.event_bits.into(),
+        step.skipped_total.into(),
+        step.nonfinite_count.into(),
+        u8::from(step.gave_up.is_some()).into(),
+    ]
+}
+
+/// An `Error` of JavaScript whose name says what kind it is.
+fn to_js(error: Error) -> JsValue {
+    let name = match error {
+        Error::NoAdapter { .. } => "NoAdapter",
+        Error::NoDevice { .. } => "NoDevice",
+        Error::Limit { .. } => "Limit",
+        Error::OutOfMemory { .. } => "OutOfMemory",
+        Error::DeviceLost { .. } => "DeviceLost",
+        Error::GaveUp { .. } => "GaveUp",
+        Error::Checkpoint { .. } => "Checkpoint",
+        Error::Setting { .. } => "Setting",
+        Error::Data { .. } => "Data",
+        Error::NonFinite { .. } => "NonFinite",
+        _ => "Error",
+    };
+    let js = js_sys::Error::new(&error.to_string());
+    js.set_name(name);
+    js.into()
+}
+
+fn object(entries: &[(&str, JsValue)]) -> Object {
+    let object = Object::new();
+    for (key, value) in entries {
+        Reflect::set(&object, &JsValue::from_str(key), value).expect("a plain object");
+    }
+    object
+}
+
+fn get(settings: &JsValue, key: &str) -> Result<JsValue> {
+    Reflect::get(settings, &JsValue::from_str(key))
+}
+
+fn number(settings: &JsValue, key: &'static str) -> Result<f64> {
+    get(settings, key)?.as_f64().ok_or_else(|| {
+        to_js(Error::Setting { setting: key, value: "missing".into(), range: "a number" })
+    })
+}
+
+fn string(settings: &JsValue, key: &str) -> Result<String> {
+    Ok(get(settings, key)?.as_string().unwrap_or_default())
+}
+
+fn read_settings(js: &JsValue) -> Result<Settings> {
+    let precision = match &*string(js, "precision")? {
+        "f16" => Precision::F16,
+        "bf16" => Precision::Bf16,
+        _ => Precision::F32,
+    };
+    Ok(Settings {
+        size: string(js, "size")?.parse().map_err(to_js)?,
+        batch: number(js, "batch")? as usize,
+        context: number(js, "context")? as usize,
+        learning_rate: number(js, "learningRate")?,
+        clip: number(js, "clip")? as f32,
+        stability: get(js, "stability")?.is_truthy(),
+        precision,
+        seed: number(js, "seed")? as u32,
+    })
+}
+
+/// `{digits}` for addition, `{name, bytes}` for a text.
+fn read_task(js: &JsValue) -> Result<Task> {
+    if let Some(digits) = get(js, "digits")?.as_f64() {
+        return Ok(Task::Addition(Addition::new(digits as u32).map_err(to_js)?));
+    }
+    let bytes = js_sys::Uint8Array::new(&get(js, "bytes")?).to_vec();
+    Ok(Task::Text(Corpus::new(string(js, "name")?, &bytes).map_err(to_js)?))
+}
+
+fn answer(answer: Answer) -> JsValue {
+    object(&[
+        ("question", answer.question.into()),
+        ("answer", answer.answer.into()),
+        ("right", answer.right.into()),
+    ])
+    .into()
+}
+
+fn check(check: Check) -> JsValue {
+    object(&[
+        ("name", check.name.into()),
+        ("outcome", check.outcome.to_string().into()),
+        ("found", check.found.into()),
+        ("consequence", check.consequence.into()),
+    ])
+    .into()
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    fn console_error(text: &str);
+}
+
+/// Panics are shown on the console.
+#[wasm_bindgen(start)]
+fn start() {
+    std::panic::set_hook(Box::new(|panic| console_error(&panic.to_string())));
+}
+
+/// A training run; see [`Session`].
+#[wasm_bindgen(js_name = Session)]
+#[derive(Debug)]
+pub struct WebSession(Session);
+
+#[wasm_bindgen(js_class = Session)]
+impl WebSession {
+    /// Takes a device and builds a run on it.
+    pub async fn create(task: JsValue, settings: JsValue) -> Result<WebSession> {
+        let (task, settings) = (read_task(&task)?, read_settings(&settings)?);
+        let gpu = Gpu::new().await.map_err(to_js)?;
+        Ok(Self(Session::new(gpu, task, settings).await.map_err(to_js)?))
+    }
+
+    /// Another run on the same device; this one ends.
+    pub async fn restart(self, task: JsValue, settings: JsValue) -> Result<WebSession> {
+        let (task, settings) = (read_task(&task)?, read_settings(&settings)?);
+        let gpu = self.0.gpu().clone();
+        drop(self);
+        Ok(Self(Session::new(gpu, task, settings).await.map_err(to_js)?))
+    }
+
+    /// Submits a step.
+    pub async fn step(&mut self) -> Result<()> {
+        self.0.step().await.map_err(to_js)
+    }
+
+    /// Disturbs the next steps; returns the number of the first.
+    pub fn disturb(&mut self, kind: &str) -> Result<f64> {
+        let kinds = ["nan", "inf", "spike", "outlier", "rate"];
+        let Some(index) = kinds.iter().position(|&known| known == kind) else {
+            let value = kind.to_owned();
+            let range = "nan, inf, spike, outlier or rate";
+            return Err(to_js(Error::Setting { setting: "disturbance", value, range }));
+        };
+        Ok(self.0.disturb(Disturbance::ALL[index]) as f64)
+    }
+
+    /// Names of the columns of `telemetry`.
+    pub fn columns() -> Array {
+        COLUMNS.iter().map(|&name| JsValue::from_str(name)).collect()
+    }
+
+    /// `{steps, layers}`: rows of `columns`, and rows of a step and a norm per layer.
+    pub async fn telemetry(&mut self) -> Result<Object> {
+        let (telemetry, watched) = self.0.telemetry().await.map_err(to_js)?;
+        let steps: Vec<f64> = telemetry.iter().flat_map(columns).collect();
+        let row = |layers: crate::LayerNorms| [layers.step as f64].into_iter().chain(layers.norms);
+        let layers: Vec<f64> = watched.into_iter().flat_map(row).collect();
+        Ok(object(&[
+            ("steps", Float64Array::from(&steps[..]).into()),
+            ("layers", Float64Array::from(&layers[..]).into()),
+        ]))
+    }
+
+    /// How long the steps of the last `telemetry` took.
+    pub fn set_seconds(&mut self, seconds: f64) {
+        self.0.set_seconds(seconds);
+    }
+
+    /// The loss on what is never trained on.
+    pub async fn validate(&mut self) -> Result<f64> {
+        self.0.validate().await.map_err(to_js)
+    }
+
+    /// `[{question, answer, right}]`.
+    pub async fn answers(&mut self) -> Result<Array> {
+        Ok(self.0.answers().await.map_err(to_js)?.into_iter().map(answer).collect())
+    }
+
+    /// `{question, answer, right}`.
+    pub async fn ask(&mut self, question: String) -> Result<JsValue> {
+        let given = self.0.ask(&question).await.map_err(to_js)?;
+        Ok(given.map_or(JsValue::UNDEFINED, answer))
+    }
+
+    /// Begins a text.
+    pub async fn begin_text(&mut self, prompt: Option<String>, seed: u32) -> Result<String> {
+        self.0.begin_text(prompt.as_deref(), seed).await.map_err(to_js)
+    }
+
+    /// Goes on with it.
+    pub async fn write(&mut self, count: usize) -> Result<String> {
+        self.0.write(count).await.map_err(to_js)
+    }
+
+    /// The learning rate from the next step on.
+    pub fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        self.0.set_learning_rate(rate).map_err(to_js)
+    }
+
+    /// Stability features on or off, and the clip threshold.
+    pub async fn set_stability(&mut self, stability: bool, clip: f32) -> Result<()> {
+        self.0.set_stability(stability, clip).await.map_err(to_js)
+    }
+
+    /// The run as a safetensors file.
+    pub async fn checkpoint(&self) -> Result<Vec<u8>> {
+        self.0.checkpoint().await.map_err(to_js)
+    }
+
+    /// Goes on from such a file; returns its step.
+    pub async fn load(&mut self, bytes: Vec<u8>) -> Result<f64> {
+        Ok(self.0.load(&bytes).await.map_err(to_js)? as f64)
+    }
+
+    /// Keeps the run on the host; returns its step.
+    pub async fn snapshot(&mut self) -> Result<f64> {
+        Ok(self.0.snapshot().await.map_err(to_js)? as f64)
+    }
+
+    /// Takes a new device and goes on from the last snapshot; returns its step.
+    pub async fn recover(&mut self) -> Result<f64> {
+        let gpu = Gpu::new().await.map_err(to_js)?;
+        Ok(self.0.recover(gpu).await.map_err(to_js)? as f64)
+    }
+
+    /// Destroys the device.
+    pub fn lose_device(&self) {
+        self.0.lose_device();
+    }
+
+    /// `[{name, outcome, found, consequence}]`.
+    pub async fn numerics(&self) -> Result<Array> {
+        let numerics = self.0.numerics().await.map_err(to_js)?;
+        Ok(numerics.checks.into_iter().map(check).collect())
+    }
+
+    /// Telemetry of the run as JSON lines.
+    pub fn json_lines(&self) -> Result<Vec<u8>> {
+        self.0.json_lines().map_err(to_js)
+    }
+
+    /// Telemetry of the run as a table.
+    pub fn csv(&self) -> Result<Vec<u8>> {
+        self.0.csv().map_err(to_js)
+    }
+
+    /// `{parameters, bytes, dispatches, tokensPerStep, layers}`.
+    pub fn report(&self) -> Object {
+        let report = self.0.report();
+        let dispatches = report.model_dispatches + report.update_dispatches;
+        let layers: Array = self.0.layers().iter().map(|name| JsValue::from_str(name)).collect();
+        object(&[
+            ("parameters", (report.parameters as f64).into()),
+            ("bytes", (report.total_bytes() as f64).into()),
+            ("dispatches", (dispatches as f64).into()),
+            ("tokensPerStep", (self.0.tokens_per_step() as f64).into()),
+            ("layers", layers.into()),
+        ])
+    }
+
+    /// Steps submitted so far.
+    pub fn steps(&self) -> f64 {
+        self.0.steps() as f64
+    }
+}
