@@ -9,6 +9,11 @@
 
 override watch: u32 = 0u; // a constant, so that what it switches off costs nothing
 
+// Scores of four keys; LOWEST past the query.
+fn visible(score: vec4<f32>, first_key: u32, query: u32) -> vec4<f32> {
+    return select(vec4(LOWEST), score, first_key + vec4(0u, 1u, 2u, 3u) <= vec4(query));
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -40,24 +45,25 @@ fn main(
             if first <= query {
                 var s = mat2x4<f32>();
                 for (var d = 0u; d < quads; d++) { s += x_dots(unpack(qkv[q + d]), d); }
-                var highest = vec4(top);
-                for (var i = 0u; i < 2u; i++) {
-                    let key = first + 4u * i + vec4(0u, 1u, 2u, 3u);
-                    let score = select(vec4(LOWEST), params.scale * s[i], key <= vec4(query));
-                    s[i] = select(vec4(LOWEST), capped(score), key <= vec4(query));
-                    highest = max(highest, s[i]);
-                    if watch != 0u { largest = max(largest, score); }
-                }
+                let x = visible(params.scale * s[0], first, query);
+                let y = visible(params.scale * s[1], first + 4u, query);
+                if watch != 0u { largest = max(max(largest, x), y); }
+                s[0] = visible(capped(x), first, query);
+                s[1] = visible(capped(y), first + 4u, query);
+                let highest = max(max(vec4(top), s[0]), s[1]);
                 let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
                 let keep = exp_of_minus(vec4(new_top - top)).x;
                 if watch != 0u { spread = keep * (spread + (new_top - top) * total); }
                 total *= keep;
-                for (var i = 0u; i < 2u; i++) {
-                    // A NaN score stays NaN, so that it cannot pass for a weight of zero.
-                    let below = new_top - s[i];
-                    s[i] = keep_nan(s[i], exp_of_minus(below));
-                    total += dot(s[i], vec4(1.0));
-                    if watch != 0u { spread += dot(s[i], below); }
+                let below = mat2x4(new_top - s[0], new_top - s[1]);
+                // A NaN score stays NaN, so that it cannot pass for a weight of zero.
+                s[0] = keep_nan(s[0], exp_of_minus(below[0]));
+                s[1] = keep_nan(s[1], exp_of_minus(below[1]));
+                total += dot(s[0], vec4(1.0));
+                total += dot(s[1], vec4(1.0));
+                if watch != 0u {
+                    spread += dot(s[0], below[0]);
+                    spread += dot(s[1], below[1]);
                 }
                 for (var d = 0u; d < quads; d++) { o[d] = o[d] * keep + y_sum(s, d); }
                 top = new_top;

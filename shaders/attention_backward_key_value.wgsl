@@ -14,6 +14,18 @@ fn delta_of(i: vec4<u32>) -> vec4<f32> {
     return vec4(delta[i.x], delta[i.y], delta[i.z], delta[i.w]);
 }
 
+// Where the statistics of four queries are.
+fn rows_of(at: u32, first: u32) -> vec4<u32> {
+    return at + min(first + vec4(0u, 1u, 2u, 3u), vec4(params.time - 1u));
+}
+
+// With what probability four queries attend to the key.
+fn probabilities(score: vec4<f32>, at: u32, first: u32, key: u32) -> vec4<f32> {
+    let t = first + vec4(0u, 1u, 2u, 3u);
+    let seen = (t >= vec4(key)) & (t < vec4(params.time));
+    return select(vec4(0.0), exp_of_minus(lse_of(rows_of(at, first)) - capped(score)), seen);
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -50,16 +62,14 @@ fn main(
                         s += x_dots(unpack(qkv[k + d]), d);
                         dp += y_dots(unpack(qkv[v + d]), d);
                     }
-                    var p = mat2x4<f32>();
-                    for (var i = 0u; i < 2u; i++) {
-                        let score = params.scale * s[i];
-                        let t = first + 4u * i + vec4(0u, 1u, 2u, 3u);
-                        let seen = (t >= vec4(key)) & (t < vec4(params.time));
-                        let row = at + min(t, vec4(params.time - 1u));
-                        let weight = exp_of_minus(lse_of(row) - capped(score));
-                        p[i] = select(vec4(0.0), weight, seen);
-                        dp[i] = p[i] * (dp[i] - delta_of(row)) * capped_derivative(score);
-                    }
+                    let p = mat2x4(
+                        probabilities(params.scale * s[0], at, first, key),
+                        probabilities(params.scale * s[1], at, first + 4u, key),
+                    );
+                    let x = dp[0] - delta_of(rows_of(at, first));
+                    let y = dp[1] - delta_of(rows_of(at, first + 4u));
+                    dp[0] = p[0] * x * capped_derivative(params.scale * s[0]);
+                    dp[1] = p[1] * y * capped_derivative(params.scale * s[1]);
                     for (var d = 0u; d < quads; d++) {
                         dk[d] += x_sum(dp, d);
                         dv[d] += y_sum(p, d);

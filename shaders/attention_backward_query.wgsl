@@ -7,6 +7,13 @@
 @group(0) @binding(4) var<storage, read> delta: array<f32>; // (batch, heads, time)
 @group(0) @binding(5) var<storage, read_write> qkv_gradient: array<Quad>; // query columns
 
+// Gradients of the raw scores of four keys, given those of their probabilities.
+fn score_gradients(product: vec4<f32>, dp: vec4<f32>, lse: f32, row_delta: f32) -> vec4<f32> {
+    let score = params.scale * product;
+    let p = exp_of_minus(lse - capped(score));
+    return p * (dp - row_delta) * capped_derivative(score);
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -42,13 +49,11 @@ fn main(
                     s += x_dots(unpack(qkv[q + d]), d);
                     dp += y_dots(unpack(output_gradient[o + d]), d);
                 }
-                for (var i = 0u; i < 2u; i++) {
-                    let score = params.scale * s[i];
-                    let p = exp_of_minus(lse - capped(score));
-                    let ds = p * (dp[i] - row_delta) * capped_derivative(score);
-                    let key = first + 4u * i + vec4(0u, 1u, 2u, 3u);
-                    dp[i] = select(vec4(0.0), ds, key <= vec4(query));
-                }
+                let key = first + vec4(0u, 1u, 2u, 3u);
+                let x = score_gradients(s[0], dp[0], lse, row_delta);
+                let y = score_gradients(s[1], dp[1], lse, row_delta);
+                dp[0] = select(vec4(0.0), x, key <= vec4(query));
+                dp[1] = select(vec4(0.0), y, key + 4u <= vec4(query));
                 for (var d = 0u; d < quads; d++) { dq[d] += x_sum(dp, d); }
             }
             workgroupBarrier();

@@ -14,7 +14,7 @@ struct BatchNormBackwardParams {
 // (2, features): means, variances
 @group(0) @binding(3) var<storage, read> statistics: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> weight: array<Quad>; // (features)
-@group(0) @binding(5) var<storage, read_write> dx: array<Quad>; // (rows, features)
+@group(0) @binding(5) var<storage, read_write> x_gradient: array<Quad>; // (rows, features)
 @group(0) @binding(6) var<storage, read_write> dweight: array<vec4<f32>>; // (features)
 @group(0) @binding(7) var<storage, read_write> dbias: array<vec4<f32>>; // (features)
 
@@ -46,7 +46,7 @@ fn main(
             let i = row * quads + quad;
             let normalized = (unpack(x[i]) - mean) * rstd;
             let values = scale * (unpack(dy[i]) - mean_bias - normalized * mean_weight);
-            dx[i] = pack(masked(values, keep));
+            x_gradient[i] = pack(masked(values, keep));
         }
         if lane == 0u {
             if params.accumulate != 0u {

@@ -62,14 +62,17 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     if lane == 0u { held = take_in(); }
     storageBarrier();
     let count = workgroupUniformLoad(&held);
-    for (var i = lane; i < params.sorted; i += INVOCATIONS) {
+    // Read once: FXC takes what is read in a loop that lanes leave at different times for varying,
+    // and rejects barriers that depend on it.
+    let sorted = params.sorted;
+    for (var i = lane; i < sorted; i += INVOCATIONS) {
         norms[i] = LARGEST;
         if i < count { norms[i] = memory.norms[i]; }
     }
-    for (var run = 2u; run <= params.sorted; run <<= 1u) {
+    for (var run = 2u; run <= sorted; run <<= 1u) {
         for (var distance = run >> 1u; distance > 0u; distance >>= 1u) {
             workgroupBarrier();
-            for (var i = lane; i < params.sorted; i += INVOCATIONS) { exchange(i, run, distance); }
+            for (var i = lane; i < sorted; i += INVOCATIONS) { exchange(i, run, distance); }
         }
     }
     workgroupBarrier();

@@ -26,7 +26,7 @@ fn main(
         for (var q = lane; q < row_quads(params.classes); q += 64u) {
             let x = unpack(logits[base + q]);
             for (var j = 0u; j < 4u && 4u * q + j < params.classes; j++) {
-                if x[j] > best || index == 0xffffffffu {
+                if index == 0xffffffffu || x[j] > best {
                     best = x[j];
                     index = 4u * q + j;
                 }

@@ -43,7 +43,8 @@ fn main(
             if class_index / 4u == q {
                 let j = class_index % 4u;
                 let target_value = params.label_smoothing - one_minus_exp(nll[j]);
-                values[j] = target_value + p[j] * z_factor - spread;
+                let value = target_value + p[j] * z_factor - spread;
+                values = select(values, vec4(value), vec4(0u, 1u, 2u, 3u) == vec4(j));
             }
             values = masked(values * (upstream[0] * mean[1]), keep);
             if class_index >= params.classes {

@@ -24,15 +24,19 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = flat_group(group, groups);
-    let blocks = (params.rows + BLOCK - 1u) / BLOCK;
+    // Read once: FXC takes what is read in a loop that lanes leave at different times for varying,
+    // and rejects barriers that depend on it.
+    let rows = params.rows;
+    let quads = params.quads;
+    let blocks = (rows + BLOCK - 1u) / BLOCK;
     var turn = 0u;
-    for (var first = 0u; first < params.quads; first += 64u * HELD) {
+    for (var first = 0u; first < quads; first += 64u * HELD) {
         var total = array<vec4<f32>, HELD>();
         var found = false;
         for (var block = 0u; block < blocks; block++) {
             for (var at = lane; at < BLOCK; at += 64u) {
                 let r = block * BLOCK + at;
-                if r < params.rows && tokens[min(r, params.rows - 1u)] == row {
+                if r < rows && tokens[min(r, rows - 1u)] == row {
                     atomicOr(&matches[turn][at / 32u], 1u << (at % 32u));
                 }
             }
@@ -45,7 +49,7 @@ fn main(
                     bits &= bits - 1u;
                     for (var k = 0u; k < HELD; k++) {
                         let q = first + k * 64u + lane;
-                        if q < params.quads { total[k] += unpack(dy[r * params.quads + q]); }
+                        if q < quads { total[k] += unpack(dy[r * quads + q]); }
                     }
                 }
             }
@@ -55,8 +59,8 @@ fn main(
         if row < params.vocabulary && (found || params.accumulate == 0u) {
             for (var k = 0u; k < HELD; k++) {
                 let q = first + k * 64u + lane;
-                if q < params.quads {
-                    let at = row * params.quads + q;
+                if q < quads {
+                    let at = row * quads + q;
                     if params.accumulate != 0u { total[k] += gradient[at]; }
                     gradient[at] = total[k];
                 }

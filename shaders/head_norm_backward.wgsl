@@ -17,7 +17,7 @@ struct HeadNormBackwardParams {
 @group(0) @binding(2) var<storage, read> query_weight: array<Quad>; // (head_quads)
 @group(0) @binding(3) var<storage, read> key_weight: array<Quad>; // (head_quads)
 @group(0) @binding(4) var<storage, read> dy: array<Quad>; // as x
-@group(0) @binding(5) var<storage, read_write> dx: array<Quad>; // as x
+@group(0) @binding(5) var<storage, read_write> x_gradient: array<Quad>; // as x
 @group(0) @binding(6) var<storage, read_write> query_partials: array<vec4<f32>>; // (blocks, quads)
 @group(0) @binding(7) var<storage, read_write> key_partials: array<vec4<f32>>; // (blocks, quads)
 
@@ -62,9 +62,9 @@ fn main(
         let normalized = values * rstd;
         if exists {
             if is_normed(column) {
-                dx[i] = pack(rstd * (weighted - mean.y - normalized * (rstd * sums.y)));
+                x_gradient[i] = pack(rstd * (weighted - mean.y - normalized * (rstd * sums.y)));
             } else {
-                dx[i] = dy[i];
+                x_gradient[i] = dy[i];
             }
         }
         if column < params.heads {

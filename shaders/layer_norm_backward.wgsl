@@ -12,7 +12,7 @@ struct LayerNormBackwardParams {
 @group(0) @binding(3) var<storage, read> dy: array<Quad>; // (rows, cols)
 @group(0) @binding(4) var<storage, read> statistics: array<vec2<f32>>; // (rows): mean, 1 / std
 @group(0) @binding(5) var<storage, read> residual_gradient: array<Quad>; // (rows, cols)
-@group(0) @binding(6) var<storage, read_write> dx: array<Quad>; // (rows, cols)
+@group(0) @binding(6) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
 @compute @workgroup_size(64)
 fn main(
@@ -39,7 +39,7 @@ fn main(
             let weighted = unpack(weight[q]) * unpack(dy[base + q]);
             var values = rstd * (weighted - sums.x - normalized * sums.y);
             if params.add_residual != 0u { values += unpack(residual_gradient[base + q]); }
-            dx[base + q] = pack(masked(values, is_element(q, params.cols)));
+            x_gradient[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
     }
 }

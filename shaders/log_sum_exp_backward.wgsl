@@ -12,7 +12,7 @@ struct LogSumExpBackwardParams {
 @group(0) @binding(2) var<storage, read> lengths: array<u32>; // (rows)
 @group(0) @binding(3) var<storage, read> y: array<f32>; // (rows)
 @group(0) @binding(4) var<storage, read> upstream: array<f32>; // (rows)
-@group(0) @binding(5) var<storage, read_write> dx: array<Quad>; // (rows, cols)
+@group(0) @binding(5) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
 @compute @workgroup_size(64)
 fn main(
@@ -33,6 +33,6 @@ fn main(
             let softmax = exp4_nonpositive(unpack(x[i]) - y[row]);
             values = masked(upstream[row] * softmax, keep);
         }
-        dx[i] = pack(values);
+        x_gradient[i] = pack(values);
     }
 }

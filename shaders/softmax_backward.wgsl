@@ -7,7 +7,7 @@ struct SoftmaxBackwardParams {
 @group(0) @binding(0) var<uniform> params: SoftmaxBackwardParams;
 @group(0) @binding(1) var<storage, read> y: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> dy: array<Quad>; // (rows, cols)
-@group(0) @binding(3) var<storage, read_write> dx: array<Quad>; // (rows, cols)
+@group(0) @binding(3) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
 @compute @workgroup_size(64)
 fn main(
@@ -26,7 +26,7 @@ fn main(
         let projection = workgroup_sum(lane, partial);
         for (var q = lane; q < quads; q += 64u) {
             let values = unpack(y[base + q]) * (unpack(dy[base + q]) - projection);
-            dx[base + q] = pack(masked(values, is_element(q, params.cols)));
+            x_gradient[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
     }
 }

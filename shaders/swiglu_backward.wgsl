@@ -5,7 +5,7 @@ struct SwigluBackwardParams { quads: u32, hidden_quads: u32 }
 @group(0) @binding(0) var<uniform> params: SwigluBackwardParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>;
 @group(0) @binding(2) var<storage, read> dy: array<Quad>;
-@group(0) @binding(3) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(3) var<storage, read_write> x_gradient: array<Quad>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -19,7 +19,7 @@ fn main(
         let up_index = gate_index + params.hidden_quads;
         let gate = unpack(x[gate_index]);
         let upstream = unpack(dy[i]);
-        dx[gate_index] = pack(upstream * unpack(x[up_index]) * silu_derivative(gate));
-        dx[up_index] = pack(upstream * silu(gate));
+        x_gradient[gate_index] = pack(upstream * unpack(x[up_index]) * silu_derivative(gate));
+        x_gradient[up_index] = pack(upstream * silu(gate));
     }
 }

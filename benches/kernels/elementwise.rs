@@ -55,12 +55,12 @@ fn activations(family: &mut Family<'_>, shape: Shape) {
     let params = ActivateParams { quads, kind };
     family.moves_its_buffers(shape, &Activate { params, x: x.clone(), y: y.clone() });
     let params = ActivateBackwardParams { quads, kind };
-    let backward = ActivateBackward { params, x: x.clone(), dy: dy.clone(), dx: y.clone() };
+    let backward = ActivateBackward { params, x: x.clone(), dy: dy.clone(), x_gradient: y.clone() };
     family.moves_its_buffers(shape, &backward);
     let params = SoftCapParams { quads, cap: 30.0 };
     family.moves_its_buffers(shape, &SoftCap { params, x: x.clone(), y: y.clone() });
     let params = SoftCapBackwardParams { quads, cap: 30.0 };
-    family.moves_its_buffers(shape, &SoftCapBackward { params, x, dy, dx: y });
+    family.moves_its_buffers(shape, &SoftCapBackward { params, x, dy, x_gradient: y });
 }
 
 /// The size is that of the output: rows x hidden.
@@ -72,5 +72,5 @@ fn swiglu(family: &mut Family<'_>, shape: Shape) {
     let params = SwigluParams { quads, hidden_quads };
     family.moves_its_buffers(shape, &Swiglu { params, x: x.clone(), y });
     let params = SwigluBackwardParams { quads, hidden_quads };
-    family.moves_its_buffers(shape, &SwigluBackward { params, x, dy, dx });
+    family.moves_its_buffers(shape, &SwigluBackward { params, x, dy, x_gradient: dx });
 }

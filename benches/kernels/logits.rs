@@ -48,7 +48,7 @@ fn head_norm(family: &mut Family<'_>, shape: Shape) {
         query_weight,
         key_weight,
         dy,
-        dx: y,
+        x_gradient: y,
         query_partials,
         key_partials,
     };

@@ -36,7 +36,7 @@ fn layer_norm(family: &mut Family<'_>, shape: Shape) {
         dy: y.clone(),
         statistics: statistics.clone(),
         residual_gradient: residual.clone(),
-        dx,
+        x_gradient: dx,
     };
     family.moves_its_buffers(shape, &backward);
     let (rows_per_block, blocks) = row_blocks(rows);
@@ -77,7 +77,7 @@ fn rms_norm(family: &mut Family<'_>, shape: Shape) {
         dy: y.clone(),
         statistics: statistics.clone(),
         residual_gradient: residual.clone(),
-        dx,
+        x_gradient: dx,
     };
     family.moves_its_buffers(shape, &backward);
     let (rows_per_block, blocks) = row_blocks(rows);
@@ -124,7 +124,7 @@ fn batch_norm(family: &mut Family<'_>, shape: Shape) {
         dy: y,
         statistics: statistics.clone(),
         weight,
-        dx,
+        x_gradient: dx,
         dweight,
         dbias,
     };

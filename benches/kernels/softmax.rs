@@ -20,7 +20,7 @@ pub fn run(family: &mut Family<'_>) {
         family.gpu.run(&forward);
         family.moves_its_buffers(shape, &forward);
         let params = SoftmaxBackwardParams { rows, cols };
-        family.moves_its_buffers(shape, &SoftmaxBackward { params, y, dy, dx: dx.clone() });
+        family.moves_its_buffers(shape, &SoftmaxBackward { params, y, dy, x_gradient: dx.clone() });
         let log_sum = LogSumExp {
             params: LogSumExpParams { rows, cols, valid_cols, use_lengths },
             x: x.clone(),
@@ -30,7 +30,7 @@ pub fn run(family: &mut Family<'_>) {
         family.gpu.run(&log_sum);
         family.moves_its_buffers(shape, &log_sum);
         let params = LogSumExpBackwardParams { rows, cols, valid_cols, use_lengths };
-        let backward = LogSumExpBackward { params, x, lengths, y: sums, upstream, dx };
+        let backward = LogSumExpBackward { params, x, lengths, y: sums, upstream, x_gradient: dx };
         family.moves_its_buffers(shape, &backward);
     }
 }

@@ -57,7 +57,7 @@ kernel! {
         /// (quads)
         Read dy,
         /// (quads), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -119,7 +119,7 @@ impl Op for SquaredReluBackwardOp {
             params: SquaredReluBackwardParams { quads: quads(&inputs[0].shape) },
             x: inputs[0].binding(),
             dy: inputs[1].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 

@@ -4,7 +4,7 @@ struct SquaredReluBackwardParams { quads: u32 }
 @group(0) @binding(0) var<uniform> params: SquaredReluBackwardParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>;
 @group(0) @binding(2) var<storage, read> dy: array<Quad>;
-@group(0) @binding(3) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(3) var<storage, read_write> x_gradient: array<Quad>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -14,6 +14,6 @@ fn main(
 ) {
     let i = flat_group(group, groups) * 64u + lane;
     if i < params.quads {
-        dx[i] = pack(2.0 * max(unpack(x[i]), vec4(0.0)) * unpack(dy[i]));
+        x_gradient[i] = pack(2.0 * max(unpack(x[i]), vec4(0.0)) * unpack(dy[i]));
     }
 }

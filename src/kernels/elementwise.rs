@@ -85,7 +85,7 @@ kernel! {
         /// (quads)
         Read dy,
         /// (quads), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -203,7 +203,7 @@ kernel! {
         /// (quads)
         Read dy,
         /// (quads), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -243,7 +243,7 @@ kernel! {
         /// (rows, hidden)
         Read dy,
         /// (rows, 2 hidden): dgate | dup, overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 

@@ -92,7 +92,7 @@ kernel! {
         /// (rows, (heads + 2 kv_heads) * head): gradient of y.
         Read dy,
         /// (rows, (heads + 2 kv_heads) * head), overwritten.
-        Write dx,
+        Write x_gradient,
         /// f32 (blocks, head), overwritten.
         Write query_partials,
         /// f32 (blocks, head), overwritten.

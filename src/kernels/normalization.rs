@@ -100,7 +100,7 @@ kernel! {
         /// Any buffer where `add_residual` is 0.
         Read residual_gradient,
         /// (rows, cols), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -223,7 +223,7 @@ kernel! {
         /// Any buffer where `add_residual` is 0.
         Read residual_gradient,
         /// (rows, cols), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -335,7 +335,7 @@ kernel! {
         /// (features)
         Read weight,
         /// (rows, features), overwritten.
-        Write dx,
+        Write x_gradient,
         /// (features), overwritten or added to, as `accumulate` says.
         Write dweight,
         /// (features), overwritten or added to, as `accumulate` says.

@@ -58,7 +58,7 @@ kernel! {
         /// (rows, cols): gradient of y.
         Read dy,
         /// (rows, cols), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 
@@ -119,7 +119,7 @@ kernel! {
         /// (rows): gradient of y.
         Read upstream,
         /// (rows, cols), overwritten.
-        Write dx,
+        Write x_gradient,
     }
 }
 

@@ -190,7 +190,7 @@ fn soft_cap_backward(gpu: &Gpu) {
         let dx = apply(gpu, &[&x, &dy], |quads, inputs, dx| {
             let params = SoftCapBackwardParams { quads, cap };
             let (x, dy) = (inputs[0].clone(), inputs[1].clone());
-            gpu.run(&SoftCapBackward { params, x, dy, dx });
+            gpu.run(&SoftCapBackward { params, x, dy, x_gradient: dx });
         });
         let (x, dy) = (wide(&x), wide(&dy));
         let expected = reference::elementwise::soft_cap_backward(f64::from(cap), &x, &dy);
@@ -231,7 +231,7 @@ fn swiglu_backward(gpu: &Gpu) {
             params: SwigluBackwardParams { quads: rows as u32 * hidden_quads, hidden_quads },
             x: gx.as_entire_buffer_binding(),
             dy: gdy.as_entire_buffer_binding(),
-            dx: dx.as_entire_buffer_binding(),
+            x_gradient: dx.as_entire_buffer_binding(),
         });
         let expected = reference::elementwise::swiglu_backward(hidden, &wide(&x), &wide(&dy));
         assert_close("swiglu_backward", &read(gpu, &dx), &expected, PRODUCT);
@@ -288,7 +288,7 @@ fn activate_backward(gpu: &Gpu) {
         let dx = apply(gpu, &[&x, &dy], |quads, inputs, dx| {
             let params = ActivateBackwardParams { quads, kind: kind as u32 };
             let (x, dy) = (inputs[0].clone(), inputs[1].clone());
-            gpu.run(&ActivateBackward { params, x, dy, dx });
+            gpu.run(&ActivateBackward { params, x, dy, x_gradient: dx });
         });
         let expected = reference::elementwise::activate_backward(kind, &wide(&x), &wide(&dy));
         assert_close(&format!("derivative of {kind:?}"), &dx, &expected, FUNCTION);

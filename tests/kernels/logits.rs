@@ -120,7 +120,7 @@ fn head_norm_backward(gpu: &Gpu) {
                 query_weight: query_weight.as_entire_buffer_binding(),
                 key_weight: key_weight.as_entire_buffer_binding(),
                 dy: dy.as_entire_buffer_binding(),
-                dx: dx.as_entire_buffer_binding(),
+                x_gradient: dx.as_entire_buffer_binding(),
                 query_partials: query_partials.as_entire_buffer_binding(),
                 key_partials: key_partials.as_entire_buffer_binding(),
             });

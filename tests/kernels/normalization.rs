@@ -241,7 +241,7 @@ impl Case {
                     dy,
                     statistics,
                     residual_gradient,
-                    dx: gdx,
+                    x_gradient: gdx,
                 });
                 reference::normalization::rms_norm_backward(&wx, &ww, &wdy, eps, further)
             } else {
@@ -252,7 +252,7 @@ impl Case {
                     dy,
                     statistics,
                     residual_gradient,
-                    dx: gdx,
+                    x_gradient: gdx,
                 });
                 reference::normalization::layer_norm_backward(&wx, &ww, &wdy, eps, further)
             };
@@ -509,7 +509,7 @@ fn batch_norm_backward(gpu: &Gpu) {
                 dy: gdy.as_entire_buffer_binding(),
                 statistics: gstatistics.as_entire_buffer_binding(),
                 weight: gweight.as_entire_buffer_binding(),
-                dx: dx.as_entire_buffer_binding(),
+                x_gradient: dx.as_entire_buffer_binding(),
                 dweight: dweight.as_entire_buffer_binding(),
                 dbias: dbias.as_entire_buffer_binding(),
             });

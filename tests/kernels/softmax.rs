@@ -145,7 +145,7 @@ fn softmax_backward(gpu: &Gpu) {
             params: SoftmaxBackwardParams { rows: rows as u32, cols: cols as u32 },
             y: gy.as_entire_buffer_binding(),
             dy: gdy.as_entire_buffer_binding(),
-            dx: dx.as_entire_buffer_binding(),
+            x_gradient: dx.as_entire_buffer_binding(),
         });
         let expected = reference::softmax::softmax_backward(&wide(&y), &wide(&dy), cols);
         let largest = y.iter().copied().fold(0.0, f32::max);
@@ -195,7 +195,7 @@ fn log_sum_exp_backward(gpu: &Gpu) {
             lengths: lengths.as_entire_buffer_binding(),
             y: y.as_entire_buffer_binding(),
             upstream: up.as_entire_buffer_binding(),
-            dx: dx.as_entire_buffer_binding(),
+            x_gradient: dx.as_entire_buffer_binding(),
         });
         let expected = reference::softmax::log_sum_exp_backward(
             &wide(&case.x),

@@ -19,16 +19,14 @@ const CHROMIUM: [&str; 4] = [
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 ];
 
-/// Chromium, where it and Node.js are here or `is_required` says to install them.
-pub fn chromium(is_required: bool) -> Result<Option<PathBuf>> {
+/// Chromium; where it or Node.js is missing, it is installed.
+pub fn chromium() -> Result<PathBuf> {
     let find = || CHROMIUM.iter().map(PathBuf::from).find(|path| path.exists());
-    if is_required && find().is_none() {
+    if find().is_none() {
         install::driver(Kind::SwiftShader)?;
     }
-    if is_required {
-        npm::need_node()?;
-    }
-    Ok(find().filter(|_| npm::has_node()))
+    npm::need_node()?;
+    find().with_context(|| format!("Chromium was installed, but is none of {CHROMIUM:?}"))
 }
 
 /// The test tables as a page.

@@ -2,9 +2,11 @@
 //! nothing is installed without being named.
 //!
 //! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
-//! runs all tests, [`browser`] those of them that run in a page, [`web`] builds and serves the demo,
-//! [`wasm`] compiles for browsers, [`npm`] brings tools that run under Node, [`steps`] runs programs.
+//! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
+//! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
+//! that run under Node, [`steps`] runs programs.
 
+mod backends;
 mod browser;
 mod drivers;
 mod install;

@@ -7,13 +7,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
+use crate::backends;
 use crate::browser;
 use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
-use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
-const CPU_TESTS: [&str; 3] = ["gradients", "shader_contract", "watch"];
+const CPU_TESTS: [&str; 4] = ["backends", "gradients", "shader_contract", "watch"];
 
 #[derive(Args)]
 pub struct Options {
@@ -26,13 +26,16 @@ pub struct Options {
     /// Run on both software drivers, lavapipe and SwiftShader, and install what is missing
     #[arg(long, conflicts_with = "driver")]
     require_both: bool,
-    /// Run the tests in Chromium too, and install what is missing; without, they run where
-    /// Chromium and Node.js are here
+    /// Run the GPU tests in Chromium and in Dawn too, and install what is missing
     #[arg(long)]
-    require_browser: bool,
-    /// Run nothing but the tests in Chromium and Dawn
+    browser: bool,
+    /// Run nothing but the tests in Chromium and in Dawn
     #[arg(long)]
     browser_only: bool,
+    /// Translate every kernel for every backend and have the compilers check it; install what is
+    /// missing
+    #[arg(long)]
+    all_backends: bool,
     /// Arguments of the test programs, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -54,6 +57,9 @@ pub fn run(options: &Options) -> Result<()> {
         options.driver.clone()
     };
     let drivers = drivers::find_or_install(&wanted)?;
+    if options.all_backends {
+        backends::prepare()?;
+    }
     for driver in &drivers {
         println!("==> found {driver}");
     }
@@ -79,6 +85,7 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let xtask = Step::cargo("test").args(["--package", "xtask"]);
     report.push(watch("xtask".to_owned(), xtask, options)?);
     let library = cargo_test(options).args(["--lib"]).args(&cpu).envs(environment(first));
+    let library = library.envs(options.all_backends.then_some(backends::REQUIRE));
     report.push(watch("library".to_owned(), library, options)?);
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
     report.push(watch("documentation".to_owned(), documentation, options)?);
@@ -92,11 +99,11 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
 /// The same GPU tests in WebGPU: in Chromium on its own driver, and in Dawn on the first one here.
 /// Before and after, native programs exchange runs with them over the same driver.
 fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
-    let is_required = options.require_browser || options.browser_only;
-    let Some(chromium) = browser::chromium(is_required)? else {
-        println!("==> skipped: the tests in a page; they need Chromium and Node.js");
+    if !options.browser && !options.browser_only {
+        println!("==> skipped: the tests in Chromium and in Dawn; --browser runs them");
         return Ok(());
-    };
+    }
+    let chromium = browser::chromium()?;
     let tests = browser::Tests::build()?;
     let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
     let exchange = |name: &str, driver: Option<&Driver>, folder: &Path| {
@@ -118,8 +125,6 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
         report.extend(exchange("a run from a page", driver, &folder)?);
     }
-    let demo = web::tests(&web::build()?)?;
-    report.push(watch_step("the demo in Chromium".to_owned(), demo, options)?);
     Ok(())
 }
 

@@ -19,6 +19,9 @@ pub struct Options {
     /// Only build the files, into target/web/site
     #[arg(long)]
     build_only: bool,
+    /// Test the page in headless Chromium instead of serving it
+    #[arg(long, conflicts_with = "build_only")]
+    test: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -26,6 +29,9 @@ pub fn run(options: &Options) -> Result<()> {
     println!("==> the page is in {}", site.display());
     if options.build_only {
         return Ok(());
+    }
+    if options.test {
+        return tests(&site)?.run();
     }
     npm::xtask()?.script("serve.mjs").args([site]).args([options.port.to_string()]).run()
 }
@@ -49,7 +55,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 }
 
 /// Builds the page and returns its folder.
-pub fn build() -> Result<PathBuf> {
+fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
     let (wasm, site) = (folder.join("wasm"), folder.join("site"));
     Compiler::find_or_install()?.build("evenkeel-browser", &wasm)?;
@@ -59,7 +65,7 @@ pub fn build() -> Result<PathBuf> {
 
 /// The command that tests the built page in headless Chromium. Pictures of it go to
 /// target/web/screenshots, and a checkpoint that native tests may go on with to target/web/exchange.
-pub fn tests(site: &Path) -> Result<Step> {
+fn tests(site: &Path) -> Result<Step> {
     let folder = steps::target().join("web");
     let left = ["screenshots", "exchange"].map(|name| folder.join(name));
     for folder in &left {

@@ -156,7 +156,7 @@ impl Op for BatchNormBackward {
             dy,
             statistics,
             weight,
-            dx,
+            x_gradient: dx,
             dweight,
             dbias,
         });

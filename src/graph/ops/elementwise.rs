@@ -188,7 +188,7 @@ impl Op for ActivationBackward {
             params: ActivateBackwardParams { quads, kind: self.kind as u32 },
             x: inputs[0].binding(),
             dy: inputs[1].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 
@@ -263,7 +263,7 @@ impl Op for SwiGluBackward {
             },
             x: inputs[0].binding(),
             dy: inputs[1].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 
@@ -338,7 +338,7 @@ impl Op for SoftCapBackward {
             params: SoftCapBackwardParams { quads: quads(&inputs[0].shape), cap: self.cap },
             x: inputs[0].binding(),
             dy: inputs[1].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 

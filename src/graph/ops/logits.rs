@@ -158,7 +158,7 @@ impl Op for HeadNormBackward {
             query_weight: inputs[1].binding(),
             key_weight: inputs[2].binding(),
             dy: inputs[3].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
             query_partials: outputs[1].binding(),
             key_partials: outputs[2].binding(),
         });

@@ -210,7 +210,7 @@ impl Op for RowNormBackward {
                 dy,
                 statistics,
                 residual_gradient,
-                dx,
+                x_gradient: dx,
             }),
             RowNormKind::Rms => recorder.dispatch(&kernels::RmsNormBackward {
                 params: kernels::RmsNormBackwardParams { rows, cols, add_residual },
@@ -219,7 +219,7 @@ impl Op for RowNormBackward {
                 dy,
                 statistics,
                 residual_gradient,
-                dx,
+                x_gradient: dx,
             }),
         }
     }

@@ -99,7 +99,7 @@ impl Op for SoftmaxBackward {
             },
             y: inputs[0].binding(),
             dy: inputs[1].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 
@@ -184,7 +184,7 @@ impl Op for LogSumExpBackward {
             lengths: inputs[0].binding(),
             y: inputs[1].binding(),
             upstream: inputs[2].binding(),
-            dx: outputs[0].binding(),
+            x_gradient: outputs[0].binding(),
         });
     }
 

@@ -1,0 +1,186 @@
+//! Every kernel in every variant, translated as wgpu translates it and given to the compilers of
+//! backends that may not be here. Needs no GPU.
+//!
+//! Translations stay under target/tmp/backends, to look at.
+#![cfg(feature = "contract")]
+
+mod batch;
+mod cases;
+mod metal;
+mod requirements;
+mod tools;
+mod translate;
+
+use batch::Batch;
+use cases::Case;
+use evenkeel::kernel::Declaration;
+use evenkeel::precision::Precision;
+use naga::back::glsl;
+use naga::back::hlsl::ShaderModel;
+use translate::{Kind, Vulkan, kinds};
+
+/// Chrome's compiler, on a device of WebGPU's default limits; it demands uniformity, which naga does
+/// not.
+#[test]
+fn tint_accepts_the_wgsl() {
+    let mut batch = Batch::new("tint");
+    batch.translate(
+        |case| {
+            let features: &[&str] = if case.needs_f16() { &["shader-f16"] } else { &[] };
+            tint_line(features, case.kernel, &case.overrides)
+        },
+        |case, _| Some(Ok(case.kernel.source_of(case.variant))),
+    );
+    let broken = "
+        @group(0) @binding(0) var<storage, read_write> x: array<u32, 64>;
+        @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32) {
+            if x[i] == 0 { return; }
+            workgroupBarrier();
+            x[i] = 1;
+        }";
+    let line = r#"{"features":[],"buffers":["storage"],"constants":{}}"#;
+    batch.finish(tools::tint(), line, broken.as_bytes());
+}
+
+fn tint_line(features: &[&str], kernel: &Declaration, overrides: &[u32]) -> String {
+    let buffers = kinds(kernel).map(|kind| match kind {
+        Kind::Uniform => "uniform",
+        Kind::Read => "read-only-storage",
+        Kind::Write => "storage",
+    });
+    let constants: serde_json::Map<_, _> = std::iter::zip(kernel.overrides, overrides)
+        .map(|(&name, &value)| (name.to_owned(), value.into()))
+        .collect();
+    let buffers: Vec<_> = buffers.collect();
+    serde_json::json!({ "features": features, "buffers": buffers, "constants": constants })
+        .to_string()
+}
+
+#[test]
+fn spirv_of_vulkan_1_1_is_valid() {
+    let vulkan = Vulkan { spirv: (1, 3), robust: false, clears_workgroup_memory: false };
+    check_spirv("vulkan1.1", &vulkan);
+}
+
+#[test]
+fn spirv_of_vulkan_1_3_is_valid() {
+    let vulkan = Vulkan { spirv: (1, 6), robust: true, clears_workgroup_memory: true };
+    check_spirv("vulkan1.3", &vulkan);
+}
+
+fn check_spirv(target: &'static str, vulkan: &Vulkan) {
+    let mut batch = Batch::new(target);
+    batch.translate(|_| String::new(), |_, shader| Some(shader.spirv(vulkan)));
+    // A module of SPIR-V 1.0 that ends after its header.
+    let broken = [0x0723_0203u32, 0x0001_0000, 0, 1, 0].map(u32::to_le_bytes).concat();
+    batch.finish(tools::spirv_val(target), "", &broken);
+}
+
+/// What wgpu takes where `dxcompiler.dll` lies beside the program.
+#[test]
+fn dxc_accepts_the_hlsl_of_shader_model_6_0() {
+    let mut batch = Batch::new("dxc_6_0");
+    batch.translate(
+        |_| "dxc cs_6_0".to_owned(),
+        |case, shader| (!case.needs_f16()).then(|| shader.hlsl(ShaderModel::V6_0)),
+    );
+    batch.finish(tools::hlsl(), "dxc cs_6_0", b"[numthreads(1, 1, 1)] void main() { nothing(); }");
+}
+
+/// Types of 16 bits are on in every kernel where the device has f16, and need this shader model.
+#[test]
+fn dxc_accepts_the_hlsl_of_shader_model_6_2() {
+    let mut batch = Batch::new("dxc_6_2");
+    batch
+        .translate(|_| "dxc16 cs_6_2".to_owned(), |_, shader| Some(shader.hlsl(ShaderModel::V6_2)));
+    batch.finish(
+        tools::hlsl(),
+        "dxc cs_6_2",
+        b"[numthreads(1, 1, 1)] void main() { float16_t x; }",
+    );
+}
+
+/// What wgpu takes where there is no `dxcompiler.dll`.
+#[test]
+fn fxc_accepts_the_hlsl_of_shader_model_5_1() {
+    let mut batch = Batch::new("fxc_5_1");
+    batch.translate(
+        |_| "fxc cs_5_1".to_owned(),
+        |case, shader| {
+            (!case.needs_f16() && !is_slow_in_fxc(case)).then(|| shader.hlsl(ShaderModel::V5_1))
+        },
+    );
+    batch.finish(
+        tools::hlsl(),
+        "fxc cs_5_1",
+        b"[numthreads(1, 1, 1)] void main() { float16_t x; }",
+    );
+}
+
+/// FXC takes half a minute for one attention kernel where a head may be wide, so it gets the narrowest
+/// head in every storage, and in f32 also what WARP gets (0) and 64 columns (16).
+fn is_slow_in_fxc(case: &Case) -> bool {
+    let constants = std::iter::zip(case.kernel.overrides, &case.overrides);
+    let is_f32 = case.variant.precision == Precision::F32;
+    !constants.into_iter().all(|(&name, &value)| match name {
+        "unroll_quads" => value == 1 || is_f32 && matches!(value, 0 | 16),
+        // All of the kernel's code.
+        "watch" => value == 1,
+        _ => true,
+    })
+}
+
+#[test]
+fn glslang_accepts_the_glsl_of_opengl_4_5() {
+    check_glsl("glsl_450", glsl::Version::Desktop(450));
+}
+
+#[test]
+fn glslang_accepts_the_glsl_of_opengl_es_3_1() {
+    check_glsl("glsl_es_310", glsl::Version::new_gles(310));
+}
+
+/// Why a kernel has no GLSL; the test holds this exact. wgpu has no f16 on OpenGL either.
+fn not_in_glsl(case: &Case) -> Option<&'static str> {
+    case.needs_f16().then_some("f16")
+}
+
+fn check_glsl(name: &'static str, version: glsl::Version) {
+    let mut batch = Batch::new(name);
+    batch.translate(
+        |_| String::new(),
+        |case, shader| match (not_in_glsl(case), shader.glsl(version)) {
+            (None, translated) => Some(translated),
+            (Some(_), Err(_)) => None,
+            (Some(reason), Ok(_)) => Some(Err(format!("translates, in spite of {reason}"))),
+        },
+    );
+    batch.finish(tools::glslang(), "", b"#version 310 es\nvoid main() { nothing(); }");
+}
+
+/// No compiler for Metal runs here, so the translation is read.
+#[test]
+fn metal_is_written_and_has_no_hazards() {
+    let mut batch = Batch::new("metal");
+    batch.translate(
+        |_| String::new(),
+        |case, shader| {
+            // What macOS 10.14, 12 and 15 compile.
+            let texts = [(2, 1), (2, 4), (3, 2)].map(|version| shader.msl(version));
+            let [Ok(old), Ok(_), Ok(new)] = &texts else {
+                return texts.into_iter().find(Result::is_err);
+            };
+            let found: Vec<_> = [
+                metal::read_module(&shader.module, &shader.info),
+                metal::read_text(old),
+                metal::read_text(new),
+            ]
+            .concat()
+            .into_iter()
+            .filter(|hazard| !metal::is_meant(case.kernel.name, hazard))
+            .collect();
+            Some(if found.is_empty() { Ok(new.clone()) } else { Err(found.join("; ")) })
+        },
+    );
+    batch.finish(None, "", b"");
+}
