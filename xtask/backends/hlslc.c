@@ -2,8 +2,8 @@
 //
 //     hlslc.exe LIST
 //
-// Each line of LIST is `fxc PROFILE FILE`, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of
-// 16 bits are on. The entry point is `main`. The answer to each is a line `ok FILE` or `error FILE`,
+// Each line of LIST is `fxc PROFILE FILE`, `fxc_debug PROFILE FILE` as in programs built for debugging,
+// without optimization, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of 16 bits are on. The entry point is `main`. The answer to each is a line `ok FILE` or `error FILE`,
 // the latter followed by the compiler's message, a tab before each of its lines.
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +13,8 @@
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 
+#define D3DCOMPILE_DEBUG 0x1
+#define D3DCOMPILE_SKIP_OPTIMIZATION 0x4
 #define D3DCOMPILE_ENABLE_STRICTNESS 0x800
 
 typedef HRESULT(WINAPI *CompileFxc)(const void *source, SIZE_T size, const char *name,
@@ -94,12 +96,15 @@ static void answer(const char *file, int good, Object *messages) {
     fflush(stdout);
 }
 
-static void fxc(const char *file, const char *profile, const char *source, SIZE_T size) {
+static void fxc(const char *file, const char *profile, int is_debug, const char *source,
+                SIZE_T size) {
     static CompileFxc compile;
     if (!compile) compile = (CompileFxc)find("d3dcompiler_47.dll", "D3DCompile");
+    UINT flags = D3DCOMPILE_ENABLE_STRICTNESS;
+    if (is_debug) flags |= D3DCOMPILE_DEBUG | D3DCOMPILE_SKIP_OPTIMIZATION;
     void *code = NULL, *errors = NULL;
-    HRESULT status = compile(source, size, file, NULL, NULL, "main", profile,
-                             D3DCOMPILE_ENABLE_STRICTNESS, 0, &code, &errors);
+    HRESULT status = compile(source, size, file, NULL, NULL, "main", profile, flags, 0, &code,
+                             &errors);
     answer(file, SUCCEEDED(status) && code, errors);
     RELEASE((Object *)code);
     RELEASE((Object *)errors);
@@ -144,8 +149,8 @@ int main(int count, char **words) {
         fprintf(stderr, "usage: hlslc.exe LIST\n");
         return 2;
     }
-    char compiler[8], profile[16], file[256];
-    while (fscanf(list, "%7s %15s %255s", compiler, profile, file) == 3) {
+    char compiler[16], profile[16], file[256];
+    while (fscanf(list, "%15s %15s %255s", compiler, profile, file) == 3) {
         FILE *input = fopen(file, "rb");
         char *source = malloc(1 << 20);
         if (!input || !source) {
@@ -153,8 +158,8 @@ int main(int count, char **words) {
             return 2;
         }
         SIZE_T size = fread(source, 1, 1 << 20, input);
-        if (!strcmp(compiler, "fxc")) {
-            fxc(file, profile, source, size);
+        if (!strncmp(compiler, "fxc", 3)) {
+            fxc(file, profile, !strcmp(compiler, "fxc_debug"), source, size);
         } else {
             dxc(file, profile, !strcmp(compiler, "dxc16"), source, size);
         }
