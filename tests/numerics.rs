@@ -4,12 +4,12 @@
 #[macro_use]
 mod support;
 
+use evenkeel::Gpu;
 use evenkeel::gpu::{
     Arithmetic, Compensation, Conversions, NonFiniteTests, Numerics, Outcome, Overflow, Reductions,
     Subnormals,
 };
 use evenkeel::kernels::ProbeOperation;
-use evenkeel::{Error, Gpu};
 use support::{block_on, gpu};
 
 tests! {
@@ -237,7 +237,7 @@ fn a_device_that_cannot_run_the_kernels_is_refused() {
     let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Default::default() };
     let Some((device, queue, info)) = support::device(limits) else { return };
     let error = block_on(Gpu::from_device(device, queue, info).numerics()).expect_err("too small");
-    let Error::Limit { limit, available, .. } = error else { panic!("{error}") };
+    let evenkeel::Error::Limit { limit, available, .. } = error else { panic!("{error}") };
     assert_eq!((limit, available), ("maxStorageBuffersPerShaderStage", 4));
 }
 

@@ -4,7 +4,6 @@
 #[macro_use]
 mod support;
 
-use evenkeel::kernel::Kernel;
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::precision::WeightStorage;
 use evenkeel::reference::policy::{
@@ -842,7 +841,7 @@ fn snapshots_fit_the_limits_of_the_device() {
     let model = Terms { tensors: vec![(vec![100, 256], 1.0)] };
     let ring = SnapshotRing { snapshots: 4, every: 2, after: 1, ..SnapshotRing::default() };
     let mut trainer = build(&gpu, Trainer::builder(model.clone()).policy(ring));
-    let name = <evenkeel::kernels::CopySnapshot as Kernel>::DECLARATION.name;
+    let name = <evenkeel::kernels::CopySnapshot as evenkeel::kernel::Kernel>::DECLARATION.name;
     let copies = trainer.dispatches().filter(|dispatch| dispatch.name == name).count();
     assert_eq!(copies, 3 * 4 + 1, "weights and two moments in parts, and the clocks");
     let report = trainer.report();

@@ -1,8 +1,8 @@
 //! The GPU tests of this repository as one program for a page: the same files, compiled for wasm.
 //!
 //! A page has no test harness and nothing in it may block, yet these tests are plain functions that
-//! wait for the device. So they run on a stack that the page suspends while it waits ([`suspend`]),
-//! and the page asks for one test after the other ([`names`], `run`). A panic ends the program; the
+//! wait for the device. So they run on a stack that the page suspends while it waits (`suspend`),
+//! and the page asks for one test after the other (`names`, `run`). A panic ends the program; the
 //! page reads its message from the console and starts the program again for the next test.
 #![cfg(target_arch = "wasm32")]
 
