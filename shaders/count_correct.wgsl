@@ -26,6 +26,7 @@ fn main(
         for (var q = lane; q < row_quads(params.classes); q += 64u) {
             let x = unpack(logits[base + q]);
             for (var j = 0u; j < 4u && 4u * q + j < params.classes; j++) {
+                // In this order: naga negates the first of the two, which a NaN must not be part of.
                 if index == 0xffffffffu || x[j] > best {
                     best = x[j];
                     index = 4u * q + j;

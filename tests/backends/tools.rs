@@ -35,8 +35,9 @@ pub fn glslang() -> Option<Tool> {
 
 /// Tint, through Dawn's null device.
 pub fn tint() -> Option<Tool> {
-    let script = folder().join("tint.mjs");
-    let here = script.exists() && folder().join("node_modules/webgpu").exists();
+    let npm = Path::new(env!("CARGO_MANIFEST_DIR")).join("xtask/npm");
+    let script = npm.join("tint.mjs");
+    let here = npm.join("node_modules/webgpu").exists();
     let program = required("Tint", program("node").filter(|_| here))?;
     Some(Tool::All { program, arguments: vec![script], environment: Vec::new() })
 }

@@ -89,6 +89,8 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     report.push(watch("library".to_owned(), library, options)?);
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
     report.push(watch("documentation".to_owned(), documentation, options)?);
+    let demo = Step::cargo("test").args(["--package", "evenkeel-browser"]).envs(environment(first));
+    report.push(watch("the demo's session".to_owned(), demo, options)?);
     for driver in drivers {
         let tests = cargo_test(options).args(&gpu).envs(environment(driver));
         report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
