@@ -165,4 +165,6 @@ fn what_is_new_in_a_later_step_is_measured_then() {
     // Step 1 is the first of this trainer; step 3 the first that is watched.
     assert!(submits[0] > 1 && submits[2] > 1, "{submits:?}");
     assert_eq!([submits[1], submits[3], submits[4], submits[5]], [1; 4], "{submits:?}");
+    // Some drivers crash where a program ends while they work.
+    assert_eq!(block_on(other.telemetry()).expect("telemetry").len(), 6);
 }
