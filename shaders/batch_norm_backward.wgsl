@@ -18,7 +18,7 @@ struct BatchNormBackwardParams {
 @group(0) @binding(6) var<storage, read_write> dweight: array<vec4<f32>>; // (features)
 @group(0) @binding(7) var<storage, read_write> dbias: array<vec4<f32>>; // (features)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -31,7 +31,7 @@ fn main(
         let rstd = inverseSqrt(statistics[quads + quad] + params.eps);
         var partial_weight = vec4(0.0);
         var partial_bias = vec4(0.0);
-        for (var row = lane; row < params.rows; row += 64u) {
+        for (var row = lane; row < params.rows; row += LANES) {
             let i = row * quads + quad;
             partial_weight += unpack(dy[i]) * (unpack(x[i]) - mean) * rstd;
             partial_bias += unpack(dy[i]);
@@ -42,7 +42,7 @@ fn main(
         let scale = unpack(weight[quad]) * rstd;
         let mean_weight = weight_sum / f32(params.rows);
         let mean_bias = bias_sum / f32(params.rows);
-        for (var row = lane; row < params.rows; row += 64u) {
+        for (var row = lane; row < params.rows; row += LANES) {
             let i = row * quads + quad;
             let normalized = (unpack(x[i]) - mean) * rstd;
             let values = scale * (unpack(dy[i]) - mean_bias - normalized * mean_weight);

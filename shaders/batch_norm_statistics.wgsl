@@ -10,7 +10,7 @@ struct BatchNormStatisticsParams {
 // (2, features): means, variances
 @group(0) @binding(2) var<storage, read_write> statistics: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -21,12 +21,12 @@ fn main(
     if quad < quads {
         let first = unpack(x[quad]);
         var partial = vec4(0.0);
-        for (var row = lane; row < params.rows; row += 64u) {
+        for (var row = lane; row < params.rows; row += LANES) {
             partial += unpack(x[row * quads + quad]) - first;
         }
         let offset = workgroup_sum_vec4(lane, partial) / f32(params.rows);
         var squares = vec4(0.0);
-        for (var row = lane; row < params.rows; row += 64u) {
+        for (var row = lane; row < params.rows; row += LANES) {
             let centred = unpack(x[row * quads + quad]) - first - offset;
             squares += centred * centred;
         }

@@ -19,7 +19,7 @@ fn score(at: u32, quad: u32, query: u32) -> vec4<f32> {
     return select(vec4(LOWEST), s, 4u * quad + vec4(0u, 1u, 2u, 3u) <= vec4(query));
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

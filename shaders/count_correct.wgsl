@@ -12,7 +12,7 @@ struct CountCorrectParams {
 @group(0) @binding(2) var<storage, read> targets: array<u32>; // (rows)
 @group(0) @binding(3) var<storage, read_write> correct: array<f32>; // (rows)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -23,7 +23,7 @@ fn main(
         let base = row * params.row_quads;
         var best = -0x1.fffffep+127;
         var index = 0xffffffffu;
-        for (var q = lane; q < row_quads(params.classes); q += 64u) {
+        for (var q = lane; q < row_quads(params.classes); q += LANES) {
             let x = unpack(logits[base + q]);
             for (var j = 0u; j < 4u && 4u * q + j < params.classes; j++) {
                 // In this order: naga negates the first of the two, which a NaN must not be part of.

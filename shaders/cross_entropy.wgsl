@@ -17,7 +17,7 @@ struct CrossEntropyParams {
 // (rows): max, lse - max
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -32,7 +32,7 @@ fn main(
         let first = unpack(logits[base]).x;
         var running = no_exponentials();
         var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let x = unpack(logits[base + q]);
             let keep = is_element(q, params.classes);
             running = count_exponentials(running, x, keep);

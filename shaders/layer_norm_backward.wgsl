@@ -14,7 +14,7 @@ struct LayerNormBackwardParams {
 @group(0) @binding(5) var<storage, read> residual_gradient: array<Quad>; // (rows, cols)
 @group(0) @binding(6) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -27,14 +27,14 @@ fn main(
         let mean = statistics[row].x;
         let rstd = statistics[row].y;
         var partial = vec2(0.0);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let keep = is_element(q, params.cols);
             let normalized = masked((unpack(x[base + q]) - mean) * rstd, keep);
             let weighted = unpack(weight[q]) * unpack(dy[base + q]);
             partial += vec2(sum4(weighted), dot(weighted, normalized));
         }
         let sums = workgroup_sum_vec4(lane, vec4(partial, 0.0, 0.0)) / f32(params.cols);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let normalized = (unpack(x[base + q]) - mean) * rstd;
             let weighted = unpack(weight[q]) * unpack(dy[base + q]);
             var values = rstd * (weighted - sums.x - normalized * sums.y);

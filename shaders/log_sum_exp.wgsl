@@ -12,7 +12,7 @@ struct LogSumExpParams {
 @group(0) @binding(2) var<storage, read> lengths: array<u32>; // (rows)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // (rows)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -24,7 +24,7 @@ fn main(
         var valid = min(params.cols, params.valid_cols);
         if params.use_lengths != 0u { valid = min(valid, lengths[row]); }
         var running = no_exponentials();
-        for (var q = lane; q < row_quads(valid); q += 64u) {
+        for (var q = lane; q < row_quads(valid); q += LANES) {
             running = count_exponentials(running, unpack(x[base + q]), is_element(q, valid));
         }
         let total = workgroup_log_sum_exp(lane, running);

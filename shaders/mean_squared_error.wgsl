@@ -10,7 +10,7 @@ struct MeanSquaredErrorParams {
 @group(0) @binding(2) var<storage, read> expected: array<Quad>; // (rows, cols)
 @group(0) @binding(3) var<storage, read_write> loss: array<f32>; // (rows)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -20,7 +20,7 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let i = row * quads + q;
             let difference = unpack(prediction[i]) - unpack(expected[i]);
             partial += dot(difference, difference);

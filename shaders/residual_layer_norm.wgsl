@@ -16,7 +16,7 @@ struct ResidualLayerNormParams {
 // (rows): mean, 1 / std
 @group(0) @binding(7) var<storage, read_write> statistics: array<vec2<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -27,23 +27,23 @@ fn main(
         let quads = row_quads(params.cols);
         let base = row * quads;
         let first = unpack(pack(unpack(x[base]) + unpack(residual[base]))).x;
-        var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        var partial = vec4(0.0);
+        for (var q = lane; q < quads; q += LANES) {
             // As stored: the backward pass reads the rounded sum.
             let stored = pack(unpack(x[base + q]) + unpack(residual[base + q]));
             sum[base + q] = stored;
             let values = unpack(stored);
-            partial += sum4(masked(values - first, is_element(q, params.cols)));
+            partial += masked(values - first, is_element(q, params.cols));
         }
-        let offset = workgroup_sum(lane, partial) / f32(params.cols);
-        var squares = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        let offset = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
+        var squares = vec4(0.0);
+        for (var q = lane; q < quads; q += LANES) {
             let centred = unpack(sum[base + q]) - first - offset;
-            squares += sum4(masked(centred * centred, is_element(q, params.cols)));
+            squares += masked(centred * centred, is_element(q, params.cols));
         }
-        let variance = workgroup_sum(lane, squares) / f32(params.cols);
+        let variance = workgroup_sum(lane, sum4(squares)) / f32(params.cols);
         let rstd = inverseSqrt(variance + params.eps);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let normalized = (unpack(sum[base + q]) - first - offset) * rstd;
             let values = normalized * unpack(weight[q]) + unpack(bias[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));

@@ -14,7 +14,7 @@ struct ResidualRmsNormParams {
 @group(0) @binding(5) var<storage, read_write> y: array<Quad>; // (rows, cols)
 @group(0) @binding(6) var<storage, read_write> statistics: array<f32>; // (rows): 1 / std
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -24,17 +24,17 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
-        var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        var partial = vec4(0.0);
+        for (var q = lane; q < quads; q += LANES) {
             // As stored: the backward pass reads the rounded sum.
             let stored = pack(unpack(x[base + q]) + unpack(residual[base + q]));
             sum[base + q] = stored;
             let values = unpack(stored);
-            partial += dot(values, values);
+            partial += values * values;
         }
-        let mean_square = workgroup_sum(lane, partial) / f32(params.cols);
+        let mean_square = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
         let rstd = inverseSqrt(mean_square + params.eps);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let values = unpack(sum[base + q]) * rstd * unpack(weight[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }

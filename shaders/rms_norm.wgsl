@@ -11,7 +11,7 @@ struct RmsNormParams {
 @group(0) @binding(3) var<storage, read_write> y: array<Quad>; // (rows, cols)
 @group(0) @binding(4) var<storage, read_write> statistics: array<f32>; // (rows): 1 / std
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -21,14 +21,14 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
-        var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        var partial = vec4(0.0);
+        for (var q = lane; q < quads; q += LANES) {
             let values = unpack(x[base + q]);
-            partial += dot(values, values);
+            partial += values * values;
         }
-        let mean_square = workgroup_sum(lane, partial) / f32(params.cols);
+        let mean_square = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
         let rstd = inverseSqrt(mean_square + params.eps);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let values = unpack(x[base + q]) * rstd * unpack(weight[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }

@@ -14,7 +14,7 @@ struct RmsNormBackwardParams {
 @group(0) @binding(5) var<storage, read> residual_gradient: array<Quad>; // (rows, cols)
 @group(0) @binding(6) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -26,12 +26,12 @@ fn main(
         let base = row * quads;
         let rstd = statistics[row];
         var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let normalized = unpack(x[base + q]) * rstd;
             partial += dot(unpack(weight[q]) * unpack(dy[base + q]), normalized);
         }
         let projection = workgroup_sum(lane, partial) / f32(params.cols);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let normalized = unpack(x[base + q]) * rstd;
             let weighted = unpack(weight[q]) * unpack(dy[base + q]);
             var values = rstd * (weighted - normalized * projection);

@@ -9,7 +9,7 @@ struct SoftmaxBackwardParams {
 @group(0) @binding(2) var<storage, read> dy: array<Quad>; // (rows, cols)
 @group(0) @binding(3) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -20,11 +20,11 @@ fn main(
         let quads = row_quads(params.cols);
         let base = row * quads;
         var partial = 0.0;
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             partial += dot(unpack(y[base + q]), unpack(dy[base + q]));
         }
         let projection = workgroup_sum(lane, partial);
-        for (var q = lane; q < quads; q += 64u) {
+        for (var q = lane; q < quads; q += LANES) {
             let values = unpack(y[base + q]) * (unpack(dy[base + q]) - projection);
             x_gradient[base + q] = pack(masked(values, is_element(q, params.cols)));
         }

@@ -8,7 +8,7 @@
 use naga::{AddressSpace, Module, ScalarKind, StorageAccess, TypeInner};
 
 use crate::kernel::{Access, Declaration};
-use crate::precision::Variant;
+use crate::variant::Variant;
 
 /// WebGPU's default `maxStorageBuffersPerShaderStage`.
 pub const MAX_STORAGE_BUFFERS: usize = 8;
@@ -17,7 +17,7 @@ pub const MAX_INVOCATIONS: u32 = 256;
 /// WebGPU's default `maxComputeWorkgroupStorageSize` in bytes.
 pub const MAX_WORKGROUP_BYTES: u32 = 16_384;
 
-/// A WGSL source for the given storage, parsed and validated.
+/// The WGSL source of a variant, parsed and validated.
 ///
 /// # Errors
 /// The parser's or validator's message, with the lines it points at.
@@ -57,10 +57,11 @@ fn check_variant(kernel: &Declaration, variant: Variant) -> Result<(), String> {
     let [entry] = module.entry_points.as_slice() else {
         return fail(format!("{} entry points instead of one", module.entry_points.len()));
     };
-    if entry.name != "main" || entry.workgroup_size != kernel.workgroup_size {
+    let workgroup_size = kernel.workgroup_size_of(variant);
+    if entry.name != "main" || entry.workgroup_size != workgroup_size {
         return fail(format!(
-            "entry point {:?} with workgroup {:?}, declared `main` with {:?}",
-            entry.name, entry.workgroup_size, kernel.workgroup_size
+            "entry point {:?} with workgroup {:?}, declared `main` with {workgroup_size:?}",
+            entry.name, entry.workgroup_size
         ));
     }
     if kernel.workgroup_size.iter().product::<u32>() > MAX_INVOCATIONS {

@@ -7,7 +7,8 @@
 
 use std::collections::HashSet;
 
-use crate::precision::{Precision, Variant};
+use crate::precision::Precision;
+use crate::variant::Variant;
 
 /// The most workgroups WebGPU guarantees in one dimension of a dispatch.
 pub const MAX_GROUPS: u32 = 65_535;
@@ -65,7 +66,7 @@ pub struct Declaration {
     pub type_name: &'static str,
     /// WGSL text in order; the last one is the kernel's own file.
     pub fragments: &'static [Fragment],
-    /// `@workgroup_size`.
+    /// `@workgroup_size`; see [`workgroup_size_of`](Self::workgroup_size_of).
     pub workgroup_size: [u32; 3],
     /// Storage buffers in binding order; they start at binding 1.
     pub buffers: &'static [(&'static str, Access)],
@@ -83,7 +84,7 @@ impl Declaration {
         self.source_of(Variant::default())
     }
 
-    /// The complete WGSL source for the given storage.
+    /// The complete WGSL source of a variant.
     pub fn source_of(&self, variant: Variant) -> String {
         let fragments = self.fragments_of(variant);
         let enable = if variant.native_f16 { "enable f16;\n" } else { "" };
@@ -91,7 +92,7 @@ impl Declaration {
         std::iter::once(enable).chain(text).collect()
     }
 
-    /// The WGSL text for the given storage, in order, each piece once.
+    /// The WGSL text of a variant, in order, each piece once.
     pub fn fragments_of(&self, variant: Variant) -> Vec<Fragment> {
         let mut joined: Vec<Fragment> = Vec::new();
         for fragment in self.fragments.iter().flat_map(|f| variant.substitute(f)) {
@@ -100,6 +101,11 @@ impl Declaration {
             }
         }
         joined
+    }
+
+    /// `@workgroup_size` of a variant.
+    pub fn workgroup_size_of(&self, variant: Variant) -> [u32; 3] {
+        if self.variant(variant).few_lanes { [4, 1, 1] } else { self.workgroup_size }
     }
 
     /// Whether the kernel reads or writes tensors through `unpack` and `pack`.
@@ -117,6 +123,10 @@ impl Declaration {
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;
+        }
+        mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
+        if self.has_fragment("head_quads_32") {
+            mine.head_quads = variant.head_quads;
         }
         mine
     }
@@ -148,6 +158,28 @@ pub trait Kernel {
     fn grid(&self) -> [u32; 3];
 }
 
+/// A kernel of whatever type with its buffers and parameters: what is common to all is compiled
+/// once.
+pub(crate) struct AnyKernel<'a> {
+    pub declaration: &'static Declaration,
+    pub buffers: Vec<wgpu::BufferBinding<'a>>,
+    pub uniform: &'a [u8],
+    pub overrides: Vec<u32>,
+    pub grid: [u32; 3],
+}
+
+impl<'a> AnyKernel<'a> {
+    pub fn of<K: Kernel>(kernel: &'a K) -> Self {
+        Self {
+            declaration: const { &K::DECLARATION },
+            buffers: kernel.buffers(),
+            uniform: kernel.uniform(),
+            overrides: kernel.overrides(),
+            grid: kernel.grid(),
+        }
+    }
+}
+
 /// Folds a one-dimensional count of workgroups into a grid within [`MAX_GROUPS`]. The grid may
 /// hold a few groups too many; `shared/grid.wgsl` gives the flat index back.
 pub const fn grid(groups: u32) -> [u32; 3] {
@@ -161,9 +193,17 @@ pub const fn grid(groups: u32) -> [u32; 3] {
 /// A WGSL file as a [`Fragment`], its path relative to the Rust file that names it.
 #[macro_export]
 macro_rules! wgsl {
-    ($path:literal) => {
-        $crate::kernel::Fragment { path: $path, text: include_str!($path) }
-    };
+    ($path:literal) => {{
+        const SOURCE: &str = include_str!($path);
+        const SQUEEZED: &[u8] = &$crate::embed::squeezed::<
+            { if $crate::embed::SQUEEZES { $crate::embed::squeezed_length(SOURCE) } else { 0 } },
+        >(SOURCE);
+        const TEXT: &str = match ::std::str::from_utf8(SQUEEZED) {
+            Ok(squeezed) if $crate::embed::SQUEEZES => squeezed,
+            _ => SOURCE,
+        };
+        $crate::kernel::Fragment { path: $path, text: TEXT }
+    }};
 }
 
 /// Declares a kernel: the WGSL it is made of, its workgroup, grid, uniform and buffers.

@@ -107,6 +107,8 @@
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod data;
+#[doc(hidden)]
+pub mod embed;
 pub mod error;
 pub mod gpu;
 pub mod graph;
@@ -119,6 +121,7 @@ pub mod precision;
 pub mod reference;
 pub mod step;
 pub mod train;
+pub mod variant;
 pub mod watch;
 
 pub use error::{Error, Result};

@@ -5,7 +5,8 @@
 //! [`WeightStorage`] about the weights that the optimizer changes a little in every step.
 //!
 //! A kernel reads and writes tensors through `unpack` and `pack` of a shared fragment, so one
-//! kernel text serves every [`Precision`]; a pipeline is compiled for a [`Variant`]. Halves are
+//! kernel text serves every [`Precision`]; a pipeline is compiled for a
+//! [`Variant`](crate::variant::Variant). Halves are
 //! packed two to a word by integer operations, which works on devices without a half-precision
 //! feature and gives the bits of the [`half`] crate on all of them: to nearest, ties to even,
 //! overflow to Inf, subnormals kept.
@@ -251,55 +252,6 @@ impl fmt::Display for WeightStorage {
             Self::Bf16Kahan => "bf16 with Kahan compensation",
             Self::Bf16Split => "bf16 with the lower half of f32",
         })
-    }
-}
-
-/// For which storage a kernel is compiled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Variant {
-    /// Storage of tensors.
-    pub precision: Precision,
-    /// Storage of the optimizer's weights.
-    pub weights: WeightStorage,
-    /// Whether matrix products of f16 tensors multiply in f16, on devices that can.
-    pub native_f16: bool,
-}
-
-impl From<Precision> for Variant {
-    fn from(precision: Precision) -> Self {
-        Self { precision, ..Self::default() }
-    }
-}
-
-impl From<WeightStorage> for Variant {
-    fn from(weights: WeightStorage) -> Self {
-        Self { weights, ..Self::default() }
-    }
-}
-
-impl Variant {
-    /// Every combination.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let weights = WeightStorage::ALL;
-        let each =
-            move |precision| weights.map(|weights| Self { precision, weights, native_f16: false });
-        let native = Self { native_f16: true, ..Precision::F16.into() };
-        Precision::ALL.into_iter().flat_map(each).chain([native])
-    }
-
-    /// Features of the device that this variant needs.
-    pub fn features(self) -> wgpu::Features {
-        if self.native_f16 { wgpu::Features::SHADER_F16 } else { wgpu::Features::empty() }
-    }
-
-    /// The fragments that stand for `fragment` in this variant.
-    pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
-        match fragment.stem() {
-            "quad_f32" => self.precision.fragments().to_vec(),
-            "weight_f32" => self.weights.fragments().to_vec(),
-            "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
-            _ => vec![*fragment],
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference;
 use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings, TensorState};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
+use evenkeel::variant::HeadQuads;
 use evenkeel::{Gpu, WeightStorage};
 use support::models::{small_gpt, small_gpt_batch};
 use support::{Tolerance, assert_close, block_on, read, tokens, unpad, values, wide};
@@ -47,7 +48,10 @@ fn every_kernel_fits_the_default_limits() {
             other => panic!("{}: no values for {other:?}", declaration.name),
         };
         let variants = declaration.variants().into_iter();
-        let variants = variants.filter(|variant| variant.features().is_empty());
+        // Smaller heads take the same kernels with less memory.
+        let variants = variants.filter(|variant| {
+            variant.features().is_empty() && variant.head_quads == HeadQuads::default()
+        });
         for (variant, overrides) in variants.flat_map(|v| choices.iter().map(move |o| (v, o))) {
             let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
             gpu.pipeline(declaration, variant, overrides);

@@ -13,11 +13,11 @@ use evenkeel::kernels::{
     RollbackMemory, Segment, SpikeReaction, TensorFactors, TensorNorm, TensorRange, Tile,
     ZScoreMemory, shared,
 };
-use evenkeel::precision::Variant;
 use evenkeel::step::{
     Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
     UpdatePartial, ValuePartial,
 };
+use evenkeel::variant::Variant;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -29,7 +29,7 @@ const MICROBATCHES: usize = 2;
 
 /// f32 arithmetic against f64: reassociated sums of some hundred terms, 2 ULP functions.
 const LOSS: Tolerance =
-    Tolerance { absolute: 5e-5, relative: 0.0, because: "f32 against f64 over 20 steps" };
+    Tolerance { absolute: 1e-5, relative: 0.0, because: "f32 against f64 over 20 steps" };
 const NORM: Tolerance =
     Tolerance { absolute: 0.0, relative: 2e-4, because: "f32 against f64 over 20 steps" };
 const LOGITS: Tolerance =
@@ -140,6 +140,17 @@ fn trainer<M: Model>(
 
 /// Trains for all steps; compares the gradients after the first, then losses and norms.
 fn compare<M: Model>(trainer: &mut Trainer<M>, fixture: &Fixture, input: &str, prefix: &str) {
+    compare_within(trainer, fixture, input, prefix, [LOSS, NORM]);
+}
+
+/// [`compare`]s, with other tolerances of losses and norms.
+fn compare_within<M: Model>(
+    trainer: &mut Trainer<M>,
+    fixture: &Fixture,
+    input: &str,
+    prefix: &str,
+    [loss, norm]: [Tolerance; 2],
+) {
     for step in 0..STEPS {
         block_on(trainer.step(&fixture.batch(step, input))).expect("a step");
         if step == 0 {
@@ -151,11 +162,11 @@ fn compare<M: Model>(trainer: &mut Trainer<M>, fixture: &Fixture, input: &str, p
     assert!(telemetry.iter().all(|step| step.applied));
     let column = |f: fn(&Telemetry) -> f32| telemetry.iter().map(f).collect::<Vec<_>>();
     let losses = fixture.f64(&format!("{prefix}losses"));
-    assert_close("loss", &column(|step| step.loss), &losses, LOSS);
+    assert_close("loss", &column(|step| step.loss), &losses, loss);
     let norms = fixture.f64(&format!("{prefix}gradient_norms"));
-    assert_close("gradient norm", &column(|step| step.gradient_norm), &norms, NORM);
+    assert_close("gradient norm", &column(|step| step.gradient_norm), &norms, norm);
     let clip = norms.iter().map(|norm| (1.0 / norm).min(1.0)).collect::<Vec<_>>();
-    assert_close("clip coefficient", &column(|step| step.clip_coefficient), &clip, NORM);
+    assert_close("clip coefficient", &column(|step| step.clip_coefficient), &clip, norm);
 }
 
 fn compare_gradients<M: Model>(trainer: &Trainer<M>, fixture: &Fixture) {
@@ -385,7 +396,11 @@ fn gpt_with_cautious_adamw() {
     let fixture = Fixture::open("gpt_rms_norm");
     let optimizer = AdamW { cautious: true, cautious_decay: true, ..adamw() };
     let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), optimizer);
-    compare(&mut trainer, &fixture, "tokens", "cautious.");
+    // One element's update is there or not. Until that happens, losses agree as they do elsewhere.
+    // Without the mask they are off by up to 0.25.
+    let because = "a mask flips where a gradient or a weight near zero rounds across it";
+    let parted = Tolerance { absolute: 1e-3, relative: 1e-3, because };
+    compare_within(&mut trainer, &fixture, "tokens", "cautious.", [parted; 2]);
 }
 
 /// A run that goes on from a checkpoint has the bits of one that never stopped, also where what is

@@ -1,4 +1,5 @@
 use evenkeel::kernels::*;
+use evenkeel::variant::HeadQuads;
 
 use crate::bench::{Family, Shape, bind};
 
@@ -36,6 +37,7 @@ fn online(family: &mut Family<'_>, time: u32) {
     let pairs = u64::from(BATCH * HEADS) * u64::from(time * (time + 1) / 2);
     let product = 2 * u64::from(HEAD_DIM) * pairs;
     let (rows, width) = (BATCH * time, HEADS * HEAD_DIM);
+    let heads = HeadQuads::fitting(HEAD_DIM / 4);
     let unroll_quads = if family.gpu.is_software() { 0 } else { HEAD_DIM / 4 };
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
@@ -53,10 +55,10 @@ fn online(family: &mut Family<'_>, time: u32) {
         watch: 0,
         row_logits: row_logits.clone(),
     };
-    family.gpu.run(&forward);
-    family.computes(&size, 2 * product, &forward);
+    family.gpu.run_as(&forward, heads);
+    family.computes_as(heads, &size, 2 * product, &forward);
     let watching = Attention { watch: 1, ..forward };
-    family.computes(format!("{size}, watched"), 2 * product, &watching);
+    family.computes_as(heads, format!("{size}, watched"), 2 * product, &watching);
     let subtracted = AttentionDelta {
         params: params!(AttentionDeltaParams, time),
         unroll_quads,
@@ -75,7 +77,7 @@ fn online(family: &mut Family<'_>, time: u32) {
         delta: delta.clone(),
         qkv_gradient: qkv_gradient.clone(),
     };
-    family.computes(&size, 3 * product, &backward);
+    family.computes_as(heads, &size, 3 * product, &backward);
     let backward = AttentionBackwardKeyValue {
         params: params!(AttentionBackwardKeyValueParams, time),
         unroll_quads,
@@ -85,7 +87,7 @@ fn online(family: &mut Family<'_>, time: u32) {
         delta,
         qkv_gradient,
     };
-    family.computes(&size, 4 * product, &backward);
+    family.computes_as(heads, &size, 4 * product, &backward);
 }
 
 /// Half of the scores are never read.

@@ -11,7 +11,7 @@ use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::kernel::Kernel;
 use evenkeel::kernels::{CopyQuads, CopyQuadsParams, InitializeUniform, InitializeUniformParams};
-use evenkeel::precision::Variant;
+use evenkeel::variant::Variant;
 
 use crate::table::{Row, Table};
 
@@ -131,6 +131,19 @@ impl<'b> Family<'b> {
     pub fn computes<K: Kernel>(&mut self, size: impl fmt::Display, flops: u64, kernel: &K) {
         let name = const { K::DECLARATION.name };
         self.measure(name, size, Work::Flops(flops), &[self.gpu.prepare(kernel)]);
+    }
+
+    /// A variant of a kernel that does `flops` additions and multiplications.
+    pub fn computes_as<K: Kernel>(
+        &mut self,
+        variant: impl Into<Variant>,
+        size: impl fmt::Display,
+        flops: u64,
+        kernel: &K,
+    ) {
+        let name = const { K::DECLARATION.name };
+        let dispatch = self.gpu.prepare_as(kernel, variant);
+        self.measure(name, size, Work::Flops(flops), &[dispatch]);
     }
 
     /// Measures dispatches that run one after the other; false if the filter excludes them.

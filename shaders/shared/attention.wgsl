@@ -13,7 +13,6 @@ struct AttentionParams {
 // arrays become registers; 0 leaves the number to the uniform and compiles faster.
 override unroll_quads: u32 = 0u;
 
-const MAX_HEAD_QUADS = 32u;
 const BLOCK = 64u; // rows per workgroup, one per invocation
 const TILE = 8u; // rows of the other side in workgroup memory at a time
 const LOWEST = -1e30; // below every score, yet finite

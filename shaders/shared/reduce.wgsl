@@ -1,6 +1,5 @@
-// Reductions over the 64 invocations of a workgroup, as a tree in fixed order: the same bits on
+// Reductions over the LANES invocations of a workgroup, as a tree in fixed order: the same bits on
 // every run. Every invocation must call them, in uniform control flow; every one gets the result.
-const LANES = 64u;
 var<workgroup> reduce_f32: array<f32, LANES>;
 var<workgroup> reduce_u32: array<u32, LANES>;
 

@@ -30,8 +30,8 @@ pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
 use web_time::Instant;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Declaration, Kernel};
-use crate::precision::Variant;
+use crate::kernel::{AnyKernel, Declaration, Kernel};
+use crate::variant::Variant;
 
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;
@@ -252,7 +252,7 @@ impl Gpu {
         })
     }
 
-    /// The compiled pipeline of a kernel over the given storage, made on first use.
+    /// The compiled pipeline of a variant of a kernel, made on first use.
     pub fn pipeline(
         &self,
         kernel: &Declaration,
@@ -274,37 +274,41 @@ impl Gpu {
         self.prepare_as(kernel, Variant::default())
     }
 
-    /// Makes a dispatch that owns its uniform block, over the given storage: a
-    /// [`Precision`](crate::Precision), usually.
+    /// Makes a dispatch that owns its uniform block, of the given variant: usually a
+    /// [`Precision`](crate::Precision), the storage of tensors.
     pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
+        self.prepare_any(&AnyKernel::of(kernel), variant.into())
+    }
+
+    fn prepare_any(&self, kernel: &AnyKernel<'_>, variant: Variant) -> Dispatch {
         use wgpu::BufferUsages as Usage;
-        let size = (kernel.uniform().len() as u64).next_multiple_of(16);
-        let usage = Usage::UNIFORM | Usage::COPY_DST;
-        let buffer = self.create(const { K::DECLARATION.name }, size, usage);
-        self.prepare_in(kernel, variant.into(), &buffer, 0)
+        let size = (kernel.uniform.len() as u64).next_multiple_of(16);
+        let buffer = self.create(kernel.declaration.name, size, Usage::UNIFORM | Usage::COPY_DST);
+        self.prepare_in(kernel, variant, &buffer, 0)
     }
 
     /// Makes a dispatch whose uniform block is written to `uniforms` at `offset`.
-    pub(crate) fn prepare_in<K: Kernel>(
+    pub(crate) fn prepare_in(
         &self,
-        kernel: &K,
+        kernel: &AnyKernel<'_>,
         variant: Variant,
         uniforms: &wgpu::Buffer,
         offset: u64,
     ) -> Dispatch {
-        let declaration = const { &K::DECLARATION };
-        let pipeline = self.pipeline(declaration, variant, &kernel.overrides());
-        self.queue.write_buffer(uniforms, offset, kernel.uniform());
+        let declaration = kernel.declaration;
+        let variant = Variant { few_lanes: self.is_software(), ..variant };
+        let pipeline = self.pipeline(declaration, variant, &kernel.overrides);
+        self.queue.write_buffer(uniforms, offset, kernel.uniform);
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: uniforms,
                 offset,
-                size: std::num::NonZeroU64::new(kernel.uniform().len().next_multiple_of(16) as u64),
+                size: std::num::NonZeroU64::new(kernel.uniform.len().next_multiple_of(16) as u64),
             }),
         }];
-        for (binding, buffer) in (1..).zip(kernel.buffers()) {
-            let resource = wgpu::BindingResource::Buffer(buffer);
+        for (binding, buffer) in (1..).zip(&kernel.buffers) {
+            let resource = wgpu::BindingResource::Buffer(buffer.clone());
             entries.push(wgpu::BindGroupEntry { binding, resource });
         }
         let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -312,7 +316,7 @@ impl Gpu {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Dispatch { name: declaration.name, workgroups: kernel.grid(), pipeline, bind_group }
+        Dispatch { name: declaration.name, workgroups: kernel.grid, pipeline, bind_group }
     }
 
     /// Encodes dispatches in order into one compute pass.
@@ -338,11 +342,14 @@ impl Gpu {
         self.run_as(kernel, Variant::default());
     }
 
-    /// Runs one kernel over the given storage at once, in a submit of its own.
+    /// Runs one variant of a kernel at once, in a submit of its own.
     pub fn run_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) {
-        let dispatch = self.prepare_as(kernel, variant);
+        self.run_dispatch(&self.prepare_as(kernel, variant));
+    }
+
+    fn run_dispatch(&self, dispatch: &Dispatch) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        self.encode(&mut encoder, [&dispatch]);
+        self.encode(&mut encoder, [dispatch]);
         self.submit(encoder);
     }
 

@@ -6,11 +6,16 @@
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
+//! Run as the [`HeadQuads`](crate::variant::HeadQuads) that fit the heads, the kernels compile
+//! faster and take less memory; without, they fit every head.
+//!
 //! The plain form, for comparison and for small sizes, is
 //! [`MatmulTransposedB`](super::MatmulTransposedB), [`CausalSoftmax`],
 //! [`Matmul`](super::Matmul).
 
-use super::shared::{ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, QUAD_F32, REDUCE};
+use super::shared::{
+    ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, HEAD_QUADS_32, QUAD_F32, REDUCE, ROW_LANES_64,
+};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -69,7 +74,7 @@ attention_kernel! {
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -110,7 +115,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention_backward_query.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -131,7 +136,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention_backward_key_value.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
@@ -152,7 +157,8 @@ attention_kernel! {
 kernel! {
     /// The causal softmax of a whole matrix of scores, row r being query `r % time`.
     pub CausalSoftmax = [
-        QUAD_F32, GRID, REDUCE, ACTIVATION, wgsl!("../../shaders/causal_softmax.wgsl"),
+        QUAD_F32, GRID, ROW_LANES_64, REDUCE, ACTIVATION,
+        wgsl!("../../shaders/causal_softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);

@@ -5,7 +5,8 @@
 //! key heads, then the value heads, each of `head_quads` quads.
 
 use super::shared::{
-    COLUMN_TILE, GRID, HEAD_NORM, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY, WEIGHT_F32,
+    COLUMN_TILE, GRID, HEAD_NORM, LANES_64, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY,
+    WEIGHT_F32,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
@@ -103,7 +104,8 @@ kernel! {
 kernel! {
     /// Per head, the largest logit and the mean entropy of an [`Attention`](super::Attention).
     pub AttentionSummary = [
-        STEP_STATE, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/attention_summary.wgsl"),
+        STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY,
+        wgsl!("../../shaders/attention_summary.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| [params.heads, 1, 1];
@@ -133,7 +135,7 @@ kernel! {
     /// The largest logit of a [`CrossEntropy`](super::CrossEntropy), and the share of its mean that
     /// is z-loss: `z_loss mean(lse²)`. Rows that are ignored do not count.
     pub LogitSummary = [
-        STEP_STATE, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/logit_summary.wgsl"),
+        STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/logit_summary.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];

@@ -2,7 +2,10 @@
 //! treatment of `ignore_index` and label smoothing, but gives 0 where every row is ignored.
 //! Softmax is never stored: the backward pass makes it again from two numbers per row.
 
-use super::shared::{EXP_LOG, GRID, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW};
+use super::shared::{
+    EXP_LOG, GRID, LANES_64, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW,
+    ROW_LANES_64,
+};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -11,7 +14,7 @@ kernel! {
     /// Ignored rows give 0. A target that is neither a class nor `ignore_index`, a NaN or a +Inf
     /// logit makes its row NaN, here and in the gradient, so that the step is refused.
     pub CrossEntropy = [
-        QUAD_F32, GRID, ROW, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
         wgsl!("../../shaders/cross_entropy.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -45,7 +48,7 @@ kernel! {
 
 kernel! {
     /// `mean = [sum_r loss[r] / N, 1 / N]` over the N rows that count; zeros where none does.
-    pub CrossEntropyMean = [REDUCE, wgsl!("../../shaders/cross_entropy_mean.wgsl")];
+    pub CrossEntropyMean = [LANES_64, REDUCE, wgsl!("../../shaders/cross_entropy_mean.wgsl")];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
     uniform CrossEntropyMeanParams {
@@ -105,7 +108,10 @@ kernel! {
 
 kernel! {
     /// `correct[r]` = 1 where the first largest logit is at the target, else 0; 0 in ignored rows.
-    pub CountCorrect = [QUAD_F32, GRID, ROW, REDUCE, wgsl!("../../shaders/count_correct.wgsl")];
+    pub CountCorrect = [
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
+        wgsl!("../../shaders/count_correct.wgsl"),
+    ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
     uniform CountCorrectParams {
@@ -132,7 +138,7 @@ kernel! {
     /// `loss[r] = mean_c (prediction - expected)²`. [`RowMean`](super::RowMean) makes the mean over
     /// all elements of it.
     pub MeanSquaredError = [
-        QUAD_F32, GRID, ROW, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../shaders/mean_squared_error.wgsl"),
     ];
     workgroup [64, 1, 1];

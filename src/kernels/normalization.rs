@@ -5,13 +5,16 @@
 //! sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
 
 use super::reduce::column_tiles;
-use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW};
+use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
 kernel! {
     /// y = (x - mean) / sqrt(variance + eps) * weight + bias over each row.
-    pub LayerNorm = [QUAD_F32, GRID, ROW, REDUCE, wgsl!("../../shaders/layer_norm.wgsl")];
+    pub LayerNorm = [
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
+        wgsl!("../../shaders/layer_norm.wgsl"),
+    ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
     uniform LayerNormParams {
@@ -39,7 +42,7 @@ kernel! {
 kernel! {
     /// sum = x + residual; y = layer norm of the sum.
     pub ResidualLayerNorm = [
-        QUAD_F32, GRID, ROW, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../shaders/residual_layer_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -74,7 +77,7 @@ kernel! {
     /// dx = rstd (w dy - mean(w dy) - xhat mean(w dy xhat)), plus `residual_gradient` if asked.
     /// Serves [`ResidualLayerNorm`] too, with its sum as x.
     pub LayerNormBackward = [
-        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
         wgsl!("../../shaders/layer_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -138,7 +141,7 @@ kernel! {
 
 kernel! {
     /// y = x / sqrt(mean(x²) + eps) * weight over each row.
-    pub RmsNorm = [QUAD_F32, GRID, ROW, REDUCE, wgsl!("../../shaders/rms_norm.wgsl")];
+    pub RmsNorm = [QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, wgsl!("../../shaders/rms_norm.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
     uniform RmsNormParams {
@@ -164,7 +167,7 @@ kernel! {
 kernel! {
     /// sum = x + residual; y = RMS norm of the sum.
     pub ResidualRmsNorm = [
-        QUAD_F32, GRID, ROW, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../shaders/residual_rms_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -197,7 +200,7 @@ kernel! {
     /// dx = rstd (w dy - xhat mean(w dy xhat)), plus `residual_gradient` if asked. Serves
     /// [`ResidualRmsNorm`] too, with its sum as x.
     pub RmsNormBackward = [
-        QUAD_F32, GRID, ROW, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../shaders/rms_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -260,7 +263,7 @@ kernel! {
 kernel! {
     /// Mean and biased variance of every feature over the rows.
     pub BatchNormStatistics = [
-        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
         wgsl!("../../shaders/batch_norm_statistics.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -310,7 +313,7 @@ kernel! {
 kernel! {
     /// Gradients of [`BatchNorm`] over [`BatchNormStatistics`] of the same x.
     pub BatchNormBackward = [
-        QUAD_F32, GRID, ROW, REDUCE_VEC4,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
         wgsl!("../../shaders/batch_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -8,8 +8,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::shared::{
-    GRID, NUMERICS, POLICY, REDUCE, SNAPSHOT, SPIKE_MEMORY, STEP_STATE, TENSOR_NORM, WEIGHT_F32,
-    WIDE, WORST_TENSOR,
+    GRID, LANES_64, NUMERICS, POLICY, REDUCE, SNAPSHOT, SPIKE_MEMORY, STEP_STATE, TENSOR_NORM,
+    WEIGHT_F32, WIDE, WORST_TENSOR,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::device_struct;
@@ -114,7 +114,7 @@ kernel! {
     /// is not taken into the window, unless more than `patience` follow each other. Within an
     /// episode each reaction serves `repeats` spikes, the last one all further ones.
     pub GuardSpikes = [
-        STEP_STATE, WIDE, NUMERICS, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR, SPIKE_MEMORY,
+        STEP_STATE, WIDE, NUMERICS, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR, SPIKE_MEMORY,
         wgsl!("../../shaders/guard_spikes.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -262,7 +262,7 @@ kernel! {
 kernel! {
     /// Clips the gradient of each tensor by its own norm.
     pub ClipTensors = [
-        STEP_STATE, WIDE, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
+        STEP_STATE, WIDE, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
         wgsl!("../../shaders/clip_tensors.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -286,7 +286,7 @@ kernel! {
 kernel! {
     /// AdaGC: clips each tensor by an average of its own norms (Wang et al. 2025).
     pub ClipByHistory = [
-        STEP_STATE, WIDE, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
+        STEP_STATE, WIDE, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
         wgsl!("../../shaders/clip_by_history.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -360,7 +360,8 @@ device_struct! {
 kernel! {
     /// Adaptive gradient clipping: clips each unit by the norm of its weights (Brock et al. 2021).
     pub ClipUnits = [
-        STEP_STATE, GRID, WIDE, REDUCE, WEIGHT_F32, wgsl!("../../shaders/clip_units.wgsl"),
+        STEP_STATE, GRID, WIDE, LANES_64, REDUCE, WEIGHT_F32,
+        wgsl!("../../shaders/clip_units.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.unit_count);

@@ -1,7 +1,7 @@
 //! Questions to an adapter: what it does where WGSL promises little. No training step runs these;
 //! [`Gpu::numerics`](crate::Gpu::numerics) does, and judges the answers.
 
-use super::shared::{ACTIVATION, EXP_LOG, GRID, NUMERICS, REDUCE};
+use super::shared::{ACTIVATION, EXP_LOG, GRID, LANES_64, NUMERICS, REDUCE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -150,7 +150,7 @@ kernel! {
 
 kernel! {
     /// Sum and largest of each 256 elements through workgroup memory, and of all through atomics.
-    pub ProbeReduction = [GRID, REDUCE, wgsl!("../../shaders/probe_reduction.wgsl")];
+    pub ProbeReduction = [GRID, LANES_64, REDUCE, wgsl!("../../shaders/probe_reduction.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.count.div_ceil(256));
     uniform ProbeReductionParams {

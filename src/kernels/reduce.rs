@@ -2,7 +2,7 @@
 //! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
 //! be deterministic.
 
-use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, STEP_STATE, WIDE};
+use super::shared::{COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -70,7 +70,7 @@ kernel! {
 
 kernel! {
     /// `mean = sum_r values[r] / rows`, in one workgroup.
-    pub RowMean = [REDUCE, wgsl!("../../shaders/row_mean.wgsl")];
+    pub RowMean = [LANES_64, REDUCE, wgsl!("../../shaders/row_mean.wgsl")];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
     uniform RowMeanParams {
@@ -90,7 +90,10 @@ pub const VALUE_SCAN_GROUPS: u32 = 64;
 
 kernel! {
     /// Largest magnitude, scaled sum of squares, counts, and the first element that is not finite.
-    pub ValueScan = [STEP_STATE, QUAD_F32, WIDE, REDUCE, wgsl!("../../shaders/value_scan.wgsl")];
+    pub ValueScan = [
+        STEP_STATE, QUAD_F32, WIDE, LANES_64, REDUCE,
+        wgsl!("../../shaders/value_scan.wgsl"),
+    ];
     workgroup [64, 1, 1];
     grid |params| [params.groups, 1, 1];
     uniform ValueScanParams {

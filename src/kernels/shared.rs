@@ -14,7 +14,14 @@ pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
 pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
 /// `flat_group`: the index of a workgroup in a folded grid.
 pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
-/// `workgroup_sum`, `workgroup_max` and their u32 twins over 64 invocations.
+/// `LANES` of a kernel with 64 invocations in a workgroup.
+pub const LANES_64: Fragment = wgsl!("../../shaders/shared/lanes_64.wgsl");
+/// `LANES` of a kernel with one workgroup per row, `@workgroup_size(LANES)`: where
+/// [`few_lanes`](crate::variant::Variant::few_lanes) is set, [`ROW_LANES_4`] stands for it.
+pub const ROW_LANES_64: Fragment = wgsl!("../../shaders/shared/row_lanes_64.wgsl");
+/// `LANES` of a kernel with one workgroup per row, on a CPU.
+pub const ROW_LANES_4: Fragment = wgsl!("../../shaders/shared/row_lanes_4.wgsl");
+/// `workgroup_sum`, `workgroup_max` and their u32 twins; wants [`LANES_64`] or [`ROW_LANES_64`].
 pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
 /// Tests on bits and functions that WGSL does not give accurately enough.
 pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
@@ -36,7 +43,7 @@ pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
 pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");
 /// `row_quads`, `is_element`, `masked`, `sum4`: rows of quads and their padding.
 pub const ROW: Fragment = wgsl!("../../shaders/shared/row.wgsl");
-/// `workgroup_sum_vec4` over 64 invocations.
+/// `workgroup_sum_vec4`; wants [`LANES_64`] or [`ROW_LANES_64`].
 pub const REDUCE_VEC4: Fragment = wgsl!("../../shaders/shared/reduce_vec4.wgsl");
 /// `tile_width`, `fold_tile`: column sums by workgroups of 64.
 pub const COLUMN_TILE: Fragment = wgsl!("../../shaders/shared/column_tile.wgsl");
@@ -68,7 +75,16 @@ pub const PRODUCT_TERMS_F16: Fragment = wgsl!("../../shaders/shared/product_term
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/shared/product_direct.wgsl");
 /// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wgsl");
-/// `AttentionParams`, the layout of heads, the transform of scores.
+/// `MAX_HEAD_QUADS` of heads with at most 4 quads.
+pub const HEAD_QUADS_4: Fragment = wgsl!("../../shaders/shared/head_quads_4.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 8 quads.
+pub const HEAD_QUADS_8: Fragment = wgsl!("../../shaders/shared/head_quads_8.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 16 quads.
+pub const HEAD_QUADS_16: Fragment = wgsl!("../../shaders/shared/head_quads_16.wgsl");
+/// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::variant::Variant::head_quads) says, the
+/// others stand for it.
+pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row.
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");

@@ -3,7 +3,9 @@
 //! makes the whole row NaN, so that a bad activation cannot hide behind a maximum. -Inf counts
 //! as probability 0, but prefer `lengths` or the lowest f32: WGSL promises nothing about Inf.
 
-use super::shared::{EXP_LOG, GRID, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW};
+use super::shared::{
+    EXP_LOG, GRID, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64,
+};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -13,7 +15,7 @@ pub const EMPTY_LOG_SUM_EXP: f32 = -3.0e38;
 kernel! {
     /// y = softmax(x) over the valid columns of each row, 0 in the others and in empty rows.
     pub Softmax = [
-        QUAD_F32, GRID, ROW, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
         wgsl!("../../shaders/softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -41,7 +43,7 @@ kernel! {
 kernel! {
     /// dx = y (dy - sum_c dy y): the gradient of [`Softmax`], masked columns included.
     pub SoftmaxBackward = [
-        QUAD_F32, GRID, ROW, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../shaders/softmax_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -66,7 +68,7 @@ kernel! {
     /// `y[r] = log(sum_c exp(x[r, c]))` over the valid columns, [`EMPTY_LOG_SUM_EXP`] where there
     /// are none.
     pub LogSumExp = [
-        QUAD_F32, GRID, ROW, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
         wgsl!("../../shaders/log_sum_exp.wgsl"),
     ];
     workgroup [64, 1, 1];

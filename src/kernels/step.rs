@@ -5,8 +5,8 @@
 //! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use super::shared::{
-    GRID, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, UPDATE_PARTIAL,
-    WEIGHT_F32, WIDE,
+    GRID, LANES_64, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE,
+    UPDATE_PARTIAL, WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::step::Chunk;
@@ -242,7 +242,7 @@ kernel! {
 kernel! {
     /// What gradient, weights and their change hold in each chunk, after an update.
     pub UpdateScan = [
-        STEP_STATE, GRID, WEIGHT_F32, WIDE, REDUCE, UPDATE_PARTIAL,
+        STEP_STATE, GRID, WEIGHT_F32, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
         wgsl!("../../shaders/update_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -272,7 +272,7 @@ kernel! {
 kernel! {
     /// What the chunks of each tensor held together, into a ring.
     pub TensorTelemetry = [
-        STEP_STATE, GRID, WIDE, REDUCE, UPDATE_PARTIAL,
+        STEP_STATE, GRID, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
         wgsl!("../../shaders/tensor_telemetry.wgsl"),
     ];
     workgroup [64, 1, 1];

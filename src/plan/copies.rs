@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Value;
 use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
-use crate::precision::{Precision, Variant};
+use crate::precision::Precision;
+use crate::variant::Variant;
 
 /// The copies a plan needs. Each precision has flat buffers of its own, laid out as the
 /// parameters.

@@ -2,9 +2,10 @@
 
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::graph::{Node, Op, Shape};
-use crate::kernel::Kernel;
+use crate::kernel::{AnyKernel, Kernel};
 use crate::plan::StepBuffers;
-use crate::precision::{Precision, Variant};
+use crate::precision::Precision;
+use crate::variant::{HeadQuads, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -100,6 +101,11 @@ impl<'a> Recorder<'a> {
         self.variant = variant.into();
     }
 
+    /// Compiles what is recorded until the end of the operation for heads of this many quads.
+    pub fn set_head_quads(&mut self, quads: u32) {
+        self.variant.head_quads = HeadQuads::fitting(quads);
+    }
+
     /// Lets matrix products of f16 tensors multiply in f16.
     pub(super) fn set_native_f16(&mut self, native: bool) {
         self.native_f16 = native;
@@ -135,12 +141,15 @@ impl<'a> Recorder<'a> {
     /// In an operation in half precision, for a kernel that reads or writes such a value without
     /// the fragment [`QUAD_F32`](crate::kernels::shared::QUAD_F32).
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
-        if kernel.grid().contains(&0) {
+        self.dispatch_any(&AnyKernel::of(kernel));
+    }
+
+    fn dispatch_any(&mut self, kernel: &AnyKernel<'_>) {
+        if kernel.grid.contains(&0) {
             return;
         }
-        let declaration = const { &K::DECLARATION };
-        if !declaration.has_quads()
-            && kernel.buffers().iter().any(|b| self.halves.contains(b.buffer))
+        let declaration = kernel.declaration;
+        if !declaration.has_quads() && kernel.buffers.iter().any(|b| self.halves.contains(b.buffer))
         {
             panic!(
                 "{} is bound to values in {}, but reads f32: join the fragment QUAD_F32 and use \
@@ -155,7 +164,7 @@ impl<'a> Recorder<'a> {
                 (self.gpu.create("uniforms", PAGE, usage), 0)
             }
         };
-        assert!(kernel.uniform().len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
+        assert!(kernel.uniform.len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
         self.dispatches.push(self.gpu.prepare_in(kernel, self.variant, &page, offset));
         self.page = Some((page, offset + ALIGNMENT));
     }

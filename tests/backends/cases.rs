@@ -4,7 +4,8 @@ use std::fmt;
 
 use evenkeel::kernel::Declaration;
 use evenkeel::kernels;
-use evenkeel::precision::{Precision, Variant, WeightStorage};
+use evenkeel::precision::{Precision, WeightStorage};
+use evenkeel::variant::{HeadQuads, Variant};
 
 /// One pipeline: a kernel, its storage, its constants.
 #[derive(Clone, Debug)]
@@ -20,16 +21,16 @@ pub fn all() -> impl Iterator<Item = Case> {
         let variants = kernel.variants().into_iter();
         variants.flat_map(move |variant| {
             let case = move |overrides| Case { kernel, variant, overrides };
-            overrides(kernel).into_iter().map(case)
+            overrides(kernel, variant).into_iter().map(case)
         })
     })
 }
 
-/// Every combination of the values that a kernel's constants take.
-fn overrides(kernel: &Declaration) -> Vec<Vec<u32>> {
+/// Every combination of the values that the constants of a kernel take in this variant.
+fn overrides(kernel: &Declaration, variant: Variant) -> Vec<Vec<u32>> {
     kernel.overrides.iter().fold(vec![Vec::new()], |combinations, name| {
         let extend = |before: Vec<u32>| {
-            values(name).iter().map(move |&value| {
+            values(name, variant).into_iter().map(move |value| {
                 let mut combination = before.clone();
                 combination.push(value);
                 combination
@@ -39,12 +40,13 @@ fn overrides(kernel: &Declaration) -> Vec<Vec<u32>> {
     })
 }
 
-fn values(name: &str) -> &'static [u32] {
+fn values(name: &str, variant: Variant) -> Vec<u32> {
     match name {
-        // Quads in a head: left to the uniform, as software adapters get it, then the narrowest,
-        // the tiny model's, the usual one of 64 columns, and the widest.
-        "unroll_quads" => &[0, 1, 8, 16, 32],
-        "watch" => &[0, 1],
+        // Quads in a head: left to the uniform, as software adapters get it, or the most; of the
+        // smallest heads those of one quad.
+        "unroll_quads" if variant.head_quads == HeadQuads::UpTo4 => vec![0, 1],
+        "unroll_quads" => vec![0, variant.head_quads.most()],
+        "watch" => vec![0, 1],
         _ => panic!("say here which values programs give to the constant {name}"),
     }
 }
@@ -58,7 +60,7 @@ impl Case {
 /// A name that is also one of a file.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { precision, weights, native_f16 } = self.variant;
+        let Variant { precision, weights, native_f16, few_lanes, head_quads } = self.variant;
         f.write_str(self.kernel.name)?;
         if precision != Precision::F32 {
             write!(f, ".{precision}")?;
@@ -71,6 +73,12 @@ impl fmt::Display for Case {
         }
         if native_f16 {
             f.write_str(".native")?;
+        }
+        if few_lanes {
+            f.write_str(".few-lanes")?;
+        }
+        if head_quads != HeadQuads::default() {
+            write!(f, ".{}-quads", head_quads.most())?;
         }
         for (name, value) in self.kernel.overrides.iter().zip(&self.overrides) {
             write!(f, ".{name}-{value}")?;

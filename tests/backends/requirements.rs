@@ -52,7 +52,7 @@ fn table() -> String {
         fixed = fixed.max((fixed_binding(&shader.module), kernel.name));
         let needs = Needs {
             storage_buffers: kernel.buffers.len(),
-            invocations: kernel.workgroup_size.iter().product(),
+            invocations: kernel.workgroup_size_of(case.variant).iter().product(),
             workgroup_bytes: workgroup_bytes(&shader.module),
             features: if case.needs_f16() { "`shader-f16`" } else { "" },
         };

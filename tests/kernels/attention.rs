@@ -3,6 +3,7 @@
 
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
+use evenkeel::variant::HeadQuads;
 use evenkeel::{Gpu, reference};
 
 use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
@@ -22,6 +23,8 @@ const CASES: &[Size] = &[
     size(1, 16, 2, 2, 12),
     size(2, 65, 3, 3, 8),
     size(1, 131, 4, 2, 4),
+    size(1, 9, 2, 1, 20),
+    size(1, 10, 1, 1, 64),
     Size { soft_cap: 0.8, ..size(2, 17, 6, 2, 16) },
     size(1, 67, 1, 1, 128),
 ];
@@ -63,6 +66,10 @@ fn unrolled(size: &Size) -> u32 {
     if size.head_dim == 8 { 2 } else { 0 }
 }
 
+fn fitting(size: &Size) -> HeadQuads {
+    HeadQuads::fitting(size.head_dim as u32 / 4)
+}
+
 fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
     let statistics = (size.batch * size.heads * size.time * 4) as u64;
     let buffers = Buffers {
@@ -75,18 +82,19 @@ fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buff
         qkv_gradient: gpu.upload("qkv_gradient", &vec![7.0f32; size.qkv_len()]),
     };
     run_forward(gpu, size, &buffers, 1);
-    gpu.run(&AttentionDelta {
+    let kernel = AttentionDelta {
         params: params!(AttentionDeltaParams, size),
         unroll_quads: unrolled(size),
         output: buffers.output.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
-    });
+    };
+    gpu.run_as(&kernel, fitting(size));
     buffers
 }
 
 fn run_forward(gpu: &Gpu, size: &Size, buffers: &Buffers, watch: u32) {
-    gpu.run(&Attention {
+    let kernel = Attention {
         params: params!(AttentionParams, size),
         unroll_quads: unrolled(size),
         watch,
@@ -94,11 +102,12 @@ fn run_forward(gpu: &Gpu, size: &Size, buffers: &Buffers, watch: u32) {
         output: buffers.output.as_entire_buffer_binding(),
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
         row_logits: buffers.row_logits.as_entire_buffer_binding(),
-    });
+    };
+    gpu.run_as(&kernel, fitting(size));
 }
 
 fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
-    gpu.run(&AttentionBackwardQuery {
+    let kernel = AttentionBackwardQuery {
         params: params!(AttentionBackwardQueryParams, size),
         unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
@@ -106,11 +115,12 @@ fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
         qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
-    });
+    };
+    gpu.run_as(&kernel, fitting(size));
 }
 
 fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
-    gpu.run(&AttentionBackwardKeyValue {
+    let kernel = AttentionBackwardKeyValue {
         params: params!(AttentionBackwardKeyValueParams, size),
         unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
@@ -118,7 +128,8 @@ fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
         log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
         qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
-    });
+    };
+    gpu.run_as(&kernel, fitting(size));
 }
 
 fn data(size: &Size) -> (Vec<f32>, Vec<f32>) {

@@ -13,13 +13,14 @@ macro_rules! rows {
         mod row {
             $(#[cfg_attr(test, test)]
             pub fn $name() {
-                if let Some(gpu) = super::super::support::gpu() {
-                    super::$name(&gpu);
-                }
+                super::super::run_row(stringify!($name), super::$name);
             })*
         }
     };
 }
+
+use evenkeel::kernel::Declaration;
+use evenkeel::{Gpu, kernels};
 
 /// Name and function of a test.
 pub type Test = (&'static str, fn());
@@ -74,8 +75,19 @@ pub const FAMILIES: &[(&str, &[Test])] = &[
     ("weights", weights::ROWS),
 ];
 
+/// Runs a row. Software adapters have variants of their own of some kernels: there a row runs for
+/// both.
+fn run_row(name: &str, row: fn(&Gpu)) {
+    let Some(gpu) = support::gpu() else { return };
+    row(&gpu);
+    let has_variants = |kernel: &Declaration| kernel.variants().iter().any(|v| v.few_lanes);
+    if gpu.is_software() && kernels::all().any(|k| k.name == name && has_variants(k)) {
+        row(&support::gpu_with_hardware_kernels().expect("the same adapter"));
+    }
+}
+
 fn every_kernel_has_a_row() {
-    for (family, kernels) in evenkeel::kernels::FAMILIES {
+    for (family, kernels) in kernels::FAMILIES {
         let (_, rows) = FAMILIES.iter().find(|(name, _)| name == family).expect("a test module");
         let names: Vec<_> = kernels.iter().map(|kernel| kernel.name).collect();
         for name in &names {

@@ -2,8 +2,8 @@
 //! heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
 
 use evenkeel::kernels::*;
-use evenkeel::precision::Variant;
 use evenkeel::reference::matmul::Product;
+use evenkeel::variant::Variant;
 use evenkeel::{Gpu, Precision, reference};
 
 use super::support::{Tolerance, assert_close, block_on, pad, read, unpad, values, wide};

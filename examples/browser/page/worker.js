@@ -10,7 +10,7 @@ import init, { Session } from 'evenkeel-browser';
 const SLICE = 50;
 /** Time between two looks at telemetry, in ms. */
 const TELEMETRY = 250;
-/** Validation, answers and snapshots each take at most this share of the time. */
+/** Validation and answers each take at most this share of the time. */
 const SHARE = 1 / 20;
 /** Share of the time that writing a text may take, and its length in tokens. */
 const WRITING = 1 / 5;
@@ -70,7 +70,6 @@ const chores = [
   new Chore(1000, SHARE, async () => {
     if (settings.task.digits) post('answers', { step: session.steps(), answers: await session.answers() });
   }),
-  new Chore(5000, SHARE, async () => post('snapshot', { step: await session.snapshot() })),
 ];
 
 self.onmessage = ({ data }) => {
@@ -234,6 +233,8 @@ async function telemetry() {
   if (steps.length === 0) return;
   session.set_seconds(seconds);
   post('telemetry', { steps, layers, seconds }, [steps.buffer, layers.buffer]);
+  const kept = session.snapshot_steps();
+  if (kept !== undefined) post('snapshot', { step: kept });
   if (first) {
     first = false;
     mark('first step');

@@ -253,9 +253,9 @@ impl WebSession {
         Ok(self.0.load(&bytes).await.map_err(to_js)? as f64)
     }
 
-    /// Keeps the run on the host; returns its step.
-    pub async fn snapshot(&mut self) -> Result<f64> {
-        Ok(self.0.snapshot().await.map_err(to_js)? as f64)
+    /// Steps taken at the last snapshot on the host, if there is one.
+    pub fn snapshot_steps(&mut self) -> Option<f64> {
+        self.0.snapshot_steps().map(|steps| steps as f64)
     }
 
     /// Takes a new device and goes on from the last snapshot; returns its step.

@@ -54,7 +54,6 @@ pub struct Session {
     history: History,
     /// Steps that the last telemetry told of.
     fresh: usize,
-    snapshot: Option<Checkpoint>,
     solver: Option<Solver>,
     generator: Option<Generator>,
     sample: Option<Sample>,
@@ -85,7 +84,6 @@ impl Session {
             layers,
             history: History::default(),
             fresh: 0,
-            snapshot: None,
             solver: None,
             generator: None,
             sample: None,
@@ -272,14 +270,13 @@ impl Session {
         let settings = Settings { stability, clip, ..self.settings };
         let mut trainer = settings.trainer(&self.gpu, &self.task).await?;
         trainer.restore(&self.trainer.checkpoint().await?).await?;
-        self.settings = settings;
-        self.replace_trainer(trainer);
+        (self.settings, self.trainer) = (settings, trainer);
+        self.drop_readers();
         Ok(())
     }
 
-    /// What shares buffers with the old trainer goes with it.
-    fn replace_trainer(&mut self, trainer: Trainer<Disturbed<LanguageModel>>) {
-        self.trainer = trainer;
+    /// What shares buffers with a trainer that is replaced goes with it.
+    fn drop_readers(&mut self) {
         self.solver = None;
         self.generator = None;
         self.sample = None;
@@ -298,27 +295,14 @@ impl Session {
     /// # Errors
     /// [`Error::Checkpoint`] for one of another model, [`Error::DeviceLost`].
     pub async fn load(&mut self, bytes: &[u8]) -> Result<u64> {
-        let checkpoint = Checkpoint::from_bytes(bytes)?;
-        self.restore(&checkpoint).await
+        self.trainer.restore(&Checkpoint::from_bytes(bytes)?).await?;
+        Ok(self.go_on())
     }
 
-    async fn restore(&mut self, checkpoint: &Checkpoint) -> Result<u64> {
-        self.trainer.restore(checkpoint).await?;
-        self.disturbances.clear();
-        self.sample = None;
-        self.history.truncate(checkpoint.steps());
-        Ok(checkpoint.steps())
-    }
-
-    /// Keeps the run as it is on the host, for [`recover`](Self::recover). Waits for the device.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`].
-    pub async fn snapshot(&mut self) -> Result<u64> {
-        let checkpoint = self.trainer.checkpoint().await?;
-        let step = checkpoint.steps();
-        self.snapshot = Some(checkpoint);
-        Ok(step)
+    /// Steps taken at the last snapshot of the run that the host has, for
+    /// [`recover`](Self::recover).
+    pub fn snapshot_steps(&mut self) -> Option<u64> {
+        self.trainer.host_snapshot_steps()
     }
 
     /// After the device was lost: takes a new one and goes on from the last snapshot, from the
@@ -327,21 +311,22 @@ impl Session {
     /// # Errors
     /// [`Error::NoAdapter`] or [`Error::NoDevice`] where there is no new one.
     pub async fn recover(&mut self, gpu: Gpu) -> Result<u64> {
-        let trainer = self.settings.trainer(&gpu, &self.task).await?;
-        self.gpu = gpu;
-        self.replace_trainer(trainer);
-        match self.snapshot.take() {
-            None => {
-                self.disturbances.clear();
-                self.history.truncate(0);
-                Ok(0)
-            }
-            Some(checkpoint) => {
-                let step = self.restore(&checkpoint).await?;
-                self.snapshot = Some(checkpoint);
-                Ok(step)
-            }
+        if self.snapshot_steps().is_some() {
+            self.trainer.rebuild(&gpu).await?;
+        } else {
+            self.trainer = self.settings.trainer(&gpu, &self.task).await?;
         }
+        self.gpu = gpu;
+        self.drop_readers();
+        Ok(self.go_on())
+    }
+
+    /// The trainer is now elsewhere in the run. Returns its step.
+    fn go_on(&mut self) -> u64 {
+        self.disturbances.clear();
+        self.sample = None;
+        self.history.truncate(self.steps());
+        self.steps()
     }
 
     /// Destroys the device, as a driver's reset would.

@@ -11,6 +11,8 @@ use crate::{Disturbed, Task};
 const WARMUP: usize = 20;
 /// Steps between two looks at every tensor.
 const WATCH_EVERY: u32 = 4;
+/// Steps between two snapshots on the host.
+const SNAPSHOT_EVERY: u32 = 20;
 /// Steps whose losses a spike is measured against.
 const GUARD_WINDOW: u32 = 64;
 
@@ -150,6 +152,7 @@ impl Settings {
             .policy(ring)
             .seed(self.seed)
             .watch_tensors(WATCH_EVERY)
+            .host_snapshots(SNAPSHOT_EVERY)
             .build(gpu)
             .await
     }

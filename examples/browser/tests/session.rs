@@ -119,8 +119,9 @@ fn a_lost_device_is_replaced() {
     block_on(async {
         let (task, settings) = text();
         let mut session = Session::new(gpu, task, settings).await.unwrap();
-        run(&mut session, 6).await;
-        assert_eq!(session.snapshot().await.unwrap(), 6);
+        run(&mut session, 22).await;
+        let snapshot = session.snapshot_steps().expect("one after 20 steps");
+        assert_eq!(snapshot, 20);
         let expected = losses(&run(&mut session, 6).await);
         session.lose_device();
         let error = loop {
@@ -129,7 +130,8 @@ fn a_lost_device_is_replaced() {
             }
         };
         assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
-        assert_eq!(session.recover(Gpu::new().await.unwrap()).await.unwrap(), 6);
+        assert_eq!(session.recover(Gpu::new().await.unwrap()).await.unwrap(), snapshot);
+        run(&mut session, 2).await;
         assert_eq!(losses(&run(&mut session, 6).await), expected);
     });
 }

@@ -61,7 +61,7 @@ impl Attention {
             time: to_u32(qkv.dims[1]),
             heads: to_u32(self.layout.heads),
             kv_heads: to_u32(self.layout.kv_heads),
-            head_quads: to_u32(self.layout.head_dim / 4),
+            head_quads: self.head_quads(),
             scale: self.scale,
             soft_cap: self.soft_cap,
         }
@@ -70,7 +70,11 @@ impl Attention {
     /// Unrolled loops over a head keep its row in registers, which GPUs need; software drivers
     /// only compile longer.
     fn unroll_quads(&self, recorder: &Recorder<'_>) -> u32 {
-        if recorder.gpu().is_software() { 0 } else { to_u32(self.layout.head_dim / 4) }
+        if recorder.gpu().is_software() { 0 } else { self.head_quads() }
+    }
+
+    fn head_quads(&self) -> u32 {
+        to_u32(self.layout.head_dim / 4)
     }
 }
 
@@ -111,6 +115,7 @@ impl Op for Attention {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        recorder.set_head_quads(self.head_quads());
         let unused = recorder.unused();
         let row_logits = outputs.get(2).map(Slot::binding);
         recorder.dispatch(&kernels::Attention {
@@ -155,6 +160,7 @@ impl Op for AttentionBackward {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let params = self.0.params(&inputs[0].shape);
+        recorder.set_head_quads(self.0.head_quads());
         let unroll_quads = self.0.unroll_quads(recorder);
         let [qkv, output, log_sum_exp, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
         let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
 use crate::kernels::shared::{
-    ADAFACTOR_UPDATE, CLIPPED, FACTORED, GRID, POWER, REDUCE, ROW, STEP_STATE, WEIGHT_F32,
+    ADAFACTOR_UPDATE, CLIPPED, FACTORED, GRID, LANES_64, POWER, REDUCE, ROW, STEP_STATE, WEIGHT_F32,
 };
 use crate::step::device_struct;
 use crate::{kernel, wgsl};
@@ -138,7 +138,7 @@ kernel! {
 kernel! {
     /// Sum of u^2 of each chunk, u being Adafactor's update before it is bounded.
     pub AdafactorSquares = [
-        STEP_STATE, GRID, CLIPPED, REDUCE, ROW, POWER, FACTORED, ADAFACTOR_UPDATE,
+        STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW, POWER, FACTORED, ADAFACTOR_UPDATE,
         wgsl!("../../../shaders/adafactor_squares.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
 use crate::kernels::shared::{
-    AGREES, CLIPPED, GRID, REDUCE, ROW, STEP_STATE, TENSOR_RANGE, WEIGHT_F32,
+    AGREES, CLIPPED, GRID, LANES_64, REDUCE, ROW, STEP_STATE, TENSOR_RANGE, WEIGHT_F32,
 };
 use crate::step::device_struct;
 use crate::{kernel, wgsl};
@@ -42,7 +42,7 @@ pub const RULE_COMPLEMENT: u32 = 4;
 kernel! {
     /// In how many elements of each chunk the blend b1 m + (1-b1) g agrees in sign with g.
     pub Agreement = [
-        STEP_STATE, GRID, CLIPPED, REDUCE, ROW, AGREES,
+        STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW, AGREES,
         wgsl!("../../../shaders/agreement.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -74,7 +74,7 @@ kernel! {
 kernel! {
     /// Sum of g^2 / max(v_hat, eps^2) of each chunk, v_hat with this gradient in it.
     pub SquaredRatio = [
-        STEP_STATE, GRID, CLIPPED, REDUCE, ROW,
+        STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW,
         wgsl!("../../../shaders/squared_ratio.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -112,7 +112,7 @@ kernel! {
     /// [`TensorFactors`] with [`RULE_COMPLEMENT`] makes of it the share of each tensor that is
     /// below.
     pub MomentStatistics = [
-        STEP_STATE, GRID, REDUCE, ROW,
+        STEP_STATE, GRID, LANES_64, REDUCE, ROW,
         wgsl!("../../../shaders/moment_statistics.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -138,7 +138,7 @@ kernel! {
 kernel! {
     /// One number per tensor, from the mean of its partial sums.
     pub TensorFactors = [
-        GRID, REDUCE, TENSOR_RANGE,
+        GRID, LANES_64, REDUCE, TENSOR_RANGE,
         wgsl!("../../../shaders/tensor_factors.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -164,7 +164,7 @@ kernel! {
 kernel! {
     /// Sum of w^2 of each chunk; a weight counts at most 1e14.
     pub WeightSquares = [
-        STEP_STATE, GRID, REDUCE, ROW, WEIGHT_F32,
+        STEP_STATE, GRID, LANES_64, REDUCE, ROW, WEIGHT_F32,
         wgsl!("../../../shaders/weight_squares.wgsl"),
     ];
     workgroup [64, 1, 1];

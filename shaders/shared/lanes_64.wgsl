@@ -1,0 +1,2 @@
+// Invocations of a workgroup.
+const LANES = 64u;
