@@ -292,7 +292,7 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
         _ => false,
     };
     let mut contributions = graph.gradients().to_vec();
-    contributions.sort_by_key(|&(_, value)| value);
+    contributions.sort_unstable_by_key(|&(_, value)| value);
     let mut written = vec![false; graph.parameters().len()];
     let mut sinks = Vec::new();
     for (parameter, value) in contributions {
@@ -307,7 +307,7 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
         let slot = request.parameters.state_slot_in(&buffers.staged, state_index[state]);
         sinks.push(Sink { value, slot, first: true, in_place: true });
     }
-    sinks.sort_by_key(|sink| sink.value);
+    sinks.sort_unstable_by_key(|sink| sink.value);
     for group in sinks.chunk_by_mut(|a, b| a.value.node == b.value.node) {
         let node = &graph.nodes()[group[0].value.node];
         let Source::Op(op) = &node.source else { continue };
@@ -360,7 +360,7 @@ fn lifetimes(
             lifetimes.push((value, life));
         }
     }
-    lifetimes.sort_by_key(|(_, life)| life.first);
+    lifetimes.sort_unstable_by_key(|(_, life)| life.first);
     lifetimes
 }
 
@@ -446,7 +446,7 @@ fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {
         *counts.entry(dispatch.name).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+    counts.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
     counts
 }
 

@@ -67,7 +67,7 @@ impl Sampling {
             });
         }
         let mut order: Vec<_> = (0..logits.len()).collect();
-        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
         order.truncate(self.top_k.unwrap_or(usize::MAX));
         let largest = f64::from(logits[order[0]]);
         if self.temperature == 0.0 {

@@ -366,6 +366,12 @@ impl<M: Model> Trainer<M> {
         &self.parameters
     }
 
+    /// Seed of the run: what the builder was given, or what came with the checkpoint that was
+    /// restored. For whoever draws batches with it.
+    pub fn seed(&self) -> u32 {
+        self.seed
+    }
+
     /// Steps submitted so far, skipped ones included.
     pub fn steps(&self) -> u64 {
         self.attempted

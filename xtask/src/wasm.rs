@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DEBIAN: &str = "rustc-web rust-web-src lld-22";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_LINKER: &str = "/usr/bin/wasm-ld-22";
+/// The standard library is built small, as pages want it.
+const BUILD_STD: [&str; 2] =
+    ["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"];
 const DEBIAN_SOURCE: &str = "lib/rustlib/src/rust/library/std/Cargo.toml";
 
 /// What compiles for browsers.
@@ -85,7 +88,7 @@ impl Compiler {
         npm::xtask()?
             .program("wasm-opt")
             .args(FEATURES.map(|feature| format!("--enable-{feature}")))
-            .args(["-Oz", "--strip-debug", "--strip-producers", "--output"])
+            .args(["-Oz", "--converge", "--strip-debug", "--strip-producers", "--output"])
             .args([&program, &program])
             .run()
     }
@@ -97,7 +100,7 @@ impl Compiler {
             .args([folder_of_builds()]);
         match self {
             Self::Rustup => step,
-            Self::Debian => step.args(["-Zbuild-std=std,panic_abort"]).envs([
+            Self::Debian => step.args(BUILD_STD).envs([
                 ("RUSTC", DEBIAN_RUSTC),
                 // The released compiler takes -Z only so.
                 ("RUSTC_BOOTSTRAP", "1"),

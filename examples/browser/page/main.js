@@ -421,9 +421,12 @@ $('load').onchange = async () => {
   const [file] = $('load').files;
   if (!file) return;
   const bytes = await file.arrayBuffer();
-  const step = await tryTo('load', { bytes }, [bytes]);
+  const loaded = await tryTo('load', { bytes }, [bytes]);
   $('load').value = '';
-  if (step === undefined) return;
+  if (!loaded) return;
+  const { step, seed } = loaded;
+  current.settings.seed = seed;
+  $('seed').value = seed;
   hideAlert();
   series.truncate(step);
   event(step, `Loaded ${file.name}.`);

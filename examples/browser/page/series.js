@@ -14,7 +14,7 @@ export const EVENTS = {
 };
 export const ROLLED_BACK = 32;
 
-const COLUMNS = ['loss', 'smooth', 'validation', 'norm', 'threshold', 'rate', 'scale', 'speed'];
+const COLUMNS = ['loss', 'smooth', 'validation', 'norm', 'threshold', 'rate', 'scale', 'speed', 'row'];
 /** The largest f32: what the threshold is where nothing clips. */
 const NO_CLIP = 3e38;
 
@@ -50,12 +50,15 @@ export class Series {
     if (kept >= 0) for (const name of ['step', ...COLUMNS]) this[name].length = kept;
     for (const name of ['skipped', 'clipped']) this[name] = this[name].filter((s) => s < step);
     this.faults = this.faults.filter((fault) => fault.step < step);
-    const row = this.heat.step.findIndex((s) => s >= step);
-    if (row >= 0) {
-      this.heat.step.length = row;
-      this.heat.norms.length = row;
+    const column = this.heat.step.findIndex((s) => s >= step);
+    if (column >= 0) {
+      this.heat.step.length = column;
+      this.heat.norms.length = column;
     }
     this.smoothed = this.smooth.findLast((x) => x !== null) ?? null;
+    const row = this.row.at(-1);
+    this.last = row && step > 0 ? { ...row, step: step - 1 } : null;
+    this.skippedTotal = this.last?.skipped_total ?? 0;
   }
 
   /** Adds rows of telemetry; returns them as objects. */
@@ -102,6 +105,7 @@ export class Series {
     this.rate.push(row.learning_rate);
     this.scale.push(row.loss_scale);
     this.speed.push(finite(speed));
+    this.row.push(row);
   }
 
   validate(step, loss) {

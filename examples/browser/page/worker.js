@@ -73,8 +73,12 @@ const chores = [
 ];
 
 self.onmessage = ({ data }) => {
-  if (data.type === 'hidden') hidden = data.hidden;
-  else queue.push(data);
+  if (data.type === 'hidden') {
+    hidden = data.hidden;
+    if (session) announce();
+  } else {
+    queue.push(data);
+  }
   wake();
 };
 yielding.port1.onmessage = () => wake();
@@ -183,9 +187,9 @@ const handlers = {
   },
   async load({ bytes }) {
     await telemetry();
-    const step = await session.load(new Uint8Array(bytes));
+    const loaded = await session.load(new Uint8Array(bytes));
     begin();
-    return step;
+    return loaded;
   },
   async records({ format }) {
     await telemetry();

@@ -248,9 +248,10 @@ impl WebSession {
         self.0.checkpoint().await.map_err(to_js)
     }
 
-    /// Goes on from such a file; returns its step.
-    pub async fn load(&mut self, bytes: Vec<u8>) -> Result<f64> {
-        Ok(self.0.load(&bytes).await.map_err(to_js)? as f64)
+    /// Goes on from such a file; returns `{step, seed}`.
+    pub async fn load(&mut self, bytes: Vec<u8>) -> Result<Object> {
+        let step = self.0.load(&bytes).await.map_err(to_js)? as f64;
+        Ok(object(&[("step", step.into()), ("seed", self.0.seed().into())]))
     }
 
     /// Steps taken at the last snapshot on the host, if there is one.

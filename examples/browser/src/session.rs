@@ -290,12 +290,13 @@ impl Session {
         Ok(self.trainer.checkpoint().await?.to_bytes())
     }
 
-    /// Goes on from such a file; returns its step.
+    /// Goes on from such a file, with the batches of its seed; returns its step.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for one of another model, [`Error::DeviceLost`].
     pub async fn load(&mut self, bytes: &[u8]) -> Result<u64> {
         self.trainer.restore(&Checkpoint::from_bytes(bytes)?).await?;
+        self.settings.seed = self.trainer.seed();
         Ok(self.go_on())
     }
 
@@ -376,6 +377,11 @@ impl Session {
     /// Steps submitted so far.
     pub fn steps(&self) -> u64 {
         self.trainer.steps()
+    }
+
+    /// Seed of the run; that of a checkpoint once it is loaded.
+    pub fn seed(&self) -> u32 {
+        self.settings.seed
     }
 
     /// Tokens of a step.

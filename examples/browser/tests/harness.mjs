@@ -15,7 +15,7 @@ const WEBGPU = '--enable-unsafe-webgpu';
 
 const DESKTOP = { width: 1280, height: 900 };
 /** How long anything may take, in ms: only what never happens takes longer, even on a busy machine. */
-export const PATIENCE = 180_000;
+export const PATIENCE = Number(process.env.PATIENCE ?? 180_000);
 
 /** Serves a folder on this machine; returns its address and how to end it. */
 export async function serve(folder) {

@@ -80,6 +80,12 @@ fn a_checkpoint_goes_on_with_the_same_bits() {
         session.set_stability(false, 1.0).await.unwrap();
         session.set_stability(true, 1.0).await.unwrap();
         assert_eq!(losses(&run(&mut session, 8).await), expected);
+        // Also where a run of another seed was.
+        let another = Settings { seed: 9, ..settings };
+        let mut session = Session::new(gpu.clone(), task, another).await.unwrap();
+        run(&mut session, 2).await;
+        session.load(&checkpoint).await.unwrap();
+        assert_eq!(losses(&run(&mut session, 8).await), expected);
         let mut other = Session::new(gpu, addition(1), Settings::default()).await.unwrap();
         assert!(other.load(&checkpoint).await.unwrap_err().to_string().contains("checkpoint"));
     });
