@@ -11,6 +11,7 @@ use crate::backends;
 use crate::browser;
 use crate::drivers::{self, Driver, Kind};
 use crate::steps::{self, Step};
+use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
 const CPU_TESTS: [&str; 4] = ["backends", "gradients", "shader_contract", "watch"];
@@ -98,7 +99,7 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     Ok(())
 }
 
-/// The same GPU tests in WebGPU: in Chromium on its own driver, and in Dawn on the first one here.
+/// The demo's page in Chromium; then the same GPU tests in WebGPU: in Chromium on its own driver, and in Dawn on the first one here.
 /// Before and after, native programs exchange runs with them over the same driver.
 fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
     if !options.browser && !options.browser_only {
@@ -106,6 +107,12 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         return Ok(());
     }
     let chromium = browser::chromium()?;
+    // Arguments name tests of the tables.
+    if options.arguments.is_empty() {
+        for (name, step) in web::tests()? {
+            report.push(watch_step(name.to_owned(), step, options)?);
+        }
+    }
     let tests = browser::Tests::build()?;
     let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
     let exchange = |name: &str, driver: Option<&Driver>, folder: &Path| {

@@ -1,11 +1,12 @@
 //! The demo: static files that any web server can serve, and a server for this machine.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::browser;
 use crate::drivers::{self, Kind};
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
@@ -25,13 +26,13 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if options.test {
+        return tests()?.into_iter().try_for_each(|(_, step)| step.run());
+    }
     let site = build()?;
     println!("==> the page is in {}", site.display());
     if options.build_only {
         return Ok(());
-    }
-    if options.test {
-        return tests(&site)?.run();
     }
     npm::xtask()?.script("serve.mjs").args([site]).args([options.port.to_string()]).run()
 }
@@ -63,15 +64,28 @@ fn build() -> Result<PathBuf> {
     Ok(site)
 }
 
-/// The command that tests the built page in headless Chromium. Pictures of it go to
-/// target/web/screenshots, and a checkpoint that native tests may go on with to target/web/exchange.
-fn tests(site: &Path) -> Result<Step> {
-    let folder = steps::target().join("web");
-    let left = ["screenshots", "exchange"].map(|name| folder.join(name));
-    for folder in &left {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    Ok(demo()?.script("tests/all.mjs").args([site]).args(left))
+/// Tests of the page, built anew: headless Chromium drives it and leaves pictures in
+/// target/web/screenshots; before and after, the same session natively, over Chromium's software
+/// driver, exchanges runs with it.
+pub fn tests() -> Result<Vec<(&'static str, Step)>> {
+    let site = build()?;
+    let screenshots = steps::target().join("web/screenshots");
+    fs::create_dir_all(&screenshots)
+        .with_context(|| format!("cannot make {}", screenshots.display()))?;
+    let exchange = browser::exchange_folder("page")?;
+    let drivers = drivers::find_or_install(&[Kind::SwiftShader])?;
+    let session = || {
+        Step::cargo("test")
+            .args(["--package", "evenkeel-browser", "--test", "session", "runs_go_on"])
+            .envs(drivers[0].environment())
+            .envs([("EVENKEEL_EXCHANGE", &exchange)])
+    };
+    let page = demo()?.script("tests/all.mjs").args([&site, &screenshots, &exchange]);
+    Ok(vec![
+        ("a session for the demo's page", session()),
+        ("the demo's page", page),
+        ("a session from the demo's page", session()),
+    ])
 }
 
 fn demo() -> Result<Folder> {

@@ -37,5 +37,7 @@ for (const { name, webgpu = true, run } of tests) {
 await demo.close();
 for (const browser of Object.values(browsers)) await browser.close();
 server.close();
-console.log(`page: ${passed} passed, ${failed} failed in ${((Date.now() - start) / 1000).toFixed(0)} s`);
-process.exit(failed === 0 && passed > 0 ? 0 : 1);
+const ok = failed === 0 && passed > 0;
+// As Rust's test harness writes it.
+console.log(`\ntest result: ${ok ? 'ok' : 'FAILED'}. ${passed} passed; ${failed} failed; 0 ignored; finished in ${((Date.now() - start) / 1000).toFixed(0)}s\n`);
+process.exit(ok ? 0 : 1);

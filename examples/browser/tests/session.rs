@@ -1,5 +1,8 @@
 //! The session of the page, natively: it learns, survives what it should, and resumes bitwise.
 
+use std::fs;
+use std::path::PathBuf;
+
 use evenkeel::data::Corpus;
 use evenkeel::train::Telemetry;
 use evenkeel::{Error, Gpu, block_on};
@@ -88,6 +91,47 @@ fn a_checkpoint_goes_on_with_the_same_bits() {
         assert_eq!(losses(&run(&mut session, 8).await), expected);
         let mut other = Session::new(gpu, addition(1), Settings::default()).await.unwrap();
         assert!(other.load(&checkpoint).await.unwrap_err().to_string().contains("checkpoint"));
+    });
+}
+
+/// With the page that `tests/page.mjs` drives, through the folder of `EVENKEEL_EXCHANGE`: the losses
+/// after a checkpoint are those of the other side.
+#[test]
+fn runs_go_on_in_the_page_and_come_from_there() {
+    let Some(folder) = std::env::var_os("EVENKEEL_EXCHANGE").map(PathBuf::from) else {
+        println!("skipped: no folder to meet the page in");
+        return;
+    };
+    let Some(gpu) = gpu() else { return };
+    block_on(async {
+        let (task, settings) = text();
+        let settings = Settings { batch: 8, ..settings };
+        let mut session = Session::new(gpu.clone(), task, settings).await.unwrap();
+        run(&mut session, 6).await;
+        fs::write(folder.join("native.safetensors"), session.checkpoint().await.unwrap()).unwrap();
+        let followed = run(&mut session, 8).await;
+        let lines: Vec<_> = followed.iter().map(|record| record.loss.to_string()).collect();
+        fs::write(folder.join("native.losses"), lines.join("\n")).unwrap();
+
+        let Ok(checkpoint) = fs::read(folder.join("page.safetensors")) else {
+            println!("the page has left nothing yet");
+            return;
+        };
+        session.load(&checkpoint).await.unwrap();
+        let expected = fs::read_to_string(folder.join("page.losses")).unwrap();
+        let expected: Vec<f32> = expected.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(expected.len(), 8);
+        for (record, expected) in run(&mut session, 8).await.iter().zip(expected) {
+            // A driver for hardware may contract what two compilers write differently.
+            let allowed = if gpu.is_software() { 0.0 } else { 1e-5 };
+            let off = (record.loss - expected).abs();
+            assert!(
+                off <= allowed,
+                "step {}: {} natively, {expected} in the page",
+                record.step,
+                record.loss
+            );
+        }
     });
 }
 
