@@ -10,7 +10,7 @@ use crate::drivers::{Driver, Kind};
 use crate::install;
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
-use crate::wasm::Compiler;
+use crate::wasm::{Compiler, Profile};
 
 const CHROMIUM: [&str; 4] = [
     "/usr/bin/chromium",
@@ -39,7 +39,7 @@ impl Tests {
     /// Builds the page.
     pub fn build() -> Result<Self> {
         let site = steps::target().join("browser-tests");
-        Compiler::find_or_install()?.build("evenkeel-browser-tests", &site)?;
+        Compiler::find_or_install()?.build("evenkeel-browser-tests", Profile::Fast, &site)?;
         copy_files(&steps::root().join("tests/browser/page"), &site)?;
         Ok(Self { site, npm: npm::xtask()? })
     }

@@ -12,13 +12,21 @@ use anyhow::{Context, Result, bail};
 /// A program to run in the root of the repository.
 pub struct Step {
     command: Command,
+    /// Begins the lines of its output.
+    prefix: String,
 }
 
 impl Step {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.current_dir(root()).stdin(Stdio::null());
-        Self { command }
+        Self { command, prefix: String::new() }
+    }
+
+    /// Begins the lines of its output, where it runs beside others.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.prefix);
+        self
     }
 
     /// The cargo that started this program.
@@ -64,7 +72,7 @@ impl Step {
         for line in BufReader::new(output).split(b'\n') {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
-            println!("{line}");
+            println!("{}{line}", self.prefix);
             watch(&line);
         }
         Ok(child.wait()?.success())

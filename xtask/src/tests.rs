@@ -99,8 +99,8 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     Ok(())
 }
 
-/// The demo's page in Chromium; then the same GPU tests in WebGPU: in Chromium on its own driver, and in Dawn on the first one here.
-/// Before and after, native programs exchange runs with them over the same driver.
+/// The demo's page in Chromium; then the GPU tests in WebGPU, in Chromium and in Dawn at once: much
+/// of their time each waits for one core.
 fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
     if !options.browser && !options.browser_only {
         println!("==> skipped: the tests in Chromium and in Dawn; --browser runs them");
@@ -115,26 +115,42 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
     }
     let tests = browser::Tests::build()?;
     let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
-    let exchange = |name: &str, driver: Option<&Driver>, folder: &Path| {
+    let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
+    let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
+    std::thread::scope(|scope| {
+        let chromium = scope.spawn(|| in_page(options, "Chromium", swiftshader, in_chromium));
+        let dawn = in_page(options, "Dawn", drivers.first(), in_dawn);
+        report.extend(chromium.join().expect("no panic")?);
+        report.extend(dawn?);
+        Ok(())
+    })
+}
+
+/// The GPU tests in one place. Before and after, native programs exchange runs with them over the
+/// same driver.
+fn in_page(
+    options: &Options,
+    place: &str,
+    driver: Option<&Driver>,
+    tests: impl Fn(&Path) -> Result<Step>,
+) -> Result<Vec<Outcome>> {
+    let folder = browser::exchange_folder(place)?;
+    let prefix = format!("{place}: ");
+    let exchange = |name: &str| {
         let Some(driver) = driver else { return Ok(None) };
         let step = cargo_test(options)
             .args(["--test", "exchange"])
             .envs(environment(driver))
-            .envs([("EVENKEEL_EXCHANGE", folder)]);
+            .envs([("EVENKEEL_EXCHANGE", &folder)])
+            .prefix(&prefix);
         watch_step(format!("{name} on {driver}"), step, options).map(Some)
     };
-    for (place, driver) in [("Chromium", swiftshader), ("Dawn", drivers.first())] {
-        let folder = browser::exchange_folder(place)?;
-        report.extend(exchange("a run for a page", driver, &folder)?);
-        let step = match place {
-            "Chromium" => tests.in_chromium(&chromium, &folder),
-            _ => tests.in_dawn(driver.context("a driver")?, &folder),
-        };
-        let step = step.args(&options.arguments);
-        report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
-        report.extend(exchange("a run from a page", driver, &folder)?);
-    }
-    Ok(())
+    let mut report = Vec::new();
+    report.extend(exchange("a run for a page")?);
+    let step = tests(&folder)?.args(&options.arguments).prefix(&prefix);
+    report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
+    report.extend(exchange("a run from a page")?);
+    Ok(report)
 }
 
 fn cargo_test(options: &Options) -> Step {

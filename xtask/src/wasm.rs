@@ -10,8 +10,6 @@ use crate::steps::{self, Step};
 use crate::{install, npm};
 
 const TARGET: &str = "wasm32-unknown-unknown";
-/// The cargo profile of programs for pages.
-const PROFILE: &str = "web";
 /// What Rust's compiler takes for given in WebAssembly, as every browser with WebGPU has it; a
 /// stripped program does not say.
 const FEATURES: [&str; 7] = [
@@ -35,6 +33,25 @@ const DEBIAN_LINKER: &str = "/usr/bin/wasm-ld-22";
 const BUILD_STD: [&str; 2] =
     ["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"];
 const DEBIAN_SOURCE: &str = "lib/rustlib/src/rust/library/std/Cargo.toml";
+
+/// How programs for pages are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// To be loaded by visitors: as small as can be.
+    Small,
+    /// To be run once: built fast.
+    Fast,
+}
+
+impl Profile {
+    /// The cargo profile.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Small => "web",
+            Self::Fast => "web-tests",
+        }
+    }
+}
 
 /// What compiles for browsers.
 #[derive(Clone, Copy, Debug)]
@@ -73,10 +90,11 @@ impl Compiler {
 
     /// Builds a member of the workspace into a folder: `NAME.js` and `NAME_bg.wasm`, to be imported
     /// by an ES module.
-    pub fn build(self, package: &str, folder: &Path) -> Result<()> {
-        self.cargo("build").args(["--package", package, "--profile", PROFILE]).run()?;
+    pub fn build(self, package: &str, profile: Profile, folder: &Path) -> Result<()> {
+        self.cargo("build").args(["--package", package, "--profile", profile.name()]).run()?;
         let name = package.replace('-', "_");
-        let built = folder_of_builds().join(TARGET).join(PROFILE).join(format!("{name}.wasm"));
+        let built = folder_of_builds().join(TARGET);
+        let built = built.join(profile.name()).join(format!("{name}.wasm"));
         Bindgen::new()
             .input_path(&built)
             .web(true)?
@@ -84,6 +102,9 @@ impl Compiler {
             .typescript(false)
             .generate(folder)
             .with_context(|| format!("no JavaScript could be made for {}", built.display()))?;
+        if profile == Profile::Fast {
+            return Ok(());
+        }
         let program = folder.join(format!("{name}_bg.wasm"));
         npm::xtask()?
             .program("wasm-opt")

@@ -10,7 +10,7 @@ use crate::browser;
 use crate::drivers::{self, Kind};
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
-use crate::wasm::Compiler;
+use crate::wasm::{Compiler, Profile};
 
 #[derive(Args)]
 pub struct Options {
@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
 pub fn bench(arguments: &[String]) -> Result<()> {
     const PACKAGE: &str = "evenkeel-browser-bench";
     let folder = steps::target().join("browser-bench");
-    Compiler::find_or_install()?.build(PACKAGE, &folder)?;
+    Compiler::find_or_install()?.build(PACKAGE, Profile::Small, &folder)?;
     let native = ["--release", "--package", PACKAGE, "--example", "native"];
     Step::cargo("build").args(native).run()?;
     let native = steps::target().join("release/examples/native");
@@ -59,7 +59,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
     let (wasm, site) = (folder.join("wasm"), folder.join("site"));
-    Compiler::find_or_install()?.build("evenkeel-browser", &wasm)?;
+    Compiler::find_or_install()?.build("evenkeel-browser", Profile::Small, &wasm)?;
     demo()?.script("build.mjs").args([&wasm, &site]).run()?;
     Ok(site)
 }

@@ -113,7 +113,9 @@ const handlers = {
     status();
   },
   telemetry({ steps, layers, seconds }) {
+    const before = series.last;
     for (const row of series.push(steps, layers, seconds)) noteRow(row);
+    if (!before) status();
     redraw();
   },
   validation({ step, loss }) {
@@ -286,7 +288,7 @@ function showAdapter({ info, features, limits }) {
   onGpu = !info.software;
   $('software').hidden = onGpu;
   // Steps that a CPU takes in a moment, too.
-  if (info.software) $('batch').value = '16';
+  if (info.software) $('batch').value = '32';
   start();
 }
 

@@ -3,7 +3,7 @@
 
 /** Points that a chart shows at most; beyond, every second one goes. */
 const MOST = 3000;
-/** Weight of the newest loss in the smoothed curve. */
+/** Weight of the newest loss in the smoothed curve, once there are enough for it. */
 const SMOOTHING = 0.06;
 
 /** Reasons and events, by their numbers in telemetry. */
@@ -87,7 +87,9 @@ export class Series {
     const disturbed = this.faults.some((fault) => row.step >= fault.step && row.step < fault.step + fault.steps);
     const loss = finite(row.loss);
     if (loss !== null && !disturbed) {
-      this.smoothed = this.smoothed === null ? loss : this.smoothed + SMOOTHING * (loss - this.smoothed);
+      // The mean of the first losses, then of about the last 1 / SMOOTHING.
+      const weight = Math.max(SMOOTHING, 1 / (row.step + 1));
+      this.smoothed = this.smoothed === null ? loss : this.smoothed + weight * (loss - this.smoothed);
     }
     if (!applied) this.skipped.push(row.step);
     if (clipped) this.clipped.push(row.step);
