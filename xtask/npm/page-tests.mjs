@@ -36,9 +36,10 @@ const left = await page.evaluate(
   async ({ filters, given }) => {
     const { files } = await import('./files.js');
     for (const [name, bytes] of given) files.set(name, new Uint8Array(bytes));
-    const { runTests } = await import('./run.js');
+    const { runTests, testNames } = await import('./run.js');
     const response = await fetch('./evenkeel_browser_tests_bg.wasm');
-    await runTests(await response.arrayBuffer(), filters, globalThis.report);
+    const wasm = await response.arrayBuffer();
+    await runTests(wasm, await testNames(wasm, filters), globalThis.report);
     return [...files].map(([name, bytes]) => [name, [...bytes]]);
   },
   { filters, given },

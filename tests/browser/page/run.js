@@ -16,12 +16,20 @@ async function instantiate(wasm) {
   return { names: program.names(), run: WebAssembly.promising(exports.run) };
 }
 
+/** Which test program a test is from. */
+export const programOf = (name) => name.split('::')[0];
+
+/** Names of the tests that contain one of `filters`, or of all. */
+export async function testNames(wasm, filters) {
+  const { names } = await instantiate(wasm);
+  return names.filter((name) => !filters.length || filters.some((filter) => name.includes(filter)));
+}
+
 /**
- * Runs all tests whose name contains one of `filters`, or all, each of `programs` (the part of the
- * name before the first `::`) in an instance of its own, and reports each as
+ * Runs the tests of these names, each program's in an instance of its own, and reports each as
  * `{ name, ok, ms, message }`.
  */
-export async function runTests(wasm, filters, report) {
+export async function runTests(wasm, wanted, report) {
   const failures = [];
   const error = console.error;
   console.error = (...words) => failures.push(words.join(' '));
@@ -32,8 +40,8 @@ export async function runTests(wasm, filters, report) {
   let instance = await instantiate(wasm);
   let program = null;
   for (const [index, name] of instance.names.entries()) {
-    if (filters.length && !filters.some((filter) => name.includes(filter))) continue;
-    const [next] = name.split('::');
+    if (!wanted.includes(name)) continue;
+    const next = programOf(name);
     if (program !== null && (next !== program || failures.length)) instance = await instantiate(wasm);
     program = next;
     failures.length = 0;
