@@ -16,6 +16,12 @@ use crate::web;
 /// Files in tests/ that use no GPU. All others run on each driver.
 const CPU_TESTS: [&str; 4] = ["backends", "gradients", "shader_contract", "watch"];
 
+/// The one that takes longest: with `--browser` it runs on SwiftShader in Chromium only.
+const KERNELS: &str = "kernels";
+
+/// The tests of the demo's session, natively.
+pub const DEMO: [&str; 2] = ["--test", "session"];
+
 #[derive(Args)]
 pub struct Options {
     /// Build with optimizations
@@ -79,7 +85,8 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();
 
     // One build for all that follows.
-    cargo_test(options).args(["--lib"]).args(&cpu).args(&gpu).args(["--no-run"]).run()?;
+    let all = cargo_test(options).args(["--lib"]).args(&cpu).args(&gpu).args(DEMO);
+    all.args(["--no-run"]).run()?;
 
     // Tests of the crate's own modules and its documentation may use a GPU in passing.
     let first = &drivers[0];
@@ -90,10 +97,17 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     report.push(watch("library".to_owned(), library, options)?);
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
     report.push(watch("documentation".to_owned(), documentation, options)?);
-    let demo = Step::cargo("test").args(["--package", "evenkeel-browser"]).envs(environment(first));
+    let demo = cargo_test(options).args(DEMO).envs(environment(first));
     report.push(watch("the demo's session".to_owned(), demo, options)?);
     for driver in drivers {
-        let tests = cargo_test(options).args(&gpu).envs(environment(driver));
+        let mut tests = cargo_test(options).envs(environment(driver));
+        let in_chromium = options.browser && driver.kind == Kind::SwiftShader;
+        if in_chromium {
+            println!("==> the test program {KERNELS} runs on {driver} in Chromium, below");
+        }
+        for name in gpu_tests.iter().filter(|name| !(in_chromium && *name == KERNELS)) {
+            tests = tests.args(["--test", name]);
+        }
         report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
     }
     Ok(())
@@ -153,9 +167,16 @@ fn in_page(
     Ok(report)
 }
 
+/// Tests of the library and of the demo, the same packages and features each time, so that nothing
+/// is built twice.
+pub fn test_step() -> Step {
+    Step::cargo("test")
+        .args(["--package", "evenkeel", "--package", "evenkeel-browser"])
+        .args(["--features", "evenkeel/contract,evenkeel/dashboard"])
+}
+
 fn cargo_test(options: &Options) -> Step {
-    let release = options.release.then_some("--release");
-    Step::cargo("test").args(["--features", "contract,dashboard"]).args(release)
+    test_step().args(options.release.then_some("--release"))
 }
 
 fn environment(driver: &Driver) -> Vec<(&'static str, std::ffi::OsString)> {

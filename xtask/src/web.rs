@@ -10,6 +10,7 @@ use crate::browser;
 use crate::drivers::{self, Kind};
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
+use crate::tests;
 use crate::wasm::{Compiler, Profile};
 
 #[derive(Args)]
@@ -75,8 +76,9 @@ pub fn tests() -> Result<Vec<(&'static str, Step)>> {
     let exchange = browser::exchange_folder("page")?;
     let drivers = drivers::find_or_install(&[Kind::SwiftShader])?;
     let session = || {
-        Step::cargo("test")
-            .args(["--package", "evenkeel-browser", "--test", "session", "runs_go_on"])
+        tests::test_step()
+            .args(tests::DEMO)
+            .args(["runs_go_on"])
             .envs(drivers[0].environment())
             .envs([("EVENKEEL_EXCHANGE", &exchange)])
     };
