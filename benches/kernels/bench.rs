@@ -110,8 +110,7 @@ impl<'b> Family<'b> {
 
     /// A kernel that moves `bytes`.
     pub fn moves<K: Kernel>(&mut self, size: impl fmt::Display, bytes: u64, kernel: &K) {
-        let name = const { K::DECLARATION.name };
-        self.measure(name, size, Work::Bytes(bytes), &[self.gpu.prepare(kernel)]);
+        self.moves_as(Variant::default(), size, bytes, kernel);
     }
 
     /// A kernel over tensors or weights in another storage, that moves `bytes`.
@@ -129,8 +128,7 @@ impl<'b> Family<'b> {
 
     /// A kernel that does `flops` additions and multiplications.
     pub fn computes<K: Kernel>(&mut self, size: impl fmt::Display, flops: u64, kernel: &K) {
-        let name = const { K::DECLARATION.name };
-        self.measure(name, size, Work::Flops(flops), &[self.gpu.prepare(kernel)]);
+        self.computes_as(Variant::default(), size, flops, kernel);
     }
 
     /// A variant of a kernel that does `flops` additions and multiplications.

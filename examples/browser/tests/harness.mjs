@@ -14,7 +14,7 @@ const QUIET = ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-ba
 const WEBGPU = '--enable-unsafe-webgpu';
 
 const DESKTOP = { width: 1280, height: 900 };
-/** How long anything may take, in ms: only what never happens takes longer, even on a busy machine. */
+/** How long anything may take, in ms: only what never happens takes longer, even on a busy machine. PATIENCE in the environment sets it. */
 export const PATIENCE = Number(process.env.PATIENCE ?? 180_000);
 
 /** Serves a folder on this machine; returns its address and how to end it. */
