@@ -2,9 +2,10 @@
 //
 //     hlslc.exe LIST
 //
-// Each line of LIST is `fxc PROFILE FILE`, `fxc_debug PROFILE FILE` as in programs built for debugging,
-// without optimization, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of 16 bits are on. The entry point is `main`. The answer to each is a line `ok FILE` or `error FILE`,
-// the latter followed by the compiler's message, a tab before each of its lines.
+// Each line of LIST is `fxc PROFILE FILE`, `fxc_debug PROFILE FILE` as in programs built for
+// debugging, without optimization, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of 16 bits
+// are on. The entry point is `main`. The answer to each is a line `ok FILE` or `error FILE`, the
+// latter followed by the compiler's message, a tab before each of its lines.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::drivers::{Driver, Kind};
 use crate::install;
@@ -27,6 +27,18 @@ pub fn chromium() -> Result<PathBuf> {
     }
     npm::need_node()?;
     find().with_context(|| format!("Chromium was installed, but is none of {CHROMIUM:?}"))
+}
+
+/// Names of the test programs that are compiled for pages too.
+pub fn test_programs() -> Result<Vec<String>> {
+    let modules = steps::root().join("tests/browser/src/lib.rs");
+    let modules = fs::read_to_string(&modules)
+        .with_context(|| format!("cannot read {}", modules.display()))?;
+    let files = modules.lines().filter_map(|line| line.strip_prefix("#[path = \"../../"));
+    let names: Vec<_> =
+        files.filter_map(|file| file.split(['/', '.']).next()).map(str::to_owned).collect();
+    ensure!(!names.is_empty(), "no test programs in tests/browser");
+    Ok(names)
 }
 
 /// The test tables as a page.

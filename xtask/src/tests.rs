@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::AddAssign;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -10,14 +10,13 @@ use clap::Args;
 use crate::backends;
 use crate::browser;
 use crate::drivers::{self, Driver, Kind};
+use crate::npm;
 use crate::steps::{self, Step};
+use crate::wasm::Compiler;
 use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
 const CPU_TESTS: [&str; 4] = ["backends", "gradients", "shader_contract", "watch"];
-
-/// The one that takes longest: with `--browser` it runs on SwiftShader in Chromium only.
-const KERNELS: &str = "kernels";
 
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
@@ -101,11 +100,13 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     report.push(watch("the demo's session".to_owned(), demo, options)?);
     for driver in drivers {
         let mut tests = cargo_test(options).envs(environment(driver));
+        // Once on SwiftShader is enough; the others run natively on lavapipe and in Dawn.
         let in_chromium = options.browser && driver.kind == Kind::SwiftShader;
+        let elsewhere = if in_chromium { browser::test_programs()? } else { Vec::new() };
         if in_chromium {
-            println!("==> the test program {KERNELS} runs on {driver} in Chromium, below");
+            println!("==> on {driver} these run in Chromium, below: {}", elsewhere.join(", "));
         }
-        for name in gpu_tests.iter().filter(|name| !(in_chromium && *name == KERNELS)) {
+        for name in gpu_tests.iter().filter(|name| !elsewhere.contains(name)) {
             tests = tests.args(["--test", name]);
         }
         report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
@@ -122,12 +123,15 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
     }
     let chromium = browser::chromium()?;
     // Arguments name tests of the tables.
-    if options.arguments.is_empty() {
-        for (name, step) in web::tests()? {
+    let tests = if options.arguments.is_empty() {
+        let (site, tests) = build_pages()?;
+        for (name, step) in web::tests(&site)? {
             report.push(watch_step(name.to_owned(), step, options)?);
         }
-    }
-    let tests = browser::Tests::build()?;
+        tests
+    } else {
+        browser::Tests::build()?
+    };
     let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
     let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
     let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
@@ -137,6 +141,19 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         report.extend(chromium.join().expect("no panic")?);
         report.extend(dawn?);
         Ok(())
+    })
+}
+
+/// Builds the demo's page and the tests in one at once: the former is linked and made small by one
+/// thread, which takes half its time.
+fn build_pages() -> Result<(PathBuf, browser::Tests)> {
+    // What both need is installed before.
+    Compiler::find_or_install()?;
+    npm::xtask()?;
+    std::thread::scope(|scope| {
+        let site = scope.spawn(web::build);
+        let tests = browser::Tests::build();
+        Ok((site.join().expect("no panic")?, tests?))
     })
 }
 
@@ -282,5 +299,10 @@ mod checks {
         assert!(found.contains(&"kernels".to_owned()), "{found:?}");
         assert!(!found.contains(&"shader_contract".to_owned()), "{found:?}");
         assert!(!found.contains(&"support".to_owned()), "{found:?}");
+
+        let in_pages = browser::test_programs().unwrap();
+        assert!(in_pages.contains(&"kernels".to_owned()), "{in_pages:?}");
+        assert!(in_pages.contains(&"checkpoint".to_owned()), "{in_pages:?}");
+        assert!(in_pages.iter().all(|name| found.contains(name)), "{in_pages:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The demo: static files that any web server can serve, and a server for this machine.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -28,7 +28,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     if options.test {
-        return tests()?.into_iter().try_for_each(|(_, step)| step.run());
+        return tests(&build()?)?.into_iter().try_for_each(|(_, step)| step.run());
     }
     let site = build()?;
     println!("==> the page is in {}", site.display());
@@ -57,7 +57,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 }
 
 /// Builds the page and returns its folder.
-fn build() -> Result<PathBuf> {
+pub fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
     let (wasm, site) = (folder.join("wasm"), folder.join("site"));
     Compiler::find_or_install()?.build("evenkeel-browser", Profile::Small, &wasm)?;
@@ -65,11 +65,10 @@ fn build() -> Result<PathBuf> {
     Ok(site)
 }
 
-/// Tests of the page, built anew: headless Chromium drives it and leaves pictures in
+/// Tests of the page in a folder: headless Chromium drives it and leaves pictures in
 /// target/web/screenshots; before and after, the same session natively, over Chromium's software
 /// driver, exchanges runs with it.
-pub fn tests() -> Result<Vec<(&'static str, Step)>> {
-    let site = build()?;
+pub fn tests(site: &Path) -> Result<Vec<(&'static str, Step)>> {
     let screenshots = steps::target().join("web/screenshots");
     fs::create_dir_all(&screenshots)
         .with_context(|| format!("cannot make {}", screenshots.display()))?;
@@ -82,7 +81,7 @@ pub fn tests() -> Result<Vec<(&'static str, Step)>> {
             .envs(drivers[0].environment())
             .envs([("EVENKEEL_EXCHANGE", &exchange)])
     };
-    let page = demo()?.script("tests/all.mjs").args([&site, &screenshots, &exchange]);
+    let page = demo()?.script("tests/all.mjs").args([site, &screenshots, &exchange]);
     Ok(vec![
         ("a session for the demo's page", session()),
         ("the demo's page", page),
