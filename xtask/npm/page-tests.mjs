@@ -2,7 +2,8 @@
 // with the files of FOLDER.
 //
 // Several browsers take groups of tests from one queue: on software adapters most of a test's time
-// goes into compiling shaders, which is done by one thread of a browser.
+// goes into compiling shaders, which is done by one thread of a browser. Each group has a page of its
+// own: what its devices hold is freed with it.
 
 import http from 'node:http';
 import os from 'node:os';
@@ -20,41 +21,45 @@ const origin = `http://127.0.0.1:${server.address().port}`;
 const report = new Report();
 const given = [...(await readFiles(folder))].map(([name, bytes]) => [name, [...bytes]]);
 
-let groups = [];
 const count = Math.min(os.availableParallelism(), MOST_BROWSERS);
-const pages = await Promise.all(Array.from({ length: count }, open));
-console.log(`Chromium ${pages[0].context().browser().version()}: ${await adapterOf(pages[0])}`);
-const names = await pages[0].evaluate(async (filters) => {
-  const { testNames } = await import('./run.js');
-  return testNames(await globalThis.program(), filters);
-}, filters);
+const browsers = await Promise.all(Array.from({ length: count }, launch));
+const names = await withPage(browsers[0], async (page) => {
+  console.log(`Chromium ${browsers[0].version()}: ${await adapterOf(page)}`);
+  return page.evaluate(async (filters) => {
+    const { testNames } = await import('./run.js');
+    return testNames(await globalThis.program(), filters);
+  }, filters);
+});
 // A test program, or a family of the kernel table.
 const groupOf = (name) => name.split('::').slice(0, -1).join('::');
-groups = [...new Set(names.map(groupOf))].map((group) => names.filter((n) => groupOf(n) === group));
-await Promise.all(pages.map(runGroups));
+const groups = [...new Set(names.map(groupOf))];
+await Promise.all(browsers.map(runGroups));
 server.close();
 process.exit(report.finish() ? 0 : 1);
 
-/** A page of the tests, in a browser of its own. */
-async function open() {
-  const browser = await chromium.launch({
+function launch() {
+  return chromium.launch({
     executablePath,
     chromiumSandbox: false,
     args: ['--enable-unsafe-webgpu', '--disable-quic', '--disable-background-networking'],
   });
+}
+
+/** Does something in a page of the tests. */
+async function withPage(browser, work) {
   const page = await browser.newPage();
   page.on('crash', () => {
     console.log('a page crashed');
     process.exit(1);
   });
-  await page.exposeFunction('report', (result) => report.add(result));
-  await page.exposeFunction('nextGroup', () => groups.shift() ?? null);
   await page.goto(`${origin}/index.html`);
   await page.evaluate(() => {
     const url = './evenkeel_browser_tests_bg.wasm';
     globalThis.program = async () => (await fetch(url)).arrayBuffer();
   });
-  return page;
+  const result = await work(page);
+  await page.close();
+  return result;
 }
 
 function adapterOf(page) {
@@ -65,18 +70,26 @@ function adapterOf(page) {
   });
 }
 
-/** Runs groups in a page while there are any, and closes its browser. */
-async function runGroups(page) {
-  const left = await page.evaluate(async (given) => {
-    const { files } = await import('./files.js');
-    for (const [name, bytes] of given) files.set(name, new Uint8Array(bytes));
-    const { runTests } = await import('./run.js');
-    const wasm = await globalThis.program();
-    for (let names; (names = await globalThis.nextGroup()); ) {
-      await runTests(wasm, names, globalThis.report);
-    }
-    return [...files].map(([name, bytes]) => [name, [...bytes]]);
-  }, given);
+/** Runs groups while there are any, and closes the browser. */
+async function runGroups(browser) {
+  while (groups.length > 0) {
+    const group = groups.shift();
+    await withPage(browser, (page) => runTests(page, names.filter((name) => groupOf(name) === group)));
+  }
+  await browser.close();
+}
+
+async function runTests(page, names) {
+  await page.exposeFunction('report', (result) => report.add(result));
+  const left = await page.evaluate(
+    async ({ names, given }) => {
+      const { files } = await import('./files.js');
+      for (const [name, bytes] of given) files.set(name, new Uint8Array(bytes));
+      const { runTests } = await import('./run.js');
+      await runTests(await globalThis.program(), names, globalThis.report);
+      return [...files].map(([name, bytes]) => [name, [...bytes]]);
+    },
+    { names, given },
+  );
   await writeFiles(folder, left);
-  await page.context().browser().close();
 }

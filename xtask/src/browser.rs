@@ -6,28 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::drivers::{Driver, Kind};
-use crate::install;
+use crate::chromium::Chromium;
+use crate::drivers::Driver;
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
 use crate::wasm::{Compiler, Profile};
-
-const CHROMIUM: [&str; 4] = [
-    "/usr/bin/chromium",
-    "/usr/bin/chromium-browser",
-    "/usr/bin/google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-];
-
-/// Chromium; where it or Node.js is missing, it is installed.
-pub fn chromium() -> Result<PathBuf> {
-    let find = || CHROMIUM.iter().map(PathBuf::from).find(|path| path.exists());
-    if find().is_none() {
-        install::driver(Kind::SwiftShader)?;
-    }
-    npm::need_node()?;
-    find().with_context(|| format!("Chromium was installed, but is none of {CHROMIUM:?}"))
-}
 
 /// Names of the test programs that are compiled for pages too.
 pub fn test_programs() -> Result<Vec<String>> {
@@ -56,11 +39,12 @@ impl Tests {
         Ok(Self { site, npm: npm::xtask()? })
     }
 
-    /// The command that runs them in Chromium, on its own software adapter, with the files of a
-    /// folder.
-    pub fn in_chromium(&self, chromium: &Path, folder: &Path) -> Step {
-        let script = self.npm.script("page-tests.mjs");
-        script.args([&self.site]).args([folder, chromium])
+    /// The command that runs them in Chromium with the files of a folder.
+    pub fn in_chromium(&self, chromium: &Chromium, folder: &Path) -> Step {
+        self.npm
+            .script("page-tests.mjs")
+            .args([self.site.as_path(), folder, &chromium.program])
+            .envs(chromium.environment.iter().cloned())
     }
 
     /// The command that runs them on Dawn and a Vulkan driver, with the files of a folder.

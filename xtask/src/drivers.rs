@@ -155,6 +155,12 @@ impl Driver {
         variables
     }
 
+    /// The library of the driver, of the first where there are several; none where the system
+    /// chooses.
+    pub fn library(&self) -> Option<PathBuf> {
+        self.manifests.first().and_then(|manifest| library(manifest))
+    }
+
     /// The Mesa 22 of Debian 12, 4 to 8 times slower than the one of its backports.
     fn is_old_lavapipe(&self) -> bool {
         let system = self.manifests.iter().any(|file| file.starts_with("/usr/share"));

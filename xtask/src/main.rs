@@ -8,6 +8,7 @@
 
 mod backends;
 mod browser;
+mod chromium;
 mod drivers;
 mod install;
 mod npm;

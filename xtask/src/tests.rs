@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::backends;
 use crate::browser;
+use crate::chromium::Chromium;
 use crate::drivers::{self, Driver, Kind};
 use crate::npm;
 use crate::steps::{self, Step};
@@ -121,7 +122,7 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         println!("==> skipped: the tests in Chromium and in Dawn; --browser runs them");
         return Ok(());
     }
-    let chromium = browser::chromium()?;
+    let chromium = Chromium::find_or_install()?;
     // Arguments name tests of the tables.
     let tests = if options.arguments.is_empty() {
         let (site, tests) = build_pages()?;
@@ -132,14 +133,29 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
     } else {
         browser::Tests::build()?
     };
-    let swiftshader = drivers.iter().find(|driver| driver.kind == Kind::SwiftShader);
+    let named = |kind| drivers.iter().find(|driver| driver.kind == kind);
+    let on_lavapipe = match named(Kind::Lavapipe) {
+        Some(lavapipe) => Some((lavapipe, Chromium::on_lavapipe(lavapipe)?)),
+        None => None,
+    };
     let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
     let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
+    let swiftshader = named(Kind::SwiftShader);
     std::thread::scope(|scope| {
         let chromium = scope.spawn(|| in_page(options, "Chromium", swiftshader, in_chromium));
-        let dawn = in_page(options, "Dawn", drivers.first(), in_dawn);
+        let mut others = vec![in_page(options, "Dawn", drivers.first(), in_dawn)];
+        match &on_lavapipe {
+            Some((lavapipe, chromium)) => {
+                let place = "Chromium on lavapipe through a shim";
+                let tests = |folder: &Path| Ok(tests.in_chromium(chromium, folder));
+                others.push(in_page(options, place, Some(lavapipe), tests));
+            }
+            None => println!("==> skipped: the tests in Chromium on lavapipe, which is not here"),
+        }
         report.extend(chromium.join().expect("no panic")?);
-        report.extend(dawn?);
+        for outcomes in others {
+            report.extend(outcomes?);
+        }
         Ok(())
     })
 }
