@@ -62,6 +62,7 @@ impl Chromium {
         fs::remove_file(&copy)?;
         fs::copy(installed.join(program), &copy)
             .with_context(|| format!("cannot write {}", copy.display()))?;
+        // Without it there is no adapter to fall back on.
         fs::remove_file(folder.join(swiftshader.file_name().context("a file has a name")?))?;
 
         let driver = folder.join("libevenkeel_lavapipe.so");

@@ -19,6 +19,10 @@ use crate::web;
 /// Files in tests/ that use no GPU. All others run on each driver.
 const CPU_TESTS: [&str; 4] = ["backends", "gradients", "shader_contract", "watch"];
 
+/// Leaves the tests that pages cannot run: `tests!` and the kernel table put all others into modules
+/// of these names.
+const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
+
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
 
@@ -100,17 +104,24 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let demo = cargo_test(options).args(DEMO).envs(environment(first));
     report.push(watch("the demo's session".to_owned(), demo, options)?);
     for driver in drivers {
-        let mut tests = cargo_test(options).envs(environment(driver));
-        // Once on SwiftShader is enough; the others run natively on lavapipe and in Dawn.
-        let in_chromium = options.browser && driver.kind == Kind::SwiftShader;
-        let elsewhere = if in_chromium { browser::test_programs()? } else { Vec::new() };
-        if in_chromium {
-            println!("==> on {driver} these run in Chromium, below: {}", elsewhere.join(", "));
+        let programs = |names: &[&String]| {
+            let chosen = names.iter().flat_map(|name| ["--test", name]);
+            cargo_test(options).args(chosen).envs(environment(driver))
+        };
+        if !(options.browser && driver.kind == Kind::SwiftShader) {
+            let all: Vec<_> = gpu_tests.iter().collect();
+            report.push(watch(format!("GPU tests on {driver}"), programs(&all), options)?);
+            continue;
         }
-        for name in gpu_tests.iter().filter(|name| !elsewhere.contains(name)) {
-            tests = tests.args(["--test", name]);
-        }
-        report.push(watch(format!("GPU tests on {driver}"), tests, options)?);
+        // Once on SwiftShader, the slowest driver, is enough.
+        let in_pages = browser::test_programs()?;
+        println!("==> on {driver} these run in Chromium, below: {}", in_pages.join(", "));
+        let (shared, native): (Vec<_>, Vec<_>) =
+            gpu_tests.iter().partition(|name| in_pages.contains(name));
+        report.push(watch(format!("GPU tests on {driver}"), programs(&native), options)?);
+        let rest = programs(&shared).args(["--no-fail-fast", "--"]).args(NOT_IN_PAGES);
+        let name = format!("GPU tests on {driver} that no page can run");
+        report.push(watch_step(name, rest.args(&options.arguments), options)?);
     }
     Ok(())
 }
@@ -183,20 +194,20 @@ fn in_page(
 ) -> Result<Vec<Outcome>> {
     let folder = browser::exchange_folder(place)?;
     let prefix = format!("{place}: ");
-    let exchange = |name: &str| {
+    let exchange = |way: &str| {
         let Some(driver) = driver else { return Ok(None) };
         let step = cargo_test(options)
             .args(["--test", "exchange"])
             .envs(environment(driver))
             .envs([("EVENKEEL_EXCHANGE", &folder)])
             .prefix(&prefix);
-        watch_step(format!("{name} on {driver}"), step, options).map(Some)
+        watch_step(format!("a run {way} {place}, on {driver}"), step, options).map(Some)
     };
     let mut report = Vec::new();
-    report.extend(exchange("a run for a page")?);
+    report.extend(exchange("for")?);
     let step = tests(&folder)?.args(&options.arguments).prefix(&prefix);
     report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
-    report.extend(exchange("a run from a page")?);
+    report.extend(exchange("from")?);
     Ok(report)
 }
 
