@@ -1,8 +1,9 @@
 //! What each feature costs: a training step with it against the plain step, in one run.
 //!
 //! `cargo bench --bench features`. The model is a GPT of 2 layers and width 128; every variant makes
-//! a few steps in turn, round after round, so that all see the same machine. Printed are the median
-//! time of a step beside that of the plain one, and the bytes per parameter on the device without
+//! a few steps in turn, round after round, each time right after the plain one, so that both see the
+//! same machine. Printed are the median time of a step, the median of its ratios to the plain one
+//! (the plain one's own tells the noise), and the bytes per parameter on the device without
 //! activations, which do not depend on the number of parameters.
 
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use pollster::block_on;
 const VOCABULARY: usize = 96;
 const CONTEXT: usize = 64;
 const BATCH: usize = 4;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 15;
 const STEPS: usize = 2;
 
 type Builder = TrainerBuilder<LanguageModel>;
@@ -108,33 +109,35 @@ fn main() {
     let kind = if gpu.is_software() { "software" } else { "hardware" };
     println!("adapter: {} ({kind}), {}", gpu.info.name, gpu.info.driver_info);
     let batch = batch();
+    let mut plain = trainer(&gpu, FEATURES[0]);
     let mut trainers: Vec<_> = FEATURES.into_iter().map(|f| trainer(&gpu, f)).collect();
     let mut times = vec![Vec::new(); FEATURES.len()];
+    let mut ratios = times.clone();
     for round in 0..=ROUNDS {
-        for (trainer, times) in trainers.iter_mut().zip(&mut times) {
-            let elapsed = time(&gpu, trainer, &batch);
+        for ((trainer, times), ratios) in trainers.iter_mut().zip(&mut times).zip(&mut ratios) {
+            let [peer, own] = [&mut plain, trainer].map(|t| time(&gpu, t, &batch).as_secs_f64());
             // The first round compiles and warms up.
             if round > 0 {
-                times.push(elapsed.as_secs_f64());
+                times.push(own);
+                ratios.push(own / peer);
             }
         }
     }
-    let median = |times: &mut Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
+    let median = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
     };
-    let medians: Vec<_> = times.iter_mut().map(median).collect();
+    let medians = times.iter_mut().map(median).zip(ratios.iter_mut().map(median));
     println!(
         "{:<31} {:>8} {:>6} {:>11} {:>10}",
         "feature", "ms/step", "ratio", "dispatches", "bytes/par."
     );
-    for (((name, ..), trainer), seconds) in FEATURES.iter().zip(&trainers).zip(&medians) {
+    for (((name, ..), trainer), (seconds, ratio)) in FEATURES.iter().zip(&trainers).zip(medians) {
         let report = trainer.report();
         let bytes = report.total_bytes() - report.activation_bytes;
         println!(
-            "{name:<31} {:>8.1} {:>6.2} {:>11} {:>10.1}",
+            "{name:<31} {:>8.1} {ratio:>6.2} {:>11} {:>10.1}",
             1e3 * seconds,
-            seconds / medians[0],
             report.model_dispatches + report.update_dispatches,
             bytes as f64 / report.parameters as f64,
         );
