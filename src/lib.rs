@@ -104,11 +104,7 @@
 //! kept. A *policy* decides what a step does with its gradients. A *reference* is the same
 //! computation as plain f64 loops.
 
-#[cfg(feature = "contract")]
-pub mod contract;
 pub mod data;
-#[doc(hidden)]
-pub mod embed;
 pub mod error;
 pub mod gpu;
 pub mod graph;
@@ -117,15 +113,13 @@ pub mod kernel;
 pub mod kernels;
 pub mod nn;
 pub mod plan;
-pub mod precision;
 pub mod reference;
 pub mod step;
 pub mod train;
-pub mod variant;
 pub mod watch;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;
+pub use kernel::{Precision, WeightStorage};
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
-pub use precision::{Precision, WeightStorage};

@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::OnceLock;
 
+use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::{
     self, Adamw, AdamwParams, Add, AddParams, GradientNorm, GradientNormParams, GradientScan,
     GradientScanParams, LayerNorm, LayerNormParams, Scale, ScaleParams, Verdict, VerdictParams,
@@ -13,7 +14,6 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference;
 use evenkeel::step::{ScanPartial, StepInput, StepState, TensorSettings, TensorState};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
-use evenkeel::variant::HeadQuads;
 use evenkeel::{Gpu, WeightStorage};
 use support::models::{small_gpt, small_gpt_batch};
 use support::{Tolerance, assert_close, block_on, read, tokens, unpad, values, wide};

@@ -4,8 +4,8 @@
 #[macro_use]
 mod support;
 
+use evenkeel::kernel::WeightStorage;
 use evenkeel::nn::{Classifier, MlpClassifier};
-use evenkeel::precision::WeightStorage;
 use evenkeel::reference::policy::{
     self as reference, Effect, HistoryMemory, HistorySettings, Observed, Outcome, PercentileMemory,
     SnapshotAction, SnapshotMemory, SnapshotSettings, SpikeMemory, SpikeSettings, ZScoreMemory,

@@ -1,5 +1,5 @@
+use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
-use evenkeel::variant::HeadQuads;
 
 use crate::bench::{Family, Shape, bind};
 

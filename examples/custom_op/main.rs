@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use evenkeel::graph::{Dense, Graph, HostData, Node, Op, Phase, Shape, Value};
 use evenkeel::kernel::grid;
-use evenkeel::kernels::shared::{GRID, QUAD_F32};
+use evenkeel::kernel::shared::{GRID, QUAD_F32};
 use evenkeel::nn::Linear;
 use evenkeel::plan::{Recorder, Slot, quads};
 use evenkeel::step::StepInput;
@@ -201,8 +201,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
 #[cfg(feature = "contract")]
 fn check_contract() -> Result<(), String> {
     use evenkeel::kernel::Kernel;
-    evenkeel::contract::check(&SquaredRelu::DECLARATION)?;
-    evenkeel::contract::check(&SquaredReluBackward::DECLARATION)?;
+    evenkeel::kernel::contract::check(&SquaredRelu::DECLARATION)?;
+    evenkeel::kernel::contract::check(&SquaredReluBackward::DECLARATION)?;
     println!("contract   declarations and WGSL agree");
     Ok(())
 }

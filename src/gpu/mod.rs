@@ -30,8 +30,7 @@ pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
 use web_time::Instant;
 
 use crate::error::{Error, Result};
-use crate::kernel::{AnyKernel, Declaration, Kernel};
-use crate::variant::Variant;
+use crate::kernel::{AnyKernel, Declaration, Kernel, Variant};
 
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;

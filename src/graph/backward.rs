@@ -2,7 +2,7 @@
 
 use super::ops::{Add, SeedGradient};
 use super::{Element, Graph, Source, Value};
-use crate::precision::Precision;
+use crate::kernel::Precision;
 
 impl Graph {
     /// Appends the gradient operations of `loss`, which must be one f32 number. The upstream of

@@ -19,8 +19,8 @@ pub use evaluate::{Evaluation, HostData};
 pub use op::{AfterUpdate, Dense, Op};
 pub use shape::{Element, Shape};
 
+use crate::kernel::{Precision, WeightStorage};
 use crate::nn::init::Init;
-use crate::precision::{Precision, WeightStorage};
 
 /// One output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

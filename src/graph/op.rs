@@ -70,7 +70,7 @@ pub trait AfterUpdate: Debug {
     /// Records its dispatches. `value` says where a value of [`reads`](Self::reads) lies,
     /// `parameter` where the weights of a parameter of the graph do that kernels compute with.
     /// Kernels change weights through the fragment
-    /// [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32), over the whole buffer of the slot; they
+    /// [`WEIGHT_F32`](crate::kernel::shared::WEIGHT_F32), over the whole buffer of the slot; they
     /// are compiled for the storage that the optimizer holds weights in.
     fn record(
         &self,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::precision::Precision;
+use crate::kernel::Precision;
 
 /// What the elements of a value are, and how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,18 +6,21 @@
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
-//! Run as the [`HeadQuads`](crate::variant::HeadQuads) that fit the heads, the kernels compile
+//! Run as the [`HeadQuads`](crate::kernel::HeadQuads) that fit the heads, the kernels compile
 //! faster and take less memory; without, they fit every head.
 //!
 //! The plain form, for comparison and for small sizes, is
 //! [`MatmulTransposedB`](super::MatmulTransposedB), [`CausalSoftmax`],
 //! [`Matmul`](super::Matmul).
 
-use super::shared::{
-    ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, HEAD_QUADS_32, QUAD_F32, REDUCE, ROW_LANES_64,
-};
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::shared::{ACTIVATION, GRID, HEAD_QUADS_32, QUAD_F32, REDUCE, ROW_LANES_64};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`].
+pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
+/// Two tiles of rows in workgroup memory and their products with one invocation's row.
+pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
 
 /// The largest `head_quads`.
 pub const MAX_HEAD_QUADS: u32 = 32;
@@ -75,7 +78,7 @@ attention_kernel! {
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
         QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention.wgsl"),
+        wgsl!("../../shaders/attention/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
     overrides {
@@ -99,7 +102,7 @@ attention_kernel! {
 attention_kernel! {
     /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
     pub AttentionDelta, AttentionDeltaParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention_delta.wgsl"),
+        QUAD_F32, GRID, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention/attention_delta.wgsl"),
     ];
     grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
     buffers {
@@ -116,7 +119,7 @@ attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
         QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention_backward_query.wgsl"),
+        wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
     buffers {
@@ -137,7 +140,7 @@ attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
         QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention_backward_key_value.wgsl"),
+        wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
     buffers {
@@ -158,7 +161,7 @@ kernel! {
     /// The causal softmax of a whole matrix of scores, row r being query `r % time`.
     pub CausalSoftmax = [
         QUAD_F32, GRID, ROW_LANES_64, REDUCE, ACTIVATION,
-        wgsl!("../../shaders/causal_softmax.wgsl"),
+        wgsl!("../../shaders/attention/causal_softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);

@@ -2,7 +2,7 @@
 //! treatment of `ignore_index` and label smoothing, but gives 0 where every row is ignored.
 //! Softmax is never stored: the backward pass makes it again from two numbers per row.
 
-use super::shared::{
+use crate::kernel::shared::{
     EXP_LOG, GRID, LANES_64, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW,
     ROW_LANES_64,
 };
@@ -15,7 +15,7 @@ kernel! {
     /// logit makes its row NaN, here and in the gradient, so that the step is refused.
     pub CrossEntropy = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
-        wgsl!("../../shaders/cross_entropy.wgsl"),
+        wgsl!("../../shaders/loss/cross_entropy.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -48,7 +48,7 @@ kernel! {
 
 kernel! {
     /// `mean = [sum_r loss[r] / N, 1 / N]` over the N rows that count; zeros where none does.
-    pub CrossEntropyMean = [LANES_64, REDUCE, wgsl!("../../shaders/cross_entropy_mean.wgsl")];
+    pub CrossEntropyMean = [LANES_64, REDUCE, wgsl!("../../shaders/loss/cross_entropy_mean.wgsl")];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
     uniform CrossEntropyMeanParams {
@@ -72,7 +72,7 @@ kernel! {
     /// rows and beyond `classes`.
     pub CrossEntropyBackward = [
         QUAD_F32, GRID, ROW, NUMERICS, EXP_LOG,
-        wgsl!("../../shaders/cross_entropy_backward.wgsl"),
+        wgsl!("../../shaders/loss/cross_entropy_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.row_quads).div_ceil(64));
@@ -110,7 +110,7 @@ kernel! {
     /// `correct[r]` = 1 where the first largest logit is at the target, else 0; 0 in ignored rows.
     pub CountCorrect = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/count_correct.wgsl"),
+        wgsl!("../../shaders/loss/count_correct.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -139,7 +139,7 @@ kernel! {
     /// all elements of it.
     pub MeanSquaredError = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/mean_squared_error.wgsl"),
+        wgsl!("../../shaders/loss/mean_squared_error.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -163,7 +163,7 @@ kernel! {
     /// dprediction = upstream 2 / (rows cols) (prediction - expected).
     pub MeanSquaredErrorBackward = [
         QUAD_F32, GRID, ROW,
-        wgsl!("../../shaders/mean_squared_error_backward.wgsl"),
+        wgsl!("../../shaders/loss/mean_squared_error_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));

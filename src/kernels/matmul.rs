@@ -11,13 +11,29 @@
 //! `*_direct` in registers only, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
-use super::shared::{
-    ACTIVATION, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_A_ROWS, PRODUCT_ACTIVATED,
-    PRODUCT_B_COLUMNS, PRODUCT_B_ROWS, PRODUCT_DIRECT, PRODUCT_STORE, PRODUCT_TERMS_F32,
-    PRODUCT_TILED, QUAD_F32,
-};
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, QUAD_F32};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `ProductParams` of a batched matrix product.
+pub const PRODUCT: Fragment = wgsl!("../../shaders/matmul/shared/product.wgsl");
+/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.
+pub const PRODUCT_ACTIVATED: Fragment = wgsl!("../../shaders/matmul/shared/product_activated.wgsl");
+/// `a_block` of A stored as (rows, inner).
+pub const PRODUCT_A_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_a_rows.wgsl");
+/// `a_block` of A stored as (inner, rows).
+pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_a_columns.wgsl");
+/// `b_block` of B stored as (inner, cols).
+pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_rows.wgsl");
+/// `b_block` of B stored as (cols, inner).
+pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_columns.wgsl");
+/// `multiply`: one tile of C per workgroup, through workgroup memory; wants
+/// [`PRODUCT_TERMS_F32`].
+pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_tiled.wgsl");
+/// `multiply`: one tile of C per workgroup, in registers only.
+pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
+/// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
+pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
 
 /// Rows and columns of C that one workgroup computes.
 const TILE: u32 = 64;
@@ -125,7 +141,7 @@ product! {
     pub Matmul, MatmulParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_TERMS_F32, PRODUCT_TILED,
-        wgsl!("../../shaders/matmul.wgsl"),
+        wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {}
@@ -144,7 +160,7 @@ product! {
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul_transposed_b.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -173,7 +189,7 @@ product! {
     pub MatmulTransposedA, MatmulTransposedAParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_TERMS_F32, PRODUCT_TILED,
-        wgsl!("../../shaders/matmul_transposed_a.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
     own {}
@@ -191,7 +207,7 @@ product! {
     /// C = alpha A·B, in registers only: the data gradient of a linear layer.
     pub MatmulDirect, MatmulDirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
-        wgsl!("../../shaders/matmul_direct.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {}
@@ -209,7 +225,7 @@ product! {
     /// C = f(alpha A·Bᵀ + bias), in registers only: a linear layer whose weight is stored as (out, in).
     pub MatmulTransposedBDirect, MatmulTransposedBDirectParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
-        PRODUCT_STORE, PRODUCT_DIRECT, wgsl!("../../shaders/matmul_transposed_b_direct.wgsl"),
+        PRODUCT_STORE, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -237,7 +253,7 @@ product! {
     /// C = alpha Aᵀ·B, in registers only: the weight gradient of a linear layer.
     pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
-        wgsl!("../../shaders/matmul_transposed_a_direct.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
     own {}

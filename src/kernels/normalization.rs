@@ -5,7 +5,7 @@
 //! sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
 
 use super::reduce::column_tiles;
-use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64};
+use crate::kernel::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -13,7 +13,7 @@ kernel! {
     /// y = (x - mean) / sqrt(variance + eps) * weight + bias over each row.
     pub LayerNorm = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/layer_norm.wgsl"),
+        wgsl!("../../shaders/normalization/layer_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -43,7 +43,7 @@ kernel! {
     /// sum = x + residual; y = layer norm of the sum.
     pub ResidualLayerNorm = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/residual_layer_norm.wgsl"),
+        wgsl!("../../shaders/normalization/residual_layer_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -78,7 +78,7 @@ kernel! {
     /// Serves [`ResidualLayerNorm`] too, with its sum as x.
     pub LayerNormBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/layer_norm_backward.wgsl"),
+        wgsl!("../../shaders/normalization/layer_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -111,7 +111,7 @@ kernel! {
     /// Sums of dy xhat and of dy over blocks of rows.
     pub LayerNormParameterPartials = [
         QUAD_F32, GRID, ROW, COLUMN_TILE,
-        wgsl!("../../shaders/layer_norm_parameter_partials.wgsl"),
+        wgsl!("../../shaders/normalization/layer_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
@@ -141,7 +141,7 @@ kernel! {
 
 kernel! {
     /// y = x / sqrt(mean(x²) + eps) * weight over each row.
-    pub RmsNorm = [QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, wgsl!("../../shaders/rms_norm.wgsl")];
+    pub RmsNorm = [QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, wgsl!("../../shaders/normalization/rms_norm.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
     uniform RmsNormParams {
@@ -168,7 +168,7 @@ kernel! {
     /// sum = x + residual; y = RMS norm of the sum.
     pub ResidualRmsNorm = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/residual_rms_norm.wgsl"),
+        wgsl!("../../shaders/normalization/residual_rms_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -201,7 +201,7 @@ kernel! {
     /// [`ResidualRmsNorm`] too, with its sum as x.
     pub RmsNormBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/rms_norm_backward.wgsl"),
+        wgsl!("../../shaders/normalization/rms_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -234,7 +234,7 @@ kernel! {
     /// Sums of dy xhat over blocks of rows.
     pub RmsNormParameterPartials = [
         QUAD_F32, GRID, ROW, COLUMN_TILE,
-        wgsl!("../../shaders/rms_norm_parameter_partials.wgsl"),
+        wgsl!("../../shaders/normalization/rms_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
@@ -264,7 +264,7 @@ kernel! {
     /// Mean and biased variance of every feature over the rows.
     pub BatchNormStatistics = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/batch_norm_statistics.wgsl"),
+        wgsl!("../../shaders/normalization/batch_norm_statistics.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.features.div_ceil(4));
@@ -285,7 +285,7 @@ kernel! {
 kernel! {
     /// y = (x - mean) / sqrt(variance + eps) * weight + bias for every feature, with the statistics
     /// of the batch in training and the running ones in evaluation.
-    pub BatchNorm = [QUAD_F32, GRID, ROW, wgsl!("../../shaders/batch_norm.wgsl")];
+    pub BatchNorm = [QUAD_F32, GRID, ROW, wgsl!("../../shaders/normalization/batch_norm.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.features.div_ceil(4)).div_ceil(64));
     uniform BatchNormParams {
@@ -314,7 +314,7 @@ kernel! {
     /// Gradients of [`BatchNorm`] over [`BatchNormStatistics`] of the same x.
     pub BatchNormBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/batch_norm_backward.wgsl"),
+        wgsl!("../../shaders/normalization/batch_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.features.div_ceil(4));
@@ -349,7 +349,7 @@ kernel! {
 kernel! {
     /// staged = (1 - momentum) previous + momentum batch, the variances made unbiased. They are
     /// staged first, so that a step that is skipped does not move the committed ones.
-    pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/batch_norm_running.wgsl")];
+    pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/normalization/batch_norm_running.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((2 * params.features.div_ceil(4)).div_ceil(64));
     uniform BatchNormRunningParams {

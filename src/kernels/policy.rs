@@ -7,13 +7,22 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::shared::{
-    GRID, LANES_64, NUMERICS, POLICY, REDUCE, SNAPSHOT, SPIKE_MEMORY, STEP_STATE, TENSOR_NORM,
-    WEIGHT_F32, WIDE, WORST_TENSOR,
+use crate::kernel::shared::{
+    GRID, LANES_64, NUMERICS, REDUCE, STEP_STATE, TENSOR_NORM, WEIGHT_F32, WIDE,
 };
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::device_struct;
 use crate::{kernel, wgsl};
+
+/// Reasons and events of policies, norms as they remember them; wants [`STEP_STATE`] and [`WIDE`].
+pub const POLICY: Fragment = wgsl!("../../shaders/policy/shared/policy.wgsl");
+/// `tensor_norm`, `workgroup_worst`: norms of tensors and the one furthest out of line; wants
+/// [`STEP_STATE`], [`WIDE`], [`TENSOR_NORM`] and [`REDUCE`].
+pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/policy/shared/worst_tensor.wgsl");
+/// `SpikeMemory`, windows and z-scores; joined after [`POLICY`] and [`WORST_TENSOR`].
+pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/policy/shared/spike_memory.wgsl");
+/// `RollbackMemory`, `SnapshotRing`.
+pub const SNAPSHOT: Fragment = wgsl!("../../shaders/policy/shared/snapshot.wgsl");
 
 /// [`SpikeReaction::kind`]: the step is skipped.
 pub const SPIKE_SKIP: u32 = 0;
@@ -115,7 +124,7 @@ kernel! {
     /// episode each reaction serves `repeats` spikes, the last one all further ones.
     pub GuardSpikes = [
         STEP_STATE, WIDE, NUMERICS, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR, SPIKE_MEMORY,
-        wgsl!("../../shaders/guard_spikes.wgsl"),
+        wgsl!("../../shaders/policy/guard_spikes.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
@@ -161,7 +170,7 @@ kernel! {
 kernel! {
     /// Decides what becomes of the ring of snapshots in this step, and does what is not copied.
     pub DecideSnapshot = [
-        STEP_STATE, WIDE, POLICY, SNAPSHOT, wgsl!("../../shaders/decide_snapshot.wgsl"),
+        STEP_STATE, WIDE, POLICY, SNAPSHOT, wgsl!("../../shaders/policy/decide_snapshot.wgsl"),
     ];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
@@ -190,7 +199,7 @@ kernel! {
 
 kernel! {
     /// Copies a flat buffer into the ring of snapshots or back, as [`DecideSnapshot`] says.
-    pub CopySnapshot = [STEP_STATE, GRID, SNAPSHOT, wgsl!("../../shaders/copy_snapshot.wgsl")];
+    pub CopySnapshot = [STEP_STATE, GRID, SNAPSHOT, wgsl!("../../shaders/policy/copy_snapshot.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(4096));
     uniform CopySnapshotParams {
@@ -210,7 +219,7 @@ kernel! {
 kernel! {
     /// Cuts the learning rate of the steps after a rollback.
     pub CutLearningRate = [
-        STEP_STATE, WIDE, POLICY, SNAPSHOT, wgsl!("../../shaders/cut_learning_rate.wgsl"),
+        STEP_STATE, WIDE, POLICY, SNAPSHOT, wgsl!("../../shaders/policy/cut_learning_rate.wgsl"),
     ];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
@@ -228,7 +237,7 @@ kernel! {
 
 kernel! {
     /// ZClip: clips norms whose z-score stands out (Kumar et al. 2025).
-    pub ClipByZScore = [STEP_STATE, WIDE, POLICY, wgsl!("../../shaders/clip_by_z_score.wgsl")];
+    pub ClipByZScore = [STEP_STATE, WIDE, POLICY, wgsl!("../../shaders/policy/clip_by_z_score.wgsl")];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
     uniform ClipByZScoreParams {
@@ -263,7 +272,7 @@ kernel! {
     /// Clips the gradient of each tensor by its own norm.
     pub ClipTensors = [
         STEP_STATE, WIDE, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
-        wgsl!("../../shaders/clip_tensors.wgsl"),
+        wgsl!("../../shaders/policy/clip_tensors.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
@@ -287,7 +296,7 @@ kernel! {
     /// AdaGC: clips each tensor by an average of its own norms (Wang et al. 2025).
     pub ClipByHistory = [
         STEP_STATE, WIDE, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR,
-        wgsl!("../../shaders/clip_by_history.wgsl"),
+        wgsl!("../../shaders/policy/clip_by_history.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
@@ -324,7 +333,7 @@ pub const LONGEST_HISTORY: u32 = 1024;
 kernel! {
     /// AutoClip: clips to a percentile of the norms before (Seetharaman et al. 2020).
     pub ClipByPercentile = [
-        STEP_STATE, WIDE, POLICY, wgsl!("../../shaders/clip_by_percentile.wgsl"),
+        STEP_STATE, WIDE, POLICY, wgsl!("../../shaders/policy/clip_by_percentile.wgsl"),
     ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
@@ -361,7 +370,7 @@ kernel! {
     /// Adaptive gradient clipping: clips each unit by the norm of its weights (Brock et al. 2021).
     pub ClipUnits = [
         STEP_STATE, GRID, WIDE, LANES_64, REDUCE, WEIGHT_F32,
-        wgsl!("../../shaders/clip_units.wgsl"),
+        wgsl!("../../shaders/policy/clip_units.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.unit_count);

@@ -3,7 +3,7 @@
 //! makes the whole row NaN, so that a bad activation cannot hide behind a maximum. -Inf counts
 //! as probability 0, but prefer `lengths` or the lowest f32: WGSL promises nothing about Inf.
 
-use super::shared::{
+use crate::kernel::shared::{
     EXP_LOG, GRID, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64,
 };
 use crate::kernel::{Declaration, Kernel, grid};
@@ -16,7 +16,7 @@ kernel! {
     /// y = softmax(x) over the valid columns of each row, 0 in the others and in empty rows.
     pub Softmax = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
-        wgsl!("../../shaders/softmax.wgsl"),
+        wgsl!("../../shaders/softmax/softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -44,7 +44,7 @@ kernel! {
     /// dx = y (dy - sum_c dy y): the gradient of [`Softmax`], masked columns included.
     pub SoftmaxBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/softmax_backward.wgsl"),
+        wgsl!("../../shaders/softmax/softmax_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -69,7 +69,7 @@ kernel! {
     /// are none.
     pub LogSumExp = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
-        wgsl!("../../shaders/log_sum_exp.wgsl"),
+        wgsl!("../../shaders/softmax/log_sum_exp.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -97,7 +97,7 @@ kernel! {
     /// `dx[r, c] = upstream[r] exp(x[r, c] - y[r])` in valid columns, 0 in the others.
     pub LogSumExpBackward = [
         QUAD_F32, GRID, ROW, NUMERICS, EXP_LOG,
-        wgsl!("../../shaders/log_sum_exp_backward.wgsl"),
+        wgsl!("../../shaders/softmax/log_sum_exp_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));

@@ -4,13 +4,17 @@
 //! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it
 //! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{
-    GRID, LANES_64, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE,
-    UPDATE_PARTIAL, WEIGHT_F32, WIDE,
+use crate::kernel::shared::{
+    GRID, LANES_64, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WEIGHT_F32, WIDE,
 };
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
+
+/// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
+pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/step/shared/loss_scale.wgsl");
+/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
+pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/step/shared/update_partial.wgsl");
 
 /// The most quads in one [`Chunk`]: 64 invocations with 8 quads each.
 pub const CHUNK_QUADS: u32 = 512;
@@ -52,7 +56,7 @@ kernel! {
     /// Largest magnitude, scaled sum of squares and counts of each chunk of the gradient.
     pub GradientScan = [
         STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD,
-        wgsl!("../../shaders/gradient_scan.wgsl"),
+        wgsl!("../../shaders/step/gradient_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -77,7 +81,7 @@ kernel! {
     /// Global norm and counts of the gradient; opens the step.
     pub GradientNorm = [
         STEP_STATE, WIDE, SCAN_PARTIAL, SCAN_FOLD, OPEN_STEP,
-        wgsl!("../../shaders/gradient_norm.wgsl"),
+        wgsl!("../../shaders/step/gradient_norm.wgsl"),
     ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
@@ -107,7 +111,7 @@ kernel! {
     /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
     /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
     /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/verdict.wgsl")];
+    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/step/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
@@ -184,7 +188,7 @@ impl VerdictParams {
 
 kernel! {
     /// y = loss_scale * factor: where the backward pass starts.
-    pub SeedGradient = [STEP_STATE, wgsl!("../../shaders/seed_gradient.wgsl")];
+    pub SeedGradient = [STEP_STATE, wgsl!("../../shaders/step/seed_gradient.wgsl")];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
     uniform SeedGradientParams {
@@ -201,7 +205,7 @@ kernel! {
 
 kernel! {
     /// committed = staged where the step is applied, else nothing is written.
-    pub Commit = [STEP_STATE, GRID, wgsl!("../../shaders/commit.wgsl")];
+    pub Commit = [STEP_STATE, GRID, wgsl!("../../shaders/step/commit.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform CommitParams {
@@ -220,7 +224,7 @@ kernel! {
 
 kernel! {
     /// Records the step in the ring.
-    pub Telemetry = [STEP_STATE, wgsl!("../../shaders/telemetry.wgsl")];
+    pub Telemetry = [STEP_STATE, wgsl!("../../shaders/step/telemetry.wgsl")];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
     uniform TelemetryParams {
@@ -243,7 +247,7 @@ kernel! {
     /// What gradient, weights and their change hold in each chunk, after an update.
     pub UpdateScan = [
         STEP_STATE, GRID, WEIGHT_F32, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
-        wgsl!("../../shaders/update_scan.wgsl"),
+        wgsl!("../../shaders/step/update_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -273,7 +277,7 @@ kernel! {
     /// What the chunks of each tensor held together, into a ring.
     pub TensorTelemetry = [
         STEP_STATE, GRID, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
-        wgsl!("../../shaders/tensor_telemetry.wgsl"),
+        wgsl!("../../shaders/step/tensor_telemetry.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.tensor_count);
@@ -304,7 +308,7 @@ kernel! {
 
 kernel! {
     /// y = factor * x, or y += factor * x.
-    pub Accumulate = [GRID, wgsl!("../../shaders/accumulate.wgsl")];
+    pub Accumulate = [GRID, wgsl!("../../shaders/step/accumulate.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform AccumulateParams {

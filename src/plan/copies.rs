@@ -7,9 +7,8 @@ use super::{Parameters, PlanRequest, Recorder, Slot, parameters, to_u32};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Value;
+use crate::kernel::{Precision, Variant};
 use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
-use crate::precision::Precision;
-use crate::variant::Variant;
 
 /// The copies a plan needs. Each precision has flat buffers of its own, laid out as the
 /// parameters.

@@ -13,10 +13,10 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
+use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{StoreWeights, StoreWeightsParams};
 use crate::nn::init::Draw;
 use crate::plan::{Slot, to_u32};
-use crate::precision::{Precision, WeightStorage};
 
 /// Where a tensor lies in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl Parameters {
     }
 
     /// The flat buffers of weights, one per segment, in the [`storage`](Self::storage). Kernels that
-    /// see them as f32 join the fragment [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32) and are
+    /// see them as f32 join the fragment [`WEIGHT_F32`](crate::kernel::shared::WEIGHT_F32) and are
     /// recorded for this storage.
     pub fn weights(&self) -> &[wgpu::Buffer] {
         &self.weights

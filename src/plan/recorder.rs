@@ -2,10 +2,8 @@
 
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
 use crate::graph::{Node, Op, Shape};
-use crate::kernel::{AnyKernel, Kernel};
+use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, Variant};
 use crate::plan::StepBuffers;
-use crate::precision::Precision;
-use crate::variant::{HeadQuads, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -139,7 +137,7 @@ impl<'a> Recorder<'a> {
     ///
     /// # Panics
     /// In an operation in half precision, for a kernel that reads or writes such a value without
-    /// the fragment [`QUAD_F32`](crate::kernels::shared::QUAD_F32).
+    /// the fragment [`QUAD_F32`](crate::kernel::shared::QUAD_F32).
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
         self.dispatch_any(&AnyKernel::of(kernel));
     }

@@ -15,11 +15,11 @@ use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryR
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
+use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{
     Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
 };
-use crate::precision::{Precision, WeightStorage};
 use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant

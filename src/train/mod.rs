@@ -61,8 +61,8 @@ use futures::future::join;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
 use crate::graph::{Graph, Value};
+use crate::kernel::Precision;
 use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
-use crate::precision::Precision;
 use crate::step::{StepInput, StepState, TensorState};
 
 /// Steps that may be submitted and not yet finished.

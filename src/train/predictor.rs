@@ -8,8 +8,8 @@ use futures::lock::Mutex;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase, Value};
+use crate::kernel::Precision;
 use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
-use crate::precision::Precision;
 use crate::train::Batch;
 
 /// A recorded forward graph over a model's parameters. The parameters are shared with the

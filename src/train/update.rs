@@ -10,12 +10,12 @@ use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Gpu};
 use crate::graph::{Graph, Value};
+use crate::kernel::WeightStorage;
 use crate::kernels::{
     Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
     Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams,
 };
 use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
-use crate::precision::WeightStorage;
 use crate::step::ScanPartial;
 
 /// What an update is recorded from.

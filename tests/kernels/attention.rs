@@ -1,9 +1,9 @@
 //! Attention. Positions around a block of 64 and a tile of 8; grouped queries, soft cap, huge
 //! logits; the backward pass twice; the plain form against the online form.
 
+use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
-use evenkeel::variant::HeadQuads;
 use evenkeel::{Gpu, reference};
 
 use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};

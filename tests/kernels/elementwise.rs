@@ -1,6 +1,6 @@
 //! Elementwise kernels. Sizes around the workgroup, a prime, and more than 65,535 workgroups.
 
-use evenkeel::kernel::Fragment;
+use evenkeel::kernel::{Fragment, shared};
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, Precision, kernel, reference};
 

@@ -2,9 +2,9 @@
 
 use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernel::Precision;
 use crate::kernels;
 use crate::plan::{Recorder, Slot, to_u32};
-use crate::precision::Precision;
 use crate::reference::loss as reference;
 use crate::step::StepInput;
 use crate::train::IGNORE;

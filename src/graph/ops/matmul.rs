@@ -2,12 +2,12 @@
 
 use super::{ActivationBackward, first};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernel::Precision;
 use crate::kernels::{
     Activation, Matmul, MatmulDirect, MatmulParams, MatmulTransposedA, MatmulTransposedADirect,
     MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
 };
 use crate::plan::{Recorder, Slot, to_u32};
-use crate::precision::Precision;
 use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
-use crate::kernels::shared::{
+use crate::kernel::shared::{
     ADAFACTOR_UPDATE, CLIPPED, FACTORED, GRID, LANES_64, POWER, REDUCE, ROW, STEP_STATE, WEIGHT_F32,
 };
 use crate::step::device_struct;

@@ -16,7 +16,7 @@ pub use adafactor::*;
 pub use muon::*;
 pub use passes::*;
 
-use super::shared::{ADAM_MOMENTS, AGREES, CLIPPED, GRID, STEP_STATE, WEIGHT_F32};
+use crate::kernel::shared::{ADAM_MOMENTS, AGREES, CLIPPED, GRID, STEP_STATE, WEIGHT_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 

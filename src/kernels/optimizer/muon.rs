@@ -2,7 +2,7 @@
 //! and AdamW over packed moments for the other tensors.
 
 use crate::kernel::grid;
-use crate::kernels::shared::{
+use crate::kernel::shared::{
     ADAM_MOMENTS, CLIPPED, GRID, ROW, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, TENSOR_RANGE,
     WEIGHT_F32, WIDE,
 };

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
-use crate::kernels::shared::{
+use crate::kernel::shared::{
     AGREES, CLIPPED, GRID, LANES_64, REDUCE, ROW, STEP_STATE, TENSOR_RANGE, WEIGHT_F32,
 };
 use crate::step::device_struct;

@@ -6,15 +6,15 @@
 //!
 //! A kernel reads and writes tensors through `unpack` and `pack` of a shared fragment, so one
 //! kernel text serves every [`Precision`]; a pipeline is compiled for a
-//! [`Variant`](crate::variant::Variant). Halves are
+//! [`Variant`](crate::kernel::Variant). Halves are
 //! packed two to a word by integer operations, which works on devices without a half-precision
 //! feature and gives the bits of the [`half`] crate on all of them: to nearest, ties to even,
 //! overflow to Inf, subnormals kept.
 
 use std::fmt;
 
-use crate::kernel::Fragment;
-use crate::kernels::shared;
+use super::fragment::Fragment;
+use super::shared;
 
 /// Storage of activations and of the weights that kernels compute with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

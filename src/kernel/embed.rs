@@ -1,7 +1,7 @@
 //! WGSL as it is embedded in programs: for browsers without comments and indentation, which would
 //! otherwise be a third of what a page loads of it.
 
-/// Whether to leave comments and indentation out: not where [`contract`](crate::contract) reads
+/// Whether to leave comments and indentation out: not where [`contract`](crate::kernel::contract) reads
 /// them, nor natively, where messages of compilers point at lines.
 pub const SQUEEZES: bool = cfg!(all(target_arch = "wasm32", not(feature = "contract")));
 

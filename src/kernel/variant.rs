@@ -3,9 +3,9 @@
 //! A variant swaps shared fragments of a kernel's text for others with the same names in them; a
 //! kernel heeds the parts of it that it has fragments for.
 
-use crate::kernel::Fragment;
-use crate::kernels::shared;
-use crate::precision::{Precision, WeightStorage};
+use super::fragment::Fragment;
+use super::precision::{Precision, WeightStorage};
+use super::shared;
 
 /// What a kernel is compiled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -7,8 +7,7 @@
 
 use naga::{AddressSpace, Module, ScalarKind, StorageAccess, TypeInner};
 
-use crate::kernel::{Access, Declaration};
-use crate::variant::Variant;
+use super::{Access, Declaration, Variant};
 
 /// WebGPU's default `maxStorageBuffersPerShaderStage`.
 pub const MAX_STORAGE_BUFFERS: usize = 8;

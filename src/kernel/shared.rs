@@ -1,6 +1,6 @@
 //! WGSL that several kernels share, for use in your own [`kernel!`](crate::kernel!) as well.
 
-use crate::kernel::Fragment;
+use super::fragment::Fragment;
 use crate::wgsl;
 
 /// `Quad`, `unpack`, `pack` over f32 storage.
@@ -17,7 +17,7 @@ pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
 /// `LANES` of a kernel with 64 invocations in a workgroup.
 pub const LANES_64: Fragment = wgsl!("../../shaders/shared/lanes_64.wgsl");
 /// `LANES` of a kernel with one workgroup per row, `@workgroup_size(LANES)`: where
-/// [`few_lanes`](crate::variant::Variant::few_lanes) is set, [`ROW_LANES_4`] stands for it.
+/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`ROW_LANES_4`] stands for it.
 pub const ROW_LANES_64: Fragment = wgsl!("../../shaders/shared/row_lanes_64.wgsl");
 /// `LANES` of a kernel with one workgroup per row, on a CPU.
 pub const ROW_LANES_4: Fragment = wgsl!("../../shaders/shared/row_lanes_4.wgsl");
@@ -33,8 +33,6 @@ pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
 pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
 /// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
 pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
-/// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
-pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/shared/loss_scale.wgsl");
 /// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
 pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
@@ -52,75 +50,27 @@ pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
 /// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
 /// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
 pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
-/// `ProductParams` of a batched matrix product.
-pub const PRODUCT: Fragment = wgsl!("../../shaders/shared/product.wgsl");
-/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.
-pub const PRODUCT_ACTIVATED: Fragment = wgsl!("../../shaders/shared/product_activated.wgsl");
-/// `a_block` of A stored as (rows, inner).
-pub const PRODUCT_A_ROWS: Fragment = wgsl!("../../shaders/shared/product_a_rows.wgsl");
-/// `a_block` of A stored as (inner, rows).
-pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_a_columns.wgsl");
-/// `b_block` of B stored as (inner, cols).
-pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/shared/product_b_rows.wgsl");
-/// `b_block` of B stored as (cols, inner).
-pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_b_columns.wgsl");
-/// `multiply`: one tile of C per workgroup, through workgroup memory; wants
-/// [`PRODUCT_TERMS_F32`].
-pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/shared/product_tiled.wgsl");
-/// What [`PRODUCT_TILED`] multiplies and adds up: f32.
+/// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.
 pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
-/// What [`PRODUCT_TILED`] multiplies and adds up: f16, with sums of 16 products added up in f32.
+/// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f16, with sums of
+/// 16 products added up in f32.
 pub const PRODUCT_TERMS_F16: Fragment = wgsl!("../../shaders/shared/product_terms_f16.wgsl");
-/// `multiply`: one tile of C per workgroup, in registers only.
-pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/shared/product_direct.wgsl");
-/// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
-pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wgsl");
 /// `MAX_HEAD_QUADS` of heads with at most 4 quads.
 pub const HEAD_QUADS_4: Fragment = wgsl!("../../shaders/shared/head_quads_4.wgsl");
 /// `MAX_HEAD_QUADS` of heads with at most 8 quads.
 pub const HEAD_QUADS_8: Fragment = wgsl!("../../shaders/shared/head_quads_8.wgsl");
 /// `MAX_HEAD_QUADS` of heads with at most 16 quads.
 pub const HEAD_QUADS_16: Fragment = wgsl!("../../shaders/shared/head_quads_16.wgsl");
-/// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::variant::Variant::head_quads) says, the
+/// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::kernel::Variant::head_quads) says, the
 /// others stand for it.
 pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
-/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`].
-pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
-/// Two tiles of rows in workgroup memory and their products with one invocation's row.
-pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");
 /// `fold`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
-/// [`POWER_PARTIAL`].
+/// [`POWER_PARTIAL`](crate::kernels::POWER_PARTIAL).
 pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");
-/// `magnitude`, `survey`: a chunk's largest element and its counts; wants [`STEP_STATE`].
-pub const CHUNK_SCAN: Fragment = wgsl!("../../shaders/shared/chunk_scan.wgsl");
 /// `log2_bits`, `exp2_fraction`, `power_of_ratio`: powers that lose about one unit of 2^-24.
 pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
-/// `combine` of scan partials of p-th powers; wants [`WIDE`], [`STEP_STATE`] and [`POWER`].
-pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/shared/power_partial.wgsl");
-/// `ExactSum` and its carries.
-pub const EXACT_SUM: Fragment = wgsl!("../../shaders/shared/exact_sum.wgsl");
-/// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
-pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/shared/exact_root.wgsl");
 /// `TensorNorm` and `NONFINITE_EXPONENT`.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
-/// `Segment` and `part_index`: which parts a fold joins.
-pub const SEGMENT: Fragment = wgsl!("../../shaders/shared/segment.wgsl");
-/// Reasons and events of policies, norms as they remember them; wants [`STEP_STATE`] and [`WIDE`].
-pub const POLICY: Fragment = wgsl!("../../shaders/shared/policy.wgsl");
-/// `tensor_norm`, `workgroup_worst`: norms of tensors and the one furthest out of line; wants
-/// [`STEP_STATE`], [`WIDE`], [`TENSOR_NORM`] and [`REDUCE`].
-pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/shared/worst_tensor.wgsl");
-/// `SpikeMemory`, windows and z-scores; joined after [`POLICY`] and [`WORST_TENSOR`].
-pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/shared/spike_memory.wgsl");
-/// `RollbackMemory`, `SnapshotRing`.
-pub const SNAPSHOT: Fragment = wgsl!("../../shaders/shared/snapshot.wgsl");
-/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
-pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
-/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
-/// [`REDUCE`] and [`NUMERICS`].
-pub const SUMMARY: Fragment = wgsl!("../../shaders/shared/summary.wgsl");
-/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
-pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/shared/update_partial.wgsl");
 /// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
 /// [`CLIPPED`].
 pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl");

@@ -1,14 +1,10 @@
-//! What Rust knows about a WGSL file: its bindings, its uniform, its workgroup size, its grid.
-//!
-//! [`kernel!`](crate::kernel!) declares a kernel once; everything else walks the [`Declaration`]:
-//! pipelines are built from it, plans record it, and [`contract`](crate::contract) compares it
-//! with the parsed WGSL in both directions. Read on in [`kernels`](crate::kernels) for the
-//! kernels themselves and in [`plan`](crate::plan) for how they are replayed.
+//! The Rust half of a kernel, and `kernel!`, which writes it.
 
 use std::collections::HashSet;
 
-use crate::precision::Precision;
-use crate::variant::Variant;
+use super::fragment::Fragment;
+use super::precision::Precision;
+use super::variant::Variant;
 
 /// The most workgroups WebGPU guarantees in one dimension of a dispatch.
 pub const MAX_GROUPS: u32 = 65_535;
@@ -22,30 +18,6 @@ pub enum Access {
     Write,
 }
 
-/// One piece of WGSL text, with the path it came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Fragment {
-    /// The path as written in [`wgsl!`](crate::wgsl!).
-    pub path: &'static str,
-    /// The text.
-    pub text: &'static str,
-}
-
-impl Fragment {
-    /// The file name without directories and `.wgsl`: the kernel's name.
-    pub const fn stem(&self) -> &'static str {
-        let (mut start, mut i) = (0, 0);
-        while i < self.path.len() {
-            if self.path.as_bytes()[i] == b'/' {
-                start = i + 1;
-            }
-            i += 1;
-        }
-        let name = self.path.split_at(start).1;
-        name.split_at(name.len() - ".wgsl".len()).0
-    }
-}
-
 /// One scalar of a kernel's uniform block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -57,7 +29,7 @@ pub struct Field {
     pub ty: &'static str,
 }
 
-/// The Rust half of one kernel. [`contract`](crate::contract) holds both halves together.
+/// The Rust half of one kernel. [`contract`](crate::kernel::contract) holds both halves together.
 #[derive(Debug)]
 pub struct Declaration {
     /// Name of the kernel: its WGSL file, its pipeline label, its reference, its test row.
@@ -190,22 +162,6 @@ pub const fn grid(groups: u32) -> [u32; 3] {
     [groups.div_ceil(y), y, 1]
 }
 
-/// A WGSL file as a [`Fragment`], its path relative to the Rust file that names it.
-#[macro_export]
-macro_rules! wgsl {
-    ($path:literal) => {{
-        const SOURCE: &str = include_str!($path);
-        const SQUEEZED: &[u8] = &$crate::embed::squeezed::<
-            { if $crate::embed::SQUEEZES { $crate::embed::squeezed_length(SOURCE) } else { 0 } },
-        >(SOURCE);
-        const TEXT: &str = match ::std::str::from_utf8(SQUEEZED) {
-            Ok(squeezed) if $crate::embed::SQUEEZES => squeezed,
-            _ => SOURCE,
-        };
-        $crate::kernel::Fragment { path: $path, text: TEXT }
-    }};
-}
-
 /// Declares a kernel: the WGSL it is made of, its workgroup, grid, uniform and buffers.
 ///
 /// The expansion is a uniform struct and a kernel struct with one public field per buffer
@@ -318,14 +274,5 @@ mod tests {
             assert!(covered >= u64::from(groups), "{groups} groups, {covered} covered");
             assert!(covered - u64::from(groups) < u64::from(y.max(1)), "{groups}: {covered}");
         }
-    }
-
-    #[test]
-    fn stem_is_the_file_name() {
-        assert_eq!(
-            Fragment { path: "../../shaders/layer_norm.wgsl", text: "" }.stem(),
-            "layer_norm"
-        );
-        assert_eq!(Fragment { path: "a.wgsl", text: "" }.stem(), "a");
     }
 }
