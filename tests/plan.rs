@@ -10,7 +10,7 @@ use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, QkNorm};
 use evenkeel::graph::{Dense, Graph, HostData, Node, Op, Phase, Shape, Source, Value};
 use evenkeel::kernels::{Accumulate, AccumulateParams, Activation};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
-use evenkeel::plan::{Recorder, Slot};
+use evenkeel::record::{Recorder, Slot};
 use evenkeel::step::StepInput;
 use evenkeel::train::Model;
 use evenkeel::{Gpu, Precision};

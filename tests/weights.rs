@@ -7,7 +7,8 @@ mod support;
 use evenkeel::graph::{Dense, Graph, Node, Op, Phase, Shape, Value};
 use evenkeel::kernels::{Fill, FillParams};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
-use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Slot, StepBuffers};
+use evenkeel::plan::{Parameters, Plan, PlanRequest};
+use evenkeel::record::{Recorder, Slot, StepBuffers};
 use evenkeel::reference::weights::{self as reference, Use};
 use evenkeel::step::StepInput;
 use evenkeel::train::{

@@ -6,7 +6,7 @@ use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{ParameterSpec, Shape};
 use evenkeel::kernels::*;
 use evenkeel::nn::Init;
-use evenkeel::plan::{Recorder, StepBuffers};
+use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::step::StepInput;
 use evenkeel::train::optimizers::{Segment, SegmentTensor};
 use evenkeel::train::{self, Optimizer};

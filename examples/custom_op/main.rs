@@ -20,7 +20,7 @@ use evenkeel::graph::{Dense, Graph, HostData, Node, Op, Phase, Shape, Value};
 use evenkeel::kernel::grid;
 use evenkeel::kernel::shared::{GRID, QUAD_F32};
 use evenkeel::nn::Linear;
-use evenkeel::plan::{Recorder, Slot, quads};
+use evenkeel::record::{Recorder, Slot, quads};
 use evenkeel::step::StepInput;
 use evenkeel::train::{AdamW, Batch, Clip, ModelOutput, Trainer};
 use evenkeel::{Gpu, kernel, wgsl};

@@ -10,17 +10,16 @@ mod backward;
 mod evaluate;
 mod op;
 pub mod ops;
-mod shape;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
 pub use op::{AfterUpdate, Dense, Op};
-pub use shape::{Element, Shape};
 
+use crate::init::Init;
 use crate::kernel::{Precision, WeightStorage};
-use crate::nn::init::Init;
+pub use crate::shape::{Element, Shape};
 
 /// One output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -305,7 +304,7 @@ impl Graph {
     /// `new` writes in place; with gradient accumulation, [`Slot::accumulate`] tells it to go on
     /// from what it wrote for the microbatch before.
     ///
-    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
     #[track_caller]
     pub fn stage(&mut self, state: Value, new: Value) {
         let Source::State(index) = self.nodes[state.node].source else {
@@ -402,7 +401,7 @@ impl Graph {
     /// where it is asked for as an output; then it keeps its slot between microbatches, and
     /// [`Slot::accumulate`] tells its operation to go on from what the one before left.
     ///
-    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
     #[track_caller]
     pub fn observe(&mut self, name: &str, value: Value) {
         let name = self.path(name);

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::{Graph, Node, Shape, Value};
-use crate::plan::{Recorder, Slot};
+use crate::record::{Recorder, Slot};
 use crate::step::StepInput;
 
 /// A dense tensor on the host, in f64: what [`Op::evaluate`] computes with.

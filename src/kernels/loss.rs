@@ -9,6 +9,9 @@ use crate::kernel::shared::{
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
+/// The target of a position that counts neither in the loss nor in its gradient.
+pub const IGNORE: u32 = u32::MAX;
+
 kernel! {
     /// `loss[r] = (1 - e) nll + e mean_c(-log p) + z_loss lse²`, e being the label smoothing.
     /// Ignored rows give 0. A target that is neither a class nor `ignore_index`, a NaN or a +Inf

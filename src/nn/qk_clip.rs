@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::AttentionLayout;
 use crate::graph::{AfterUpdate, Value};
 use crate::kernels::{QkClip as QkClipKernel, QkClipParams};
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 
 /// Shrinks the projection of queries and keys of each head whose largest logit S exceeded the
 /// threshold in a step (Kimi K2, arXiv 2507.20534):

@@ -7,7 +7,6 @@
 
 mod copies;
 pub mod parameters;
-mod recorder;
 pub mod slots;
 
 use std::collections::HashMap;
@@ -15,39 +14,13 @@ use std::ops::Range;
 
 use copies::Copies;
 pub use parameters::Parameters;
-pub use recorder::{Recorder, Slot};
 use slots::Lifetime;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
-use crate::graph::{Element, Graph, InputSpec, Node, Shape, Source, Value};
+use crate::graph::{Element, Graph, InputSpec, Node, Source, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
-use crate::step::{StepInput, StepState};
-
-/// The two blocks that steer a step.
-#[derive(Clone, Debug)]
-pub struct StepBuffers {
-    /// One [`StepInput`], written by the host.
-    pub input: wgpu::Buffer,
-    /// One [`StepState`], written by kernels.
-    pub state: wgpu::Buffer,
-}
-
-impl StepBuffers {
-    /// Fresh blocks: step 0, loss scale 1.
-    pub fn new(gpu: &Gpu) -> Self {
-        Self::from_state(gpu, StepState::new(1.0, 1))
-    }
-
-    /// Blocks that start from `state`.
-    pub fn from_state(gpu: &Gpu, state: StepState) -> Self {
-        let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
-        Self {
-            input: gpu.upload("step input", &[input]),
-            state: gpu.upload("step state", &[state]),
-        }
-    }
-}
+use crate::record::{Recorder, Slot, StepBuffers};
 
 /// Flat buffers that receive gradients and new states.
 #[derive(Clone, Debug)]
@@ -416,7 +389,10 @@ fn record(
             for sink in sinks.iter().filter(|sink| sink.in_place) {
                 outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
             }
-            recorder.operation(node, &**op, &inputs, &outputs);
+            let operands = inputs.iter().chain(&outputs).cloned();
+            recorder.operation(node.precision, operands, |recorder| {
+                op.record(recorder, &inputs, &outputs);
+            });
         }
         for sink in sinks.iter().filter(|sink| !sink.in_place) {
             recorder.dispatch(&Accumulate {
@@ -448,17 +424,4 @@ fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
     counts
-}
-
-/// The u32 a shape's size becomes in a uniform block.
-///
-/// # Panics
-/// Above `u32::MAX`, which no binding reaches.
-pub fn to_u32(count: usize) -> u32 {
-    u32::try_from(count).expect("sizes in a kernel fit in 32 bits")
-}
-
-/// Quads of a shape, as a uniform field.
-pub fn quads(shape: &Shape) -> u32 {
-    to_u32(shape.quads())
 }

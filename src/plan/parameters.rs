@@ -13,10 +13,10 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
+use crate::init::Draw;
 use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{StoreWeights, StoreWeightsParams};
-use crate::nn::init::Draw;
-use crate::plan::{Slot, to_u32};
+use crate::record::{Slot, to_u32};
 
 /// Where a tensor lies in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,9 +17,8 @@ use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
 use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{Accumulate, AccumulateParams};
-use crate::plan::{
-    Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
-};
+use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
+use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::{StepInput, StepState, TensorSettings, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant

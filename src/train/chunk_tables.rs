@@ -2,7 +2,8 @@
 
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::kernels::{Segment, chunks};
-use crate::plan::{Parameters, to_u32};
+use crate::plan::Parameters;
+use crate::record::to_u32;
 use crate::step::Chunk;
 
 /// The chunks of all parameters, with one partial for each.

@@ -10,7 +10,8 @@ use crate::gpu::{Dispatch, Gpu, Pacing};
 use crate::graph::{Element, Shape, Source};
 use crate::kernel::Precision;
 use crate::kernels::{VALUE_SCAN_GROUPS, ValueScan, ValueScanParams};
-use crate::plan::{RecordedNode, Slot, to_u32};
+use crate::plan::RecordedNode;
+use crate::record::{Slot, to_u32};
 use crate::step::ValuePartial;
 
 /// How many of the largest values a printed diagnosis lists.

@@ -11,7 +11,6 @@ mod checkpoint;
 mod chunk_tables;
 mod clip;
 mod diagnose;
-mod generate;
 mod host_copy;
 mod host_snapshot;
 mod loss_scale;
@@ -29,14 +28,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-pub use batch::{Batch, Data, IGNORE};
+pub use batch::{Batch, Data};
 use builder::Settings;
 pub use builder::TrainerBuilder;
 pub use checkpoint::Checkpoint;
 use checkpoint::HostState;
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use diagnose::{Diagnosis, ValueKind, ValueReport};
-pub use generate::{Generator, Sampling};
 use host_snapshot::HostSnapshots;
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use norm::Norm;
@@ -62,7 +60,9 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
 use crate::graph::{Graph, Value};
 use crate::kernel::Precision;
-use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
+pub use crate::kernels::IGNORE;
+use crate::plan::{Parameters, Plan, Sinks, parameters};
+use crate::record::StepBuffers;
 use crate::step::{StepInput, StepState, TensorState};
 
 /// Steps that may be submitted and not yet finished.

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase, Value};
 use crate::kernel::Precision;
-use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
+use crate::plan::{Parameters, Plan, PlanRequest, parameters};
+use crate::record::StepBuffers;
 use crate::train::Batch;
 
 /// A recorded forward graph over a model's parameters. The parameters are shared with the

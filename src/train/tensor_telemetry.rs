@@ -14,7 +14,8 @@ use crate::kernels::{
     LoadWeights, LoadWeightsParams, TensorTelemetry as TensorTelemetryKernel,
     TensorTelemetryParams, UpdateScan, UpdateScanParams,
 };
-use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
+use crate::plan::{Parameters, Sinks, parameters};
+use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::{TensorRecord, UpdatePartial};
 
 /// Watched steps the ring holds before old ones are overwritten.

@@ -15,7 +15,8 @@ use crate::kernels::{
     Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
     Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams,
 };
-use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, to_u32};
+use crate::plan::{Parameters, Sinks, parameters};
+use crate::record::{Recorder, Slot, StepBuffers, to_u32};
 use crate::step::ScanPartial;
 
 /// What an update is recorded from.

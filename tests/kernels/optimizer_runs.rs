@@ -7,7 +7,7 @@ use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{ParameterSpec, Shape};
 use evenkeel::kernels::chunks;
 use evenkeel::nn::Init;
-use evenkeel::plan::{Recorder, StepBuffers};
+use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::reference::optimizer as reference;
 use evenkeel::reference::optimizer::{
     AdafactorSettings, AdamAtan2Settings, AdamSettings, AmsgradSettings, Factor, LionSettings,

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use evenkeel::gpu::Numerics;
 use evenkeel::nn::LanguageModel;
-use evenkeel::train::{
-    Checkpoint, Generator, Sampling, Telemetry, Trainer, TrainerReport, group_norms,
-};
+use evenkeel::nn::{Generator, Sampling};
+use evenkeel::train::{Checkpoint, Telemetry, Trainer, TrainerReport, group_norms};
 use evenkeel::watch::{Record, scalar};
 use evenkeel::{Error, Gpu, Result};
 

@@ -4,7 +4,7 @@ use super::logits::AttentionSummary;
 use super::{AttentionLogits, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::attention as reference;
 use crate::step::StepInput;
 

@@ -3,11 +3,11 @@
 use super::reduce::ColumnSum;
 use super::{AttentionLayout, CrossEntropy, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::kernels::IGNORE;
 use crate::kernels::{self, head_norm_blocks};
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::logits as reference;
 use crate::step::StepInput;
-use crate::train::IGNORE;
 
 /// Which norm queries and keys pass before their product. Each head is a row of its own; the weight
 /// is shared by all heads of queries, and another by all heads of keys.

@@ -4,10 +4,10 @@ use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::kernels::IGNORE;
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::loss as reference;
 use crate::step::StepInput;
-use crate::train::IGNORE;
 
 /// Cross-entropy from logits (.., classes) and targets (..), averaged over the targets that are
 /// not [`IGNORE`]; 0 where all are ignored.

@@ -7,7 +7,7 @@ use crate::kernels::{
     Activation, Matmul, MatmulDirect, MatmulParams, MatmulTransposedA, MatmulTransposedADirect,
     MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
 };
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;

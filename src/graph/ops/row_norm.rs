@@ -4,7 +4,7 @@ use super::reduce::{ColumnSum, blocks, partials_shape};
 use super::{assert_same_shape, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::normalization as reference;
 use crate::step::StepInput;
 

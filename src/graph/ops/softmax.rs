@@ -3,7 +3,7 @@
 use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::softmax as reference;
 use crate::step::StepInput;
 

@@ -11,7 +11,7 @@ use crate::kernels::{
     RULE_ROOT_MEAN, TILE_QUADS, TILE_ROWS, TensorFactors, TensorFactorsParams, TensorRange, Tile,
     WeightSquares, WeightSquaresParams,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// Adafactor (Shazeer and Stern 2018, <https://arxiv.org/abs/1804.04235>), as
 /// `torch.optim.Adafactor`.

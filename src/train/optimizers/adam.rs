@@ -5,7 +5,7 @@ use super::tensor_means::record_eps_shares;
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::Result;
 use crate::kernels::{Adam as AdamKernel, AdamParams, AmsgradParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// Adam (Kingma and Ba 2015), as `torch.optim.Adam`: weight decay is an L2 penalty, added to the
 /// gradient after clipping.

@@ -3,7 +3,7 @@
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative, check_positive};
 use crate::error::Result;
 use crate::kernels::{AdamAtan2 as AdamAtan2Kernel, AdamAtan2Params};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// Adam-atan2 (Everett et al. 2024, <https://arxiv.org/abs/2407.05872>): the angle of a quotient
 /// for the quotient, so that there is no eps, updates do not depend on the scale of gradients, and

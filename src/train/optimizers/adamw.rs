@@ -7,7 +7,7 @@ use crate::kernels::{
     Adamw, AdamwParams, AdamwScaled, AdamwScaledParams, Amsgrad, AmsgradParams, FACTOR_AGREEING,
     FACTOR_NONE,
 };
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// AdamW (Loshchilov and Hutter 2019), as `torch.optim.AdamW`: eps outside the root, and weight
 /// decay applied to the weights, not through the gradient. The default for transformers.

@@ -4,7 +4,7 @@ use super::tensor_means::record_agreement;
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::Result;
 use crate::kernels::{Lion as LionKernel, LionParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// Lion (Chen et al. 2023, <https://arxiv.org/abs/2302.06675>): the sign of a blend of momentum and
 /// gradient.

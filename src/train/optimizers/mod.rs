@@ -52,7 +52,8 @@ pub use stable_adamw::StableAdamW;
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
 use crate::kernels::CHUNK_QUADS;
-use crate::plan::{Parameters, Recorder, to_u32};
+use crate::plan::Parameters;
+use crate::record::{Recorder, to_u32};
 
 /// One tensor of a segment.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ use crate::kernels::{
     MuonMomentum, MuonMomentumParams, MuonNorm, MuonNormParams, MuonNormalize, MuonNormalizeParams,
     MuonParams, MuonPolynomial, MuonPolynomialParams, OVERFLOW_NONFINITE, TensorRange, chunks,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 use crate::step::{Chunk, ScanPartial};
 
 /// The most quads that matrices orthogonalised together have: 32 MiB, which bounds the scratch.

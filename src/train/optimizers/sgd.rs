@@ -3,7 +3,7 @@
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::{Error, Result};
 use crate::kernels::{Sgd as SgdKernel, SgdParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// SGD, as `torch.optim.SGD`: weight decay is an L2 penalty, added to the gradient after clipping;
 /// the momentum buffer starts as the first gradient.

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::kernels::{
     FACTOR_LEARNING_RATE, RULE_INVERSE_ROOT_ABOVE, SquaredRatio, SquaredRatioParams,
 };
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// StableAdamW (Wortsman et al. 2023, <https://arxiv.org/abs/2304.13013>, as optimi has it): the
 /// learning rate of a tensor falls by the RMS of its updates, where that exceeds 1.

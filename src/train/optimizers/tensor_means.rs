@@ -7,7 +7,7 @@ use crate::kernels::{
     Agreement, AgreementParams, MomentStatistics, MomentStatisticsParams, RULE_COMPLEMENT,
     RULE_INVERSE_AT_LEAST, TensorFactors, TensorFactorsParams, TensorRange,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// The least mean of a cautious mask that counts, as in the authors' code.
 const LEAST_AGREEMENT: f32 = 1e-3;

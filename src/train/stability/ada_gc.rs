@@ -3,7 +3,7 @@
 use super::{Judgement, Policy, check};
 use crate::error::Result;
 use crate::kernels::{ClipByHistory, ClipByHistoryParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// AdaGC (Wang et al. 2025, arXiv 2502.11034): clips each tensor to a little above an average of its
 /// own norms.

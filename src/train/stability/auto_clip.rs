@@ -3,7 +3,7 @@
 use super::{Judgement, Policy, check};
 use crate::error::Result;
 use crate::kernels::{ClipByPercentile, ClipByPercentileParams, LONGEST_HISTORY};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// AutoClip (Seetharaman et al. 2020, arXiv 2007.14469): clips gradients to a percentile of the
 /// norms seen so far.

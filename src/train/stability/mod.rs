@@ -32,7 +32,7 @@ pub use z_clip::{ZClip, ZClipBound};
 
 use super::optimizers::Segment;
 use crate::error::{Error, Result};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// What a policy can look at and set between norm and verdict.
 #[derive(Clone, Copy, Debug)]

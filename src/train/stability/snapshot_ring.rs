@@ -6,7 +6,7 @@ use crate::kernels::{
     CopySnapshot, CopySnapshotParams, CutLearningRate, CutLearningRateParams, DecideSnapshot,
     DecideSnapshotParams, RollbackMemory,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// Keeps the last few states of the run on the device and goes back to one after bad steps.
 ///

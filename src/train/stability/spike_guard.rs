@@ -6,7 +6,7 @@ use crate::kernels::{
     GuardSpikes, GuardSpikesParams, SPIKE_CLIP_HARDER, SPIKE_CUT_LEARNING_RATE,
     SPIKE_RESET_MOMENTS, SPIKE_ROLL_BACK, SPIKE_SKIP, SpikeMemory, SpikeReaction,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// What is done about a spike. All but [`ClipHarder`](Self::ClipHarder) skip the step.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use super::{Judgement, Policy, check};
 use crate::error::Result;
 use crate::kernels::{ClipByZScore, ClipByZScoreParams, ZScoreMemory};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// What ZClip clips a norm to that stands out.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase};
 use crate::nn::Gpt;
-use crate::plan::{Parameters, Plan, PlanRequest, Slot, StepBuffers, parameters};
+use crate::plan::{Parameters, Plan, PlanRequest, parameters};
+use crate::record::{Slot, StepBuffers};
 use crate::reference::random::{threefry4x32, uniform_unit};
 
 /// Last key word of the random streams of sampling.

@@ -1,49 +1,11 @@
 //! Turns kernels into dispatches, with all uniform blocks side by side in a few buffers.
 
+use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
-use crate::graph::{Node, Op, Shape};
 use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, Variant};
-use crate::plan::StepBuffers;
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
-
-/// Where a value lies on the device.
-#[derive(Clone, Debug)]
-pub struct Slot {
-    /// The buffer.
-    pub buffer: wgpu::Buffer,
-    /// First byte.
-    pub offset: u64,
-    /// Shape of the value.
-    pub shape: Shape,
-    /// Set where an output is to be added to what the slot holds: the gradient of a parameter
-    /// after the first contribution, a staged state after the first microbatch.
-    pub accumulate: bool,
-}
-
-impl Slot {
-    /// A slot at the start of a buffer, to be overwritten.
-    pub fn new(buffer: wgpu::Buffer, shape: Shape) -> Self {
-        Self { buffer, offset: 0, shape, accumulate: false }
-    }
-
-    /// Row `row` of a matrix, as a value of one dimension. Only for copies: its offset need not be
-    /// one that a binding may have.
-    pub fn row(&self, row: usize) -> Self {
-        let shape = Shape { dims: vec![self.shape.cols()], ..self.shape.clone() };
-        Self { offset: self.offset + row as u64 * shape.bytes(), shape, ..self.clone() }
-    }
-
-    /// The bytes of this value, for a kernel's buffer.
-    pub fn binding(&self) -> wgpu::BufferBinding<'_> {
-        wgpu::BufferBinding {
-            buffer: &self.buffer,
-            offset: self.offset,
-            size: std::num::NonZeroU64::new(self.shape.bytes().next_multiple_of(16)),
-        }
-    }
-}
 
 /// Collects the dispatches of a plan.
 #[derive(Debug)]
@@ -105,7 +67,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Lets matrix products of f16 tensors multiply in f16.
-    pub(super) fn set_native_f16(&mut self, native: bool) {
+    pub(crate) fn set_native_f16(&mut self, native: bool) {
         self.native_f16 = native;
     }
 
@@ -116,19 +78,18 @@ impl<'a> Recorder<'a> {
             || (self.variant.native_f16 && self.variant.precision == Precision::F16)
     }
 
-    /// Records an operation in the storage precision of its node.
-    pub(super) fn operation(
+    /// Records an operation whose tensors are stored in `precision`: what `record` records.
+    pub(crate) fn operation(
         &mut self,
-        node: &Node,
-        op: &dyn Op,
-        inputs: &[Slot],
-        outputs: &[Slot],
+        precision: Precision,
+        operands: impl IntoIterator<Item = Slot>,
+        record: impl FnOnce(&mut Self),
     ) {
         let native_f16 = self.native_f16;
-        self.set_variant(Variant { native_f16, ..node.precision.into() });
-        let halves = inputs.iter().chain(outputs).filter(|s| s.shape.precision != Precision::F32);
-        self.halves = halves.map(|slot| slot.buffer.clone()).collect();
-        op.record(self, inputs, outputs);
+        self.set_variant(Variant { native_f16, ..precision.into() });
+        let halves = operands.into_iter().filter(|s| s.shape.precision != Precision::F32);
+        self.halves = halves.map(|slot| slot.buffer).collect();
+        record(self);
         self.halves.clear();
         self.set_variant(Variant::default());
     }
