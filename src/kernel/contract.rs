@@ -1,7 +1,7 @@
 //! Compares a kernel's Rust declaration with its WGSL, in both directions, without a GPU.
 //!
 //! ```
-//! # use evenkeel::{contract, kernel::Kernel, kernels};
+//! # use evenkeel::{kernel::{contract, Kernel}, kernels};
 //! contract::check(&kernels::Add::DECLARATION).unwrap();
 //! ```
 
