@@ -23,9 +23,10 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn wgsl_files(directory: &Path) -> Vec<PathBuf> {
+/// The files of a directory and of those in it.
+fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|e| e == "wgsl")).collect()
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[test]
@@ -41,10 +42,7 @@ fn every_shader_file_is_owned() {
         .flat_map(|kernel| variants(kernel).flat_map(|variant| kernel.fragments_of(variant)))
         .map(|fragment| fragment.text)
         .collect();
-    for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]
-        .into_iter()
-        .flatten()
-    {
+    for file in files(&root().join("shaders")) {
         let text = fs::read_to_string(&file).expect("readable");
         assert!(owned.contains(text.as_str()), "{} belongs to no kernel", file.display());
     }
@@ -61,11 +59,14 @@ fn names_are_unique() {
 #[test]
 fn every_kernel_has_a_reference() {
     for (family, kernels) in kernels::FAMILIES {
-        let path = root().join(format!("src/reference/{family}.rs"));
-        let text = fs::read_to_string(&path).expect("readable");
+        // A file, or a directory of them.
+        let file = root().join(format!("src/reference/{family}.rs"));
+        let files = if file.exists() { vec![file] } else { files(&file.with_extension("")) };
+        let text = files.iter().map(|file| fs::read_to_string(file).expect("readable"));
+        let text: String = text.collect();
         for kernel in *kernels {
             let function = format!("pub fn {}(", kernel.name);
-            assert!(text.contains(&function), "{} has no `{function}`", path.display());
+            assert!(text.contains(&function), "src/reference/{family} has no `{function}`");
         }
     }
 }
