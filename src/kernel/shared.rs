@@ -34,7 +34,7 @@ pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl
 /// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
 pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
 /// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
-pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
+pub const CLIPPED: Fragment = wgsl!("../../shaders/optimizer/shared/clipped.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
 pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
 /// Threefry-4x32, uniform and normal numbers.
@@ -71,17 +71,23 @@ pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");
 pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
 /// `TensorNorm` and `NONFINITE_EXPONENT`.
 pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
+/// What [`update_rule!`](crate::update_rule!) puts around a rule: bindings, loop, verdict; wants
+/// [`STEP_STATE`], [`GRID`], [`CLIPPED`] and [`WEIGHT_F32`].
+pub const UPDATE_FRAME: Fragment = wgsl!("../../shaders/optimizer/shared/update_frame.wgsl");
 /// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
-/// [`CLIPPED`].
-pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/shared/adam_moments.wgsl");
+/// [`UPDATE_FRAME`].
+pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/optimizer/shared/adam_moments.wgsl");
 /// `agrees`: where two vectors have the same sign.
-pub const AGREES: Fragment = wgsl!("../../shaders/shared/agrees.wgsl");
+pub const AGREES: Fragment = wgsl!("../../shaders/optimizer/shared/agrees.wgsl");
+/// `shrink`: weight decay, cautious or not; wants [`UPDATE_FRAME`] and [`AGREES`].
+pub const CAUTIOUS_DECAY: Fragment = wgsl!("../../shaders/optimizer/shared/cautious_decay.wgsl");
 /// `TensorRange`: which partial sums are those of a tensor.
-pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/shared/tensor_range.wgsl");
+pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/optimizer/shared/tensor_range.wgsl");
 /// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`POWER`].
-pub const FACTORED: Fragment = wgsl!("../../shaders/shared/factored.wgsl");
+pub const FACTORED: Fragment = wgsl!("../../shaders/optimizer/shared/factored.wgsl");
 /// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
-pub const ADAFACTOR_UPDATE: Fragment = wgsl!("../../shaders/shared/adafactor_update.wgsl");
+pub const ADAFACTOR_UPDATE: Fragment =
+    wgsl!("../../shaders/optimizer/shared/adafactor_update.wgsl");
 /// `unpack_bf16`, `pack_bf16`, `round_bf16`, `nan_bits`: bf16 as integers.
 pub const BF16: Fragment = wgsl!("../../shaders/shared/bf16.wgsl");
 /// [`WEIGHT_F32`]'s functions over bf16 with stochastic rounding; wants [`BF16`] and [`RANDOM`] too.

@@ -103,7 +103,7 @@ impl<'a> Recorder<'a> {
         self.dispatch_any(&AnyKernel::of(kernel));
     }
 
-    fn dispatch_any(&mut self, kernel: &AnyKernel<'_>) {
+    pub(crate) fn dispatch_any(&mut self, kernel: &AnyKernel<'_>) {
         if kernel.grid.contains(&0) {
             return;
         }

@@ -34,7 +34,6 @@ mod matmul;
 mod norm;
 mod normalization;
 mod optimizer;
-mod optimizer_runs;
 mod policy;
 mod probe;
 mod random;

@@ -1,15 +1,16 @@
 //! Adafactor: second moments by row and column, steps sized by the weights.
 
 use super::tensor_means::chunk_range;
-use super::{Optimizer, Segment, SegmentTensor, check_not_negative, check_positive, packed_bytes};
+use super::{
+    Optimizer, Rule, Segment, SegmentTensor, check_not_negative, check_positive, packed_bytes,
+};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::{
-    Adafactor as AdafactorKernel, AdafactorFactors, AdafactorFactorsParams, AdafactorParams,
-    AdafactorScan, AdafactorScanParams, AdafactorSquares, AdafactorSquaresParams,
-    FACTOR_BLOCK_QUADS, FactorBlock, FactoredTensor, RULE_INVERSE_ROOT_ABOVE, RULE_MEAN,
-    RULE_ROOT_MEAN, TILE_QUADS, TILE_ROWS, TensorFactors, TensorFactorsParams, TensorRange, Tile,
-    WeightSquares, WeightSquaresParams,
+    AdafactorFactors, AdafactorFactorsParams, AdafactorParams, AdafactorScan, AdafactorScanParams,
+    AdafactorSquares, AdafactorSquaresParams, FACTOR_BLOCK_QUADS, FactorBlock, FactoredTensor,
+    RULE_INVERSE_ROOT_ABOVE, RULE_MEAN, RULE_ROOT_MEAN, TILE_QUADS, TILE_ROWS, TensorFactors,
+    TensorFactorsParams, TensorRange, Tile, WeightSquares, WeightSquaresParams,
 };
 use crate::record::{Recorder, to_u32};
 
@@ -70,10 +71,6 @@ impl Optimizer for Adafactor {
         self.learning_rate
     }
 
-    fn betas(&self) -> [f64; 2] {
-        [0.0, 0.0]
-    }
-
     fn validate(&self) -> Result<()> {
         check_not_negative("learning_rate", self.learning_rate)?;
         if !(-1.0..=0.0).contains(&self.beta2_decay) {
@@ -86,11 +83,25 @@ impl Optimizer for Adafactor {
         check_not_negative("weight_decay", self.weight_decay)
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         let tables = Tables::new(recorder.gpu(), segment);
-        let decay_power = (-self.beta2_decay) as f32;
         self.record_factors(recorder, segment, &tables);
+        self.record_sizes(recorder, segment, &tables);
+        Rule::new(AdafactorParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            decay_power: (-self.beta2_decay) as f32,
+            eps1: self.eps[0] as f32,
+            eps2: self.eps[1] as f32,
+        })
+        .bind("shapes", &tables.shapes)
+        .bind("factors", &tables.factors)
+    }
+}
 
+impl Adafactor {
+    /// Root mean squares of weights, and factors on the updates.
+    fn record_sizes(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>, tables: &Tables) {
         recorder.dispatch(&WeightSquares {
             params: WeightSquaresParams { chunk_count: segment.chunk_count },
             chunks: segment.chunks.as_entire_buffer_binding(),
@@ -102,7 +113,7 @@ impl Optimizer for Adafactor {
         recorder.dispatch(&AdafactorSquares {
             params: AdafactorSquaresParams {
                 chunk_count: segment.chunk_count,
-                decay_power,
+                decay_power: (-self.beta2_decay) as f32,
                 eps1: self.eps[0] as f32,
             },
             state: recorder.step_state(),
@@ -117,28 +128,8 @@ impl Optimizer for Adafactor {
         let bound = self.clip_threshold as f32;
         let updates = &tables.update_factors;
         tables.record(recorder, updates, &tables.squares, RULE_INVERSE_ROOT_ABOVE, bound);
-
-        recorder.dispatch(&AdafactorKernel {
-            params: AdafactorParams {
-                chunk_count: segment.chunk_count,
-                decay_power,
-                eps1: self.eps[0] as f32,
-                eps2: self.eps[1] as f32,
-                weight_decay: self.weight_decay as f32,
-            },
-            state: recorder.step_state(),
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            shapes: tables.shapes.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            variance: segment.moments[0].as_entire_buffer_binding(),
-            factors: tables.factors.as_entire_buffer_binding(),
-        });
     }
-}
 
-impl Adafactor {
     /// Mean squares of rows and columns, advanced, and the means of the row variances.
     fn record_factors(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>, tables: &Tables) {
         let state = recorder.step_state();

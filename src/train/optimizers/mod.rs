@@ -1,5 +1,6 @@
-//! Optimizers: each a kernel and the settings it takes. They read the step's state and know
-//! nothing of clipping, loss scaling or skipping, so any of them composes with any policy.
+//! Optimizers: each a [`Rule`], its settings, and the moments it keeps. What is the same for all
+//! stands in one frame around the rules' kernels, and rules know nothing of clipping, loss scaling
+//! or skipping, so any of them composes with any policy.
 //!
 //! What each keeps, in bytes per parameter beside weight and gradient (4 each), and when to take
 //! it:
@@ -27,6 +28,11 @@
 //! 2023, <https://arxiv.org/abs/2309.14322>, use 1e-15). And squares of gradients under 1e-19
 //! vanish in f32, so an eps below that is the same as none. [`Optimizer::record_eps_shares`] tells
 //! how large a share of each tensor is below.
+//!
+//! # Your own
+//!
+//! [`update_rule!`](crate::update_rule!) declares the kernel of a rule, a few lines of WGSL, and an
+//! [`Optimizer`] describes it: `tests/custom_optimizer.rs` of the repository is one from end to end.
 
 mod adafactor;
 mod adam;
@@ -34,6 +40,7 @@ mod adam_atan2;
 mod adamw;
 mod lion;
 mod muon;
+mod rule;
 mod sgd;
 mod stable_adamw;
 mod tensor_means;
@@ -46,6 +53,7 @@ pub use adam_atan2::AdamAtan2;
 pub use adamw::AdamW;
 pub use lion::Lion;
 pub use muon::{Muon, MuonScale, is_hidden_matrix};
+pub use rule::Rule;
 pub use sgd::Sgd;
 pub use stable_adamw::StableAdamW;
 
@@ -130,48 +138,78 @@ pub struct Segment<'a> {
     pub layout: &'a [SegmentTensor<'a>],
 }
 
-/// A rule that turns gradients into new weights.
+/// What turns gradients into new weights: a [`Rule`], its settings, and the moments it keeps.
 pub trait Optimizer: Debug {
+    /// The base learning rate, which the schedule multiplies.
+    fn learning_rate(&self) -> f64;
+
     /// Names of the buffers that the optimizer keeps.
     fn moments(&self) -> &'static [&'static str];
 
-    /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
+    /// The update of one segment. What it has to know of whole tensors, passes recorded here find in
+    /// front of it. Nothing that the optimizer keeps and no weight may change unless the verdict is
+    /// to apply the step, and what it keeps of a tensor counts as empty where
+    /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule;
+
+    /// Decay rates of the first and second moment, for the bias corrections; 0, the default, where
+    /// there is none.
+    fn betas(&self) -> [f64; 2] {
+        [0.0, 0.0]
+    }
+
+    /// What is added to the root of the second moment, if anything is; that is the last of the
+    /// moments.
+    fn eps(&self) -> Option<f64> {
+        None
+    }
+
+    /// Checks the settings; the default the learning rate.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the one that is out of range.
+    fn validate(&self) -> Result<()> {
+        check_not_negative("learning_rate", self.learning_rate())
+    }
+
+    /// Bytes of each of the moments for a segment of the parameters. The default is one f32 per
     /// parameter, laid out as the gradients are; a buffer laid out otherwise must have another
     /// size than that of the gradients.
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
         vec![flat_bytes(tensors); self.moments().len()]
     }
 
-    /// The base learning rate, which the schedule multiplies.
-    fn learning_rate(&self) -> f64;
-
-    /// Decay rates of the first and second moment, for the bias corrections; 0 where there is
-    /// none.
-    fn betas(&self) -> [f64; 2];
-
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] names the one that is out of range.
-    fn validate(&self) -> Result<()>;
-
-    /// Records the update of one segment. Nothing it keeps and no weight may change unless the
-    /// verdict is to apply the step, and what it keeps of a tensor counts as empty where
-    /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>);
+    /// Records the update of one segment: passes and [`rule`](Self::rule).
+    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+        self.rule(recorder, segment).record(recorder, segment);
+    }
 
     /// Records a look at the second moments, after the update: `shares`, an f32 per tensor of the
-    /// tensor table, receives the share of elements whose corrected root is below eps, in the rows
-    /// of this segment's tensors. False, with nothing recorded, for an optimizer without such an
-    /// eps. Rows of tensors that have none are left alone.
+    /// tensor table, receives the share of elements whose corrected root is below
+    /// [`eps`](Self::eps), in the rows of this segment's tensors. False, with nothing recorded, for
+    /// an optimizer without eps. Rows of tensors that have none are left alone.
     fn record_eps_shares(
         &self,
-        _recorder: &mut Recorder<'_>,
-        _segment: &Segment<'_>,
-        _shares: &wgpu::Buffer,
+        recorder: &mut Recorder<'_>,
+        segment: &Segment<'_>,
+        shares: &wgpu::Buffer,
     ) -> bool {
-        false
+        let (Some(eps), Some(second)) = (self.eps(), segment.moments.last()) else { return false };
+        tensor_means::record_eps_shares(recorder, segment, second, eps, shares);
+        true
     }
+}
+
+/// beta1, 1 - beta1, beta2, 1 - beta2, each rounded once.
+fn rounded(betas: [f64; 2]) -> [f32; 4] {
+    let [beta1, beta2] = betas;
+    [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|rate| rate as f32)
+}
+
+fn check_rates(learning_rate: f64, [beta1, beta2]: [f64; 2]) -> Result<()> {
+    check_not_negative("learning_rate", learning_rate)?;
+    check_decay_rate("beta1", beta1)?;
+    check_decay_rate("beta2", beta2)
 }
 
 /// Fails unless `low <= value < high`.

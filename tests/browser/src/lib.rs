@@ -13,6 +13,8 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[path = "../../checkpoint.rs"]
 mod checkpoint;
+#[path = "../../custom_optimizer.rs"]
+mod custom_optimizer;
 #[path = "../../device_loss.rs"]
 mod device_loss;
 #[path = "../../diagnose.rs"]
@@ -48,6 +50,7 @@ mod weights;
 const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("kernels", kernels::TESTS),
     ("checkpoint", checkpoint::TESTS),
+    ("custom_optimizer", custom_optimizer::TESTS),
     ("device_loss", device_loss::TESTS),
     ("diagnose", diagnose::TESTS),
     ("exchange", exchange::TESTS),

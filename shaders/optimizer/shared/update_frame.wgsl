@@ -1,23 +1,26 @@
-// m = b1 m + (1-b1) g, v = b2 v + (1-b2) g^2, w -= lr (m/c1 / (sqrt(v/c2) + eps) + decay w):
-// AdamW, decay decoupled; c1, c2 are the bias corrections. One workgroup per chunk.
-struct AdamwParams {
-    chunk_count: u32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: AdamwParams;
+// The frame of every optimizer: one workgroup per chunk asks the rule, which is the kernel's
+// `advance`, what to add to each quad of weights. The gradient it gets is unscaled and clipped. A
+// skipped step writes nothing. `Params` is the kernel's and begins with chunk_count, weight_decay;
+// buffers of its own follow at binding 6.
+@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read> chunks: array<Chunk>;
 @group(0) @binding(3) var<storage, read> tensors: array<TensorState>;
 @group(0) @binding(4) var<storage, read> gradient: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> weight: array<Weight>;
-@group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;
+
+// Where a rule is at work, and what holds there.
+struct Place {
+    index: u32, // quad in the flat buffers
+    chunk: u32, // row of `chunks`
+    quad: u32, // quad in the chunk
+    row: u32, // row of `tensors`
+    tensor: TensorState,
+    learning_rate: f32, // of this tensor in this step
+    weight_decay: f32, // of this tensor
+    unbias1: f32, // 1 / bias corrections
+    unbias2: f32,
+}
 
 @compute @workgroup_size(64)
 fn main(
@@ -36,18 +39,10 @@ fn main(
         let unbias2 = 1.0 / tensor.bias_correction2;
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
+            let at = Place(i, c, k, chunk.tensor, tensor, lr, decay, unbias1, unbias2);
             let w = load_weight(i);
             let g = clipped(gradient[i], step, tensor);
-            let mi = params.beta1 * remembered(m[i], tensor) + params.one_minus_beta1 * g;
-            let vi = params.beta2 * remembered(v[i], tensor) + params.one_minus_beta2 * (g * g);
-            m[i] = mi;
-            v[i] = vi;
-            // The bound keeps the root off 0, where WGSL does not promise it, and far below eps.
-            let root = sqrt(max(vi * unbias2, vec4(SMALLEST_NORMAL)));
-            let update = (mi * unbias1) / (root + params.eps);
-            store_weight(i, w, -lr * (update + decay * w), step);
+            store_weight(i, w, advance(at, w, g), step);
         }
     }
 }
-
-const SMALLEST_NORMAL = 1.17549435e-38;

@@ -1,24 +1,22 @@
 //! Muon: momentum of hidden matrices, orthogonalised by matrix products.
 
+mod orthogonalize;
+
 use std::fmt;
+
+use orthogonalize::{Batch, Scratch};
 
 use super::tensor_means::record_eps_shares;
 use super::{
-    AdamW, Optimizer, Segment, SegmentTensor, check_decay_rate, check_not_negative, check_positive,
-    packed_bytes,
+    AdamW, Optimizer, Rule, Segment, SegmentTensor, check_decay_rate, check_not_negative,
+    check_positive, packed_bytes, rounded,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::ParameterSpec;
-use crate::kernels::{
-    AdamwPacked, AdamwPackedParams, GradientScan, GradientScanParams, Matmul, MatmulDirect,
-    MatmulParams, MatmulTransposedA, MatmulTransposedADirect, MatmulTransposedAParams,
-    MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams, Muon as MuonKernel,
-    MuonMomentum, MuonMomentumParams, MuonNorm, MuonNormParams, MuonNormalize, MuonNormalizeParams,
-    MuonParams, MuonPolynomial, MuonPolynomialParams, OVERFLOW_NONFINITE, TensorRange, chunks,
-};
+use crate::kernels::{AdamwPackedParams, MuonMomentum, MuonMomentumParams, MuonParams, chunks};
 use crate::record::{Recorder, to_u32};
-use crate::step::{Chunk, ScanPartial};
+use crate::step::Chunk;
 
 /// The most quads that matrices orthogonalised together have: 32 MiB, which bounds the scratch.
 /// A larger matrix is alone.
@@ -170,13 +168,13 @@ impl Optimizer for Muon {
         Ok(())
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         let (batches, others) = self.divide(segment.layout);
         let scratch = Scratch::new(recorder.gpu(), &batches);
         for batch in &batches {
             self.record_batch(recorder, segment, batch, &scratch);
         }
-        self.record_others(recorder, segment, &others);
+        self.rule_of_others(recorder.gpu(), segment, &others)
     }
 
     fn record_eps_shares(
@@ -201,61 +199,8 @@ impl Optimizer for Muon {
             layout: &layout.collect::<Vec<_>>(),
             ..*segment
         };
-        record_eps_shares(recorder, &packed, &segment.moments[2], self.adamw.eps, shares)
-    }
-}
-
-/// Matrices of one shape that are orthogonalised together.
-struct Batch<'a> {
-    rows: u32,
-    cols: u32,
-    tensors: Vec<SegmentTensor<'a>>,
-    /// First packed quad.
-    base: u32,
-}
-
-impl Batch<'_> {
-    fn count(&self) -> u32 {
-        to_u32(self.tensors.len())
-    }
-
-    fn matrix_quads(&self) -> u32 {
-        self.rows * self.cols.div_ceil(4)
-    }
-
-    fn quads(&self) -> u32 {
-        self.count() * self.matrix_quads()
-    }
-
-    /// Rows and columns of the square matrices.
-    fn size(&self) -> u32 {
-        self.rows.min(self.cols)
-    }
-
-    fn square_quads(&self) -> u32 {
-        self.size() * self.size().div_ceil(4)
-    }
-}
-
-/// Room for one batch at a time.
-struct Scratch {
-    x: wgpu::Buffer,
-    next: wgpu::Buffer,
-    gram: wgpu::Buffer,
-    factor: wgpu::Buffer,
-}
-
-impl Scratch {
-    fn new(gpu: &Gpu, batches: &[Batch<'_>]) -> Self {
-        let most = |quads: fn(&Batch<'_>) -> u32| batches.iter().map(quads).max().unwrap_or(0);
-        let buffer = |label, quads: u32| gpu.buffer(label, 16 * u64::from(quads));
-        let (matrices, squares) = (most(|b| b.quads()), most(|b| b.count() * b.square_quads()));
-        Self {
-            x: buffer("muon x", matrices),
-            next: buffer("muon next x", matrices),
-            gram: buffer("muon gram", squares),
-            factor: buffer("muon factor", squares),
-        }
+        record_eps_shares(recorder, &packed, &segment.moments[2], self.adamw.eps, shares);
+        true
     }
 }
 
@@ -290,6 +235,7 @@ impl Muon {
         (batches, others)
     }
 
+    /// The update of a batch: momentum, orthogonalised, moves its matrices.
     fn record_batch(
         &self,
         recorder: &mut Recorder<'_>,
@@ -297,171 +243,77 @@ impl Muon {
         batch: &Batch<'_>,
         scratch: &Scratch,
     ) {
-        let gpu = recorder.gpu();
-        let (chunks, packed) = packed_chunks(&batch.tensors, batch.base);
-        let chunk_count = to_u32(chunks.len());
-        let chunk_table = gpu.upload("muon chunks", &chunks);
-        let packed_table = gpu.upload("packed offsets", &packed);
+        let packed = Packed::new(recorder.gpu(), &batch.tensors, batch.base);
         recorder.dispatch(&MuonMomentum {
             params: MuonMomentumParams {
-                chunk_count,
+                chunk_count: packed.chunk_count,
                 base: batch.base,
                 momentum: self.momentum as f32,
                 one_minus_momentum: (1.0 - self.momentum) as f32,
                 nesterov: u32::from(self.nesterov),
             },
             state: recorder.step_state(),
-            chunks: chunk_table.as_entire_buffer_binding(),
-            packed: packed_table.as_entire_buffer_binding(),
+            chunks: packed.chunks.as_entire_buffer_binding(),
+            packed: packed.offsets.as_entire_buffer_binding(),
             tensors: segment.tensors.as_entire_buffer_binding(),
             gradient: segment.gradient.as_entire_buffer_binding(),
             momentum_buffer: segment.moments[0].as_entire_buffer_binding(),
             x: scratch.x.as_entire_buffer_binding(),
         });
-        self.record_normalization(recorder, batch, scratch);
-        let (mut x, mut next) = (&scratch.x, &scratch.next);
-        for _ in 0..self.iterations {
-            self.record_iteration(recorder, batch, scratch, x, next);
-            std::mem::swap(&mut x, &mut next);
-        }
+        let x = self.record_orthogonalization(recorder, batch, scratch);
         let scale = self.scale.factor(batch.rows as usize, batch.cols as usize);
-        recorder.dispatch(&MuonKernel {
-            params: MuonParams {
-                chunk_count,
-                base: batch.base,
-                scale: scale as f32,
-                weight_decay: self.weight_decay as f32,
-            },
-            state: recorder.step_state(),
-            chunks: chunk_table.as_entire_buffer_binding(),
-            packed: packed_table.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            x: x.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
+        let rule = Rule::new(MuonParams {
+            chunk_count: packed.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            base: batch.base,
+            scale: scale as f32,
         });
-    }
-
-    /// x /= max(‖x‖, eps) for each matrix, with norms that no finite x makes overflow.
-    fn record_normalization(
-        &self,
-        recorder: &mut Recorder<'_>,
-        batch: &Batch<'_>,
-        scratch: &Scratch,
-    ) {
-        let gpu = recorder.gpu();
-        let elements = 4 * u64::from(batch.matrix_quads());
-        let table = chunks((0..u64::from(batch.count())).map(|i| (i * elements, elements)));
-        let chunk_count = to_u32(table.len());
-        let count = chunk_count / batch.count();
-        let range = |matrix| TensorRange {
-            first: matrix * count,
-            count,
-            elements: batch.rows * batch.cols,
-            target_index: matrix,
-        };
-        let chunks = gpu.upload("muon x chunks", &table);
-        let ranges = gpu.upload("muon ranges", &(0..batch.count()).map(range).collect::<Vec<_>>());
-        let partial_bytes = size_of::<ScanPartial>() as u64 * u64::from(chunk_count);
-        let partials = gpu.buffer("muon norm partials", partial_bytes);
-        let inverse = gpu.buffer("muon inverse norms", 8 * u64::from(batch.count()));
-        recorder.dispatch(&GradientScan {
-            params: GradientScanParams { chunk_count, overflow_bits: OVERFLOW_NONFINITE },
-            chunks: chunks.as_entire_buffer_binding(),
-            gradient: scratch.x.as_entire_buffer_binding(),
-            partials: partials.as_entire_buffer_binding(),
-        });
-        recorder.dispatch(&MuonNorm {
-            params: MuonNormParams { matrix_count: batch.count(), eps: self.eps as f32 },
-            ranges: ranges.as_entire_buffer_binding(),
-            partials: partials.as_entire_buffer_binding(),
-            inverse: inverse.as_entire_buffer_binding(),
-        });
-        recorder.dispatch(&MuonNormalize {
-            params: MuonNormalizeParams { chunk_count },
-            chunks: chunks.as_entire_buffer_binding(),
-            inverse: inverse.as_entire_buffer_binding(),
-            x: scratch.x.as_entire_buffer_binding(),
-        });
-    }
-
-    /// next = (a I + b G + c G²) x with G = x xᵀ, or x (a I + b G + c G²) with G = xᵀ x.
-    fn record_iteration(
-        &self,
-        recorder: &mut Recorder<'_>,
-        batch: &Batch<'_>,
-        scratch: &Scratch,
-        x: &wgpu::Buffer,
-        next: &wgpu::Buffer,
-    ) {
-        let (rows, cols, size) = (batch.rows, batch.cols, batch.size());
-        let (matrix, square) = (batch.matrix_quads(), batch.square_quads());
-        let (gram, factor) = (&scratch.gram, &scratch.factor);
-        if rows <= cols {
-            record_gram_of_rows(recorder, batch, x, gram);
-        } else {
-            record_gram_of_cols(recorder, batch, x, gram);
-        }
-        let squares = MatmulParams {
-            a_outer_stride: square,
-            b_outer_stride: square,
-            c_outer_stride: square,
-            batch: batch.count(),
-            ..MatmulParams::dense(size, size, size)
-        };
-        record_product(recorder, squares, [gram, gram, factor]);
-        let [a, b, c] = self.coefficients.map(|coefficient| coefficient as f32);
-        recorder.dispatch(&MuonPolynomial {
-            params: MuonPolynomialParams { quads: batch.count() * square, size, a, b, c },
-            gram: gram.as_entire_buffer_binding(),
-            y: factor.as_entire_buffer_binding(),
-        });
-        let (left, right, strides) = if rows <= cols {
-            (factor, x, [square, matrix])
-        } else {
-            (x, factor, [matrix, square])
-        };
-        let update = MatmulParams {
-            a_outer_stride: strides[0],
-            b_outer_stride: strides[1],
-            c_outer_stride: matrix,
-            batch: batch.count(),
-            ..MatmulParams::dense(rows, cols, size)
-        };
-        record_product(recorder, update, [left, right, next]);
+        packed.bind(rule).bind("x", x).record(recorder, segment);
     }
 
     /// AdamW for the tensors that are no hidden matrices.
-    fn record_others(
+    fn rule_of_others(
         &self,
-        recorder: &mut Recorder<'_>,
+        gpu: &Gpu,
         segment: &Segment<'_>,
         others: &[SegmentTensor<'_>],
-    ) {
-        let AdamW { betas, eps, weight_decay, .. } = self.adamw;
-        let (chunks, packed) = packed_chunks(others, 0);
-        let gpu = recorder.gpu();
-        let chunk_table = gpu.upload("adamw chunks", &chunks);
-        let packed_table = gpu.upload("packed offsets", &packed);
-        recorder.dispatch(&AdamwPacked {
-            params: AdamwPackedParams {
-                chunk_count: to_u32(chunks.len()),
-                beta1: betas[0] as f32,
-                one_minus_beta1: (1.0 - betas[0]) as f32,
-                beta2: betas[1] as f32,
-                one_minus_beta2: (1.0 - betas[1]) as f32,
-                eps: eps as f32,
-                weight_decay: weight_decay as f32,
-                learning_rate_factor: (self.adamw.learning_rate / self.learning_rate) as f32,
-            },
-            state: recorder.step_state(),
-            chunks: chunk_table.as_entire_buffer_binding(),
-            packed: packed_table.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            m: segment.moments[1].as_entire_buffer_binding(),
-            v: segment.moments[2].as_entire_buffer_binding(),
+    ) -> Rule {
+        let packed = Packed::new(gpu, others, 0);
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.adamw.betas);
+        let rule = Rule::new(AdamwPackedParams {
+            chunk_count: packed.chunk_count,
+            weight_decay: self.adamw.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            eps: self.adamw.eps as f32,
+            learning_rate_factor: (self.adamw.learning_rate / self.learning_rate) as f32,
         });
+        packed.bind(rule).bind("m", &segment.moments[1]).bind("v", &segment.moments[2])
+    }
+}
+
+/// The chunks of some of the tensors, and where what is kept of them lies packed.
+struct Packed {
+    chunks: wgpu::Buffer,
+    /// By chunk, the first quad.
+    offsets: wgpu::Buffer,
+    chunk_count: u32,
+}
+
+impl Packed {
+    fn new(gpu: &Gpu, tensors: &[SegmentTensor<'_>], base: u32) -> Self {
+        let (chunks, offsets) = packed_chunks(tensors, base);
+        Self {
+            chunks: gpu.upload("packed chunks", &chunks),
+            offsets: gpu.upload("packed offsets", &offsets),
+            chunk_count: to_u32(chunks.len()),
+        }
+    }
+
+    fn bind(&self, rule: Rule) -> Rule {
+        rule.bind("chunks", &self.chunks).bind("packed", &self.offsets)
     }
 }
 
@@ -478,69 +330,6 @@ fn packed_chunks(tensors: &[SegmentTensor<'_>], base: u32) -> (Vec<Chunk>, Vec<u
         first += tensor.quads();
     }
     (table, packed)
-}
-
-/// G = x xᵀ.
-fn record_gram_of_rows(
-    recorder: &mut Recorder<'_>,
-    batch: &Batch<'_>,
-    x: &wgpu::Buffer,
-    gram: &wgpu::Buffer,
-) {
-    let params = MatmulTransposedBParams {
-        a_outer_stride: batch.matrix_quads(),
-        b_outer_stride: batch.matrix_quads(),
-        c_outer_stride: batch.square_quads(),
-        batch: batch.count(),
-        ..MatmulTransposedBParams::dense(batch.rows, batch.rows, batch.cols)
-    };
-    let unused = recorder.unused();
-    let bind = wgpu::Buffer::as_entire_buffer_binding;
-    let (a, b, bias, c, pre_activation) = (bind(x), bind(x), bind(x), bind(gram), bind(&unused));
-    if recorder.gpu().is_software() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
-    } else {
-        recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
-    }
-}
-
-/// G = xᵀ x.
-fn record_gram_of_cols(
-    recorder: &mut Recorder<'_>,
-    batch: &Batch<'_>,
-    x: &wgpu::Buffer,
-    gram: &wgpu::Buffer,
-) {
-    let params = MatmulTransposedAParams {
-        a_outer_stride: batch.matrix_quads(),
-        b_outer_stride: batch.matrix_quads(),
-        c_outer_stride: batch.square_quads(),
-        batch: batch.count(),
-        ..MatmulTransposedAParams::dense(batch.cols, batch.cols, batch.rows)
-    };
-    let bind = wgpu::Buffer::as_entire_buffer_binding;
-    let (a, b, c) = (bind(x), bind(x), bind(gram));
-    if recorder.gpu().is_software() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedADirect { params, a, b, c });
-    } else {
-        recorder.dispatch(&MatmulTransposedA { params, a, b, c });
-    }
-}
-
-fn record_product(
-    recorder: &mut Recorder<'_>,
-    params: MatmulParams,
-    [a, b, c]: [&wgpu::Buffer; 3],
-) {
-    let [a, b, c] = [a, b, c].map(wgpu::Buffer::as_entire_buffer_binding);
-    if recorder.gpu().is_software() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulDirect { params, a, b, c });
-    } else {
-        recorder.dispatch(&Matmul { params, a, b, c });
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
-// Adam's two moments in the kernel's buffers `m` and `v`, advanced by one gradient.
+// Adam's two moments, and how one gradient advances them. Further buffers of the kernel follow at
+// binding 8.
+@group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;
+
 struct Moments { m: vec4<f32>, v: vec4<f32> }
 
 const SMALLEST_NORMAL = 1.17549435e-38;
@@ -13,7 +17,6 @@ fn advance_moments(i: u32, g: vec4<f32>, tensor: TensorState) -> Moments {
 }
 
 // sqrt(v / c2). The bound keeps the root off 0, where WGSL does not promise it, and far below eps.
-fn corrected_root(second: vec4<f32>, tensor: TensorState) -> vec4<f32> {
-    let unbias2 = 1.0 / tensor.bias_correction2;
-    return sqrt(max(second * unbias2, vec4(SMALLEST_NORMAL)));
+fn corrected_root(second: vec4<f32>, at: Place) -> vec4<f32> {
+    return sqrt(max(second * at.unbias2, vec4(SMALLEST_NORMAL)));
 }
