@@ -9,6 +9,7 @@ use super::host_snapshot::HostSnapshots;
 use super::optimizers::SegmentTensor;
 use super::sequence::Sequence;
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_rules::{self, TensorRules};
 use super::tensor_telemetry::{TensorWatch, Watched};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
@@ -49,16 +50,10 @@ pub(super) struct Settings {
     seed: u32,
     ring: u32,
     watch_every: u32,
-    tensor_settings: fn(&ParameterSpec) -> TensorSettings,
+    rules: TensorRules,
     error_if_nonfinite: bool,
     snapshot_every: u32,
     submit_budget: Duration,
-}
-
-/// Weight decay on matrices only: not on biases and norm weights, which have one dimension.
-fn decay_matrices(spec: &ParameterSpec) -> TensorSettings {
-    let weight_decay = if spec.shape.dims.len() > 1 { 1.0 } else { 0.0 };
-    TensorSettings { weight_decay, learning_rate: 1.0 }
 }
 
 impl<M: Model> TrainerBuilder<M> {
@@ -78,7 +73,7 @@ impl<M: Model> TrainerBuilder<M> {
             seed: 0,
             ring: 1024,
             watch_every: 0,
-            tensor_settings: decay_matrices,
+            rules: TensorRules::default(),
             error_if_nonfinite: false,
             snapshot_every: 0,
             submit_budget: SUBMIT_BUDGET,
@@ -195,10 +190,46 @@ impl<M: Model> TrainerBuilder<M> {
     }
 
     /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
-    /// two or more dimensions.
+    /// two or more dimensions. A learning-rate factor of 0 [freezes](Self::freeze) the tensor.
     #[must_use]
-    pub fn tensor_settings(mut self, settings: fn(&ParameterSpec) -> TensorSettings) -> Self {
-        self.settings.tensor_settings = settings;
+    pub fn tensor_settings(
+        mut self,
+        settings: impl Fn(&ParameterSpec) -> TensorSettings + 'static,
+    ) -> Self {
+        self.settings.rules.settings = Box::new(settings);
+        self
+    }
+
+    /// Freezes the tensors that `is_frozen` chooses, beside those that are frozen already: by an
+    /// earlier call, by the model ([`Graph::frozen`]), or by a learning-rate factor of 0.
+    ///
+    /// A frozen tensor keeps every bit. It has no gradient, no moments and no memory for either, is
+    /// not in the gradient norm, and no clip, weight decay or policy knows of it; the backward pass
+    /// ends where nothing below is trained. It is read and written by name as any other, and part of
+    /// checkpoints. Running statistics of BatchNorm are no parameters: they go on moving.
+    ///
+    /// [`Trainer::report`] counts what is frozen.
+    ///
+    /// ```
+    /// # use evenkeel::train::{Model, TrainerBuilder};
+    /// # fn last_block_only<M: Model>(builder: TrainerBuilder<M>) -> TrainerBuilder<M> {
+    /// builder.freeze(|spec| !spec.name.starts_with("blocks.11."))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn freeze(mut self, is_frozen: impl Fn(&ParameterSpec) -> bool + 'static) -> Self {
+        self.settings.rules.frozen.push(Box::new(is_frozen));
+        self
+    }
+
+    /// [Freezes](Self::freeze) the tensor of this name, or all tensors of the scope with this name:
+    /// `"blocks.0"` stands for `blocks.0.attention.qkv.weight` and its like, and not for
+    /// `blocks.01` or `blocks.0x`.
+    ///
+    /// [`build`](Self::build) fails with [`Error::UnknownName`] where nothing has the name.
+    #[must_use]
+    pub fn freeze_named(mut self, name: impl Into<String>) -> Self {
+        self.settings.rules.frozen_names.push(name.into());
         self
     }
 
@@ -210,7 +241,10 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Trains these parameters instead of freshly initialised ones, in the storage they have.
+    /// Trains these parameters instead of freshly initialised ones, in the storage they have. Which
+    /// of them are frozen is up to this model and these settings, not to those they come from; where
+    /// that is another choice, they move to other buffers, so that predictors are to be made of
+    /// [`Trainer::parameters`].
     #[must_use]
     pub fn parameters(mut self, parameters: Parameters) -> Self {
         self.parameters = Some(parameters);
@@ -250,8 +284,10 @@ impl<M: Model> TrainerBuilder<M> {
     /// Builds everything on the device.
     ///
     /// # Errors
-    /// [`Error::Setting`] for settings out of range, [`Error::Limit`] and [`Error::OutOfMemory`]
-    /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
+    /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
+    /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
+    /// and [`Error::OutOfMemory`] for a model too large, [`Error::NonFinite`] for initial parameters
+    /// that are NaN or Inf.
     pub async fn build(self, gpu: &Gpu) -> Result<Trainer<M>> {
         build(&Rc::new(self.settings), Rc::new(self.model), self.parameters, gpu).await
     }
@@ -272,9 +308,12 @@ pub(super) async fn build<M: Model>(
     let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
     graph.set_native_f16(settings.native_f16);
     let output = model.build(&mut graph);
+    settings.rules.check_names(&graph, parameters.as_ref())?;
+    graph.freeze(|spec| settings.rules.freeze(spec));
     graph.backward(output.loss, 1.0 / microbatches as f32);
+    tensor_rules::check_gradients(&graph)?;
     let parameters = match parameters {
-        Some(parameters) => parameters,
+        Some(parameters) => settings.rules.apply(&graph, parameters).await?,
         None => Parameters::new(gpu, &graph, settings.seed).await?,
     };
     parameters.assert_unique_names();
@@ -300,11 +339,11 @@ pub(super) async fn build<M: Model>(
     .await?;
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
-    let ring = TelemetryRing::new(gpu, settings.ring, parameters.padding()).await?;
-    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.tensor_settings)(spec));
-    let tensors: Vec<_> = parameters.specs().iter().map(of_tensor).collect();
+    let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
+    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.rules.settings)(spec));
+    let tensors: Vec<_> = parameters.trained().iter().map(of_tensor).collect();
     let tensors = gpu.upload("tensors", &tensors);
-    let policies = settings.activate_policies(gpu, parameters.specs().len()).await?;
+    let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
     let update = Update {
         gpu,
         parameters: &parameters,
@@ -483,7 +522,7 @@ impl Settings {
         gpu: &Gpu,
         parameters: &Parameters,
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
-        let quads = parameters.segments().iter();
+        let quads = parameters.trained_segments().iter();
         let segments: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
         let names = self.optimizer.moments();
         let moment_bytes: Vec<_> = (0..segments.len())
