@@ -85,7 +85,7 @@ pub(super) fn check_gradients(graph: &Graph) -> Result<()> {
     }
     Err(Error::Setting {
         setting: "the number of trained tensors that the loss depends on",
-        value: format!("0, with {frozen} of {} frozen,", graph.parameters().len()),
+        value: format!("0 ({frozen} of {} are frozen)", graph.parameters().len()),
         range: "at least 1: freeze fewer, or use a Predictor where nothing is to be trained",
     })
 }

@@ -135,9 +135,7 @@ impl TensorWatch {
         let segments = gpu.upload("chunks of tensors", &tables.of_tensor);
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
-        for ((weight, old), &quads) in
-            weights.iter().zip(&old).zip(parameters.trained_segments())
-        {
+        for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.trained_segments()) {
             recorder.dispatch(&LoadWeights {
                 params: LoadWeightsParams { quads: to_u32(quads as usize) },
                 weight: weight.as_entire_buffer_binding(),

@@ -275,7 +275,13 @@ fn variance(variance: &Variance) -> Vec<f64> {
 pub fn specs(tensors: &[(&str, &[usize])]) -> Vec<ParameterSpec> {
     let spec = |(name, dims): &(&str, &[usize])| {
         let shape = Shape { dims: dims.to_vec(), ..Shape::real([1]) };
-        ParameterSpec { name: (*name).to_owned(), shape, init: Init::Constant(0.0), stream: 0, requires_grad: true }
+        ParameterSpec {
+            name: (*name).to_owned(),
+            shape,
+            init: Init::Constant(0.0),
+            stream: 0,
+            requires_grad: true,
+        }
     };
     tensors.iter().map(spec).collect()
 }

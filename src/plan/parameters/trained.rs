@@ -77,9 +77,8 @@ impl Parameters {
         is_trained: impl Fn(&ParameterSpec) -> bool,
     ) -> Result<Self> {
         let specs = self.specs.iter().cloned();
-        let specs: Vec<_> = specs
-            .map(|spec| ParameterSpec { requires_grad: is_trained(&spec), ..spec })
-            .collect();
+        let specs: Vec<_> =
+            specs.map(|spec| ParameterSpec { requires_grad: is_trained(&spec), ..spec }).collect();
         if specs == self.specs {
             return Ok(self);
         }
