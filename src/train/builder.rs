@@ -15,20 +15,20 @@ use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
-use crate::graph::{Graph, ParameterSpec, Phase, Value};
+use crate::graph::{Graph, Phase, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{
     Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
 };
 use crate::precision::{Precision, WeightStorage};
-use crate::step::{StepInput, StepState, TensorSettings, TensorState};
+use crate::step::{StepInput, StepState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
 #[derive(Debug)]
 pub struct TrainerBuilder<M: Model> {
     model: M,
-    settings: Settings,
+    pub(super) settings: Settings,
     parameters: Option<Parameters>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Settings {
     seed: u32,
     ring: u32,
     watch_every: u32,
-    rules: TensorRules,
+    pub(super) rules: TensorRules,
     error_if_nonfinite: bool,
     snapshot_every: u32,
     submit_budget: Duration,
@@ -189,50 +189,6 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
-    /// two or more dimensions. A learning-rate factor of 0 [freezes](Self::freeze) the tensor.
-    #[must_use]
-    pub fn tensor_settings(
-        mut self,
-        settings: impl Fn(&ParameterSpec) -> TensorSettings + 'static,
-    ) -> Self {
-        self.settings.rules.settings = Box::new(settings);
-        self
-    }
-
-    /// Freezes the tensors that `is_frozen` chooses, beside those that are frozen already: by an
-    /// earlier call, by the model ([`Graph::frozen`]), or by a learning-rate factor of 0.
-    ///
-    /// A frozen tensor keeps every bit. It has no gradient, no moments and no memory for either, is
-    /// not in the gradient norm, and no clip, weight decay or policy knows of it; the backward pass
-    /// ends where nothing below is trained. It is read and written by name as any other, and part of
-    /// checkpoints. Running statistics of BatchNorm are no parameters: they go on moving.
-    ///
-    /// [`Trainer::report`] counts what is frozen.
-    ///
-    /// ```
-    /// # use evenkeel::train::{Model, TrainerBuilder};
-    /// # fn last_block_only<M: Model>(builder: TrainerBuilder<M>) -> TrainerBuilder<M> {
-    /// builder.freeze(|spec| !spec.name.starts_with("blocks.11."))
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn freeze(mut self, is_frozen: impl Fn(&ParameterSpec) -> bool + 'static) -> Self {
-        self.settings.rules.frozen.push(Box::new(is_frozen));
-        self
-    }
-
-    /// [Freezes](Self::freeze) the tensor of this name, or all tensors of the scope with this name:
-    /// `"blocks.0"` stands for `blocks.0.attention.qkv.weight` and its like, and not for
-    /// `blocks.01` or `blocks.0x`.
-    ///
-    /// [`build`](Self::build) fails with [`Error::UnknownName`] where nothing has the name.
-    #[must_use]
-    pub fn freeze_named(mut self, name: impl Into<String>) -> Self {
-        self.settings.rules.frozen_names.push(name.into());
-        self
-    }
-
     /// Makes [`Trainer::telemetry`] fail at the first step whose gradients are not finite. Such a
     /// step changes nothing either way.
     #[must_use]
@@ -340,9 +296,7 @@ pub(super) async fn build<M: Model>(
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
     let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
-    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.rules.settings)(spec));
-    let tensors: Vec<_> = parameters.trained().iter().map(of_tensor).collect();
-    let tensors = gpu.upload("tensors", &tensors);
+    let tensors = gpu.upload("tensors", &settings.rules.states(parameters.trained())?);
     let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
     let update = Update {
         gpu,

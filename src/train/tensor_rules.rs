@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::{Model, TrainerBuilder};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ParameterSpec};
 use crate::plan::Parameters;
-use crate::step::TensorSettings;
+use crate::step::{TensorSettings, TensorState};
 
 /// What a builder was told of single tensors.
 pub(super) struct TensorRules {
@@ -42,12 +43,74 @@ fn is_named(spec: &ParameterSpec, name: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
+impl<M: Model> TrainerBuilder<M> {
+    /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
+    /// two or more dimensions. A learning-rate factor of 0 [freezes](Self::freeze) the tensor.
+    #[must_use]
+    pub fn tensor_settings(
+        mut self,
+        settings: impl Fn(&ParameterSpec) -> TensorSettings + 'static,
+    ) -> Self {
+        self.settings.rules.settings = Box::new(settings);
+        self
+    }
+
+    /// Freezes the tensors that `is_frozen` chooses, beside those that are frozen already: by an
+    /// earlier call, by the model ([`Graph::frozen`]), or by a learning-rate factor of 0.
+    ///
+    /// A frozen tensor keeps every bit. It has no gradient, no moments and no memory for either, is
+    /// not in the gradient norm, and no clip, weight decay or policy knows of it; the backward pass
+    /// ends where nothing below is trained. It is read and written by name as any other, and part of
+    /// checkpoints. Running statistics of BatchNorm are no parameters: they go on moving.
+    ///
+    /// [`Trainer::report`](super::Trainer::report) counts what is frozen.
+    ///
+    /// ```
+    /// # use evenkeel::train::{Model, TrainerBuilder};
+    /// # fn last_block_only<M: Model>(builder: TrainerBuilder<M>) -> TrainerBuilder<M> {
+    /// builder.freeze(|spec| !spec.name.starts_with("blocks.11."))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn freeze(mut self, is_frozen: impl Fn(&ParameterSpec) -> bool + 'static) -> Self {
+        self.settings.rules.frozen.push(Box::new(is_frozen));
+        self
+    }
+
+    /// [Freezes](Self::freeze) the tensor of this name, or all tensors of the scope with this name:
+    /// `"blocks.0"` stands for `blocks.0.attention.qkv.weight` and its like, and not for
+    /// `blocks.01` or `blocks.0x`.
+    ///
+    /// [`build`](Self::build) fails with [`Error::UnknownName`] where nothing has the name.
+    #[must_use]
+    pub fn freeze_named(mut self, name: impl Into<String>) -> Self {
+        self.settings.rules.frozen_names.push(name.into());
+        self
+    }
+}
+
 impl TensorRules {
     /// Whether the tensor is to be frozen.
     pub fn freeze(&self, spec: &ParameterSpec) -> bool {
         self.frozen.iter().any(|is_frozen| is_frozen(spec))
             || self.frozen_names.iter().any(|name| is_named(spec, name))
             || (self.settings)(spec).learning_rate == 0.0
+    }
+
+    /// The rows of these tensors in the tensor table.
+    pub fn states(&self, specs: &[ParameterSpec]) -> Result<Vec<TensorState>> {
+        let state = |spec: &ParameterSpec| {
+            let settings = (self.settings)(spec);
+            if settings.learning_rate.is_finite() && settings.weight_decay.is_finite() {
+                return Ok(TensorState::from(settings));
+            }
+            Err(Error::Setting {
+                setting: "tensor_settings",
+                value: format!("{settings:?} for {}", spec.name),
+                range: "finite",
+            })
+        };
+        specs.iter().map(state).collect()
     }
 
     /// Fails for a name that no tensor of the graph or among the given ones answers to.
