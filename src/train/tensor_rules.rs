@@ -9,10 +9,12 @@ use crate::graph::{Graph, ParameterSpec};
 use crate::plan::Parameters;
 use crate::step::{TensorSettings, TensorState};
 
+type Predicate = Box<dyn Fn(&ParameterSpec) -> bool>;
+
 /// What a builder was told of single tensors.
 pub(super) struct TensorRules {
     pub settings: Box<dyn Fn(&ParameterSpec) -> TensorSettings>,
-    pub frozen: Vec<Box<dyn Fn(&ParameterSpec) -> bool>>,
+    pub frozen: Vec<Predicate>,
     /// Tensors and scopes.
     pub frozen_names: Vec<String>,
 }
