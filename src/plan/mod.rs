@@ -18,7 +18,7 @@ pub use parameters::Parameters;
 pub use recorder::{Recorder, Slot};
 use slots::Lifetime;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
 use crate::graph::{Element, Graph, InputSpec, Node, Shape, Source, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
@@ -261,7 +261,7 @@ fn check_gradients(request: &PlanRequest<'_>, parameter_index: &[usize]) -> Resu
     let gradients = request.sinks.map_or(&[][..], |_| request.graph.gradients());
     match gradients.iter().find(|&&(parameter, _)| parameter_index[parameter] >= trained) {
         None => Ok(()),
-        Some(&(parameter, _)) => Err(Error::Unsupported {
+        Some(&(parameter, _)) => Err(crate::Error::Unsupported {
             what: format!("a gradient of {:?}", request.graph.parameters()[parameter].name),
             instead: "it is frozen in the parameters: freeze it in the graph as well".into(),
         }),
