@@ -150,7 +150,7 @@ impl Run {
         for layer in clipped {
             let max_logit = &self.plan.values[&layer.max_logit];
             layer.record(&mut recorder, &|_| max_logit.clone(), &|index| {
-                self.parameters.slot(index)
+                Some(self.parameters.slot(index))
             });
         }
         self.submit(&recorder.take());

@@ -138,6 +138,7 @@ fn record(
         shape: shape.clone(),
         init: Init::Constant(0.0),
         stream: 0,
+        requires_grad: true,
     };
     let specs: Vec<_> = (0..matrices).map(spec).collect();
     let quads = shape.quads() as u32;

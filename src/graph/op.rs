@@ -68,7 +68,8 @@ pub trait AfterUpdate: Debug {
     fn reads(&self) -> Vec<Value>;
 
     /// Records its dispatches. `value` says where a value of [`reads`](Self::reads) lies,
-    /// `parameter` where the weights of a parameter of the graph do that kernels compute with.
+    /// `parameter` where the weights of a parameter of the graph do that kernels compute with;
+    /// `None` for a frozen one, which nothing may change.
     /// Kernels change weights through the fragment
     /// [`WEIGHT_F32`](crate::kernel::shared::WEIGHT_F32), over the whole buffer of the slot; they
     /// are compiled for the storage that the optimizer holds weights in.
@@ -76,6 +77,6 @@ pub trait AfterUpdate: Debug {
         &self,
         recorder: &mut Recorder<'_>,
         value: &dyn Fn(Value) -> Slot,
-        parameter: &dyn Fn(usize) -> Slot,
+        parameter: &dyn Fn(usize) -> Option<Slot>,
     );
 }

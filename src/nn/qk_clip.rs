@@ -18,6 +18,8 @@ use crate::record::{Recorder, Slot, to_u32};
 ///
 /// S is the largest q·k / sqrt(head_dim) over the step's microbatches, before a soft cap. Biases
 /// shrink with their weights. Behind a norm of queries and keys the clip would have no effect.
+/// Projections of which the weight or the bias is frozen are left alone: what is frozen would keep
+/// the logits where they are, and the other shrink step by step.
 ///
 /// [`kernels::QkClip`]: crate::kernels::QkClip
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,10 +114,11 @@ impl AfterUpdate for ClippedAttention {
         &self,
         recorder: &mut Recorder<'_>,
         value: &dyn Fn(Value) -> Slot,
-        parameter: &dyn Fn(usize) -> Slot,
+        parameter: &dyn Fn(usize) -> Option<Slot>,
     ) {
-        for &index in &self.parameters {
-            self.clip.record(recorder, self.layout, &value(self.max_logit), &parameter(index));
+        let tensors: Option<Vec<_>> = self.parameters.iter().map(|&p| parameter(p)).collect();
+        for tensor in tensors.iter().flatten() {
+            self.clip.record(recorder, self.layout, &value(self.max_logit), tensor);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::record::{Recorder, Slot, StepBuffers};
 /// Flat buffers that receive gradients and new states.
 #[derive(Clone, Debug)]
 pub struct Sinks {
-    /// Gradients, one buffer per segment of the parameters.
+    /// Gradients, one buffer per [trained segment](Parameters::trained_segments) of the parameters.
     pub gradients: Vec<wgpu::Buffer>,
     /// New values of the states.
     pub staged: wgpu::Buffer,
@@ -136,10 +136,11 @@ impl Plan {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory),
     /// [`Error::UnknownName`](crate::Error::UnknownName) for a parameter the set does not have, and
     /// [`Error::Unsupported`](crate::Error::Unsupported) for a graph that was built for another
-    /// storage of weights than that of the set.
+    /// storage of weights than that of the set, or has gradients of tensors that are frozen in it.
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
+        check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
         let copies = Copies::new(gpu, request, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
@@ -224,6 +225,19 @@ impl Plan {
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
         Ok(Self { first, next, inputs, outputs, values, nodes, report })
+    }
+}
+
+/// Fails for a gradient that has no place among the sinks.
+fn check_gradients(request: &PlanRequest<'_>, parameter_index: &[usize]) -> Result<()> {
+    let trained = request.parameters.trained().len();
+    let gradients = request.sinks.map_or(&[][..], |_| request.graph.gradients());
+    match gradients.iter().find(|&&(parameter, _)| parameter_index[parameter] >= trained) {
+        None => Ok(()),
+        Some(&(parameter, _)) => Err(crate::Error::Unsupported {
+            what: format!("a gradient of {:?}", request.graph.parameters()[parameter].name),
+            instead: "it is frozen in the parameters: freeze it in the graph as well".into(),
+        }),
     }
 }
 

@@ -1,12 +1,16 @@
 //! Parameters and states on the device: flat buffers with one layout, read and written by name.
 //!
 //! All parameters lie one after the other in as few buffers ("segments") as the device's binding
-//! limit allows, so one dispatch per segment serves them all. Gradients, moments and copies in
-//! another precision are further flat buffers with the same layout, counted in quads: each tensor
-//! starts at a multiple of 32 quads, which is one that a binding may have over halves as well.
+//! limit allows, so one dispatch per segment serves them all: trained tensors first, frozen ones in
+//! segments behind theirs. Gradients, moments and copies in another precision are further flat
+//! buffers with the same layout, counted in quads: each tensor starts at a multiple of 32 quads,
+//! which is one that a binding may have over halves as well. Gradients and moments are those of the
+//! trained segments alone.
 //!
 //! A [`WeightStorage`] that keeps something beside the weights has it in the second half of the same
 //! buffer, again with this layout, so that the first half is what kernels compute with.
+
+mod trained;
 
 use std::collections::HashSet;
 
@@ -43,7 +47,7 @@ pub fn layout(sizes: impl IntoIterator<Item = u64>, largest: u64) -> (Vec<Locati
     (locations, segments)
 }
 
-/// The trained tensors and the kept states of a model, by name.
+/// The parameters, trained and frozen, and the kept states of a model, by name.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     gpu: Gpu,
@@ -54,6 +58,8 @@ pub struct Parameters {
     storage: WeightStorage,
     /// Quads of each segment.
     segments: Vec<u64>,
+    /// The first ones, which hold the trained tensors.
+    trained_segments: usize,
     weights: Vec<wgpu::Buffer>,
     committed: wgpu::Buffer,
 }
@@ -86,8 +92,8 @@ impl Parameters {
         for spec in specs {
             check_binding(gpu, &format!("parameter {}", spec.name), &spec.shape)?;
         }
-        let sizes = specs.iter().map(|spec| spec.shape.bytes());
-        let (locations, segment_bytes) = layout(sizes, largest);
+        let specs = trained::in_order(specs);
+        let (locations, segment_bytes, trained_segments) = trained::place(&specs, largest);
         let segments: Vec<_> =
             segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
@@ -110,12 +116,13 @@ impl Parameters {
         .await?;
         Ok(Self {
             gpu: gpu.clone(),
-            specs: specs.to_vec(),
+            specs,
             states: states.to_vec(),
             locations,
             state_locations,
             storage,
             segments,
+            trained_segments,
             weights,
             committed,
         })
@@ -165,7 +172,7 @@ impl Parameters {
         self.gpu.run_as(&store, self.storage);
     }
 
-    /// The parameters, in the order of the layout.
+    /// The parameters, in the order of the layout: that of the model, trained ones first.
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.specs
     }
@@ -181,15 +188,14 @@ impl Parameters {
         parameters.chain(self.states.iter().flat_map(|spec| &spec.names).map(String::as_str))
     }
 
-    /// Number of trained elements, without padding.
+    /// Number of elements of all parameters, without padding.
     pub fn count(&self) -> usize {
         self.specs.iter().map(|spec| spec.shape.count()).sum()
     }
 
     /// Elements of padding between the rows of all parameters.
     pub fn padding(&self) -> u32 {
-        let padded = self.specs.iter().map(|spec| 4 * spec.shape.quads() - spec.shape.count());
-        to_u32(padded.sum())
+        padding(&self.specs)
     }
 
     /// Where each parameter lies.
@@ -414,6 +420,11 @@ impl Parameters {
             assert!(seen.insert(name), "{name:?} names both a parameter and a state");
         }
     }
+}
+
+/// Elements of padding between the rows of these tensors.
+fn padding(specs: &[ParameterSpec]) -> u32 {
+    to_u32(specs.iter().map(|spec| 4 * spec.shape.quads() - spec.shape.count()).sum())
 }
 
 fn keeps_beside(storage: WeightStorage) -> bool {

@@ -9,24 +9,25 @@ use super::host_snapshot::HostSnapshots;
 use super::optimizers::SegmentTensor;
 use super::sequence::Sequence;
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_rules::{self, TensorRules};
 use super::tensor_telemetry::{TensorWatch, Watched};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
-use crate::graph::{Graph, ParameterSpec, Phase, Value};
+use crate::graph::{Graph, Phase, Value};
 use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{Accumulate, AccumulateParams};
 use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
-use crate::step::{StepInput, StepState, TensorSettings, TensorState};
+use crate::step::{StepInput, StepState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
 #[derive(Debug)]
 pub struct TrainerBuilder<M: Model> {
     model: M,
-    settings: Settings,
+    pub(super) settings: Settings,
     parameters: Option<Parameters>,
 }
 
@@ -48,16 +49,10 @@ pub(super) struct Settings {
     seed: u32,
     ring: u32,
     watch_every: u32,
-    tensor_settings: fn(&ParameterSpec) -> TensorSettings,
+    pub(super) rules: TensorRules,
     error_if_nonfinite: bool,
     snapshot_every: u32,
     submit_budget: Duration,
-}
-
-/// Weight decay on matrices only: not on biases and norm weights, which have one dimension.
-fn decay_matrices(spec: &ParameterSpec) -> TensorSettings {
-    let weight_decay = if spec.shape.dims.len() > 1 { 1.0 } else { 0.0 };
-    TensorSettings { weight_decay, learning_rate: 1.0 }
 }
 
 impl<M: Model> TrainerBuilder<M> {
@@ -77,7 +72,7 @@ impl<M: Model> TrainerBuilder<M> {
             seed: 0,
             ring: 1024,
             watch_every: 0,
-            tensor_settings: decay_matrices,
+            rules: TensorRules::default(),
             error_if_nonfinite: false,
             snapshot_every: 0,
             submit_budget: SUBMIT_BUDGET,
@@ -193,14 +188,6 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
-    /// two or more dimensions.
-    #[must_use]
-    pub fn tensor_settings(mut self, settings: fn(&ParameterSpec) -> TensorSettings) -> Self {
-        self.settings.tensor_settings = settings;
-        self
-    }
-
     /// Makes [`Trainer::telemetry`] fail at the first step whose gradients are not finite. Such a
     /// step changes nothing either way.
     #[must_use]
@@ -209,7 +196,10 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Trains these parameters instead of freshly initialised ones, in the storage they have.
+    /// Trains these parameters instead of freshly initialised ones, in the storage they have. Which
+    /// of them are frozen is up to this model and these settings, not to those they come from; where
+    /// that is another choice, they move to other buffers, so that predictors are to be made of
+    /// [`Trainer::parameters`].
     #[must_use]
     pub fn parameters(mut self, parameters: Parameters) -> Self {
         self.parameters = Some(parameters);
@@ -249,8 +239,10 @@ impl<M: Model> TrainerBuilder<M> {
     /// Builds everything on the device.
     ///
     /// # Errors
-    /// [`Error::Setting`] for settings out of range, [`Error::Limit`] and [`Error::OutOfMemory`]
-    /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
+    /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
+    /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
+    /// and [`Error::OutOfMemory`] for a model too large, [`Error::NonFinite`] for initial parameters
+    /// that are NaN or Inf.
     pub async fn build(self, gpu: &Gpu) -> Result<Trainer<M>> {
         build(&Rc::new(self.settings), Rc::new(self.model), self.parameters, gpu).await
     }
@@ -271,9 +263,12 @@ pub(super) async fn build<M: Model>(
     let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
     graph.set_native_f16(settings.native_f16);
     let output = model.build(&mut graph);
+    settings.rules.check_names(&graph, parameters.as_ref())?;
+    graph.freeze(|spec| settings.rules.freeze(spec));
     graph.backward(output.loss, 1.0 / microbatches as f32);
+    tensor_rules::check_gradients(&graph)?;
     let parameters = match parameters {
-        Some(parameters) => parameters,
+        Some(parameters) => settings.rules.apply(&graph, parameters).await?,
         None => Parameters::new(gpu, &graph, settings.seed).await?,
     };
     parameters.assert_unique_names();
@@ -299,11 +294,9 @@ pub(super) async fn build<M: Model>(
     .await?;
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
-    let ring = TelemetryRing::new(gpu, settings.ring, parameters.padding()).await?;
-    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.tensor_settings)(spec));
-    let tensors: Vec<_> = parameters.specs().iter().map(of_tensor).collect();
-    let tensors = gpu.upload("tensors", &tensors);
-    let policies = settings.activate_policies(gpu, parameters.specs().len()).await?;
+    let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
+    let tensors = gpu.upload("tensors", &settings.rules.states(parameters.trained())?);
+    let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
     let update = Update {
         gpu,
         parameters: &parameters,
@@ -482,7 +475,7 @@ impl Settings {
         gpu: &Gpu,
         parameters: &Parameters,
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
-        let quads = parameters.segments().iter();
+        let quads = parameters.trained_segments().iter();
         let segments: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
         let names = self.optimizer.moments();
         let moment_bytes: Vec<_> = (0..segments.len())

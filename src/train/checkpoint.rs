@@ -237,7 +237,7 @@ impl<M: Model> Trainer<M> {
         let rows = |buffer, fields: &[Field], rows| words(buffer)[..fields.len() * rows].to_vec();
         let state = rows(&self.step.state, StepState::FIELDS, 1);
         checkpoint.put_structs(STATE, StepState::FIELDS, &state);
-        let tensors = rows(&self.tensors, TensorState::FIELDS, self.parameters.specs().len());
+        let tensors = rows(&self.tensors, TensorState::FIELDS, self.parameters.trained().len());
         checkpoint.put_structs(TENSORS, TensorState::FIELDS, &tensors);
         for active in &self.policies {
             checkpoint.put_words(&active.checkpoint_name(), &words(&active.memory));
@@ -253,7 +253,7 @@ impl<M: Model> Trainer<M> {
     pub async fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
         let moments = self.moments_of(checkpoint)?;
-        let rows = self.parameters.specs().len();
+        let rows = self.parameters.trained().len();
         let state = checkpoint.structs(STATE, StepState::FIELDS, 1)?;
         let tensors = checkpoint.structs(TENSORS, TensorState::FIELDS, rows)?;
         let mut memories = Vec::new();

@@ -22,7 +22,7 @@ const LISTED: usize = 5;
 pub enum ValueKind {
     /// Part of the batch.
     Input,
-    /// A trained tensor.
+    /// A parameter, trained or frozen.
     Parameter,
     /// A state, such as running statistics.
     State,

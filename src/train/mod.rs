@@ -21,6 +21,7 @@ mod schedule;
 mod sequence;
 pub mod stability;
 mod telemetry;
+mod tensor_rules;
 mod tensor_telemetry;
 mod update;
 
@@ -58,7 +59,7 @@ use futures::future::join;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, ParameterSpec, Value};
 use crate::kernel::Precision;
 pub use crate::kernels::IGNORE;
 use crate::plan::{Parameters, Plan, Sinks, parameters};
@@ -123,8 +124,14 @@ pub struct TrainerReport {
     pub parameters: usize,
     /// Trained tensors.
     pub tensors: usize,
-    /// Weights and states.
+    /// Elements of frozen tensors.
+    pub frozen_parameters: usize,
+    /// Frozen tensors.
+    pub frozen_tensors: usize,
+    /// Weights, trained and frozen, and states.
     pub parameter_bytes: u64,
+    /// The frozen weights among them.
+    pub frozen_bytes: u64,
     /// Gradients and staged states.
     pub gradient_bytes: u64,
     /// The optimizer's moments.
@@ -306,7 +313,7 @@ impl<M: Model> Trainer<M> {
 
     /// What each tensor held in the watched steps since the last call, as far as the ring still
     /// holds them (64 steps); see [`TrainerBuilder::watch_tensors`]. Steps in order, in each the
-    /// tensors in the order of [`Parameters::specs`]. Waits for the device.
+    /// trained tensors in the order of [`Parameters::trained`]. Waits for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
@@ -361,7 +368,7 @@ impl<M: Model> Trainer<M> {
         &self.model
     }
 
-    /// The trained tensors and states, by name.
+    /// The parameters, trained and frozen, and states, by name.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -407,14 +414,15 @@ impl<M: Model> Trainer<M> {
     }
 
     /// The gradient of a parameter as the last step left it: scaled by the loss scale, not yet
-    /// clipped; dense. Waits for the device.
+    /// clipped; dense. Empty for a frozen parameter and for a state, which have none. Waits for the
+    /// device.
     ///
     /// # Errors
     /// [`Error::UnknownName`](crate::Error::UnknownName),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn gradient(&self, name: &str) -> Result<Vec<f32>> {
         self.parameters.find(name)?;
-        let index = self.parameters.specs().iter().position(|spec| spec.name == name);
+        let index = self.parameters.trained().iter().position(|spec| spec.name == name);
         let Some(index) = index else { return Ok(Vec::new()) };
         let element = crate::graph::Element::F32;
         let slot = self.parameters.slot_in(&self.sinks.gradients, index, element);
@@ -442,16 +450,17 @@ impl<M: Model> Trainer<M> {
         Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
     }
 
-    /// Each tensor as the optimizer sees it, in the order of
-    /// [`Parameters::specs`](Parameters::specs). Waits for the device.
+    /// Each trained tensor as the optimizer sees it, in the order of [`Parameters::trained`]. Waits
+    /// for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn tensor_states(&self) -> Result<Vec<TensorState>> {
-        self.gpu.read(&self.tensors, 0, self.parameters.specs().len()).await
+        self.gpu.read(&self.tensors, 0, self.parameters.trained().len()).await
     }
 
-    /// Every byte that a step commits: weights, moments, states and the tensors' clocks, in this
+    /// Every byte that a step commits: weights (frozen ones, which it does not change, included),
+    /// moments, states and the tensors' clocks, in this
     /// order. What the device counts beside them is in [`state`](Self::state). Waits for the
     /// device.
     ///
@@ -475,10 +484,14 @@ impl<M: Model> Trainer<M> {
     /// Memory and dispatches.
     pub fn report(&self) -> TrainerReport {
         let size = wgpu::Buffer::size;
+        let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
         TrainerReport {
-            parameters: self.parameters.count(),
-            tensors: self.parameters.specs().len(),
+            parameters: count(self.parameters.trained()),
+            tensors: self.parameters.trained().len(),
+            frozen_parameters: count(self.parameters.frozen()),
+            frozen_tensors: self.parameters.frozen().len(),
             parameter_bytes: self.parameters.bytes(),
+            frozen_bytes: self.parameters.frozen_bytes(),
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),

@@ -42,7 +42,8 @@ pub struct Telemetry {
     pub event_bits: u32,
     /// What made a policy act: a z-score, a ratio; 0 without an event.
     pub event_value: f32,
-    /// Index of the tensor an event was about, where there is one.
+    /// Index of the tensor an event was about, where there is one, in
+    /// [`Parameters::trained`](crate::plan::Parameters::trained).
     pub event_tensor: u32,
 }
 

@@ -24,10 +24,10 @@ pub(super) struct Update<'a> {
     pub gpu: &'a Gpu,
     pub parameters: &'a Parameters,
     pub sinks: &'a Sinks,
-    /// By segment, then by moment.
+    /// By trained segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
     pub step: &'a StepBuffers,
-    /// (tensors) [`TensorState`](crate::step::TensorState)
+    /// (trained tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
     pub optimizer: &'a dyn Optimizer,
     pub norm: Norm,
@@ -50,16 +50,13 @@ impl Update<'_> {
     pub async fn record(&self) -> Result<Vec<Dispatch>> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         let mut recorder = Recorder::new(gpu, step);
-        let scan = Scan::new(gpu, parameters, Norm::L2);
-        let values = self.weight_values(&mut recorder);
-        scan.record(&mut recorder, values, OVERFLOW_NONFINITE);
-        scan.check_parameters(gpu, parameters, &recorder.take()).await?;
+        self.check_parameters(&mut recorder).await?;
         self.clear_gradients();
 
         // For whatever looks at weights or changes them.
         recorder.set_variant(parameters.storage());
         let scan = Scan::new(gpu, parameters, self.norm);
-        let layouts: Vec<_> = (0..parameters.weights().len())
+        let layouts: Vec<_> = (0..parameters.trained_segments().len())
             .map(|i| SegmentTensor::of_segment(parameters, i))
             .collect();
         let segments: Vec<_> =
@@ -74,7 +71,7 @@ impl Update<'_> {
             partials: &scan.tables.partials,
             partial_count: scan.tables.partial_count,
             tensors: self.tensors,
-            tensor_count: to_u32(parameters.specs().len()),
+            tensor_count: to_u32(parameters.trained().len()),
         };
         self.norm.record(&mut recorder, &pass, self.clip.max_norm());
         self.judge(&mut recorder, &scan);
@@ -114,7 +111,7 @@ impl Update<'_> {
 
     /// Records what policies do between norm and verdict.
     fn judge(&self, recorder: &mut Recorder<'_>, scan: &Scan) {
-        let specs = self.parameters.specs();
+        let specs = self.parameters.trained();
         let elements: Vec<_> = specs.iter().map(|spec| spec.shape.count()).collect();
         let needs_norms = self.policies.iter().any(|active| active.policy.needs_tensor_norms());
         let tensor_norms = needs_norms.then(|| scan.record_tensor_norms(recorder));
@@ -140,7 +137,7 @@ impl Update<'_> {
 
     fn committed<'s>(&'s self, memory: &'s wgpu::Buffer) -> Committed<'s> {
         Committed {
-            weights: self.parameters.weights(),
+            weights: self.parameters.trained_weights(),
             moments: self.moments,
             states: self.parameters.committed(),
             tensors: self.tensors,
@@ -157,23 +154,35 @@ impl Update<'_> {
         bytes.sum()
     }
 
-    /// The values of the weights in f32: themselves, or written to where the gradients will be.
-    fn weight_values(&self, recorder: &mut Recorder<'_>) -> &[wgpu::Buffer] {
-        let (parameters, values) = (self.parameters, &self.sinks.gradients);
+    /// Fails if a parameter, trained or frozen, starts as NaN or Inf, and says which.
+    async fn check_parameters(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (gpu, parameters) = (self.gpu, self.parameters);
+        let tables = ChunkTables::of_all(gpu, parameters, Norm::L2.partial_bytes());
+        let scan = Scan { norm: Norm::L2, tables };
         if parameters.storage() == WeightStorage::F32 {
-            return parameters.weights();
+            scan.record(recorder, parameters.weights(), OVERFLOW_NONFINITE);
+        } else {
+            // In f32 one after the other, where the gradients will be or in a buffer for the largest.
+            let frozen = parameters.segments().iter().skip(self.sinks.gradients.len());
+            let bytes = 16 * frozen.max().copied().unwrap_or(0);
+            let what = "frozen weights in f32";
+            let values =
+                parameters::allocate(gpu, what, bytes, || gpu.buffer("weights in f32", bytes))
+                    .await?;
+            for (index, weight) in parameters.weights().iter().enumerate() {
+                let values = self.sinks.gradients.get(index).unwrap_or(&values);
+                let quads = to_u32(parameters.segments()[index] as usize);
+                recorder.set_variant(parameters.storage());
+                recorder.dispatch(&LoadWeights {
+                    params: LoadWeightsParams { quads },
+                    weight: weight.as_entire_buffer_binding(),
+                    y: values.as_entire_buffer_binding(),
+                });
+                recorder.set_variant(WeightStorage::F32);
+                scan.norm.record_scan(recorder, &scan.tables, index, values, OVERFLOW_NONFINITE);
+            }
         }
-        recorder.set_variant(parameters.storage());
-        let segments = parameters.segments().iter().zip(parameters.weights()).zip(values);
-        for ((&quads, weight), values) in segments {
-            recorder.dispatch(&LoadWeights {
-                params: LoadWeightsParams { quads: to_u32(quads as usize) },
-                weight: weight.as_entire_buffer_binding(),
-                y: values.as_entire_buffer_binding(),
-            });
-        }
-        recorder.set_variant(WeightStorage::F32);
-        values
+        scan.check_parameters(gpu, parameters, &recorder.take()).await
     }
 
     /// A parameter that no loss depends on keeps a gradient of zero.
@@ -190,7 +199,10 @@ impl Update<'_> {
         let (index_of, _) = self.parameters.index_of(self.graph)?;
         for layer in self.graph.after_updates() {
             let value = |value: Value| self.values[&value].clone();
-            let parameter = |index: usize| self.parameters.slot(index_of[index]);
+            let parameter = |index: usize| {
+                let is_trained = index_of[index] < self.parameters.trained().len();
+                is_trained.then(|| self.parameters.slot(index_of[index]))
+            };
             layer.record(recorder, &value, &parameter);
         }
         Ok(())
@@ -220,7 +232,7 @@ impl Update<'_> {
     }
 
     fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
-        let tensor_count = to_u32(self.parameters.specs().len());
+        let tensor_count = to_u32(self.parameters.trained().len());
         let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
             schedule_length,
@@ -262,7 +274,7 @@ struct Scan {
 
 impl Scan {
     fn new(gpu: &Gpu, parameters: &Parameters, norm: Norm) -> Self {
-        Self { norm, tables: ChunkTables::new(gpu, parameters, norm.partial_bytes()) }
+        Self { norm, tables: ChunkTables::of_trained(gpu, parameters, norm.partial_bytes()) }
     }
 
     /// Records the scan of flat buffers with the parameters' layout.
@@ -284,7 +296,7 @@ impl Scan {
         norms
     }
 
-    /// Fails if a parameter starts as NaN or Inf, and says which.
+    /// Runs the scan of the weights. Fails if one is NaN or Inf, and says which.
     async fn check_parameters(
         &self,
         gpu: &Gpu,

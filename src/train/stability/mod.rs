@@ -41,7 +41,7 @@ pub struct Judgement<'a> {
     pub loss: &'a wgpu::Buffer,
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
-    /// Number of tensors.
+    /// Number of trained tensors; policies see nothing of frozen ones.
     pub tensor_count: u32,
     /// Elements of each tensor, without padding.
     pub elements: &'a [usize],
@@ -55,7 +55,7 @@ pub struct Judgement<'a> {
 /// All that a step commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed<'a> {
-    /// Weights, by segment.
+    /// Weights of trained tensors, by segment.
     pub weights: &'a [wgpu::Buffer],
     /// The optimizer's moments, by segment and moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
@@ -88,7 +88,8 @@ pub trait Policy: Debug {
     /// [`Error::Setting`] names the one that is out of range.
     fn validate(&self) -> Result<()>;
 
-    /// The words the policy keeps on the device, as they start, for a model with this many tensors.
+    /// The words the policy keeps on the device, as they start, for a model with this many trained
+    /// tensors.
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         let _ = tensor_count;
         Vec::new()

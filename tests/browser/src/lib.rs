@@ -23,6 +23,8 @@ mod diagnose;
 mod exchange;
 #[path = "../../faults.rs"]
 mod faults;
+#[path = "../../freezing.rs"]
+mod freezing;
 #[path = "../../generate.rs"]
 mod generate;
 #[path = "../../kernels/main.rs"]
@@ -55,6 +57,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("diagnose", diagnose::TESTS),
     ("exchange", exchange::TESTS),
     ("faults", faults::TESTS),
+    ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
     ("logits", logits::TESTS),
     ("numerics", numerics::TESTS),

@@ -340,7 +340,7 @@ mod tests {
 
     fn spec(name: &str, dims: &[usize]) -> ParameterSpec {
         let (name, shape) = (name.to_owned(), Shape::real(dims));
-        ParameterSpec { name, shape, init: Init::Constant(0.0), stream: 0 }
+        ParameterSpec { name, shape, init: Init::Constant(0.0), stream: 0, requires_grad: true }
     }
 
     #[test]

@@ -18,7 +18,13 @@ use super::support::{Tolerance, assert_close, read, unpad, values, wide};
 pub fn specs(tensors: &[(&str, &[usize])]) -> Vec<ParameterSpec> {
     let spec = |(name, dims): &(&str, &[usize])| {
         let shape = Shape { dims: dims.to_vec(), ..Shape::real([1]) };
-        ParameterSpec { name: (*name).to_owned(), shape, init: Init::Constant(0.0), stream: 0 }
+        ParameterSpec {
+            name: (*name).to_owned(),
+            shape,
+            init: Init::Constant(0.0),
+            stream: 0,
+            requires_grad: true,
+        }
     };
     tensors.iter().map(spec).collect()
 }
