@@ -15,7 +15,7 @@ use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryR
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, ParameterSpec, Phase, Value};
-use crate::kernels::{Accumulate, AccumulateParams};
+use crate::kernels::{LossMean, LossMeanParams};
 use crate::plan::{
     Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, to_u32,
 };
@@ -514,14 +514,13 @@ impl Settings {
         let loss = &plan.values[&loss];
         let mut recorder = Recorder::new(gpu, step);
         let mut list = |accumulate: bool| {
-            recorder.dispatch(&Accumulate {
-                params: AccumulateParams {
-                    quads: 1,
+            recorder.dispatch(&LossMean {
+                params: LossMeanParams {
                     factor: 1.0 / self.microbatches as f32,
                     accumulate: u32::from(accumulate),
                 },
-                x: loss.binding(),
-                y: mean.as_entire_buffer_binding(),
+                loss: loss.binding(),
+                mean: mean.as_entire_buffer_binding(),
             });
             recorder.take()
         };

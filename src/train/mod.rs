@@ -323,6 +323,16 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`Predictor::run`].
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
+        self.evaluate_all(std::slice::from_ref(batch)).await
+    }
+
+    /// The loss on several batches of one microbatch each, as if they were one: a cross-entropy is
+    /// the mean over the targets of all, which the mean of their losses is only where all have
+    /// equally many.
+    ///
+    /// # Errors
+    /// As [`Predictor::mean`].
+    pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
         let evaluator = match self.evaluator.take() {
             Some(evaluator) => evaluator,
             None => {
@@ -335,10 +345,10 @@ impl<M: Model> Trainer<M> {
         };
         // What is measured is not to wait for steps before it.
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
-        let outputs = evaluator.run(batch).await;
+        let outputs = evaluator.mean(batches).await;
         self.evaluator = Some(evaluator);
         finished?;
-        Ok(outputs?[0][0])
+        Ok(outputs?[0][0] as f32)
     }
 
     /// Multiplies the scheduled learning rate from the next step on.

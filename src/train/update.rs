@@ -82,6 +82,8 @@ impl Update<'_> {
             params: self.verdict_params(to_u32(rates.len())),
             input: step.input.as_entire_buffer_binding(),
             learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            loss: self.loss.as_entire_buffer_binding(),
+            staged: self.sinks.staged.as_entire_buffer_binding(),
             tensors: self.tensors.as_entire_buffer_binding(),
             state: step.state.as_entire_buffer_binding(),
         });
@@ -92,7 +94,7 @@ impl Update<'_> {
         if !parameters.states().is_empty() {
             let staged = &self.sinks.staged;
             recorder.dispatch(&Commit {
-                params: CommitParams { quads: to_u32(staged.size() as usize / 16) },
+                params: CommitParams { quads: self.staged_quads() },
                 state: step.state.as_entire_buffer_binding(),
                 staged: staged.as_entire_buffer_binding(),
                 committed: parameters.committed().as_entire_buffer_binding(),
@@ -218,12 +220,18 @@ impl Update<'_> {
         if self.loss_scale.is_on() { OVERFLOW_LARGEST } else { OVERFLOW_NONFINITE }
     }
 
+    fn staged_quads(&self) -> u32 {
+        let has_states = !self.parameters.states().is_empty();
+        if has_states { to_u32(self.sinks.staged.size() as usize / 16) } else { 0 }
+    }
+
     fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
         let tensor_count = to_u32(self.parameters.specs().len());
         let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
             schedule_length,
             give_up_after: self.give_up_after,
+            staged_quads: self.staged_quads(),
             ..VerdictParams::new(tensor_count, self.optimizer.betas())
         };
         match self.loss_scale {
