@@ -363,7 +363,7 @@ fn lifetimes(
             if placed(value) {
                 continue;
             }
-            let bytes = shape.bytes();
+            let bytes = shape.bytes().next_multiple_of(16);
             let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
             let outlives = is_observed(graph, value) || prologue::spans_step(&node.source);
             let life = if padded || outlives {
