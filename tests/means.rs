@@ -269,8 +269,8 @@ fn computed_targets_are_counted_before_the_first_microbatch() {
 fn three_losses(batch: usize) -> impl Model {
     move |graph: &mut Graph| {
         let tokens = graph.tokens("tokens", [batch, TIME], CLASSES);
-        let [first, second] = ["targets", "others"]
-            .map(|name| graph.tokens(name, [batch, TIME], CLASSES));
+        let [first, second] =
+            ["targets", "others"].map(|name| graph.tokens(name, [batch, TIME], CLASSES));
         let expected = graph.input("expected", Shape::real([batch, TIME, CLASSES]));
         let prediction = logits(graph, tokens, "a");
         let other = logits(graph, tokens, "b");

@@ -164,7 +164,9 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Microbatches per step: their gradients are averaged before the update.
+    /// Microbatches per step: the loss that a step descends is the mean of theirs, and that of a
+    /// cross-entropy is the mean over the targets of all of them, as in one large batch, however
+    /// unevenly they are spread.
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
         self.settings.microbatches = microbatches;
@@ -202,8 +204,8 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients are not finite. Such a
-    /// step changes nothing either way.
+    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients, loss or new running
+    /// statistics are not finite. Such a step changes nothing either way.
     #[must_use]
     pub fn error_if_nonfinite(mut self, stop: bool) -> Self {
         self.settings.error_if_nonfinite = stop;
@@ -502,7 +504,7 @@ impl Settings {
         .await
     }
 
-    /// Adds to both lists of the plan: loss = mean over the microbatches.
+    /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is.
     fn add_loss_mean(
         &self,
         gpu: &Gpu,

@@ -287,9 +287,8 @@ impl<M: Model> Trainer<M> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
-    /// [`TrainerBuilder::error_if_nonfinite`] also
-    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient), and the records of this call
-    /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
+    /// [`TrainerBuilder::error_if_nonfinite`] also those of [`Telemetry::error_if_nonfinite`], and
+    /// the records of this call are gone. To keep them, ask each one.
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
         let (finished, records) = join(finished, self.ring.read(&self.gpu, self.attempted)).await;

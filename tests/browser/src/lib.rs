@@ -27,6 +27,8 @@ mod generate;
 mod kernels;
 #[path = "../../logits.rs"]
 mod logits;
+#[path = "../../means.rs"]
+mod means;
 #[path = "../../numerics.rs"]
 mod numerics;
 #[path = "../../policies.rs"]
@@ -39,6 +41,8 @@ mod step;
 mod tensor_telemetry;
 #[path = "../../training.rs"]
 mod training;
+#[path = "../../verdict.rs"]
+mod verdict;
 #[path = "../../watchdog.rs"]
 mod watchdog;
 #[path = "../../weights.rs"]
@@ -54,12 +58,14 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("faults", faults::TESTS),
     ("generate", generate::TESTS),
     ("logits", logits::TESTS),
+    ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
     ("training", training::TESTS),
+    ("verdict", verdict::TESTS),
     ("watchdog", watchdog::TESTS),
     ("weights", weights::TESTS),
 ];
