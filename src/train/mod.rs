@@ -71,7 +71,8 @@ const IN_FLIGHT: usize = 2;
 /// What a model gives a trainer.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutput {
-    /// One f32 number to be minimised.
+    /// One f32 number to be minimised: in a step of several microbatches, the mean of theirs. A
+    /// [cross-entropy](Graph::cross_entropy) in it is the mean over the targets of all.
     pub loss: Value,
     /// What the model predicts: logits, usually.
     pub prediction: Value,

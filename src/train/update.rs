@@ -1,7 +1,7 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
@@ -91,15 +91,7 @@ impl Update<'_> {
             self.optimizer.record(&mut recorder, segment);
         }
         self.record_layers(&mut recorder)?;
-        if !parameters.states().is_empty() {
-            let staged = &self.sinks.staged;
-            recorder.dispatch(&Commit {
-                params: CommitParams { quads: self.staged_quads() },
-                state: step.state.as_entire_buffer_binding(),
-                staged: staged.as_entire_buffer_binding(),
-                committed: parameters.committed().as_entire_buffer_binding(),
-            });
-        }
+        self.commit(&mut recorder)?;
         let what = "what policies keep beside their memory";
         parameters::allocate(gpu, what, self.policy_bytes(), || self.after_update(&mut recorder))
             .await?;
@@ -130,6 +122,32 @@ impl Update<'_> {
             };
             active.policy.judge(recorder, &judgement);
         }
+    }
+
+    /// Records the commit of what is staged. States that the graph does not stage stay as they are.
+    fn commit(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (parameters, staged) = (self.parameters, &self.sinks.staged);
+        let (_, index_of) = parameters.index_of(self.graph)?;
+        let indices: BTreeSet<_> = self.graph.staged().iter().map(|&(s, _)| index_of[s]).collect();
+        let state = self.step.state.as_entire_buffer_binding();
+        if indices.len() == parameters.states().len() && !indices.is_empty() {
+            let params = CommitParams { quads: self.staged_quads() };
+            let [staged, committed] =
+                [staged, parameters.committed()].map(wgpu::Buffer::as_entire_buffer_binding);
+            recorder.dispatch(&Commit { params, state, staged, committed });
+            return Ok(());
+        }
+        for index in indices {
+            let [staged, committed] =
+                [staged, parameters.committed()].map(|flat| parameters.state_slot_in(flat, index));
+            recorder.dispatch(&Commit {
+                params: CommitParams { quads: to_u32(staged.shape.quads()) },
+                state: state.clone(),
+                staged: staged.binding(),
+                committed: committed.binding(),
+            });
+        }
+        Ok(())
     }
 
     /// Records what policies do once the step is committed or skipped.

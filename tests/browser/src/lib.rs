@@ -33,6 +33,8 @@ mod means;
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../skips.rs"]
+mod skips;
 #[path = "../../stability.rs"]
 mod stability;
 #[path = "../../step.rs"]
@@ -61,6 +63,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
+    ("skips", skips::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
