@@ -100,13 +100,15 @@ impl Op for CrossEntropy {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        let (logits, targets) = (&inputs[0], &inputs[1]);
+        let [logits, targets, counts] = inputs else {
+            panic!("cross_entropy reads logits, targets and their counts; see Graph::cross_entropy")
+        };
         assert!(
             targets.element == Element::U32
                 && logits.dims[..logits.dims.len() - 1] == targets.dims[..],
             "cross_entropy: logits are {logits}, targets are {targets}"
         );
-        assert_eq!(inputs[2], Shape::u32([2]), "cross_entropy: counts of the targets");
+        assert_eq!(counts, &Shape::u32([2]), "cross_entropy: counts of the targets");
         let rows = logits.rows();
         vec![Shape::f32([1]), Shape::f32([rows]), Shape::f32([2 * rows]), Shape::f32([2])]
     }
