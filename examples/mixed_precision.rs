@@ -151,15 +151,13 @@ async fn train(
     let records = trainer.telemetry().await?;
     let seconds = start.elapsed().as_secs_f64();
 
-    let mut loss = 0.0;
-    for index in 0..VALIDATION_BATCHES {
-        loss += trainer.evaluate(&split.validation.batch(seed, index, batch)).await?;
-    }
+    let batches = (0..VALIDATION_BATCHES).map(|index| split.validation.batch(seed, index, batch));
+    let loss = trainer.evaluate_all(&batches.collect::<Vec<_>>()).await?;
     let scales = records.iter().map(|record| record.loss_scale);
     let report = trainer.report();
     Ok(Outcome {
         precision,
-        loss: loss / VALIDATION_BATCHES as f32,
+        loss,
         skipped: records.last().map_or(0, |record| record.skipped_total),
         scales: [scales.clone().fold(f32::MAX, f32::min), scales.fold(0.0, f32::max)],
         tokens_per_second: (steps * batch * context) as f64 / seconds,

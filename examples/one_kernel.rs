@@ -49,6 +49,7 @@ struct Regions<'a> {
     tensors: Region<'a>,
     input: Region<'a>,
     rates: Region<'a>,
+    loss: Region<'a>,
     gradient: Region<'a>,
     // In one that kernels write: no kernel both reads and writes it.
     partials: Region<'a>,
@@ -192,6 +193,7 @@ impl<'a> Regions<'a> {
             tensors: judged.put(queue, &tensors),
             input: given.put(queue, &[input]),
             rates: given.put(queue, &[LEARNING_RATE]),
+            loss: given.put(queue, &[0.0f32; 4]),
             gradient: given.take(bytes),
             partials: made.take(size_of::<ScanPartial>() * table.len()),
             weight: made.put(queue, initial),
@@ -226,6 +228,9 @@ impl<'a> Regions<'a> {
             params: VerdictParams::new(tensor_count, BETAS),
             input: self.input.binding(),
             learning_rates: self.rates.binding(),
+            loss: self.loss.binding(),
+            // There are no states to stage.
+            staged: self.loss.binding(),
             tensors: self.tensors.binding(),
             state: self.state.binding(),
         };

@@ -170,6 +170,8 @@ fn an_optimizer_in_a_program_that_is_not_ours() {
         params: VerdictParams::new(1, [0.9, 0.999]),
         input: gpu.upload("input", &[input]).as_entire_buffer_binding(),
         learning_rates: gpu.upload("rates", &[1e-2f32]).as_entire_buffer_binding(),
+        loss: gpu.upload("loss", &[0.5f32]).as_entire_buffer_binding(),
+        staged: gpu.buffer("no states", 16).as_entire_buffer_binding(),
         tensors: tensors.as_entire_buffer_binding(),
         state: state.as_entire_buffer_binding(),
     });

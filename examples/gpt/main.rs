@@ -152,12 +152,9 @@ async fn validation_loss(
     split: &Split<'_>,
     settings: &Settings,
 ) -> Result<f32> {
-    let mut sum = 0.0;
-    for index in 0..VALIDATION_BATCHES {
-        let batch = split.validation.batch(settings.seed, index, settings.batch);
-        sum += trainer.evaluate(&batch).await?;
-    }
-    Ok(sum / VALIDATION_BATCHES as f32)
+    let batch = |index| split.validation.batch(settings.seed, index, settings.batch);
+    let batches: Vec<_> = (0..VALIDATION_BATCHES).map(batch).collect();
+    trainer.evaluate_all(&batches).await
 }
 
 /// The run in words, for monitor and report.

@@ -23,7 +23,7 @@ pub struct Options {
     /// Sequences in a microbatch.
     #[arg(long, value_name = "B")]
     batch: Option<usize>,
-    /// Microbatches whose gradients are averaged in a step.
+    /// Microbatches that make a step, as one large batch.
     #[arg(long, value_name = "N")]
     accumulation: Option<usize>,
     /// Tokens in a sequence.

@@ -195,11 +195,9 @@ async fn train(
         }
         records.extend(trainer.telemetry().await?);
     }
-    let mut validation = 0.0;
-    for index in 0..VALIDATION_BATCHES {
-        validation += trainer.evaluate(&split.validation.batch(seed, index, batch)).await?;
-    }
-    Ok(Outcome { records, validation: validation / VALIDATION_BATCHES as f32 })
+    let batches = (0..VALIDATION_BATCHES).map(|index| split.validation.batch(seed, index, batch));
+    let validation = trainer.evaluate_all(&batches.collect::<Vec<_>>()).await?;
+    Ok(Outcome { records, validation })
 }
 
 /// Random tokens and targets.

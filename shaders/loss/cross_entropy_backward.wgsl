@@ -1,4 +1,4 @@
-// dlogits = upstream / N * (p (1 + 2 z_loss lse) - (1 - e) [c = target] - e / classes), with
+// dlogits = upstream M / N * (p (1 + 2 z_loss lse) - (1 - e) [c = target] - e / classes), with
 // p = exp(x - lse); exact zeros in ignored rows and from column `classes` on. One invocation per
 // quad. p - 1 of the target comes as -(1 - exp(-nll)), which does not cancel as p nears 1.
 struct CrossEntropyBackwardParams {
@@ -14,7 +14,7 @@ struct CrossEntropyBackwardParams {
 @group(0) @binding(1) var<storage, read> logits: array<Quad>; // (rows, 4 row_quads)
 @group(0) @binding(2) var<storage, read> targets: array<u32>; // (rows)
 @group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // (rows): max, lse - max
-@group(0) @binding(4) var<storage, read> mean: array<f32>; // (2): mean loss, 1 / N
+@group(0) @binding(4) var<storage, read> mean: array<f32>; // (2): mean loss, M / N
 @group(0) @binding(5) var<storage, read> upstream: array<f32>; // (1)
 @group(0) @binding(6) var<storage, read_write> dlogits: array<Quad>; // (rows, 4 row_quads)
 

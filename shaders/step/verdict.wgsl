@@ -17,18 +17,22 @@ struct VerdictParams {
     refill_every_step: u32,
     give_up_after: u32,
     give_up_at_min_scale: u32,
+    staged_quads: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: VerdictParams;
 @group(0) @binding(1) var<storage, read> input: StepInput;
 @group(0) @binding(2) var<storage, read> learning_rates: array<f32>;
-@group(0) @binding(3) var<storage, read_write> tensors: array<TensorState>;
-@group(0) @binding(4) var<storage, read_write> state: StepState;
+@group(0) @binding(3) var<storage, read> loss: array<u32>; // f32 (1)
+@group(0) @binding(4) var<storage, read> staged: array<vec4<u32>>; // f32 (4 staged_quads)
+@group(0) @binding(5) var<storage, read_write> tensors: array<TensorState>;
+@group(0) @binding(6) var<storage, read_write> state: StepState;
 
 const INVOCATIONS = 256u;
 const LARGEST_CLIP_VALUE = 1e18;
 
 var<workgroup> verdict: u32;
+var<workgroup> largest_staged: atomic<u32>; // magnitude, as bits
 
 fn skip_step(reason: u32) {
     state.verdict = SKIP;
@@ -75,6 +79,10 @@ fn decide() -> u32 {
     } else if state.nonfinite_count > 0u {
         skip_step(REASON_NONFINITE_GRADIENT);
         if params.growth_interval > 0u { back_off(); }
+    } else if !is_finite_bits(loss[0]) {
+        skip_step(REASON_NONFINITE_LOSS);
+    } else if !is_finite_bits(atomicLoad(&largest_staged)) {
+        skip_step(REASON_NONFINITE_STATE);
     } else if state.veto != 0u {
         skip_step(state.veto);
     } else {
@@ -86,6 +94,13 @@ fn decide() -> u32 {
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
+    var largest = vec4(0u);
+    for (var q = lane; q < params.staged_quads; q += INVOCATIONS) {
+        largest = max(largest, staged[q] & vec4(0x7fffffffu));
+    }
+    let pair = max(largest.xy, largest.zw);
+    atomicMax(&largest_staged, max(pair.x, pair.y));
+    workgroupBarrier();
     if lane == 0u { verdict = decide(); }
     let decided = workgroupUniformLoad(&verdict);
     if decided == APPLY {

@@ -19,6 +19,7 @@ pub use op::{AfterUpdate, Dense, Op};
 
 use crate::init::Init;
 use crate::kernel::{Precision, WeightStorage};
+use crate::record::{Recorder, Slot};
 pub use crate::shape::{Element, Shape};
 
 /// One output of a node.
@@ -74,6 +75,20 @@ impl Node {
     /// Output `output` of this node as a value.
     pub fn output(&self, output: usize) -> Value {
         Value { node: self.index, output }
+    }
+
+    /// Records the node's operation in its storage precision.
+    pub(crate) fn record(
+        &self,
+        op: &dyn Op,
+        recorder: &mut Recorder<'_>,
+        inputs: &[Slot],
+        outputs: &[Slot],
+    ) {
+        let operands = inputs.iter().chain(outputs).cloned();
+        recorder.operation(self.precision, operands, |recorder| {
+            op.record(recorder, inputs, outputs);
+        });
     }
 }
 

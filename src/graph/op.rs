@@ -59,6 +59,14 @@ pub trait Op: Debug {
         let _ = output;
         false
     }
+
+    /// Whether the outputs are about the step as a whole: a count over all its microbatches, say.
+    /// The plan runs such an operation, and what it is computed from, for every microbatch before
+    /// the first forward pass begins, and lets it add where [`Slot::accumulate`] is set. Its outputs
+    /// then stay as they are until the next step. It cannot be computed from another such operation.
+    fn spans_step(&self) -> bool {
+        false
+    }
 }
 
 /// What a layer does to its parameters after each update, on the device: QK-clip, say. It must

@@ -138,7 +138,8 @@ kernel! {
 
 kernel! {
     /// The largest logit of a [`CrossEntropy`](super::CrossEntropy), and the share of its mean that
-    /// is z-loss: `z_loss mean(lse²)`. Rows that are ignored do not count.
+    /// is z-loss: `z_loss mean(lse²)`. Rows that are ignored do not count. The mean over the
+    /// microbatches of a step is that over all its targets.
     pub LogitSummary = [
         STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/logits/logit_summary.wgsl"),
     ];
@@ -161,6 +162,8 @@ kernel! {
         Read statistics,
         /// (rows)
         Read targets,
+        /// (2): output of [`CountTargets`](super::CountTargets).
+        Read counts,
         /// f32 (1), overwritten, or raised to the largest; -1e30 where no row counts. NaN where a
         /// row is.
         Write max_logit,

@@ -5,7 +5,8 @@
 //! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use crate::kernel::shared::{
-    GRID, LANES_64, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WEIGHT_F32, WIDE,
+    GRID, LANES_64, NUMERICS, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WEIGHT_F32,
+    WIDE,
 };
 use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::Chunk;
@@ -108,10 +109,11 @@ kernel! {
 kernel! {
     /// Clip coefficient, verdict and the next loss scale; closes the step.
     ///
-    /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
-    /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
-    /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/step/verdict.wgsl")];
+    /// A gradient with an overflow, a loss or a staged state that is NaN or Inf, or a policy's veto
+    /// gives [`SKIP`](crate::step::SKIP): reason and skip counters are written, an overflow of the
+    /// gradient may lower the loss scale, and all else stays as it was. The first of these is the
+    /// reason. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
+    pub Verdict = [STEP_STATE, WIDE, NUMERICS, LOSS_SCALE, wgsl!("../../shaders/step/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
@@ -148,6 +150,8 @@ kernel! {
         give_up_after: u32,
         /// 1: an overflow at `min_scale` ends training as well.
         give_up_at_min_scale: u32,
+        /// Quads of staged states; 0 without any.
+        staged_quads: u32,
     }
     buffers {
         /// (1) [`StepInput`](crate::step::StepInput)
@@ -155,6 +159,10 @@ kernel! {
         /// (schedule_length): the first applied step takes element 0, the one after t applied
         /// steps takes element t, those past the end the last.
         Read learning_rates,
+        /// f32 (1): loss of the step, as [`LossMean`](super::LossMean) leaves it.
+        Read loss,
+        /// f32 (4 staged_quads): what [`Commit`] is to commit; any 16 bytes without states.
+        Read staged,
         /// (tensor_count) [`TensorState`](crate::step::TensorState), advanced.
         Write tensors,
         /// (1) [`StepState`](crate::step::StepState), advanced.
@@ -182,6 +190,7 @@ impl VerdictParams {
             refill_every_step: 0,
             give_up_after: 0,
             give_up_at_min_scale: 0,
+            staged_quads: 0,
         }
     }
 }

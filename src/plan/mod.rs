@@ -3,10 +3,13 @@
 //! Making a [`Plan`] decides everything once: which nodes are needed, which buffer holds which
 //! value ([`slots`]), and every pipeline, uniform block and bind group. A step only encodes the
 //! list. With gradient accumulation there are two lists over the same buffers: the first
-//! microbatch overwrites gradients, the later ones add to them.
+//! microbatch overwrites gradients, the later ones add to them. What a step has to know of all its
+//! microbatches before the first one runs, such as how many targets count, is the front of the first
+//! list, and a third list for the others.
 
 mod copies;
 pub mod parameters;
+mod prologue;
 pub mod slots;
 
 use std::collections::HashMap;
@@ -91,7 +94,8 @@ pub struct RecordedNode {
     pub inputs: Vec<Value>,
     /// What it gives, and where that lies right after its dispatches.
     pub outputs: Vec<(Value, Slot)>,
-    /// Its dispatches in [`Plan::first`]; none for leaves and for copies of parameters.
+    /// Its dispatches in [`Plan::first`]; none for leaves, for copies of parameters, and for what
+    /// [spans the step](crate::graph::Op::spans_step).
     pub first: Range<usize>,
     /// Its dispatches in [`Plan::next`].
     pub next: Range<usize>,
@@ -100,10 +104,15 @@ pub struct RecordedNode {
 /// A recorded graph.
 #[derive(Debug)]
 pub struct Plan {
-    /// Dispatches of the first microbatch of a step.
+    /// Dispatches of the first microbatch of a step: all that a step of one microbatch takes.
     pub first: Vec<Dispatch>,
     /// Dispatches of each later microbatch.
     pub next: Vec<Dispatch>,
+    /// How many of [`first`](Self::first) are its [`prologue`](Self::prologue).
+    prologue: usize,
+    /// What the prologue is for each later microbatch, to run behind it, with that microbatch's
+    /// inputs; empty where nothing [spans the step](crate::graph::Op::spans_step).
+    pub count_next: Vec<Dispatch>,
     /// The inputs to write before a replay.
     pub inputs: Vec<InputSlot>,
     /// Where the requested outputs lie.
@@ -204,6 +213,9 @@ impl Plan {
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
         copies.record(request.parameters, &mut recorder);
+        let spanning = prologue::nodes(graph, &needed);
+        prologue::record(graph, &spanning, &values, true, &mut recorder);
+        let prologue = recorder.len();
         let mut list = |first: bool| {
             let ranges = record(graph, &needed, &values, &sinks, first, &mut recorder);
             (recorder.take(), ranges)
@@ -211,6 +223,8 @@ impl Plan {
         let (first, first_ranges) = list(true);
         let (next, next_ranges) =
             if request.microbatches > 1 { list(false) } else { Default::default() };
+        prologue::record(graph, &spanning, &values, false, &mut recorder);
+        let count_next = recorder.take();
         let nodes = recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
             nodes: needed.iter().filter(|&&n| n).count(),
@@ -224,7 +238,7 @@ impl Plan {
             kernels: by_kernel(&first),
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
-        Ok(Self { first, next, inputs, outputs, values, nodes, report })
+        Ok(Self { first, next, prologue, count_next, inputs, outputs, values, nodes, report })
     }
 }
 
@@ -310,8 +324,8 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
 /// The lifetime of every value that needs a slot, sorted by where it begins.
 ///
 /// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
-/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values,
-/// which outlive a microbatch.
+/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values and
+/// those that span the step, which outlive a microbatch.
 fn lifetimes(
     graph: &Graph,
     request: &PlanRequest<'_>,
@@ -336,9 +350,10 @@ fn lifetimes(
             if placed(value) {
                 continue;
             }
-            let bytes = shape.bytes();
+            let bytes = shape.bytes().next_multiple_of(16);
             let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
-            let life = if padded || is_observed(graph, value) {
+            let outlives = is_observed(graph, value) || prologue::spans_step(&node.source);
+            let life = if padded || outlives {
                 Lifetime { bytes, first: 0, last: usize::MAX }
             } else {
                 let last = last.get(&value).copied().unwrap_or(first);
@@ -393,6 +408,9 @@ fn record(
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
         let sinks: Vec<_> = sinks.iter().filter(|sink| sink.value.node == index).collect();
         let start = recorder.len();
+        if prologue::spans_step(&node.source) {
+            continue;
+        }
         if let Source::Op(op) = &node.source {
             let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
             let mut outputs: Vec<_> =
@@ -403,10 +421,7 @@ fn record(
             for sink in sinks.iter().filter(|sink| sink.in_place) {
                 outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
             }
-            let operands = inputs.iter().chain(&outputs).cloned();
-            recorder.operation(node.precision, operands, |recorder| {
-                op.record(recorder, &inputs, &outputs);
-            });
+            node.record(&**op, recorder, &inputs, &outputs);
         }
         for sink in sinks.iter().filter(|sink| !sink.in_place) {
             recorder.dispatch(&Accumulate {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase, Value};
 use crate::kernel::{Precision, WeightStorage};
-use crate::kernels::{Accumulate, AccumulateParams};
+use crate::kernels::{LossMean, LossMeanParams};
 use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::{StepInput, StepState};
@@ -158,7 +158,9 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Microbatches per step: their gradients are averaged before the update.
+    /// Microbatches per step: the loss that a step descends is the mean of theirs, and that of a
+    /// cross-entropy is the mean over the targets of all of them, as in one large batch, however
+    /// unevenly they are spread.
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
         self.settings.microbatches = microbatches;
@@ -188,8 +190,8 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients are not finite. Such a
-    /// step changes nothing either way.
+    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients, loss or new running
+    /// statistics are not finite. Such a step changes nothing either way.
     #[must_use]
     pub fn error_if_nonfinite(mut self, stop: bool) -> Self {
         self.settings.error_if_nonfinite = stop;
@@ -494,7 +496,7 @@ impl Settings {
         .await
     }
 
-    /// Adds to both lists of the plan: loss = mean over the microbatches.
+    /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is.
     fn add_loss_mean(
         &self,
         gpu: &Gpu,
@@ -506,14 +508,13 @@ impl Settings {
         let loss = &plan.values[&loss];
         let mut recorder = Recorder::new(gpu, step);
         let mut list = |accumulate: bool| {
-            recorder.dispatch(&Accumulate {
-                params: AccumulateParams {
-                    quads: 1,
+            recorder.dispatch(&LossMean {
+                params: LossMeanParams {
                     factor: 1.0 / self.microbatches as f32,
                     accumulate: u32::from(accumulate),
                 },
-                x: loss.binding(),
-                y: mean.as_entire_buffer_binding(),
+                loss: loss.binding(),
+                mean: mean.as_entire_buffer_binding(),
             });
             recorder.take()
         };

@@ -182,29 +182,44 @@ impl<M: Model> Trainer<M> {
         let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
+        for microbatch in 0..self.microbatches {
+            self.write_microbatch(&inputs, microbatch);
+            let first = microbatch == 0;
+            self.run(if first { self.plan.prologue() } else { &self.plan.count_next }).await?;
+        }
         let mut values = Vec::new();
         for microbatch in 0..self.microbatches {
-            for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
-                let size = bytes.len() / self.microbatches;
-                self.gpu.write(&input.buffer, 0, &bytes[size * microbatch..][..size]);
-            }
-            let step = self.step_input(microbatch as u32);
-            self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&step));
+            self.write_microbatch(&inputs, microbatch);
             let found = self.replay(microbatch, values.len()).await?;
             values.extend(found);
         }
         Ok(Diagnosis { values, loss_scale: self.state().await?.loss_scale })
     }
 
-    /// One microbatch. `base` values were found before.
+    /// Writes the inputs of one microbatch to where the plan reads them.
+    fn write_microbatch(&self, inputs: &[Vec<u8>], microbatch: usize) {
+        for (input, bytes) in self.plan.inputs.iter().zip(inputs) {
+            let size = bytes.len() / self.microbatches;
+            self.gpu.write(&input.buffer, 0, &bytes[size * microbatch..][..size]);
+        }
+        let step = self.step_input(microbatch as u32);
+        self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&step));
+    }
+
+    /// Runs dispatches in submits within the budget, to the end.
+    async fn run(&self, dispatches: &[Dispatch]) -> Result<()> {
+        let mut pacing = Pacing::new(self.pacing.budget(), dispatches.len());
+        let submitted = pacing.submit_all(&self.gpu, dispatches).await?;
+        pacing.finish(&self.gpu, submitted).await
+    }
+
+    /// One microbatch behind the prologue. `base` values were found before.
     async fn replay(&self, microbatch: usize, base: usize) -> Result<Vec<ValueReport>> {
         let first = microbatch == 0;
         let list = if first { &self.plan.first } else { &self.plan.next };
         let range =
             |node: &RecordedNode| if first { node.first.clone() } else { node.next.clone() };
-        let starts = self.plan.nodes.iter().map(range).filter(|range| !range.is_empty());
-        // Parameters are rounded to half precision in front of all operations.
-        let mut dispatches = list[..starts.map(|range| range.start).min().unwrap_or(0)].to_vec();
+        let mut dispatches = Vec::new();
 
         let nodes = &self.plan.nodes;
         let slots = nodes.iter().flat_map(|node| &node.outputs).filter(|(_, s)| is_real(s));
@@ -227,9 +242,7 @@ impl<M: Model> Trainer<M> {
                 used += groups;
             }
         }
-        let mut pacing = Pacing::new(self.pacing.budget(), dispatches.len());
-        let submitted = pacing.submit_all(&self.gpu, &dispatches).await?;
-        pacing.finish(&self.gpu, submitted).await?;
+        self.run(&dispatches).await?;
         let found: Vec<ValuePartial> = self.gpu.read(&partials, 0, groups).await?;
         let mut rest = &found[..];
         let mut reports = Vec::with_capacity(scanned.len());

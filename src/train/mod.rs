@@ -72,7 +72,8 @@ const IN_FLIGHT: usize = 2;
 /// What a model gives a trainer.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutput {
-    /// One f32 number to be minimised.
+    /// One f32 number to be minimised: in a step of several microbatches, the mean of theirs. A
+    /// [cross-entropy](Graph::cross_entropy) in it is the mean over the targets of all.
     pub loss: Value,
     /// What the model predicts: logits, usually.
     pub prediction: Value,
@@ -294,9 +295,8 @@ impl<M: Model> Trainer<M> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
-    /// [`TrainerBuilder::error_if_nonfinite`] also
-    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient), and the records of this call
-    /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
+    /// [`TrainerBuilder::error_if_nonfinite`] also those of [`Telemetry::error_if_nonfinite`], and
+    /// the records of this call are gone. To keep them, ask each one.
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
         let (finished, records) = join(finished, self.ring.read(&self.gpu, self.attempted)).await;
@@ -330,6 +330,16 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`Predictor::run`].
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
+        self.evaluate_all(std::slice::from_ref(batch)).await
+    }
+
+    /// The loss on several batches of one microbatch each, as if they were one: a cross-entropy is
+    /// the mean over the targets of all, which the mean of their losses is only where all have
+    /// equally many.
+    ///
+    /// # Errors
+    /// As [`Predictor::mean`].
+    pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
         let evaluator = match self.evaluator.take() {
             Some(evaluator) => evaluator,
             None => {
@@ -342,10 +352,10 @@ impl<M: Model> Trainer<M> {
         };
         // What is measured is not to wait for steps before it.
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
-        let outputs = evaluator.run(batch).await;
+        let outputs = evaluator.mean(batches).await;
         self.evaluator = Some(evaluator);
         finished?;
-        Ok(outputs?[0][0])
+        Ok(outputs?[0][0] as f32)
     }
 
     /// Multiplies the scheduled learning rate from the next step on.

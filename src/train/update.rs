@@ -1,7 +1,7 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
@@ -80,6 +80,8 @@ impl Update<'_> {
             params: self.verdict_params(to_u32(rates.len())),
             input: step.input.as_entire_buffer_binding(),
             learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            loss: self.loss.as_entire_buffer_binding(),
+            staged: self.sinks.staged.as_entire_buffer_binding(),
             tensors: self.tensors.as_entire_buffer_binding(),
             state: step.state.as_entire_buffer_binding(),
         });
@@ -87,15 +89,7 @@ impl Update<'_> {
             self.optimizer.record(&mut recorder, segment);
         }
         self.record_layers(&mut recorder)?;
-        if !parameters.states().is_empty() {
-            let staged = &self.sinks.staged;
-            recorder.dispatch(&Commit {
-                params: CommitParams { quads: to_u32(staged.size() as usize / 16) },
-                state: step.state.as_entire_buffer_binding(),
-                staged: staged.as_entire_buffer_binding(),
-                committed: parameters.committed().as_entire_buffer_binding(),
-            });
-        }
+        self.commit(&mut recorder)?;
         let what = "what policies keep beside their memory";
         parameters::allocate(gpu, what, self.policy_bytes(), || self.after_update(&mut recorder))
             .await?;
@@ -126,6 +120,32 @@ impl Update<'_> {
             };
             active.policy.judge(recorder, &judgement);
         }
+    }
+
+    /// Records the commit of what is staged. States that the graph does not stage stay as they are.
+    fn commit(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (parameters, staged) = (self.parameters, &self.sinks.staged);
+        let (_, index_of) = parameters.index_of(self.graph)?;
+        let indices: BTreeSet<_> = self.graph.staged().iter().map(|&(s, _)| index_of[s]).collect();
+        let state = self.step.state.as_entire_buffer_binding();
+        if indices.len() == parameters.states().len() && !indices.is_empty() {
+            let params = CommitParams { quads: self.staged_quads() };
+            let [staged, committed] =
+                [staged, parameters.committed()].map(wgpu::Buffer::as_entire_buffer_binding);
+            recorder.dispatch(&Commit { params, state, staged, committed });
+            return Ok(());
+        }
+        for index in indices {
+            let [staged, committed] =
+                [staged, parameters.committed()].map(|flat| parameters.state_slot_in(flat, index));
+            recorder.dispatch(&Commit {
+                params: CommitParams { quads: to_u32(staged.shape.quads()) },
+                state: state.clone(),
+                staged: staged.binding(),
+                committed: committed.binding(),
+            });
+        }
+        Ok(())
     }
 
     /// Records what policies do once the step is committed or skipped.
@@ -231,12 +251,18 @@ impl Update<'_> {
         if self.loss_scale.is_on() { OVERFLOW_LARGEST } else { OVERFLOW_NONFINITE }
     }
 
+    fn staged_quads(&self) -> u32 {
+        let has_states = !self.parameters.states().is_empty();
+        if has_states { to_u32(self.sinks.staged.size() as usize / 16) } else { 0 }
+    }
+
     fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
         let tensor_count = to_u32(self.parameters.trained().len());
         let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
             schedule_length,
             give_up_after: self.give_up_after,
+            staged_quads: self.staged_quads(),
             ..VerdictParams::new(tensor_count, self.optimizer.betas())
         };
         match self.loss_scale {

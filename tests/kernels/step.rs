@@ -104,6 +104,8 @@ pub struct Judge {
     pub tensors: wgpu::Buffer,
     pub state: wgpu::Buffer,
     pub chunk_count: u32,
+    loss: wgpu::Buffer,
+    staged: wgpu::Buffer,
     tensor_count: usize,
     dispatches: [evenkeel::gpu::Dispatch; 3],
 }
@@ -131,6 +133,7 @@ impl Judge {
         let state = gpu.upload("state", &[state]);
         let tensor_count = flat.table.len();
         let tensors = gpu.upload("tensors", &vec![TensorState::default(); tensor_count.max(1)]);
+        let (loss, staged) = (gpu.upload("loss", &[2.5f32]), gpu.upload("staged", &STAGED));
         let scaled = settings.scaling.is_some();
         let scan = gpu.prepare(&GradientScan {
             params: GradientScanParams {
@@ -156,11 +159,24 @@ impl Judge {
             params: verdict_params(settings, tensor_count as u32),
             input: input.as_entire_buffer_binding(),
             learning_rates: rates.as_entire_buffer_binding(),
+            loss: loss.as_entire_buffer_binding(),
+            staged: staged.as_entire_buffer_binding(),
             tensors: tensors.as_entire_buffer_binding(),
             state: state.as_entire_buffer_binding(),
         });
         let dispatches = [scan, norm, verdict];
-        Self { chunks, gradient, partials, tensors, state, chunk_count, tensor_count, dispatches }
+        Self {
+            chunks,
+            gradient,
+            partials,
+            tensors,
+            state,
+            chunk_count,
+            loss,
+            staged,
+            tensor_count,
+            dispatches,
+        }
     }
 
     /// Replaces the gradient by one of the same layout.
@@ -212,8 +228,12 @@ fn verdict_params(settings: &VerdictSettings, tensor_count: u32) -> VerdictParam
         refill_every_step: scaling.refill_every_step.into(),
         give_up_after: settings.give_up_after,
         give_up_at_min_scale: scaling.give_up_at_min.into(),
+        staged_quads: STAGED.len() as u32 / 4,
     }
 }
+
+/// Staged states, more than one quad for some invocations.
+const STAGED: [f32; 1200] = [-f32::MAX; 1200];
 
 /// As PyTorch, without a bound.
 const SCALING: Scaling = Scaling {
@@ -439,6 +459,7 @@ fn verdict(gpu: &Gpu) {
     check_policies(gpu);
     check_loss_scale(gpu);
     check_give_up(gpu);
+    check_loss_and_states(gpu);
 
     for settings in [plain(), clip(Norm::L2, 1.0), clip(Norm::Max, 1.0)] {
         for tensors in [vec![], vec![vec![]], vec![vec![0.0; 10], vec![-0.0; 2049]]] {
@@ -584,6 +605,54 @@ fn check_skip(gpu: &Gpu) {
         let tensor = judge.tensors(gpu)[1];
         assert_close("bias correction", &[tensor.bias_correction1], &[0.3 * 0.9 + 0.1], ROUNDING);
         assert_eq!(tensor.steps, 42);
+    }
+}
+
+/// A loss or a staged state that is not finite skips the step and leaves the loss scale alone; the
+/// gradient comes first as a reason, the loss next.
+fn check_loss_and_states(gpu: &Gpu) {
+    let flat = flatten(&[values(1, 100)]);
+    let settings = VerdictSettings { scaling: Some(SCALING), ..plain() };
+    let judged = |loss: u32, staged: Option<(u64, u32)>, gradient: f32, veto: u32| {
+        let before = StepState { growth_count: 17, applied_total: 41, ..fresh(1024.0) };
+        let judge = Judge::new(gpu, &flat, &settings, before);
+        judge.set_gradient(gpu, &[gradient]);
+        gpu.write(&judge.loss, 0, bytemuck::bytes_of(&loss));
+        if let Some((index, bits)) = staged {
+            gpu.write(&judge.staged, 4 * index, bytemuck::bytes_of(&bits));
+        }
+        judge.run_first(gpu, 2);
+        let mut state = judge.state(gpu);
+        state.veto = veto;
+        gpu.write(&judge.state, 0, bytemuck::bytes_of(&state));
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.encode(&mut encoder, &judge.dispatches[2..]);
+        gpu.submit(encoder);
+        let (reason, state) = (Reason::from_bits(judge.state(gpu).reason), judge.state(gpu));
+        let is_skipped = reason != Reason::None;
+        assert_eq!(state.verdict, if is_skipped { SKIP } else { APPLY });
+        assert_eq!([state.skipped_total, state.skipped_in_row], [u32::from(is_skipped); 2]);
+        assert!(judge.tensors(gpu).iter().all(|t| t.steps == u32::from(!is_skipped)));
+        if reason != Reason::NonFiniteGradient {
+            assert_eq!((state.loss_scale, state.nonfinite_count), (1024.0, 0));
+            assert_eq!(state.growth_count, 17 + u32::from(!is_skipped));
+        }
+        reason
+    };
+    let (good, spike) = (2.5f32.to_bits(), Reason::NormSpike as u32);
+    for bits in FINITE {
+        assert_eq!(judged(bits, Some((7, bits)), 1.0, 0), Reason::None, "{bits:#x}");
+    }
+    for bits in NONFINITE {
+        let what = format!("{bits:#x}");
+        assert_eq!(judged(bits, None, 1.0, 0), Reason::NonFiniteLoss, "{what}");
+        assert_eq!(judged(bits, Some((0, bits)), 1.0, spike), Reason::NonFiniteLoss, "{what}");
+        assert_eq!(judged(bits, None, f32::NAN, 0), Reason::NonFiniteGradient, "{what}");
+    }
+    for (place, bits) in [0, 1, 2, 3, 1023, 1024, 1199].into_iter().zip(NONFINITE) {
+        let staged = Some((place, bits));
+        assert_eq!(judged(good, staged, 1.0, spike), Reason::NonFiniteState, "{place}: {bits:#x}");
+        assert_eq!(judged(good, staged, f32::INFINITY, 0), Reason::NonFiniteGradient);
     }
 }
 

@@ -18,7 +18,7 @@ pub use attention::{Attention, AttentionLayout};
 pub use cast::Cast;
 pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
 pub use logits::{AttentionLogits, HeadNorm, LossLogits, QkNorm};
-pub use loss::{CrossEntropy, MeanSquaredError};
+pub use loss::{CountTargets, CrossEntropy, MeanSquaredError};
 pub use matmul::{Linear, Product, Transposed};
 pub use step::SeedGradient;
 

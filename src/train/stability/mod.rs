@@ -37,7 +37,8 @@ use crate::record::Recorder;
 /// What a policy can look at and set between norm and verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct Judgement<'a> {
-    /// (1) f32: the mean loss of the step, not scaled; NaN or Inf where it is.
+    /// (1) f32: the loss of the step, not scaled; NaN or Inf where that of a microbatch is. Then
+    /// the verdict skips the step whatever policies say.
     pub loss: &'a wgpu::Buffer,
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,

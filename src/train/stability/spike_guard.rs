@@ -14,7 +14,7 @@ pub enum Reaction {
     /// The step changes nothing.
     Skip,
     /// The step is applied, its gradients clipped to `factor` times the mean norm of the window.
-    /// Skipped while the window of norms is not half full.
+    /// Skipped while the window of norms is not half full, and where the loss is not finite.
     ClipHarder {
         /// Factor on the mean norm.
         factor: f32,
@@ -43,7 +43,8 @@ pub enum Reaction {
 ///
 /// Mean and deviation (n - 1) are those of the last `window` samples, not of the step judged, and
 /// count once half of them are there. Gradients that are not finite are no spike: such a step is
-/// skipped anyway, and tells nothing. A deviation below 2^-20 of the largest sample is taken for
+/// skipped anyway, and tells nothing. A loss that is not finite is one, and brings its reaction; the
+/// step is skipped anyway, for [`NonFiniteLoss`](crate::step::Reason). A deviation below 2^-20 of the largest sample is taken for
 /// that much, so rounding makes no spikes.
 ///
 /// A spike is not taken into the window. A lasting change of level would then be skipped for ever,

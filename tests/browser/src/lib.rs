@@ -31,10 +31,14 @@ mod generate;
 mod kernels;
 #[path = "../../logits.rs"]
 mod logits;
+#[path = "../../means.rs"]
+mod means;
 #[path = "../../numerics.rs"]
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../skips.rs"]
+mod skips;
 #[path = "../../stability.rs"]
 mod stability;
 #[path = "../../step.rs"]
@@ -43,6 +47,8 @@ mod step;
 mod tensor_telemetry;
 #[path = "../../training.rs"]
 mod training;
+#[path = "../../verdict.rs"]
+mod verdict;
 #[path = "../../watchdog.rs"]
 mod watchdog;
 #[path = "../../weights.rs"]
@@ -60,12 +66,15 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
     ("logits", logits::TESTS),
+    ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
+    ("skips", skips::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
     ("training", training::TESTS),
+    ("verdict", verdict::TESTS),
     ("watchdog", watchdog::TESTS),
     ("weights", weights::TESTS),
 ];
