@@ -35,6 +35,8 @@ pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl
 pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
 /// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
 pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/shared/loss_scale.wgsl");
+/// `scheduled_rate`: the learning rate after so many applied steps; wants [`WIDE`].
+pub const SCHEDULE: Fragment = wgsl!("../../shaders/shared/schedule.wgsl");
 /// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
 pub const CLIPPED: Fragment = wgsl!("../../shaders/shared/clipped.wgsl");
 /// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.

@@ -5,7 +5,7 @@
 //! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
 use super::shared::{
-    GRID, LANES_64, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE,
+    GRID, LANES_64, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, SCHEDULE, STEP_STATE,
     UPDATE_PARTIAL, WEIGHT_F32, WIDE,
 };
 use crate::kernel::{Declaration, Kernel, grid};
@@ -107,7 +107,7 @@ kernel! {
     /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
     /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
     /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/verdict.wgsl")];
+    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, SCHEDULE, wgsl!("../../shaders/verdict.wgsl")];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
@@ -123,8 +123,15 @@ kernel! {
         beta2: f32,
         /// 1 - beta2, rounded once.
         one_minus_beta2: f32,
-        /// Length of the learning rates, at least 1.
-        schedule_length: u32,
+        /// Applied steps that take their learning rates from the start of the table.
+        rising_steps: u32,
+        /// Applied steps at which the learning rate is that of entry `decay_first`, for ever.
+        decay_end: u32,
+        /// First entry of those that are counted from `decay_end` backwards.
+        decay_first: u32,
+        /// Each step up to two to this plus 1 has an entry, counted from either; further out two to
+        /// this many entries serve a doubling, with lines between. 31: every step has its own.
+        knot_bits: u32,
         /// Factor on the loss scale after `growth_interval` clean steps in a row.
         growth_factor: f32,
         /// Factor on the loss scale at an overflow.
@@ -148,8 +155,8 @@ kernel! {
     buffers {
         /// (1) [`StepInput`](crate::step::StepInput)
         Read input,
-        /// (schedule_length): the first applied step takes element 0, the one after t applied
-        /// steps takes element t, those past the end the last.
+        /// Learning rates over applied steps. For a list of n, one for each and the last for all
+        /// later ones: `rising_steps` and `decay_first` are n - 1, and `decay_end` is 0.
         Read learning_rates,
         /// (tensor_count) [`TensorState`](crate::step::TensorState), advanced.
         Write tensors,
@@ -168,7 +175,10 @@ impl VerdictParams {
             one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
-            schedule_length: 1,
+            rising_steps: 0,
+            decay_end: 0,
+            decay_first: 0,
+            knot_bits: 31,
             growth_factor: 2.0,
             backoff_factor: 0.5,
             growth_interval: 0,

@@ -432,6 +432,7 @@ impl Settings {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.schedule.validate(self.optimizer.learning_rate())?;
         self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
