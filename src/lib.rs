@@ -113,6 +113,7 @@ pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod guide;
+mod json;
 pub mod kernel;
 pub mod kernels;
 pub mod nn;

@@ -36,7 +36,8 @@ use crate::variant::Variant;
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;
 
-/// A device, its queue, and the kernels compiled for it.
+/// A device, its queue, and the kernels compiled for it: a handle, as `wgpu::Device` is, and its
+/// clones are the same device.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     /// The device.
@@ -76,7 +77,8 @@ pub struct Counters {
     pub allocated_bytes: u64,
 }
 
-/// One dispatch, ready to be encoded any number of times.
+/// One dispatch, ready to be encoded any number of times. A clone is the same dispatch over the same
+/// buffers.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     /// Name of the kernel.

@@ -25,7 +25,7 @@ use crate::kernels::{Accumulate, AccumulateParams};
 use crate::step::{StepInput, StepState};
 
 /// The two blocks that steer a step.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StepBuffers {
     /// One [`StepInput`], written by the host.
     pub input: wgpu::Buffer,
@@ -50,7 +50,7 @@ impl StepBuffers {
 }
 
 /// Flat buffers that receive gradients and new states.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sinks {
     /// Gradients, one buffer per segment of the parameters.
     pub gradients: Vec<wgpu::Buffer>,
@@ -99,7 +99,7 @@ pub struct Report {
 }
 
 /// An input's buffer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct InputSlot {
     /// Name, shape and bound.
     pub spec: InputSpec,
@@ -108,7 +108,7 @@ pub struct InputSlot {
 }
 
 /// A node of the graph as the plan has it, and its share of the dispatches.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RecordedNode {
     /// What the node is.
     pub source: Source,

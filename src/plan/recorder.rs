@@ -10,7 +10,7 @@ use crate::variant::{HeadQuads, Variant};
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
 
-/// Where a value lies on the device.
+/// Where a value lies on the device. A clone is the same place, not another value.
 #[derive(Clone, Debug)]
 pub struct Slot {
     /// The buffer.

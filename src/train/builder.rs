@@ -281,8 +281,7 @@ pub(super) async fn build<M: Model>(
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale();
-    let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
-    let step = StepBuffers::from_state(gpu, state);
+    let step = StepBuffers::from_state(gpu, settings.initial_state());
     let observed = graph.observations().iter().map(|&(_, value)| value);
     let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
     let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
@@ -301,9 +300,7 @@ pub(super) async fn build<M: Model>(
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
     let ring = TelemetryRing::new(gpu, settings.ring, parameters.padding()).await?;
-    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.tensor_settings)(spec));
-    let tensors: Vec<_> = parameters.specs().iter().map(of_tensor).collect();
-    let tensors = gpu.upload("tensors", &tensors);
+    let tensors = gpu.upload("tensors", &settings.initial_tensors(&parameters));
     let policies = settings.activate_policies(gpu, parameters.specs().len()).await?;
     let update = Update {
         gpu,
@@ -423,7 +420,27 @@ impl Settings {
         }
     }
 
-    fn chosen_loss_scale(&self) -> LossScale {
+    pub(super) fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    pub(super) fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// The device's account of a run that has not begun.
+    pub(super) fn initial_state(&self) -> StepState {
+        let loss_scale = self.chosen_loss_scale();
+        StepState::new(loss_scale.init(), loss_scale.hysteresis())
+    }
+
+    /// The tensors of a run that has not begun.
+    pub(super) fn initial_tensors(&self, parameters: &Parameters) -> Vec<TensorState> {
+        let of_tensor = |spec: &ParameterSpec| TensorState::from((self.tensor_settings)(spec));
+        parameters.specs().iter().map(of_tensor).collect()
+    }
+
+    pub(super) fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
             Precision::F32 | Precision::Bf16 => LossScale::default(),

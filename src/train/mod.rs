@@ -18,6 +18,7 @@ mod loss_scale;
 mod norm;
 pub mod optimizers;
 mod predictor;
+mod rebuild;
 mod schedule;
 mod sequence;
 pub mod stability;

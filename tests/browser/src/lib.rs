@@ -31,6 +31,8 @@ mod logits;
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../restore.rs"]
+mod restore;
 #[path = "../../stability.rs"]
 mod stability;
 #[path = "../../step.rs"]
@@ -56,6 +58,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("logits", logits::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
+    ("restore", restore::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
