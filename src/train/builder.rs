@@ -178,10 +178,11 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Steps the telemetry ring holds before old ones are overwritten.
+    /// Steps the telemetry ring holds before old ones are overwritten: at least 1 and at most
+    /// 1,048,576, which take 72 MiB.
     #[must_use]
     pub fn telemetry_capacity(mut self, steps: u32) -> Self {
-        self.settings.ring = steps.max(1);
+        self.settings.ring = steps.clamp(1, 1 << 20);
         self
     }
 
@@ -454,11 +455,11 @@ impl Settings {
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
         self.validate_policies()?;
-        if self.microbatches == 0 {
+        if self.microbatches == 0 || u32::try_from(self.microbatches).is_err() {
             return Err(Error::Setting {
                 setting: "accumulation",
-                value: "0".into(),
-                range: "at least 1 microbatch per step",
+                value: self.microbatches.to_string(),
+                range: "at least 1 microbatch per step, and at most 2^32 - 1",
             });
         }
         Ok(())
@@ -558,7 +559,7 @@ impl Settings {
         let count = self.microbatches as u64;
         let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
         let all: Vec<_> =
-            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b * count).collect();
+            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b.saturating_mul(count)).collect();
         let (needed, available) =
             (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
         if needed > available {

@@ -1,6 +1,8 @@
 //! What the device's own account of a run must be like to go on from.
 
-use super::{invalid, list};
+use std::collections::BTreeSet;
+
+use super::invalid;
 use crate::error::Result;
 use crate::step::{Reason, StepState, TensorState};
 use crate::train::{DynamicLossScale, LossScale};
@@ -82,8 +84,12 @@ pub(super) fn check_names(what: &str, theirs: &str, ours: &str) -> Result<()> {
         return Ok(());
     }
     let but = |these: &str, those: &str| {
-        let those: Vec<_> = those.lines().collect();
-        list(these.lines().filter(|name| !those.contains(name))).replace('\n', ", ")
+        let those: BTreeSet<_> = those.lines().collect();
+        let names: Vec<_> = these.lines().filter(|name| !those.contains(name)).collect();
+        match names.len() {
+            0..=4 => names.join(", "),
+            count => format!("{} and {} more", names[..3].join(", "), count - 3),
+        }
     };
     let (missing, extra) = (but(ours, theirs), but(theirs, ours));
     let reason = match (missing.is_empty(), extra.is_empty()) {

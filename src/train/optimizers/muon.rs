@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::tensor_means::record_eps_shares;
 use super::{
-    AdamW, MomentShare, Optimizer, Segment, SegmentTensor, check_decay_rate, check_not_negative,
-    check_positive,
+    AdamW, MomentShare, Optimizer, Segment, SegmentTensor, check, check_decay_rate,
+    check_not_negative, check_positive,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -85,7 +85,7 @@ pub struct Muon {
     pub weight_decay: f64,
     /// How the size of an update follows from the shape of its matrix.
     pub scale: MuonScale,
-    /// Newton-Schulz iterations.
+    /// Newton-Schulz iterations, at most 100.
     pub iterations: u32,
     /// Their coefficients.
     pub coefficients: [f64; 3],
@@ -186,6 +186,8 @@ impl Optimizer for Muon {
         check_decay_rate("momentum", self.momentum)?;
         check_not_negative("weight_decay", self.weight_decay)?;
         check_not_negative("eps", self.eps)?;
+        // Each is recorded, batch by batch; five to ten are what the coefficients are made for.
+        check("iterations", f64::from(self.iterations), 0.0, 101.0, "at most 100")?;
         self.adamw.validate()?;
         let AdamW { amsgrad, cautious, cautious_decay, .. } = self.adamw;
         if amsgrad || cautious || cautious_decay {

@@ -33,6 +33,8 @@ mod numerics;
 mod policies;
 #[path = "../../restore.rs"]
 mod restore;
+#[path = "../../sizes.rs"]
+mod sizes;
 #[path = "../../stability.rs"]
 mod stability;
 #[path = "../../step.rs"]
@@ -59,6 +61,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
     ("restore", restore::TESTS),
+    ("sizes", sizes::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
