@@ -5,6 +5,7 @@
 mod support;
 
 use evenkeel::graph::{Graph, ParameterSpec, Phase};
+use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::plan::Parameters;
 use evenkeel::step::{Reason, StepState, TensorSettings, TensorState};
 use evenkeel::train::{
@@ -23,6 +24,7 @@ tests! {
     a_run_that_had_given_up_goes_on, policies_may_come_and_go, frozen_tensors_begin_empty,
     weights_alone_begin_anew, moments_fit_other_segments, schedules_hold_at_every_step,
     copies_of_parameters_stay, snapshots_from_before_are_gone,
+    models_with_other_heads_are_told_apart,
 }
 
 fn terms() -> TrainerBuilder<Terms> {
@@ -334,6 +336,33 @@ fn storages_and_precisions_change() {
             assert_eq!(state(&other).applied_total, 3);
         }
     }
+    // What is finite in f32 may not be in the new storage.
+    let mut file = Edited::new(&checkpoint(&build(&gpu, terms())));
+    file.set("w1", 7, 3.4e38);
+    let read = Checkpoint::from_bytes(&file.bytes()).expect("finite");
+    let mut other = build(&gpu, terms().weights(WeightStorage::Bf16Stochastic));
+    let before = trace(&mut other);
+    assert!(refused(&mut other, &read).contains("w1 holds"));
+    assert!(trace(&mut other) == before);
+}
+
+/// The same names and shapes, but other heads: of them only the model can tell.
+fn models_with_other_heads_are_told_apart() {
+    let Some(gpu) = support::gpu() else { return };
+    let from = checkpoint(&build(&gpu, gpt(Precision::F32, WeightStorage::F32)));
+    let with = |heads, dropout| {
+        let config = GptConfig { dropout, ..GptConfig::gpt2(27, 8, 1, heads, 8) };
+        let gpt = Gpt::new(config).expect("valid");
+        build(&gpu, Trainer::builder(LanguageModel { gpt, batch: 3, time: 4 }))
+    };
+    let mut other = with(1, 0.0);
+    let before = checkpoint(&other);
+    let error = refused(&mut other, &from);
+    assert!(error.contains("heads 2,") && error.contains("heads 1,"), "{error}");
+    assert!(block_on(other.restore_weights(&from)).is_err());
+    assert!(checkpoint(&other) == before);
+    // Dropout, batch and length are no part of it.
+    block_on(with(2, 0.5).restore(&from)).expect("the same model");
 }
 
 fn moments_need_their_optimizer() {
@@ -508,10 +537,8 @@ fn weights_alone_begin_anew() {
 
 /// What optimizers pack by segments is stored by tensors.
 fn moments_fit_other_segments() {
-    let limits = wgpu::Limits {
-        max_storage_buffer_binding_size: 12 << 10,
-        ..wgpu::Limits::default()
-    };
+    let limits =
+        wgpu::Limits { max_storage_buffer_binding_size: 12 << 10, ..wgpu::Limits::default() };
     let Some((device, queue, info)) = support::device(limits) else { return };
     let (small, large) = (Gpu::from_device(device, queue, info), support::gpu().expect("a GPU"));
     let tensors = [vec![24, 40], vec![24, 40], vec![7], vec![31, 33], vec![2, 3, 5]];
@@ -519,7 +546,9 @@ fn moments_fit_other_segments() {
     let batch = model().data(1, 1).batch();
     let builders: [fn(TrainerBuilder<Terms>) -> TrainerBuilder<Terms>; 3] = [
         |builder| builder.optimizer(Adafactor::default()),
-        |builder| builder.optimizer(Muon { hidden: |s| s.shape.dims == [24, 40], ..Muon::default() }),
+        |builder| {
+            builder.optimizer(Muon { hidden: |s| s.shape.dims == [24, 40], ..Muon::default() })
+        },
         |builder| builder,
     ];
     for builder in builders {
@@ -548,9 +577,7 @@ fn moments_fit_other_segments() {
 fn schedules_hold_at_every_step() {
     let Some(gpu) = support::gpu() else { return };
     let sgd = Sgd { learning_rate: 0.3, ..Sgd::default() };
-    let builder = |schedule| {
-        Trainer::builder(Terms::many(1)).optimizer(sgd).schedule(schedule)
-    };
+    let builder = |schedule| Trainer::builder(Terms::many(1)).optimizer(sgd).schedule(schedule);
     let batch = Terms::many(1).data(1, 1).batch();
     let all = [(10usize, 10usize, 0.1), (0, 0, 0.5), (0, 1, 0.0), (3, 4, 2.0)];
     let long = [

@@ -94,11 +94,10 @@ fn the_largest_sizes_train() {
         block_on(trainer.step(&batch)).expect("a step");
     }
     let records = block_on(trainer.telemetry()).expect("telemetry");
-    assert_eq!(records.iter().map(|r| (r.step, r.applied)).collect::<Vec<_>>(), [
-        (0, true),
-        (1, true),
-        (2, true)
-    ]);
+    assert_eq!(
+        records.iter().map(|r| (r.step, r.applied)).collect::<Vec<_>>(),
+        [(0, true), (1, true), (2, true)]
+    );
     assert_eq!(block_on(trainer.tensor_telemetry()).expect("records").len(), 2);
 }
 

@@ -449,11 +449,13 @@ impl Parameters {
         self.weights.iter().map(wgpu::Buffer::size).sum::<u64>() + self.committed.size()
     }
 
-    /// Fails if two parameters or states have the same name.
+    /// Panics if two parameters or states have the same name, or one that files have for others.
     pub(crate) fn assert_unique_names(&self) {
         let mut seen = HashSet::new();
         for name in self.names() {
             assert!(seen.insert(name), "{name:?} names both a parameter and a state");
+            let is_reserved = name.starts_with("evenkeel/") || name == "__metadata__";
+            assert!(!is_reserved, "checkpoints have {name:?} for something else");
         }
     }
 }

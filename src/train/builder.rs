@@ -558,8 +558,10 @@ impl Settings {
         }
         let count = self.microbatches as u64;
         let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
-        let all: Vec<_> =
-            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b.saturating_mul(count)).collect();
+        let all: Vec<_> = inputs
+            .chain([size_of::<StepInput>() as u64])
+            .map(|b| b.saturating_mul(count))
+            .collect();
         let (needed, available) =
             (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
         if needed > available {

@@ -202,9 +202,8 @@ impl Schedule {
         let [rising_steps, end] =
             [self.warmup(), end].map(|steps| u32::try_from(steps).unwrap_or(u32::MAX));
         let steps = u64::from(rising_steps);
-        let rise = knots(knot_bits, rising_steps.checked_sub(1)).map(|t| {
-            if t < steps { self.factor(t as usize) } else { self.rise(t as f64) }
-        });
+        let rise = knots(knot_bits, rising_steps.checked_sub(1))
+            .map(|t| if t < steps { self.factor(t as usize) } else { self.rise(t as f64) });
         let mut rates: Vec<_> = rise.map(rate).collect();
         let decay_first = rates.len() as u32;
         let span = end.saturating_sub(rising_steps);

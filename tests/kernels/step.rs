@@ -767,7 +767,8 @@ fn check_long_schedule(gpu: &Gpu) {
     };
     let learning_rates = gpu.upload("learning rates", &rates);
     let tensors = gpu.upload("tensors", &[TensorState::default()]);
-    let input = gpu.upload("input", &[StepInput { learning_rate_factor: 1.0, ..Default::default() }]);
+    let input =
+        gpu.upload("input", &[StepInput { learning_rate_factor: 1.0, ..Default::default() }]);
     for t in [0, 1, 2, 1000, 3_000_000_000, END - 77, END - 8, END - 7, END - 1, END, u32::MAX] {
         let state = gpu.upload("state", &[StepState { applied_total: t, ..fresh(1.0) }]);
         gpu.run(&Verdict {

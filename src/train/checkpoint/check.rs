@@ -29,9 +29,11 @@ pub(super) fn check_state(state: &StepState, steps: u64) -> Result<()> {
     if state.verdict > 1 {
         return wrong("last verdict", state.verdict);
     }
-    for (what, bits) in
-        [("last reason", state.reason), ("last veto", state.veto), ("reason to give up", state.gave_up)]
-    {
+    for (what, bits) in [
+        ("last reason", state.reason),
+        ("last veto", state.veto),
+        ("reason to give up", state.gave_up),
+    ] {
         if Reason::from_bits(bits) as u32 != bits {
             return wrong(what, bits);
         }
@@ -41,9 +43,8 @@ pub(super) fn check_state(state: &StepState, steps: u64) -> Result<()> {
 
 /// A clock that cannot be that of a tensor after so many applied steps.
 pub(super) fn check_tensor(name: &str, tensor: &TensorState, applied_total: u32) -> Result<()> {
-    let wrong = |what: &str, value: String| {
-        Err(invalid(format!("the {what} of {name} is {value}")))
-    };
+    let wrong =
+        |what: &str, value: String| Err(invalid(format!("the {what} of {name} is {value}")));
     if tensor.steps > applied_total {
         return wrong("count of applied steps", format!("{} of {applied_total}", tensor.steps));
     }

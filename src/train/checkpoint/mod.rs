@@ -70,6 +70,8 @@ pub(super) struct HostState {
 #[derive(Clone, Debug, PartialEq)]
 struct Origin {
     host: HostState,
+    /// What the model says of itself.
+    model: String,
     optimizer: String,
     /// Names of what the optimizer keeps.
     moments: String,
@@ -150,8 +152,14 @@ impl Checkpoint {
     }
 
     /// Rows of a device struct, whose fields go by their names.
-    fn structs<T: bytemuck::Pod>(&self, name: &str, fields: &[Field], rows: usize) -> Result<Vec<T>> {
-        let names: Vec<_> = self.origin.fields.get(name).map_or("", |names| names).lines().collect();
+    fn structs<T: bytemuck::Pod>(
+        &self,
+        name: &str,
+        fields: &[Field],
+        rows: usize,
+    ) -> Result<Vec<T>> {
+        let names: Vec<_> =
+            self.origin.fields.get(name).map_or("", |names| names).lines().collect();
         let stored = self.words(name)?;
         if stored.len() != names.len() * rows {
             let (found, columns) = (stored.len(), names.len());

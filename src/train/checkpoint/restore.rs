@@ -47,11 +47,7 @@ impl<M: Model> Trainer<M> {
         check_state(&state, checkpoint.steps())?;
         let mut tensors = self.tensors_of(checkpoint, state.applied_total)?;
         writes.extend(self.moments_from(checkpoint, &mut tensors)?);
-        let state = continued(
-            &state,
-            origin.has_dynamic_scale,
-            &self.settings.chosen_loss_scale(),
-        );
+        let state = continued(&state, origin.has_dynamic_scale, &self.settings.chosen_loss_scale());
         writes.push((self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()));
         writes.push((self.tensors.clone(), 0, bytemuck::cast_slice(&tensors).to_vec()));
         writes.extend(self.memories_of(checkpoint)?);
@@ -125,6 +121,10 @@ impl<M: Model> Trainer<M> {
     fn weights_of(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
         let specs = self.parameters.specs().iter().map(|spec| spec.name.as_str());
         check_names("parameters", &checkpoint.origin.parameters, &list(specs))?;
+        let (theirs, ours) = (&checkpoint.origin.model, self.model.configuration());
+        if *theirs != ours && !theirs.is_empty() && !ours.is_empty() {
+            return Err(invalid(format!("its model has {theirs}, and here it has {ours}")));
+        }
         let sorted: BTreeSet<_> = self.parameters.names().collect();
         check_names("tensors", &list(checkpoint.names()), &list(sorted))?;
         let mut writes = Vec::new();
@@ -170,7 +170,8 @@ impl<M: Model> Trainer<M> {
         let mut known = BTreeSet::from([STATE.to_owned(), TENSORS.to_owned()]);
         for (index, spec) in self.parameters.specs().iter().enumerate() {
             if moments.iter().all(|moment| moment.tensor != index) {
-                known.extend(self.moment_names.iter().map(|moment| moment_name(moment, &spec.name)));
+                known
+                    .extend(self.moment_names.iter().map(|moment| moment_name(moment, &spec.name)));
             }
             if checkpoint.has_compensations() {
                 known.insert(compensation_name(&spec.name));
@@ -223,7 +224,8 @@ impl<M: Model> Trainer<M> {
                 let negative = values.iter().position(|&value| value < 0.0);
                 if let Some(index) = negative.filter(|_| not_negative.contains(&moment)) {
                     let value = values[index];
-                    let reason = format!("{name} holds {value} at index {index}: a mean of squares");
+                    let reason =
+                        format!("{name} holds {value} at index {index}: a mean of squares");
                     return Err(invalid(reason));
                 }
                 shape.pad(values)

@@ -104,6 +104,7 @@ impl<M: Model> Trainer<M> {
         let scale = self.settings.chosen_loss_scale();
         Origin {
             host,
+            model: self.model.configuration(),
             optimizer: self.settings.optimizer().name().to_owned(),
             moments: list(self.moment_names.iter().copied()),
             weights: self.parameters.storage().to_string(),
