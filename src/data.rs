@@ -167,8 +167,9 @@ impl Corpus {
             let (setting, value) = ("share of the text for validation", share.to_string());
             return Err(Error::Setting { setting, value, range: "in [0, 1)" });
         }
-        let (length, window) = (self.tokens.len(), context + 1);
-        if length < 2 * window {
+        let (length, window) = (self.tokens.len(), context.saturating_add(1));
+        let needed = window.saturating_mul(2);
+        if length < needed {
             let advice = match (length / 2).saturating_sub(1) {
                 0 => "give a longer text".into(),
                 fits => format!("give a longer text, or a context of at most {fits}"),
@@ -176,9 +177,8 @@ impl Corpus {
             return Err(Error::Data {
                 what: self.name.clone(),
                 reason: format!(
-                    "the text has {length} tokens, but a context of {context} needs {} (a window \
-                     of {window} to train on and one to validate on); {advice}",
-                    2 * window
+                    "the text has {length} tokens, but a context of {context} needs {needed} (a \
+                     window of {window} to train on and one to validate on); {advice}"
                 ),
             });
         }

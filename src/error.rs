@@ -189,8 +189,8 @@ pub enum Error {
         loss_scale: f32,
     },
 
-    /// A checkpoint that is damaged, or of another model, optimizer or set of policies.
-    #[error("the checkpoint cannot be used: {reason}; build the trainer as the one that made it")]
+    /// A checkpoint that is damaged, or of another model or optimizer. Nothing was changed.
+    #[error("the checkpoint cannot be used: {reason}")]
     Checkpoint {
         /// What does not fit.
         reason: String,

@@ -110,6 +110,7 @@ pub mod gpu;
 pub mod graph;
 pub mod guide;
 pub mod init;
+mod json;
 pub mod kernel;
 pub mod kernels;
 pub mod nn;

@@ -61,6 +61,10 @@ struct RmsProp {
 }
 
 impl Optimizer for RmsProp {
+    fn name(&self) -> &'static str {
+        "RmsProp"
+    }
+
     fn learning_rate(&self) -> f64 {
         self.learning_rate
     }

@@ -7,7 +7,10 @@ struct VerdictParams {
     one_minus_beta1: f32,
     beta2: f32,
     one_minus_beta2: f32,
-    schedule_length: u32,
+    rising_steps: u32,
+    decay_end: u32,
+    decay_first: u32,
+    knot_bits: u32,
     growth_factor: f32,
     backoff_factor: f32,
     growth_interval: u32,
@@ -62,9 +65,10 @@ fn apply_step() {
     state.clip_coefficient = narrow(coefficient);
     state.gradient_scale = narrow(scale);
     state.clip_value = min(params.clip_value, LARGEST_CLIP_VALUE);
-    let scheduled = learning_rates[min(state.applied_total, params.schedule_length - 1u)];
-    state.learning_rate = scheduled * input.learning_rate_factor * state.learning_rate_factor;
-    state.applied_total += 1u;
+    state.learning_rate = scheduled_rate(state.applied_total) * input.learning_rate_factor
+        * state.learning_rate_factor;
+    // No clock starts again from 0.
+    state.applied_total = max(state.applied_total, state.applied_total + 1u);
     state.skipped_in_row = 0u;
     state.verdict = APPLY;
     state.reason = REASON_NONE;
@@ -114,7 +118,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
                 tensor.bias_correction1 * params.beta1 + params.one_minus_beta1;
             tensor.bias_correction2 =
                 tensor.bias_correction2 * params.beta2 + params.one_minus_beta2;
-            tensor.steps += 1u;
+            tensor.steps = max(tensor.steps, tensor.steps + 1u);
             tensors[t] = tensor;
         }
     }

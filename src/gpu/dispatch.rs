@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Gpu, pipeline};
 use crate::kernel::{AnyKernel, Declaration, Kernel, Variant};
 
-/// One dispatch, ready to be encoded any number of times.
+/// One dispatch, ready to be encoded any number of times. A clone is the same dispatch over the same
+/// buffers.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     /// Name of the kernel.

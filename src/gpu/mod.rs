@@ -39,7 +39,8 @@ use crate::kernel::Variant;
 /// Bytes between two uniform blocks or two bindings of one buffer: WebGPU's largest alignment.
 pub const ALIGNMENT: u64 = 256;
 
-/// A device, its queue, and the kernels compiled for it.
+/// A device, its queue, and the kernels compiled for it: a handle, as `wgpu::Device` is, and its
+/// clones are the same device.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     /// The device.

@@ -12,6 +12,8 @@ use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
 
+/// `scheduled_rate`: the learning rate after so many applied steps; wants [`WIDE`].
+pub const SCHEDULE: Fragment = wgsl!("../../shaders/step/shared/schedule.wgsl");
 /// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
 pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/step/shared/loss_scale.wgsl");
 /// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
@@ -113,7 +115,9 @@ kernel! {
     /// gives [`SKIP`](crate::step::SKIP): reason and skip counters are written, an overflow of the
     /// gradient may lower the loss scale, and all else stays as it was. The first of these is the
     /// reason. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, NUMERICS, LOSS_SCALE, wgsl!("../../shaders/step/verdict.wgsl")];
+    pub Verdict = [
+        STEP_STATE, WIDE, NUMERICS, LOSS_SCALE, SCHEDULE, wgsl!("../../shaders/step/verdict.wgsl"),
+    ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
@@ -129,8 +133,15 @@ kernel! {
         beta2: f32,
         /// 1 - beta2, rounded once.
         one_minus_beta2: f32,
-        /// Length of the learning rates, at least 1.
-        schedule_length: u32,
+        /// Applied steps that take their learning rates from the start of the table.
+        rising_steps: u32,
+        /// Applied steps at which the learning rate is that of entry `decay_first`, for ever.
+        decay_end: u32,
+        /// First entry of those that are counted from `decay_end` backwards.
+        decay_first: u32,
+        /// Each step up to two to this plus 1 has an entry, counted from either; further out two to
+        /// this many entries serve a doubling, with lines between. 31: every step has its own.
+        knot_bits: u32,
         /// Factor on the loss scale after `growth_interval` clean steps in a row.
         growth_factor: f32,
         /// Factor on the loss scale at an overflow.
@@ -156,8 +167,8 @@ kernel! {
     buffers {
         /// (1) [`StepInput`](crate::step::StepInput)
         Read input,
-        /// (schedule_length): the first applied step takes element 0, the one after t applied
-        /// steps takes element t, those past the end the last.
+        /// Learning rates over applied steps. For a list of n, one for each and the last for all
+        /// later ones: `rising_steps` and `decay_first` are n - 1, and `decay_end` is 0.
         Read learning_rates,
         /// f32 (1): loss of the step, as [`LossMean`](super::LossMean) leaves it.
         Read loss,
@@ -180,7 +191,10 @@ impl VerdictParams {
             one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
-            schedule_length: 1,
+            rising_steps: 0,
+            decay_end: 0,
+            decay_first: 0,
+            knot_bits: 31,
             growth_factor: 2.0,
             backoff_factor: 0.5,
             growth_interval: 0,

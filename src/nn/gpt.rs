@@ -346,4 +346,9 @@ impl Model for LanguageModel {
         graph.observe("z_loss", logits.z_loss);
         ModelOutput { loss, prediction }
     }
+
+    fn configuration(&self) -> String {
+        let GptConfig { heads, kv_heads, positions, qk_norm, .. } = &self.gpt.config;
+        format!("heads {heads}, kv_heads {kv_heads}, positions {positions:?}, qk_norm {qk_norm:?}")
+    }
 }

@@ -26,7 +26,7 @@ use crate::kernels::{Accumulate, AccumulateParams};
 use crate::record::{Recorder, Slot, StepBuffers};
 
 /// Flat buffers that receive gradients and new states.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sinks {
     /// Gradients, one buffer per [trained segment](Parameters::trained_segments) of the parameters.
     pub gradients: Vec<wgpu::Buffer>,
@@ -75,7 +75,7 @@ pub struct Report {
 }
 
 /// An input's buffer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct InputSlot {
     /// Name, shape and bound.
     pub spec: InputSpec,
@@ -84,7 +84,7 @@ pub struct InputSlot {
 }
 
 /// A node of the graph as the plan has it, and its share of the dispatches.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RecordedNode {
     /// What the node is.
     pub source: Source,

@@ -47,8 +47,22 @@ pub fn layout(sizes: impl IntoIterator<Item = u64>, largest: u64) -> (Vec<Locati
     (locations, segments)
 }
 
+/// Where bytes of a parameter or state go.
+pub(crate) type Encoded = (wgpu::Buffer, u64, Vec<u8>);
+
 /// The parameters, trained and frozen, and the kept states of a model, by name.
-#[derive(Clone, Debug)]
+///
+/// They are the buffers themselves: training changes what a reference to a trainer's parameters
+/// reads. So there is no `Clone`, which would only be another name for the same buffers; what is to
+/// stay as it is takes a [`copy`](Self::copy), or a
+/// [`Checkpoint`](crate::train::Checkpoint) on the host.
+///
+/// ```compile_fail
+/// fn snapshot(parameters: &evenkeel::plan::Parameters) -> evenkeel::plan::Parameters {
+///     parameters.clone()
+/// }
+/// ```
+#[derive(Debug)]
 pub struct Parameters {
     gpu: Gpu,
     specs: Vec<ParameterSpec>,
@@ -80,6 +94,23 @@ impl Parameters {
     /// The same tensors on another device, zeroed.
     pub(crate) async fn zeroed_on(&self, gpu: &Gpu) -> Result<Self> {
         Self::allocate(gpu, &self.specs, &self.states, self.storage).await
+    }
+
+    /// The same values in buffers of their own, on the same device, as they are after all that was
+    /// submitted. What becomes of either from here on leaves the other alone: averages of weights,
+    /// the best of a run, a second trainer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub async fn copy(&self) -> Result<Self> {
+        let copy = self.zeroed_on(&self.gpu).await?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let from = self.weights.iter().chain([&self.committed]);
+        for (from, to) in from.zip(copy.weights.iter().chain([&copy.committed])) {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+        }
+        self.gpu.submit(encoder);
+        Ok(copy)
     }
 
     async fn allocate(
@@ -296,23 +327,28 @@ impl Parameters {
         Ok((values, compensation))
     }
 
-    /// Makes of values that [`read`](Self::read) gave, and were [written](Self::write), the very bits
-    /// again that they were made of. Does nothing in storages without a compensation.
-    pub(crate) fn write_compensation(
+    /// The very bits again that the values were made of which [`read`](Self::read) gave; as
+    /// [`encode`](Self::encode), for a parameter. Storages without a compensation need none.
+    /// `None` where the two do not belong together.
+    pub(crate) fn encode_compensated(
         &self,
         name: &str,
         values: &[f32],
         compensation: &[f32],
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<Encoded>>> {
         let slot = self.find(name)?;
-        if self.storage_of(name) == WeightStorage::Bf16Kahan {
-            // The sum was rounded to f32, far below the bf16 that is looked for.
-            let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
-            let encode = |dense: &[f32]| slot.shape.precision.encode(&slot.shape.pad(dense));
-            self.gpu.write(&slot.buffer, slot.offset, &encode(&weights));
-            self.gpu.write(&slot.buffer, beside_offset(&slot), &encode(compensation));
+        if self.storage_of(name) != WeightStorage::Bf16Kahan {
+            return self.encode(name, values).map(Some);
         }
-        Ok(())
+        // The sum was rounded to f32, far below the bf16 that is looked for.
+        let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
+        let encode = |dense: &[f32]| slot.shape.precision.encode(&slot.shape.pad(dense));
+        let [weights, beside] = [encode(&weights), encode(compensation)];
+        let stored = slot.shape.unpad(&WeightStorage::Bf16Kahan.decode(&weights, &beside));
+        let beside_at = beside_offset(&slot);
+        Ok((stored == values).then(|| {
+            vec![(slot.buffer.clone(), slot.offset, weights), (slot.buffer, beside_at, beside)]
+        }))
     }
 
     /// States are f32.
@@ -328,12 +364,20 @@ impl Parameters {
     }
 
     /// Writes a parameter or state, dense, row-major. The storage keeps of a parameter what it can;
-    /// [`read`](Self::read) gives that back.
+    /// [`read`](Self::read) gives that back. On an error nothing is written.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::InputSize`], and [`Error::NonFinite`] for NaN or Inf, and
     /// for what the storage would make Inf of.
     pub fn write(&self, name: &str, data: &[f32]) -> Result<()> {
+        for (buffer, offset, bytes) in self.encode(name, data)? {
+            self.gpu.write(&buffer, offset, &bytes);
+        }
+        Ok(())
+    }
+
+    /// What [`write`](Self::write) writes.
+    pub(crate) fn encode(&self, name: &str, data: &[f32]) -> Result<Vec<Encoded>> {
         let slot = self.find(name)?;
         if data.len() != slot.shape.count() {
             return Err(Error::InputSize {
@@ -354,11 +398,9 @@ impl Parameters {
                 advice: "training cannot start from it; check where the values come from".into(),
             });
         }
-        self.gpu.write(&slot.buffer, slot.offset, &weights);
-        if !beside.is_empty() {
-            self.gpu.write(&slot.buffer, beside_offset(&slot), &beside);
-        }
-        Ok(())
+        let beside = (!beside.is_empty()).then(|| (beside_offset(&slot), beside));
+        let parts = std::iter::once((slot.offset, weights)).chain(beside);
+        Ok(parts.map(|(offset, bytes)| (slot.buffer.clone(), offset, bytes)).collect())
     }
 
     /// Reads a parameter or state, dense, row-major: of a parameter all that the storage knows, so
@@ -413,11 +455,13 @@ impl Parameters {
         self.weights.iter().map(wgpu::Buffer::size).sum::<u64>() + self.committed.size()
     }
 
-    /// Fails if two parameters or states have the same name.
+    /// Panics if two parameters or states have the same name, or one that files have for others.
     pub(crate) fn assert_unique_names(&self) {
         let mut seen = HashSet::new();
         for name in self.names() {
             assert!(seen.insert(name), "{name:?} names both a parameter and a state");
+            let is_reserved = name.starts_with("evenkeel/") || name == "__metadata__";
+            assert!(!is_reserved, "checkpoints have {name:?} for something else");
         }
     }
 }

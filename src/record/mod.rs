@@ -16,7 +16,7 @@ use crate::shape::Shape;
 use crate::step::{StepInput, StepState};
 
 /// The two blocks that steer a step.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct StepBuffers {
     /// One [`StepInput`], written by the host.
     pub input: wgpu::Buffer,

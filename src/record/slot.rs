@@ -2,7 +2,7 @@
 
 use crate::shape::Shape;
 
-/// Where a value lies on the device.
+/// Where a value lies on the device. A clone is the same place, not another value.
 #[derive(Clone, Debug)]
 pub struct Slot {
     /// The buffer.

@@ -20,7 +20,7 @@ use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{LossMean, LossMeanParams};
 use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
-use crate::step::{StepInput, StepState};
+use crate::step::{StepInput, StepState, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
@@ -174,10 +174,11 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Steps the telemetry ring holds before old ones are overwritten.
+    /// Steps the telemetry ring holds before old ones are overwritten: at least 1 and at most
+    /// 1,048,576, which take 72 MiB.
     #[must_use]
     pub fn telemetry_capacity(mut self, steps: u32) -> Self {
-        self.settings.ring = steps.max(1);
+        self.settings.ring = steps.clamp(1, 1 << 20);
         self
     }
 
@@ -277,8 +278,7 @@ pub(super) async fn build<M: Model>(
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale();
-    let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
-    let step = StepBuffers::from_state(gpu, state);
+    let step = StepBuffers::from_state(gpu, settings.initial_state());
     let observed = graph.observations().iter().map(|&(_, value)| value);
     let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
     let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
@@ -297,7 +297,7 @@ pub(super) async fn build<M: Model>(
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
     let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
-    let tensors = gpu.upload("tensors", &settings.rules.states(parameters.trained())?);
+    let tensors = gpu.upload("tensors", &settings.initial_tensors(&parameters)?);
     let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
     let update = Update {
         gpu,
@@ -417,7 +417,26 @@ impl Settings {
         }
     }
 
-    fn chosen_loss_scale(&self) -> LossScale {
+    pub(super) fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    pub(super) fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// The device's account of a run that has not begun.
+    pub(super) fn initial_state(&self) -> StepState {
+        let loss_scale = self.chosen_loss_scale();
+        StepState::new(loss_scale.init(), loss_scale.hysteresis())
+    }
+
+    /// The rows of the tensor table of a run that has not begun.
+    pub(super) fn initial_tensors(&self, parameters: &Parameters) -> Result<Vec<TensorState>> {
+        self.rules.states(parameters.trained())
+    }
+
+    pub(super) fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
             Precision::F32 | Precision::Bf16 => LossScale::default(),
@@ -426,15 +445,16 @@ impl Settings {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.schedule.validate(self.optimizer.learning_rate())?;
         self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
         self.validate_policies()?;
-        if self.microbatches == 0 {
+        if self.microbatches == 0 || u32::try_from(self.microbatches).is_err() {
             return Err(Error::Setting {
                 setting: "accumulation",
-                value: "0".into(),
-                range: "at least 1 microbatch per step",
+                value: self.microbatches.to_string(),
+                range: "at least 1 microbatch per step, and at most 2^32 - 1",
             });
         }
         Ok(())
@@ -532,8 +552,10 @@ impl Settings {
         }
         let count = self.microbatches as u64;
         let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
-        let all: Vec<_> =
-            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b * count).collect();
+        let all: Vec<_> = inputs
+            .chain([size_of::<StepInput>() as u64])
+            .map(|b| b.saturating_mul(count))
+            .collect();
         let (needed, available) =
             (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
         if needed > available {

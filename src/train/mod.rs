@@ -17,6 +17,7 @@ mod loss_scale;
 mod norm;
 pub mod optimizers;
 mod predictor;
+mod rebuild;
 mod schedule;
 mod sequence;
 pub mod stability;
@@ -86,6 +87,13 @@ pub struct ModelOutput {
 pub trait Model {
     /// Builds the model in `graph`.
     fn build(&self, graph: &mut Graph) -> ModelOutput;
+
+    /// What the model does with its tensors that their names and shapes do not show, in words: how
+    /// many heads, say, but nothing that may change within a run, such as dropout. A checkpoint of
+    /// other words is refused. Empty, the default, says nothing.
+    fn configuration(&self) -> String {
+        String::new()
+    }
 }
 
 impl<F: Fn(&mut Graph) -> ModelOutput> Model for F {

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
+use super::schedule::RateTable;
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
@@ -75,11 +76,11 @@ impl Update<'_> {
         };
         self.norm.record(&mut recorder, &pass, self.clip.max_norm());
         self.judge(&mut recorder, &scan);
-        let rates = self.schedule.table(self.optimizer.learning_rate())?;
+        let schedule = self.schedule.table(self.optimizer.learning_rate())?;
         recorder.dispatch(&Verdict {
-            params: self.verdict_params(to_u32(rates.len())),
+            params: self.verdict_params(&schedule),
             input: step.input.as_entire_buffer_binding(),
-            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            learning_rates: upload_rates(gpu, &schedule).await?.as_entire_buffer_binding(),
             loss: self.loss.as_entire_buffer_binding(),
             staged: self.sinks.staged.as_entire_buffer_binding(),
             tensors: self.tensors.as_entire_buffer_binding(),
@@ -256,11 +257,14 @@ impl Update<'_> {
         if has_states { to_u32(self.sinks.staged.size() as usize / 16) } else { 0 }
     }
 
-    fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
+    fn verdict_params(&self, schedule: &RateTable) -> VerdictParams {
         let tensor_count = to_u32(self.parameters.trained().len());
         let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
-            schedule_length,
+            rising_steps: schedule.rising_steps,
+            decay_end: schedule.decay_end,
+            decay_first: schedule.decay_first,
+            knot_bits: schedule.knot_bits,
             give_up_after: self.give_up_after,
             staged_quads: self.staged_quads(),
             ..VerdictParams::new(tensor_count, self.optimizer.betas())
@@ -280,6 +284,22 @@ impl Update<'_> {
             },
         }
     }
+}
+
+/// The learning rates on the device. Only a list of the user's own has no bound.
+async fn upload_rates(gpu: &Gpu, schedule: &RateTable) -> Result<wgpu::Buffer> {
+    let (needed, available) = (4 * schedule.rates.len() as u64, gpu.largest_binding());
+    if needed > available {
+        return Err(Error::Limit {
+            what: format!("a schedule of {} factors", schedule.rates.len()),
+            limit: "maxStorageBufferBindingSize (or maxBufferSize)",
+            needed,
+            available,
+            advice: "give fewer factors, or a Schedule that is computed".into(),
+        });
+    }
+    let upload = || gpu.upload("learning rates", &schedule.rates);
+    parameters::allocate(gpu, "the schedule", needed, upload).await
 }
 
 /// What a scan left, and the tensors it is about.

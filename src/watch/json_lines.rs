@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::error::Result;
+use crate::json::push_string;
 use crate::watch::sink::Output;
 use crate::watch::{Record, Sink, number};
 
@@ -66,22 +67,4 @@ impl<W: Write> Sink for JsonLines<W> {
     fn finish(&mut self) -> Result<()> {
         self.output.flush()
     }
-}
-
-/// A JSON string: quotation marks, backslashes and control characters must be escaped.
-fn push_string(line: &mut String, text: &str) {
-    line.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            '\n' => line.push_str("\\n"),
-            '\t' => line.push_str("\\t"),
-            control if control < ' ' => {
-                line.push_str(&format!("\\u{:04x}", u32::from(control)));
-            }
-            other => line.push(other),
-        }
-    }
-    line.push('"');
 }

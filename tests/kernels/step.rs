@@ -218,7 +218,10 @@ fn verdict_params(settings: &VerdictSettings, tensor_count: u32) -> VerdictParam
         one_minus_beta1: (1.0 - settings.beta1) as f32,
         beta2: settings.beta2 as f32,
         one_minus_beta2: (1.0 - settings.beta2) as f32,
-        schedule_length: settings.learning_rates.len() as u32,
+        rising_steps: settings.learning_rates.len() as u32 - 1,
+        decay_end: 0,
+        decay_first: settings.learning_rates.len() as u32 - 1,
+        knot_bits: 31,
         growth_factor: scaling.growth as f32,
         backoff_factor: scaling.backoff as f32,
         growth_interval: scaling.interval,
@@ -455,6 +458,7 @@ fn check_opening(gpu: &Gpu) {
 fn verdict(gpu: &Gpu) {
     check_skip(gpu);
     check_schedule(gpu);
+    check_long_schedule(gpu);
     check_bias_corrections(gpu);
     check_policies(gpu);
     check_loss_scale(gpu);
@@ -809,6 +813,57 @@ fn check_schedule(gpu: &Gpu) {
         assert_eq!(state.skipped_in_row, expected.skipped_in_row);
     }
     assert_close("last rate", &[judge.state(gpu).learning_rate], &[0.15], ROUNDING);
+}
+
+/// x² by knots, x being the steps until the end: exact at every step close to it, by lines of four
+/// to a doubling further out, which are off by 2^-6 of it at most. Clocks stop at the largest u32.
+fn check_long_schedule(gpu: &Gpu) {
+    const BITS: u32 = 2;
+    const END: u32 = 4_000_000_000;
+    const LINES: Tolerance =
+        Tolerance { absolute: 0.0, relative: 2.4e-7, because: "two knots and a line in f32" };
+    let knot = |index: u32| {
+        let shift = (index >> BITS).saturating_sub(1);
+        f64::from(index - (shift << BITS)) * f64::from(shift).exp2()
+    };
+    let decay = (0..128).map(|index| (1e-20 * knot(index).powi(2)) as f32);
+    // One step of rise in front.
+    let rates: Vec<_> = std::iter::once(0.5).chain(decay).collect();
+    let lines = |x: f64| {
+        let above = (0..128).find(|&index| knot(index) > x).expect("a knot beyond");
+        let (a, b) = (knot(above - 1), knot(above));
+        1e-20 * (a * a + (b * b - a * a) * (x - a) / (b - a))
+    };
+    let learning_rates = gpu.upload("learning rates", &rates);
+    let tensors = gpu.upload("tensors", &[TensorState::default()]);
+    let (loss, staged) = (gpu.upload("loss", &[2.5f32]), gpu.upload("staged", &STAGED));
+    let input =
+        gpu.upload("input", &[StepInput { learning_rate_factor: 1.0, ..Default::default() }]);
+    for t in [0, 1, 2, 1000, 3_000_000_000, END - 77, END - 8, END - 7, END - 1, END, u32::MAX] {
+        let state = gpu.upload("state", &[StepState { applied_total: t, ..fresh(1.0) }]);
+        gpu.run(&Verdict {
+            params: VerdictParams {
+                rising_steps: 1,
+                decay_end: END,
+                decay_first: 1,
+                knot_bits: BITS,
+                ..VerdictParams::new(1, [0.9, 0.999])
+            },
+            input: input.as_entire_buffer_binding(),
+            learning_rates: learning_rates.as_entire_buffer_binding(),
+            loss: loss.as_entire_buffer_binding(),
+            staged: staged.as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        let state: StepState = block_on(gpu.read(&state, 0, 1)).expect("readable")[0];
+        let x = f64::from(END.saturating_sub(t));
+        let expected = if t == 0 { 0.5 } else { lines(x) };
+        assert_close(&format!("rate at {t}"), &[state.learning_rate], &[expected], LINES);
+        let off = (expected - 1e-20 * x * x).abs();
+        assert!(t == 0 || off <= 1e-20 * x * x / 64.0, "{t}: {off:e}");
+        assert_eq!(state.applied_total, t.saturating_add(1));
+    }
 }
 
 fn check_bias_corrections(gpu: &Gpu) {

@@ -22,6 +22,7 @@ macro_rules! tests {
 }
 
 pub mod cases;
+pub mod edited;
 pub mod files;
 pub mod models;
 pub mod parted;

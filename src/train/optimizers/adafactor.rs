@@ -2,10 +2,11 @@
 
 use super::tensor_means::chunk_range;
 use super::{
-    Optimizer, Rule, Segment, SegmentTensor, check_not_negative, check_positive, packed_bytes,
+    MomentShare, Optimizer, Rule, Segment, SegmentTensor, check_not_negative, check_positive,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::Shape;
 use crate::kernels::{
     AdafactorFactors, AdafactorFactorsParams, AdafactorParams, AdafactorScan, AdafactorScanParams,
     AdafactorSquares, AdafactorSquaresParams, FACTOR_BLOCK_QUADS, FactorBlock, FactoredTensor,
@@ -59,12 +60,37 @@ impl Default for Adafactor {
 }
 
 impl Optimizer for Adafactor {
+    fn name(&self) -> &'static str {
+        "Adafactor"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["variance"]
     }
 
+    fn squares(&self) -> &'static [&'static str] {
+        &["variance"]
+    }
+
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
-        vec![packed_bytes(Layout::new(tensors).variance_quads, tensors)]
+        vec![16 * u64::from(Layout::new(tensors).variance_quads)]
+    }
+
+    /// Of a matrix the mean squares of its rows, then of its columns, with their padding.
+    fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
+        let mut layout = Layout::new(&[]);
+        layout.shapes.resize(table_rows(tensors), FactoredTensor::default());
+        let shares = tensors.iter().enumerate().map(|(index, tensor)| {
+            let first = layout.variance_quads;
+            layout.add(tensor);
+            let shape = if tensor.spec.shape.dims.len() > 1 {
+                Shape::f32([4 * (layout.variance_quads - first) as usize])
+            } else {
+                tensor.spec.shape.clone()
+            };
+            MomentShare { tensor: index, first, shape }
+        });
+        vec![shares.collect()]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -174,8 +200,8 @@ struct Layout {
 
 impl Layout {
     fn new(tensors: &[SegmentTensor<'_>]) -> Self {
-        let rows = tensors.iter().map(|tensor| tensor.index as usize + 1).max().unwrap_or(0);
-        let mut layout = Self { shapes: vec![FactoredTensor::default(); rows], ..Self::default() };
+        let shapes = vec![FactoredTensor::default(); table_rows(tensors)];
+        let mut layout = Self { shapes, ..Self::default() };
         for tensor in tensors {
             layout.add(tensor);
         }
@@ -285,6 +311,11 @@ impl Layout {
             });
         }
     }
+}
+
+/// Rows of the tensor table that these tensors reach.
+fn table_rows(tensors: &[SegmentTensor<'_>]) -> usize {
+    tensors.iter().map(|tensor| tensor.index as usize + 1).max().unwrap_or(0)
 }
 
 /// Every pair below both, the second running fastest.

@@ -46,8 +46,16 @@ impl Default for Adam {
 }
 
 impl Optimizer for Adam {
+    fn name(&self) -> &'static str {
+        "Adam"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.amsgrad { &["m", "v", "v_max"] } else { &["m", "v"] }
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v", "v_max"]
     }
 
     fn learning_rate(&self) -> f64 {

@@ -50,8 +50,16 @@ impl Default for AdamAtan2 {
 }
 
 impl Optimizer for AdamAtan2 {
+    fn name(&self) -> &'static str {
+        "AdamAtan2"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m", "v"]
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
     fn learning_rate(&self) -> f64 {

@@ -57,8 +57,16 @@ impl Default for AdamW {
 }
 
 impl Optimizer for AdamW {
+    fn name(&self) -> &'static str {
+        "AdamW"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.amsgrad { &["m", "v", "v_max"] } else { &["m", "v"] }
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v", "v_max"]
     }
 
     fn learning_rate(&self) -> f64 {

@@ -45,6 +45,10 @@ impl Default for Lion {
 }
 
 impl Optimizer for Lion {
+    fn name(&self) -> &'static str {
+        "Lion"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m"]
     }

@@ -58,7 +58,7 @@ pub use sgd::Sgd;
 pub use stable_adamw::StableAdamW;
 
 use crate::error::{Error, Result};
-use crate::graph::ParameterSpec;
+use crate::graph::{ParameterSpec, Shape};
 use crate::kernels::CHUNK_QUADS;
 use crate::plan::Parameters;
 use crate::record::{Recorder, to_u32};
@@ -106,17 +106,21 @@ impl<'a> SegmentTensor<'a> {
     }
 }
 
+/// What an optimizer keeps of one tensor in one buffer: f32 of this shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MomentShare {
+    /// Index among the tensors of the segment.
+    pub tensor: usize,
+    /// First quad in the buffer; rows are padded to quads.
+    pub first: u32,
+    /// Its shape.
+    pub shape: Shape,
+}
+
 /// Bytes of a flat buffer of f32 with these tensors: that of the gradients.
 fn flat_bytes(tensors: &[SegmentTensor<'_>]) -> u64 {
     let end = tensors.last().map_or(0, |tensor| tensor.offset + tensor.quads());
     (u64::from(end) * 16).next_multiple_of(512)
-}
-
-/// Bytes of a buffer that is not laid out as the gradients are, and so must not have their size:
-/// that is how both are told apart.
-fn packed_bytes(quads: u32, tensors: &[SegmentTensor<'_>]) -> u64 {
-    let bytes = u64::from(quads.max(1)) * 16;
-    if bytes == flat_bytes(tensors) { bytes + 16 } else { bytes }
 }
 
 /// The flat buffers of one segment of the parameters, as an optimizer sees them.
@@ -140,11 +144,40 @@ pub struct Segment<'a> {
 
 /// What turns gradients into new weights: a [`Rule`], its settings, and the moments it keeps.
 pub trait Optimizer: Debug {
+    /// Name for messages and checkpoints.
+    fn name(&self) -> &'static str;
+
     /// The base learning rate, which the schedule multiplies.
     fn learning_rate(&self) -> f64;
 
     /// Names of the buffers that the optimizer keeps.
     fn moments(&self) -> &'static [&'static str];
+
+    /// Which of these are sums or means of squares: a checkpoint with a number below 0 in one is
+    /// refused.
+    fn squares(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Where each tensor of a segment has its share of each of the buffers, by buffer; a tensor of
+    /// which nothing is kept in one has none there. Checkpoints hold the shares under the names of
+    /// the tensors, so that a run goes on where segments are others. The default is that of buffers
+    /// that are laid out as the gradients are.
+    fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
+        let shares = tensors.iter().enumerate().map(|(index, tensor)| MomentShare {
+            tensor: index,
+            first: tensor.offset,
+            shape: tensor.spec.shape.clone(),
+        });
+        vec![shares.collect(); self.moments().len()]
+    }
+
+    /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
+    /// parameter, laid out as the gradients are; [`moment_shares`](Self::moment_shares) tells of
+    /// another layout.
+    fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
+        vec![flat_bytes(tensors); self.moments().len()]
+    }
 
     /// The update of one segment. What it has to know of whole tensors, passes recorded here find in
     /// front of it. Nothing that the optimizer keeps and no weight may change unless the verdict is
@@ -170,13 +203,6 @@ pub trait Optimizer: Debug {
     /// [`Error::Setting`] names the one that is out of range.
     fn validate(&self) -> Result<()> {
         check_not_negative("learning_rate", self.learning_rate())
-    }
-
-    /// Bytes of each of the moments for a segment of the parameters. The default is one f32 per
-    /// parameter, laid out as the gradients are; a buffer laid out otherwise must have another
-    /// size than that of the gradients.
-    fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
-        vec![flat_bytes(tensors); self.moments().len()]
     }
 
     /// Records the update of one segment: passes and [`rule`](Self::rule).

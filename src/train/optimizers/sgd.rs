@@ -42,6 +42,10 @@ impl Default for Sgd {
 }
 
 impl Optimizer for Sgd {
+    fn name(&self) -> &'static str {
+        "Sgd"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.momentum == 0.0 { &[] } else { &["momentum"] }
     }

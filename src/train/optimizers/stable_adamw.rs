@@ -57,8 +57,16 @@ impl StableAdamW {
 }
 
 impl Optimizer for StableAdamW {
+    fn name(&self) -> &'static str {
+        "StableAdamW"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m", "v"]
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
     fn learning_rate(&self) -> f64 {

@@ -96,6 +96,13 @@ pub trait Policy: Debug {
         Vec::new()
     }
 
+    /// Whether these words, as many as [`memory`](Self::memory) has, padded to a multiple of four,
+    /// can be what the policy remembers: a checkpoint with others is refused.
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let _ = words;
+        true
+    }
+
     /// Whether [`Judgement::tensor_norms`] has to be there.
     fn needs_tensor_norms(&self) -> bool {
         false
@@ -143,10 +150,22 @@ pub(super) struct ActivePolicy {
 }
 
 impl ActivePolicy {
+    /// The words of the memory before the first step.
+    pub fn fresh_memory(&self, tensor_count: u32) -> Vec<u32> {
+        let mut memory = self.policy.memory(tensor_count);
+        memory.resize(self.memory.size() as usize / 4, 0);
+        memory
+    }
+
     /// Where a checkpoint holds the memory.
     pub fn checkpoint_name(&self) -> String {
         format!("evenkeel/policy/{}", self.policy.name())
     }
+}
+
+/// Whether all of these are bits of numbers that are finite and not negative.
+fn are_norms(words: &[u32]) -> bool {
+    words.iter().all(|&bits| bits < f32::INFINITY.to_bits())
 }
 
 /// Fails unless the value is finite and fits.

@@ -1,6 +1,6 @@
 //! Spikes of loss and norm, and what is done about them.
 
-use super::{Judgement, Policy, check};
+use super::{Judgement, Policy, are_norms, check};
 use crate::error::Result;
 use crate::kernels::{
     GuardSpikes, GuardSpikesParams, SPIKE_CLIP_HARDER, SPIKE_CUT_LEARNING_RATE,
@@ -162,6 +162,24 @@ impl Policy for SpikeGuard {
 
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         vec![0; SpikeMemory::words(self.window, tensor_count)]
+    }
+
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let header = size_of::<SpikeMemory>() / 4;
+        let Some((header, samples)) = words.split_at_checked(header) else { return false };
+        let memory: SpikeMemory = bytemuck::pod_read_unaligned(bytemuck::cast_slice(header));
+        let (losses, others) = samples.split_at(self.window as usize);
+        let losses: &[f32] = bytemuck::cast_slice(losses);
+        let counts = [memory.loss_count, memory.norm_count];
+        let places = [memory.loss_next, memory.norm_next];
+        counts.into_iter().all(|count| count <= self.window)
+            && places.into_iter().all(|place| place < self.window)
+            && memory.pending < 8
+            && memory.pending_loss.is_finite()
+            && (0.0..=1.0).contains(&memory.cut_factor)
+            && are_norms(&[memory.pending_norm.to_bits()])
+            && losses.iter().all(|loss| loss.is_finite())
+            && are_norms(others)
     }
 
     fn needs_tensor_norms(&self) -> bool {

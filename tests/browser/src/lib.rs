@@ -37,6 +37,10 @@ mod means;
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../restore.rs"]
+mod restore;
+#[path = "../../sizes.rs"]
+mod sizes;
 #[path = "../../skips.rs"]
 mod skips;
 #[path = "../../stability.rs"]
@@ -70,6 +74,8 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
     ("skips", skips::TESTS),
+    ("restore", restore::TESTS),
+    ("sizes", sizes::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),

@@ -8,8 +8,8 @@ use orthogonalize::{Batch, Scratch};
 
 use super::tensor_means::record_eps_shares;
 use super::{
-    AdamW, Optimizer, Rule, Segment, SegmentTensor, check_decay_rate, check_not_negative,
-    check_positive, packed_bytes, rounded,
+    AdamW, MomentShare, Optimizer, Rule, Segment, SegmentTensor, check, check_decay_rate,
+    check_not_negative, check_positive, rounded,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -83,7 +83,7 @@ pub struct Muon {
     pub weight_decay: f64,
     /// How the size of an update follows from the shape of its matrix.
     pub scale: MuonScale,
-    /// Newton-Schulz iterations.
+    /// Newton-Schulz iterations, at most 100.
     pub iterations: u32,
     /// Their coefficients.
     pub coefficients: [f64; 3],
@@ -132,15 +132,43 @@ impl Default for Muon {
 }
 
 impl Optimizer for Muon {
+    fn name(&self) -> &'static str {
+        "Muon"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["momentum", "m", "v"]
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
         let (batches, others) = self.divide(tensors);
         let momentum = batches.iter().map(Batch::quads).sum();
         let others = others.iter().map(SegmentTensor::quads).sum();
-        [momentum, others, others].map(|quads| packed_bytes(quads, tensors)).to_vec()
+        [momentum, others, others].map(|quads: u32| 16 * u64::from(quads)).to_vec()
+    }
+
+    fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
+        let (batches, others) = self.divide(tensors);
+        let packed = |packed: Vec<SegmentTensor<'_>>| {
+            let mut first = 0;
+            let shares = packed.iter().map(|tensor| {
+                let found = tensors.iter().position(|other| other.index == tensor.index);
+                first += tensor.quads();
+                MomentShare {
+                    tensor: found.expect("one of the tensors"),
+                    first: first - tensor.quads(),
+                    shape: tensor.spec.shape.clone(),
+                }
+            });
+            shares.collect::<Vec<_>>()
+        };
+        let hidden = batches.into_iter().flat_map(|batch| batch.tensors).collect();
+        let others = packed(others);
+        vec![packed(hidden), others.clone(), others]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -156,6 +184,8 @@ impl Optimizer for Muon {
         check_decay_rate("momentum", self.momentum)?;
         check_not_negative("weight_decay", self.weight_decay)?;
         check_not_negative("eps", self.eps)?;
+        // Each is recorded, batch by batch; five to ten are what the coefficients are made for.
+        check("iterations", f64::from(self.iterations), 0.0, 101.0, "at most 100")?;
         self.adamw.validate()?;
         let AdamW { amsgrad, cautious, cautious_decay, .. } = self.adamw;
         if amsgrad || cautious || cautious_decay {
@@ -378,8 +408,7 @@ mod tests {
         let expected = [(0, vec![0, 2]), (2, vec![1]), (6, vec![3]), (7, vec![4]), (8, vec![5])];
         assert_eq!(found, expected);
         let bytes = Muon::default().moment_bytes(&tensors);
-        // All momentum, but not the size that would say it is laid out as the gradients are.
-        assert_eq!(bytes, [16 * u64::from(offset) + 16, 16, 16]);
+        assert_eq!(bytes, [16 * u64::from(offset), 0, 0]);
     }
 
     #[test]
