@@ -755,3 +755,46 @@ fn dispatches_do_not_grow_with_frozen_tensors() {
     // Scan, norm, verdict, optimizer, telemetry.
     assert_eq!(found, [5; 4]);
 }
+
+/// Trained and frozen tensors that fill several segments each.
+#[test]
+fn segments_are_of_trained_or_of_frozen_tensors() {
+    let limits =
+        wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, ..wgpu::Limits::default() };
+    let Some((device, queue, info)) = support::device(limits) else { return };
+    let gpu = Gpu::from_device(device, queue, info);
+    // 25 KiB each: two in a segment.
+    let model = |count| Terms { tensors: vec![(vec![100, 64], 1.0); count] };
+    let frozen = [1, 3, 4];
+    for storage in [WeightStorage::F32, WeightStorage::Bf16Split] {
+        let builder = |count| {
+            let builder = Trainer::builder(model(count)).weights(storage).clip(Clip::Norm(0.01));
+            builder.telemetry_capacity(16).policy(AdaGc { warmup: 1, ..AdaGc::default() })
+        };
+        let is_frozen = move |spec: &ParameterSpec| frozen.contains(&spec.stream);
+        let mut trainer = build(builder(7).freeze(is_frozen), &gpu);
+        let parameters = trainer.parameters();
+        let segments = [parameters.trained_segments().len(), parameters.segments().len()];
+        assert_eq!((segments, parameters.weights().len()), ([2, 4], 4));
+        let mut control = build(builder(4), &gpu);
+        let pairs = ["w0", "w2", "w5", "w6"].into_iter().zip(["w0", "w1", "w2", "w3"]);
+        for (mine, other) in pairs.clone() {
+            control.parameters().write(other, &read(&trainer, mine)).expect("written");
+        }
+        let before = frozen_bits(&trainer);
+        for seed in 0..3 {
+            let mut data = model(7).data(seed, 1);
+            let record = step(&mut trainer, &data.batch());
+            for list in [&mut data.factors, &mut data.targets] {
+                frozen.iter().rev().for_each(|&index| drop(list.remove(index as usize)));
+            }
+            let expected = step(&mut control, &data.batch());
+            assert_eq!(record.gradient_norm, expected.gradient_norm, "{storage}");
+        }
+        for (mine, other) in pairs {
+            assert_eq!(read(&trainer, mine), read(&control, other), "{storage}: {mine}");
+        }
+        assert!(frozen_bits(&trainer) == before, "{storage}");
+        assert_eq!(trainer.report().moment_bytes, control.report().moment_bytes);
+    }
+}
