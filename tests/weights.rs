@@ -553,7 +553,8 @@ fn initial_weights_that_are_not_finite() {
         // Row 2, columns 4 and 5: 14 quads in a row.
         let halves = [half::bf16::ONE, half::bf16::NAN];
         gpu.write(&slot.buffer, slot.offset + 2 * 14 * 8 + 8, bytemuck::bytes_of(&halves));
-        let builder = Trainer::builder(steered as Steering).parameters(parameters.clone());
+        let copy = block_on(parameters.copy()).expect("a copy");
+        let builder = Trainer::builder(steered as Steering).parameters(copy);
         let Err(error) = block_on(builder.build(&gpu)) else { panic!("{storage}: built") };
         let text = error.to_string();
         assert!(text.contains("initial value of parameter w2"), "{storage}: {text}");

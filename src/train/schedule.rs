@@ -138,41 +138,38 @@ impl Schedule {
     /// Fails for settings that make no sense, with this learning rate to multiply.
     ///
     /// # Errors
-    /// [`Error::Setting`] for no factors, a decay that ends before the warm-up, a factor that is
-    /// negative, NaN or Inf, and a learning rate beyond f32.
+    /// [`Error::Setting`] for no factors, a decay that ends before the warm-up, and a factor that
+    /// makes a learning rate negative, NaN or Inf in f32.
     pub(crate) fn validate(&self, learning_rate: f64) -> Result<()> {
         let refused = |setting, value: String, range| Err(Error::Setting { setting, value, range });
-        let is_factor = |factor: f64| factor.is_finite() && factor >= 0.0;
-        let largest = match *self {
-            Self::Constant { .. } => 1.0,
+        let check = |factor: f64, of: String| {
+            let rate = learning_rate * factor;
+            if (rate as f32).is_finite() && factor >= 0.0 {
+                return Ok(());
+            }
+            let value = format!("{rate} ({of} is {factor})");
+            refused("scheduled learning rate", value, "finite and not negative in f32")
+        };
+        match *self {
+            Self::Constant { .. } => check(1.0, "the factor".into()),
             Self::Linear { warmup, total, final_factor }
             | Self::Cosine { warmup, total, final_factor } => {
                 if total < warmup {
                     let value = format!("{total}, with a warm-up of {warmup}");
                     return refused("schedule total", value, "at least the warm-up");
                 }
-                if !is_factor(final_factor) {
-                    let value = final_factor.to_string();
-                    return refused("schedule final_factor", value, "finite and not negative");
-                }
-                if total == 0 { final_factor } else { final_factor.max(1.0) }
+                check(final_factor, "final_factor".into())?;
+                let first = if total == 0 { final_factor } else { 1.0 };
+                check(first, "the factor".into())
             }
             Self::Factors(ref factors) => {
                 if factors.is_empty() {
                     return refused("schedule factors", "empty".into(), "at least one factor");
                 }
-                if let Some(t) = factors.iter().position(|&factor| !is_factor(factor)) {
-                    let value = format!("{} at step {t}", factors[t]);
-                    return refused("schedule factors", value, "finite and not negative");
-                }
-                factors.iter().fold(0.0, |largest, &factor| factor.max(largest))
+                let mut steps = factors.iter().enumerate();
+                steps.try_for_each(|(t, &factor)| check(factor, format!("the factor of step {t}")))
             }
-        };
-        let rate = learning_rate * largest;
-        if (rate as f32).is_finite() && rate >= 0.0 {
-            return Ok(());
         }
-        refused("scheduled learning rate", rate.to_string(), "finite and not negative in f32")
     }
 
     /// Learning rates of all steps.
@@ -379,7 +376,7 @@ mod tests {
             }
         }
         refused(Schedule::Factors(vec![]), "at least one factor");
-        refused(Schedule::Factors(vec![1.0, f64::NAN]), "NaN at step 1");
-        refused(Schedule::Factors(vec![1.0, -1.0, f64::NAN]), "-1 at step 1");
+        refused(Schedule::Factors(vec![1.0, f64::NAN]), "the factor of step 1 is NaN");
+        refused(Schedule::Factors(vec![1.0, -1.0, f64::NAN]), "the factor of step 1 is -1");
     }
 }
