@@ -238,8 +238,8 @@ fn a_diagnosis_divides_as_the_step_does() {
     let diagnosis = block_on(trainer.diagnose(&batch(&counted))).expect("a diagnosis");
     let record = step(&mut trainer, &batch(&counted));
     let loss = |m| {
-        let of_loss = diagnosis.values.iter().filter(|v| v.label == "cross_entropy");
-        let value = of_loss.filter(|v| v.microbatch == m && v.output == 0).next();
+        let mut values = diagnosis.values.iter().filter(|value| value.microbatch == m);
+        let value = values.find(|value| value.label == "cross_entropy" && value.output == 0);
         f64::from(value.expect("a loss").largest)
     };
     assert_close("loss", &[record.loss], &[(loss(0) + loss(1)) / 2.0], SUMS);
