@@ -5,8 +5,8 @@
 //! key heads, then the value heads, each of `head_quads` quads.
 
 use super::shared::{
-    COLUMN_TILE, GRID, HEAD_NORM, LANES_64, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY,
-    WEIGHT_F32,
+    CENTRED, COLUMN_TILE, GRID, HEAD_NORM, LANES_64, NUMERICS, QUAD_F32, RANGE, REDUCE, ROW,
+    STEP_STATE, SUMMARY, WEIGHT_F32,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
@@ -23,7 +23,7 @@ kernel! {
     /// QK-norm: RMSNorm or LayerNorm without bias over each query and key head, with one weight for
     /// all queries and one for all keys (arXiv 2302.05442, 2309.14322). Values are copied.
     pub HeadNorm = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, wgsl!("../../shaders/head_norm.wgsl"),
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, wgsl!("../../shaders/head_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(
@@ -60,7 +60,7 @@ kernel! {
     /// Gradients of [`HeadNorm`]; those of the weights as partial sums, which
     /// [`ColumnSum`](super::ColumnSum) folds. Statistics are computed again: x is read anyway.
     pub HeadNormBackward = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, COLUMN_TILE,
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, COLUMN_TILE,
         wgsl!("../../shaders/head_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -114,7 +114,8 @@ pub const WORST_TENSOR: Fragment = wgsl!("../../shaders/shared/worst_tensor.wgsl
 pub const SPIKE_MEMORY: Fragment = wgsl!("../../shaders/shared/spike_memory.wgsl");
 /// `RollbackMemory`, `SnapshotRing`.
 pub const SNAPSHOT: Fragment = wgsl!("../../shaders/shared/snapshot.wgsl");
-/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+/// `head_sum`, `scaled_moments`: the heads of a row, side by side in a workgroup of 64; joined after
+/// [`ROW`], [`RANGE`] and [`CENTRED`].
 pub const HEAD_NORM: Fragment = wgsl!("../../shaders/shared/head_norm.wgsl");
 /// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
 /// [`REDUCE`] and [`NUMERICS`].
@@ -141,3 +142,15 @@ pub const WEIGHT_BF16_STOCHASTIC: Fragment =
 pub const WEIGHT_BF16_KAHAN: Fragment = wgsl!("../../shaders/shared/weight_bf16_kahan.wgsl");
 /// [`WEIGHT_F32`]'s functions over f32 split in two halves; wants [`BF16`] too.
 pub const WEIGHT_BF16_SPLIT: Fragment = wgsl!("../../shaders/shared/weight_bf16_split.wgsl");
+/// `overflowed`, `scale_below`, `magnitude4`: powers of two that keep squares within f32.
+pub const RANGE: Fragment = wgsl!("../../shaders/shared/range.wgsl");
+/// `centred`: deviations from a mean kept as shift + rest.
+pub const CENTRED: Fragment = wgsl!("../../shaders/shared/centred.wgsl");
+/// `row_scale` of the kernel's `row_values`; wants [`RANGE`], [`REDUCE`] and [`ROW_LANES_64`].
+pub const ROW_SCALE: Fragment = wgsl!("../../shaders/shared/row_scale.wgsl");
+/// `row_moments` of the kernel's `row_values`; wants [`ROW`], [`CENTRED`] and [`ROW_SCALE`].
+pub const ROW_MOMENTS: Fragment = wgsl!("../../shaders/shared/row_moments.wgsl");
+/// `row_rstd` of the kernel's `row_values`; wants [`ROW`] and [`ROW_SCALE`].
+pub const ROW_MEAN_SQUARE: Fragment = wgsl!("../../shaders/shared/row_mean_square.wgsl");
+/// `batch_moments`, `deviations`: how BatchNorm normalizes a quad of features; wants [`CENTRED`].
+pub const FEATURE_MOMENTS: Fragment = wgsl!("../../shaders/shared/feature_moments.wgsl");
