@@ -32,6 +32,7 @@ mod logits;
 mod loss;
 mod matmul;
 mod norm;
+mod norm_extremes;
 mod normalization;
 mod optimizer;
 mod optimizer_runs;
@@ -47,6 +48,7 @@ mod weights;
 pub const OTHERS: &[(&str, &[Test])] = &[
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
+    ("norm_extremes", norm_extremes::TESTS),
     ("random", random::TESTS),
     ("weights", weights::TESTS),
 ];

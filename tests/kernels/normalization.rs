@@ -403,6 +403,11 @@ fn layer_norm_backward(gpu: &Gpu) {
         Case::new(shape).check_backward(gpu, false);
     }
     Case::constant(257).check_backward(gpu, false);
+    // A gradient that is much the same throughout: what it has in common does not count.
+    let (rows, cols) = (3, 257);
+    let dy = offset_values(13, rows * cols);
+    let case = Case { dy, weight: vec![1.0; cols], ..Case::new(&(rows, cols)) };
+    case.check_backward(gpu, false);
 }
 
 fn rms_norm_backward(gpu: &Gpu) {
@@ -499,8 +504,10 @@ fn batch_norm(gpu: &Gpu) {
 }
 
 fn batch_norm_backward(gpu: &Gpu) {
-    for &(rows, features) in BATCHES {
-        let (x, dy) = (values(7, rows * features), values(8, rows * features));
+    for (&(rows, features), offset) in BATCHES.iter().flat_map(|b| [(b, 0.0), (b, 1e4)]) {
+        let x = values(7, rows * features);
+        // With an offset, a gradient that is much the same throughout.
+        let dy: Vec<_> = values(8, rows * features).iter().map(|dy| dy + offset).collect();
         let weight = values(9, features);
         let before = values(10, features);
         let (wx, wdy, ww) = (wide(&x), wide(&dy), wide(&weight));
