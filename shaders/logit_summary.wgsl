@@ -1,5 +1,5 @@
 // max_logit = largest logit, penalty = z_loss mean of lse^2, over the rows that count; NaN both
-// where a row is not finite, -1e30 and 0 where no row counts. `accumulate` goes on from the
+// where a row is not finite, the lowest f32 and 0 where no row counts. `accumulate` goes on from the
 // microbatches before: the largest of all, the mean of all. One workgroup in all.
 struct LogitSummaryParams {
     rows: u32,

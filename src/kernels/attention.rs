@@ -87,8 +87,9 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head), overwritten.
         Write output,
-        /// f32 (batch, heads, time), overwritten.
-        Write log_sum_exp,
+        /// f32 (batch, heads, time, 2), overwritten: each row's largest score, after any cap, and the
+        /// log-sum-exp of its scores less it.
+        Write statistics,
         /// f32 (batch, heads, time): the row's largest scaled score before the soft cap, and the
         /// entropy of its softmax in nats; NaN both where a score is not finite. Overwritten where
         /// `watch` is 1, else any buffer. [`AttentionSummary`](super::AttentionSummary) folds it.
@@ -124,8 +125,8 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head)
         Read output_gradient,
-        /// f32 (batch, heads, time)
-        Read log_sum_exp,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
         /// f32 (batch, heads, time)
         Read delta,
         /// Laid out as `qkv`; the columns of the queries are overwritten.
@@ -145,8 +146,8 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head)
         Read output_gradient,
-        /// f32 (batch, heads, time)
-        Read log_sum_exp,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
         /// f32 (batch, heads, time)
         Read delta,
         /// Laid out as `qkv`; the columns of the keys and values are overwritten.

@@ -156,8 +156,8 @@ kernel! {
         Read statistics,
         /// (rows)
         Read targets,
-        /// f32 (1), overwritten, or raised to the largest; -1e30 where no row counts. NaN where a
-        /// row is.
+        /// f32 (1), overwritten, or raised to the largest; the lowest f32 where no row counts.
+        /// NaN where a row is.
         Write max_logit,
         /// f32 (1), overwritten, or the mean over the microbatches. NaN where a row is.
         Write penalty,

@@ -26,6 +26,7 @@ use evenkeel::{Gpu, kernels};
 pub type Test = (&'static str, fn());
 
 mod attention;
+mod attention_extremes;
 mod elementwise;
 mod embedding;
 mod logits;
@@ -46,10 +47,12 @@ mod weights;
 
 /// Tests by family that are no rows.
 pub const OTHERS: &[(&str, &[Test])] = &[
+    ("attention_extremes", attention_extremes::TESTS),
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
     ("norm_extremes", norm_extremes::TESTS),
     ("random", random::TESTS),
+    ("softmax", softmax::TESTS),
     ("weights", weights::TESTS),
 ];
 
