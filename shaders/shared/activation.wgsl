@@ -11,13 +11,6 @@ fn keep_nan(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
     return select(y, x, (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) > vec4(0x7f800000u));
 }
 
-// y, but NaN where x is NaN or Inf: what an overflow has left must not pass for a number.
-fn poisoned(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
-    let bits = bitcast<vec4<u32>>(x);
-    let nan = bitcast<vec4<f32>>(bits | vec4(0x7fc00000u));
-    return select(y, nan, (bits & vec4(0x7f800000u)) == vec4(0x7f800000u));
-}
-
 // exp(-a) for a >= 0; 0 where the result would be subnormal.
 fn exp_of_minus(a: vec4<f32>) -> vec4<f32> {
     return select(exp(-min(a, vec4(87.0))), vec4(0.0), a > vec4(87.0));

@@ -14,7 +14,8 @@
 //! [`Matmul`](super::Matmul).
 
 use super::shared::{
-    ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, HEAD_QUADS_32, QUAD_F32, REDUCE, ROW_LANES_64,
+    ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, HEAD_QUADS_32, NUMERICS, QUAD_F32, REDUCE,
+    ROW_LANES_64,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
@@ -74,7 +75,7 @@ attention_kernel! {
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -100,7 +101,7 @@ attention_kernel! {
 attention_kernel! {
     /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
     pub AttentionDelta, AttentionDeltaParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention_delta.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention_delta.wgsl"),
     ];
     grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
     buffers {
@@ -116,7 +117,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention_backward_query.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -137,7 +138,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention_backward_key_value.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
@@ -158,7 +159,7 @@ attention_kernel! {
 kernel! {
     /// The causal softmax of a whole matrix of scores, row r being query `r % time`.
     pub CausalSoftmax = [
-        QUAD_F32, GRID, ROW_LANES_64, REDUCE, ACTIVATION,
+        QUAD_F32, GRID, ROW_LANES_64, REDUCE, NUMERICS, ACTIVATION,
         wgsl!("../../shaders/causal_softmax.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -1,12 +1,9 @@
 //! Layer, RMS and batch normalization. Statistics are f32 and two-pass: the mean, then the sum of
 //! centred squares; the mean of x² less mean² would lose a small variance beside a large mean. The
-//! mean is kept as two numbers, a shift and a small rest, so that whatever uses it again, the
-//! backward pass and the gradients of the parameters, keeps the digits of x - mean as well.
-//!
-//! Every finite x is right: where squares would leave f32, a row or a feature is scaled by a power
-//! of two, the scale being a statistic like the others. A row or a feature with a NaN or Inf is all
-//! NaN. Parameter gradients of the row norms come as partial sums per block of rows, which
-//! [`ColumnSum`](super::ColumnSum) folds.
+//! mean is kept as (shift + rest) / scale, so that the backward pass keeps the digits of x - mean
+//! too. scale is 1, or a power of two where squares would leave f32; std is that of x scale.
+//! A row or feature with a NaN or Inf is all NaN. Parameter gradients of the row norms come as
+//! partial sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
 
 use super::reduce::column_tiles;
 use super::shared::{
@@ -41,8 +38,7 @@ kernel! {
         Read bias,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows, 4), overwritten: shift, rest, 1 / std and scale, a power of two. The mean is
-        /// (shift + rest) / scale, and `x * scale` has the std.
+        /// (rows, 4): shift, rest, 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -76,8 +72,7 @@ kernel! {
         Write sum,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows, 4), overwritten: shift, rest, 1 / std and scale, a power of two. The mean is
-        /// (shift + rest) / scale, and `x * scale` has the std.
+        /// (rows, 4): shift, rest, 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -171,7 +166,7 @@ kernel! {
         Read weight,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows, 2), overwritten: 1 / std of `x * scale`, and scale, a power of two.
+        /// (rows, 2): 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -203,7 +198,7 @@ kernel! {
         Write sum,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows, 2), overwritten: 1 / std of `x * scale`, and scale, a power of two.
+        /// (rows, 2): 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -273,7 +268,7 @@ kernel! {
 }
 
 kernel! {
-    /// Mean and biased variance of every feature over the rows, as [`BatchNorm`] wants them.
+    /// Mean and biased variance of every feature over the rows.
     pub BatchNormStatistics = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, RANGE, CENTRED,
         wgsl!("../../shaders/batch_norm_statistics.wgsl"),
@@ -289,8 +284,7 @@ kernel! {
     buffers {
         /// (rows, features)
         Read x,
-        /// (4, features), overwritten: shift, rest, biased variance, and scale, a power of two. The
-        /// mean is (shift + rest) / scale, and `x * scale` has the variance.
+        /// (4, features): shifts, rests, variances, scales, overwritten.
         Write statistics,
     }
 }
@@ -316,8 +310,7 @@ kernel! {
     buffers {
         /// (rows, features)
         Read x,
-        /// (4, features), as [`BatchNormStatistics`] leaves them; where `given` is 1, (2, features):
-        /// means, then variances.
+        /// (4, features) of [`BatchNormStatistics`], or given (2, features): means, variances.
         Read statistics,
         /// (features)
         Read weight,
@@ -366,8 +359,7 @@ kernel! {
 
 kernel! {
     /// staged = (1 - momentum) previous + momentum batch, the variances made unbiased. They are
-    /// staged first, so that a step that is skipped does not move the committed ones. A variance
-    /// above the largest f32 counts as that: Inf would never fade.
+    /// staged first, so that a skipped step moves nothing. Inf counts as the largest variance.
     pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/batch_norm_running.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((2 * params.features.div_ceil(4)).div_ceil(64));

@@ -84,7 +84,8 @@ pub const HEAD_QUADS_16: Fragment = wgsl!("../../shaders/shared/head_quads_16.wg
 /// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::variant::Variant::head_quads) says, the
 /// others stand for it.
 pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
-/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`].
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`] and
+/// [`NUMERICS`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row.
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/shared/attention_tile.wgsl");
