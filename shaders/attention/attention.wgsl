@@ -4,15 +4,14 @@
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> output: array<Quad>;
-@group(0) @binding(3) var<storage, read_write> log_sum_exp: array<f32>; // (batch, heads, time)
+// (batch, heads, time): largest score, log(sum(exp(score - largest)))
+@group(0) @binding(3) var<storage, read_write> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read_write> row_logits: array<vec2<f32>>; // (batch, heads, time)
 
 override watch: u32 = 0u; // a constant, so that what it switches off costs nothing
 
-// Scores of four keys; LOWEST past the query.
-fn visible(score: vec4<f32>, first_key: u32, query: u32) -> vec4<f32> {
-    return select(vec4(LOWEST), score, first_key + vec4(0u, 1u, 2u, 3u) <= vec4(query));
-}
+// exp(-FAINT) counts as zero; a difference of two scores beyond it may be Inf.
+const FAINT = 88.0;
 
 @compute @workgroup_size(64)
 fn main(
@@ -45,20 +44,24 @@ fn main(
             if first <= query {
                 var s = mat2x4<f32>();
                 for (var d = 0u; d < quads; d++) { s += x_dots(unpack(qkv[q + d]), d); }
-                let x = visible(params.scale * s[0], first, query);
-                let y = visible(params.scale * s[1], first + 4u, query);
+                let sees_x = seen(first, query);
+                let sees_y = seen(first + 4u, query);
+                let x = select(vec4(LOWEST), params.scale * s[0], sees_x);
+                let y = select(vec4(LOWEST), params.scale * s[1], sees_y);
                 if watch != 0u { largest = max(max(largest, x), y); }
-                s[0] = visible(capped(x), first, query);
-                s[1] = visible(capped(y), first + 4u, query);
+                s[0] = select(vec4(LOWEST), capped(x), sees_x);
+                s[1] = select(vec4(LOWEST), capped(y), sees_y);
                 let highest = max(max(vec4(top), s[0]), s[1]);
                 let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
-                let keep = exp_of_minus(vec4(new_top - top)).x;
-                if watch != 0u { spread = keep * (spread + (new_top - top) * total); }
+                let rise = min(new_top - top, FAINT);
+                let keep = exp_of_minus(vec4(rise)).x;
+                if watch != 0u { spread = keep * (spread + rise * total); }
                 total *= keep;
-                let below = mat2x4(new_top - s[0], new_top - s[1]);
-                // A NaN score stays NaN, so that it cannot pass for a weight of zero.
-                s[0] = keep_nan(s[0], exp_of_minus(below[0]));
-                s[1] = keep_nan(s[1], exp_of_minus(below[1]));
+                let below = mat2x4(
+                    min(new_top - s[0], vec4(FAINT)), min(new_top - s[1], vec4(FAINT)));
+                // Of a score that is not finite the weight is NaN, not zero.
+                s[0] = select(vec4(0.0), poisoned(x, exp_of_minus(below[0])), sees_x);
+                s[1] = select(vec4(0.0), poisoned(y, exp_of_minus(below[1])), sees_y);
                 total += dot(s[0], vec4(1.0));
                 total += dot(s[1], vec4(1.0));
                 if watch != 0u {
@@ -75,7 +78,7 @@ fn main(
             let at = output_at(sequence, head, query);
             for (var d = 0u; d < quads; d++) { output[at + d] = pack(o[d] / total); }
             let row = statistic_at(sequence, head, query);
-            log_sum_exp[row] = top + log(total);
+            statistics[row] = vec2(top, log(total));
             if watch != 0u {
                 let entropy = log(total) + spread / total;
                 let score = max(max(largest.x, largest.y), max(largest.z, largest.w));

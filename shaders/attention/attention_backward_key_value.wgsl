@@ -3,13 +3,11 @@
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
-@group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>; // (batch, heads, time)
+// (batch, heads, time): largest score, log(sum(exp(score - largest)))
+@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> delta: array<f32>; // (batch, heads, time)
 @group(0) @binding(5) var<storage, read_write> qkv_gradient: array<Quad>; // key, value columns
 
-fn lse_of(i: vec4<u32>) -> vec4<f32> {
-    return vec4(log_sum_exp[i.x], log_sum_exp[i.y], log_sum_exp[i.z], log_sum_exp[i.w]);
-}
 fn delta_of(i: vec4<u32>) -> vec4<f32> {
     return vec4(delta[i.x], delta[i.y], delta[i.z], delta[i.w]);
 }
@@ -19,11 +17,20 @@ fn rows_of(at: u32, first: u32) -> vec4<u32> {
     return at + min(first + vec4(0u, 1u, 2u, 3u), vec4(params.time - 1u));
 }
 
-// With what probability four queries attend to the key.
-fn probabilities(score: vec4<f32>, at: u32, first: u32, key: u32) -> vec4<f32> {
+// Which of four queries from `first` on see the key.
+fn seen_by(first: u32, key: u32) -> vec4<bool> {
     let t = first + vec4(0u, 1u, 2u, 3u);
-    let seen = (t >= vec4(key)) & (t < vec4(params.time));
-    return select(vec4(0.0), exp_of_minus(lse_of(rows_of(at, first)) - capped(score)), seen);
+    return (t >= vec4(key)) & (t < vec4(params.time));
+}
+
+// With what probability four queries that see a key attend to it.
+fn probabilities(score: vec4<f32>, at: u32, first: u32) -> vec4<f32> {
+    let rows = rows_of(at, first);
+    let a = statistics[rows.x];
+    let b = statistics[rows.y];
+    let c = statistics[rows.z];
+    let d = statistics[rows.w];
+    return probability(score, vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
 }
 
 @compute @workgroup_size(64)
@@ -62,14 +69,17 @@ fn main(
                         s += x_dots(unpack(qkv[k + d]), d);
                         dp += y_dots(unpack(qkv[v + d]), d);
                     }
+                    let by_x = seen_by(first, key);
+                    let by_y = seen_by(first + 4u, key);
+                    s = mat2x4(params.scale * s[0], params.scale * s[1]);
                     let p = mat2x4(
-                        probabilities(params.scale * s[0], at, first, key),
-                        probabilities(params.scale * s[1], at, first + 4u, key),
+                        select(vec4(0.0), probabilities(s[0], at, first), by_x),
+                        select(vec4(0.0), probabilities(s[1], at, first + 4u), by_y),
                     );
                     let x = dp[0] - delta_of(rows_of(at, first));
                     let y = dp[1] - delta_of(rows_of(at, first + 4u));
-                    dp[0] = p[0] * x * capped_derivative(params.scale * s[0]);
-                    dp[1] = p[1] * y * capped_derivative(params.scale * s[1]);
+                    dp[0] = select(vec4(0.0), p[0] * x * capped_derivative(s[0]), by_x);
+                    dp[1] = select(vec4(0.0), p[1] * y * capped_derivative(s[1]), by_y);
                     for (var d = 0u; d < quads; d++) {
                         dk[d] += x_sum(dp, d);
                         dv[d] += y_sum(p, d);

@@ -1,16 +1,19 @@
-// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] with p = exp(f(scale q·k) - lse), j <= t.
+// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over j <= t, p the probabilities.
 // One workgroup per 64 queries of a head, one invocation per query.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
-@group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>; // (batch, heads, time)
+// (batch, heads, time): largest score, log(sum(exp(score - largest)))
+@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> delta: array<f32>; // (batch, heads, time)
 @group(0) @binding(5) var<storage, read_write> qkv_gradient: array<Quad>; // query columns
 
 // Gradients of the raw scores of four keys, given those of their probabilities.
-fn score_gradients(product: vec4<f32>, dp: vec4<f32>, lse: f32, row_delta: f32) -> vec4<f32> {
+fn score_gradients(
+    product: vec4<f32>, dp: vec4<f32>, row: vec2<f32>, row_delta: f32,
+) -> vec4<f32> {
     let score = params.scale * product;
-    let p = exp_of_minus(lse - capped(score));
+    let p = probability(score, vec4(row.x), vec4(row.y));
     return p * (dp - row_delta) * capped_derivative(score);
 }
 
@@ -32,7 +35,7 @@ fn main(
         let t = min(query, params.time - 1u);
         let q = query_at(sequence, head, t);
         let o = output_at(sequence, head, t);
-        let lse = log_sum_exp[statistic_at(sequence, head, t)];
+        let row = statistics[statistic_at(sequence, head, t)];
         let row_delta = delta[statistic_at(sequence, head, t)];
         var dq = array<vec4<f32>, MAX_HEAD_QUADS>();
         for (var first = 0u; first < end; first += TILE) {
@@ -49,11 +52,10 @@ fn main(
                     s += x_dots(unpack(qkv[q + d]), d);
                     dp += y_dots(unpack(output_gradient[o + d]), d);
                 }
-                let key = first + vec4(0u, 1u, 2u, 3u);
-                let x = score_gradients(s[0], dp[0], lse, row_delta);
-                let y = score_gradients(s[1], dp[1], lse, row_delta);
-                dp[0] = select(vec4(0.0), x, key <= vec4(query));
-                dp[1] = select(vec4(0.0), y, key + 4u <= vec4(query));
+                let x = score_gradients(s[0], dp[0], row, row_delta);
+                let y = score_gradients(s[1], dp[1], row, row_delta);
+                dp[0] = select(vec4(0.0), x, seen(first, query));
+                dp[1] = select(vec4(0.0), y, seen(first + 4u, query));
                 for (var d = 0u; d < quads; d++) { dq[d] += x_sum(dp, d); }
             }
             workgroupBarrier();

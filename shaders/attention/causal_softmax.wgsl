@@ -11,12 +11,25 @@ struct CausalSoftmaxParams {
 @group(0) @binding(1) var<storage, read> scores: array<Quad>; // (rows, time)
 @group(0) @binding(2) var<storage, read_write> probabilities: array<Quad>; // (rows, time)
 
-const LOWEST = -1e30; // below every score, yet finite: its weight is zero
+// The lowest f32: a score may be as low, so what a query sees is decided by position alone.
+const LOWEST = -0x1.fffffep+127;
 
-fn score(at: u32, quad: u32, query: u32) -> vec4<f32> {
-    var s = params.scale * unpack(scores[at + quad]);
-    if params.soft_cap > 0.0 { s = params.soft_cap * tanh_accurate(s / params.soft_cap); }
-    return select(vec4(LOWEST), s, 4u * quad + vec4(0u, 1u, 2u, 3u) <= vec4(query));
+fn seen(quad: u32, query: u32) -> vec4<bool> {
+    return 4u * quad + vec4(0u, 1u, 2u, 3u) <= vec4(query);
+}
+
+fn raw_scores(i: u32) -> vec4<f32> { return params.scale * unpack(scores[i]); }
+
+fn capped(score: vec4<f32>) -> vec4<f32> {
+    if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
+    return score;
+}
+
+// exp(score - largest) of what the query sees; NaN of a score that is not finite.
+fn weights(at: u32, quad: u32, query: u32, largest: f32) -> vec4<f32> {
+    let score = raw_scores(at + quad);
+    let weight = poisoned(score, exp_of_minus(largest - capped(score)));
+    return select(vec4(0.0), weight, seen(quad, query));
 }
 
 @compute @workgroup_size(LANES)
@@ -31,17 +44,16 @@ fn main(
         let at = row * quads;
         let query = row % params.time;
         var top = vec4(LOWEST);
-        for (var i = lane; i <= query / 4u; i += LANES) { top = max(top, score(at, i, query)); }
+        for (var i = lane; i <= query / 4u; i += LANES) {
+            top = max(top, select(vec4(LOWEST), capped(raw_scores(at + i)), seen(i, query)));
+        }
         let largest = workgroup_max(lane, max(max(top.x, top.y), max(top.z, top.w)));
         var sum = vec4(0.0);
-        for (var i = lane; i <= query / 4u; i += LANES) {
-            let s = score(at, i, query);
-            sum += keep_nan(s, exp_of_minus(largest - s));
-        }
+        for (var i = lane; i <= query / 4u; i += LANES) { sum += weights(at, i, query, largest); }
         let total = workgroup_sum(lane, dot(sum, vec4(1.0)));
         for (var i = lane; i < quads; i += LANES) {
-            let s = score(at, i, query);
-            probabilities[at + i] = pack(keep_nan(s, exp_of_minus(largest - s)) / total);
+            let p = weights(at, i, query, largest) / total;
+            probabilities[at + i] = pack(select(vec4(0.0), p, seen(i, query)));
         }
     }
 }

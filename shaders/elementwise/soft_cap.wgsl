@@ -1,4 +1,5 @@
-// y[i] = cap tanh(x[i] / cap). One invocation per quad.
+// y[i] = cap tanh(x[i] / cap); NaN where x[i] is NaN or Inf, which the cap would hide. One
+// invocation per quad.
 struct SoftCapParams { quads: u32, cap: f32 }
 
 @group(0) @binding(0) var<uniform> params: SoftCapParams;
@@ -12,5 +13,8 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = flat_group(group, groups) * 64u + lane;
-    if i < params.quads { y[i] = pack(params.cap * tanh_accurate(unpack(x[i]) / params.cap)); }
+    if i < params.quads {
+        let values = unpack(x[i]);
+        y[i] = pack(poisoned(values, params.cap * tanh_accurate(values / params.cap)));
+    }
 }

@@ -26,20 +26,31 @@ fn main(
     let column = head % column_heads();
     let quad = lane - ((lane >> shift) << shift);
     let exists = head < params.rows * column_heads() && quad < params.head_quads;
-    let i = head * params.head_quads + quad;
+    let start = head * params.head_quads;
+    let i = start + quad;
+    let zero = hidden_zero(groups);
     let count = 4.0 * f32(params.head_quads);
+    var moments = HeadMoments(0.0, 0.0, 1.0, 1.0);
     var values = vec4(0.0);
-    if exists { values = unpack(x[i]); }
-    if params.centered != 0u {
-        let mean = head_sum(lane, shift, vec2(sum4(values), 0.0)).x / count;
-        values = select(vec4(0.0), values - mean, exists);
+    if exists {
+        if params.centered != 0u { moments.shift = unpack(x[start]).x; }
+        values = unpack(x[i]) - moments.shift;
     }
-    let square = head_sum(lane, shift, vec2(dot(values, values), 0.0)).x / count;
+    if params.centered != 0u {
+        moments.rest = head_sum(lane, shift, vec2(sum4(values), 0.0)).x / count;
+        if exists { values = head_deviations(unpack(x[i]), moments, zero); }
+    }
+    let squares = head_sum(lane, shift, vec2(dot(values, values), 0.0)).x;
+    moments.rstd = inverseSqrt(squares / count + params.eps);
+    if exists && is_normed(column) && overflowed(squares) {
+        moments = scaled_moments(start, zero);
+        values = head_deviations(unpack(x[i]), moments, zero);
+    }
     if exists {
         if column < params.heads {
-            y[i] = pack(values * inverseSqrt(square + params.eps) * unpack(query_weight[quad]));
+            y[i] = pack(values * moments.rstd * unpack(query_weight[quad]));
         } else if is_normed(column) {
-            y[i] = pack(values * inverseSqrt(square + params.eps) * unpack(key_weight[quad]));
+            y[i] = pack(values * moments.rstd * unpack(key_weight[quad]));
         } else {
             y[i] = x[i];
         }

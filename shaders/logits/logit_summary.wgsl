@@ -1,7 +1,7 @@
 // max_logit = largest logit, penalty = z_loss sum of lse^2 / N * M, over the rows that count, for N
-// of them in a step of M microbatches; NaN both where a row is not finite, -1e30 and 0 where no row
-// counts. `accumulate` goes on from the microbatches before: the largest of all, the mean of all.
-// One workgroup in all.
+// of them in a step of M microbatches; NaN both where a row is not finite, the lowest f32 and 0 where
+// no row counts. `accumulate` goes on from the microbatches before: the largest of all, the mean of
+// all. One workgroup in all.
 struct LogitSummaryParams {
     rows: u32,
     ignore_index: u32,

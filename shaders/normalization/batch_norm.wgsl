@@ -1,18 +1,25 @@
 // y = (x - mean) / sqrt(variance + eps) * weight + bias per column, with the batch's statistics in
-// training and the running ones in evaluation. One invocation per quad.
+// training and, where `given` is set, the running ones in evaluation. One invocation per quad.
 struct BatchNormParams {
     rows: u32,
     features: u32,
     eps: f32,
+    given: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: BatchNormParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, features)
-// (2, features): means, variances
+// (4, features) as batch_norm_statistics leaves them; given, (2, features): means, variances
 @group(0) @binding(2) var<storage, read> statistics: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> weight: array<Quad>; // (features)
 @group(0) @binding(4) var<storage, read> bias: array<Quad>; // (features)
 @group(0) @binding(5) var<storage, read_write> y: array<Quad>; // (rows, features)
+
+fn moments_of(quad: u32, quads: u32) -> FeatureMoments {
+    if params.given == 0u { return batch_moments(quad, quads, params.eps); }
+    let rstd = inverseSqrt(statistics[quads + quad] + params.eps);
+    return FeatureMoments(statistics[quad], vec4(0.0), rstd, vec4(1.0));
+}
 
 @compute @workgroup_size(64)
 fn main(
@@ -24,8 +31,8 @@ fn main(
     let i = flat_group(group, groups) * 64u + lane;
     if i < params.rows * quads {
         let q = i % quads;
-        let rstd = inverseSqrt(statistics[quads + q] + params.eps);
-        let normalized = (unpack(x[i]) - statistics[q]) * rstd;
+        let moments = moments_of(q, quads);
+        let normalized = deviations(unpack(x[i]), moments, hidden_zero(groups)) * moments.rstd;
         let values = normalized * unpack(weight[q]) + unpack(bias[q]);
         y[i] = pack(masked(values, is_element(q, params.features)));
     }

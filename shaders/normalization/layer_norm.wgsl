@@ -1,6 +1,5 @@
 // y = (x - mean) / sqrt(variance + eps) * weight + bias over each row. One workgroup per row.
-// Two passes, never E[x^2] - mean^2; the mean is taken relative to the row's first element, so
-// that a large common offset costs no digits and a constant row is exactly centred.
+// Numerically as shared/row_moments.wgsl says.
 struct LayerNormParams {
     rows: u32,
     cols: u32,
@@ -12,8 +11,10 @@ struct LayerNormParams {
 @group(0) @binding(2) var<storage, read> weight: array<Quad>; // (cols)
 @group(0) @binding(3) var<storage, read> bias: array<Quad>; // (cols)
 @group(0) @binding(4) var<storage, read_write> y: array<Quad>; // (rows, cols)
-// (rows): mean, 1 / std
-@group(0) @binding(5) var<storage, read_write> statistics: array<vec2<f32>>;
+// (rows): shift, rest, 1 / std, scale. mean = (shift + rest) / scale; x scale has that std.
+@group(0) @binding(5) var<storage, read_write> statistics: array<vec4<f32>>;
+
+fn row_values(i: u32) -> vec4<f32> { return unpack(x[i]); }
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -25,25 +26,17 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
+        let zero = hidden_zero(groups);
         let first = unpack(x[base]).x;
-        var partial = vec4(0.0);
+        let found = row_moments(lane, base, params.cols, first, zero);
+        let eps = params.eps * found.scale * found.scale;
+        let rstd = inverseSqrt(found.squares / f32(params.cols) + eps);
         for (var q = lane; q < quads; q += LANES) {
-            let values = unpack(x[base + q]);
-            partial += masked(values - first, is_element(q, params.cols));
-        }
-        let offset = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
-        var squares = vec4(0.0);
-        for (var q = lane; q < quads; q += LANES) {
-            let centred = unpack(x[base + q]) - first - offset;
-            squares += masked(centred * centred, is_element(q, params.cols));
-        }
-        let variance = workgroup_sum(lane, sum4(squares)) / f32(params.cols);
-        let rstd = inverseSqrt(variance + params.eps);
-        for (var q = lane; q < quads; q += LANES) {
-            let normalized = (unpack(x[base + q]) - first - offset) * rstd;
+            let x_scaled = row_values(base + q) * found.scale;
+            let normalized = centred(x_scaled, vec4(found.shift), vec4(found.rest), zero) * rstd;
             let values = normalized * unpack(weight[q]) + unpack(bias[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
-        if lane == 0u { statistics[row] = vec2(first + offset, rstd); }
+        if lane == 0u { statistics[row] = vec4(found.shift, found.rest, rstd, found.scale); }
     }
 }

@@ -1,5 +1,5 @@
 // weight_partials[b, c] = sum of dy xhat over the rows of block b, bias_partials[b, c] = sum of dy;
-// xhat = (x - mean) rstd. One workgroup per block of rows and tile of quads; column_sum makes the
+// xhat = (x scale - shift - rest) rstd. One workgroup per block of rows and tile of quads; column_sum makes the
 // gradients of them.
 struct LayerNormParameterPartialsParams {
     rows: u32,
@@ -11,7 +11,7 @@ struct LayerNormParameterPartialsParams {
 @group(0) @binding(0) var<uniform> params: LayerNormParameterPartialsParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> dy: array<Quad>; // (rows, cols)
-@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // (rows): mean, 1 / std
+@group(0) @binding(3) var<storage, read> statistics: array<vec4<f32>>; // (rows), as layer_norm
 @group(0) @binding(4) var<storage, read_write> weight_partials: array<vec4<f32>>; // (blocks, cols)
 @group(0) @binding(5) var<storage, read_write> bias_partials: array<vec4<f32>>; // (blocks, cols)
 
@@ -31,12 +31,15 @@ fn main(
     let end = min(params.rows, first + params.rows_per_block);
     var weight_sum = vec4(0.0);
     var bias_sum = vec4(0.0);
+    let zero = hidden_zero(groups);
 
     if quad < col_quads {
         for (var row = first + lane / width; row < end; row += 64u / width) {
             let i = row * col_quads + quad;
             let gradient = unpack(dy[i]);
-            weight_sum += gradient * ((unpack(x[i]) - statistics[row].x) * statistics[row].y);
+            let found = statistics[row];
+            let centred_x = centred(unpack(x[i]) * found.w, vec4(found.x), vec4(found.y), zero);
+            weight_sum += gradient * (centred_x * found.z);
             bias_sum += gradient;
         }
     }

@@ -13,8 +13,11 @@ struct ResidualLayerNormParams {
 @group(0) @binding(4) var<storage, read> bias: array<Quad>; // (cols)
 @group(0) @binding(5) var<storage, read_write> sum: array<Quad>; // (rows, cols)
 @group(0) @binding(6) var<storage, read_write> y: array<Quad>; // (rows, cols)
-// (rows): mean, 1 / std
-@group(0) @binding(7) var<storage, read_write> statistics: array<vec2<f32>>;
+// (rows): shift, rest, 1 / std, scale
+@group(0) @binding(7) var<storage, read_write> statistics: array<vec4<f32>>;
+
+// Each invocation reads what it wrote.
+fn row_values(i: u32) -> vec4<f32> { return unpack(sum[i]); }
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -26,28 +29,21 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
+        let zero = hidden_zero(groups);
         let first = unpack(pack(unpack(x[base]) + unpack(residual[base]))).x;
-        var partial = vec4(0.0);
         for (var q = lane; q < quads; q += LANES) {
             // As stored: the backward pass reads the rounded sum.
-            let stored = pack(unpack(x[base + q]) + unpack(residual[base + q]));
-            sum[base + q] = stored;
-            let values = unpack(stored);
-            partial += masked(values - first, is_element(q, params.cols));
+            sum[base + q] = pack(unpack(x[base + q]) + unpack(residual[base + q]));
         }
-        let offset = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
-        var squares = vec4(0.0);
+        let found = row_moments(lane, base, params.cols, first, zero);
+        let eps = params.eps * found.scale * found.scale;
+        let rstd = inverseSqrt(found.squares / f32(params.cols) + eps);
         for (var q = lane; q < quads; q += LANES) {
-            let centred = unpack(sum[base + q]) - first - offset;
-            squares += masked(centred * centred, is_element(q, params.cols));
-        }
-        let variance = workgroup_sum(lane, sum4(squares)) / f32(params.cols);
-        let rstd = inverseSqrt(variance + params.eps);
-        for (var q = lane; q < quads; q += LANES) {
-            let normalized = (unpack(sum[base + q]) - first - offset) * rstd;
+            let x_scaled = row_values(base + q) * found.scale;
+            let normalized = centred(x_scaled, vec4(found.shift), vec4(found.rest), zero) * rstd;
             let values = normalized * unpack(weight[q]) + unpack(bias[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
-        if lane == 0u { statistics[row] = vec2(first + offset, rstd); }
+        if lane == 0u { statistics[row] = vec4(found.shift, found.rest, rstd, found.scale); }
     }
 }

@@ -12,7 +12,11 @@ struct ResidualRmsNormParams {
 @group(0) @binding(3) var<storage, read> weight: array<Quad>; // (cols)
 @group(0) @binding(4) var<storage, read_write> sum: array<Quad>; // (rows, cols)
 @group(0) @binding(5) var<storage, read_write> y: array<Quad>; // (rows, cols)
-@group(0) @binding(6) var<storage, read_write> statistics: array<f32>; // (rows): 1 / std
+// (rows): 1 / std of sum scale, scale
+@group(0) @binding(6) var<storage, read_write> statistics: array<vec2<f32>>;
+
+// Each invocation reads what it wrote.
+fn row_values(i: u32) -> vec4<f32> { return unpack(sum[i]); }
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -24,20 +28,15 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
-        var partial = vec4(0.0);
         for (var q = lane; q < quads; q += LANES) {
             // As stored: the backward pass reads the rounded sum.
-            let stored = pack(unpack(x[base + q]) + unpack(residual[base + q]));
-            sum[base + q] = stored;
-            let values = unpack(stored);
-            partial += values * values;
+            sum[base + q] = pack(unpack(x[base + q]) + unpack(residual[base + q]));
         }
-        let mean_square = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
-        let rstd = inverseSqrt(mean_square + params.eps);
+        let found = row_rstd(lane, base, params.cols, params.eps); // 1 / std, scale
         for (var q = lane; q < quads; q += LANES) {
-            let values = unpack(sum[base + q]) * rstd * unpack(weight[q]);
+            let values = row_values(base + q) * found.y * found.x * unpack(weight[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
-        if lane == 0u { statistics[row] = rstd; }
+        if lane == 0u { statistics[row] = found; }
     }
 }

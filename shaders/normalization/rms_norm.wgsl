@@ -9,7 +9,10 @@ struct RmsNormParams {
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> weight: array<Quad>; // (cols)
 @group(0) @binding(3) var<storage, read_write> y: array<Quad>; // (rows, cols)
-@group(0) @binding(4) var<storage, read_write> statistics: array<f32>; // (rows): 1 / std
+// (rows): 1 / std of x scale, scale
+@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
+
+fn row_values(i: u32) -> vec4<f32> { return unpack(x[i]); }
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -21,17 +24,11 @@ fn main(
     if row < params.rows {
         let quads = row_quads(params.cols);
         let base = row * quads;
-        var partial = vec4(0.0);
+        let found = row_rstd(lane, base, params.cols, params.eps); // 1 / std, scale
         for (var q = lane; q < quads; q += LANES) {
-            let values = unpack(x[base + q]);
-            partial += values * values;
-        }
-        let mean_square = workgroup_sum(lane, sum4(partial)) / f32(params.cols);
-        let rstd = inverseSqrt(mean_square + params.eps);
-        for (var q = lane; q < quads; q += LANES) {
-            let values = unpack(x[base + q]) * rstd * unpack(weight[q]);
+            let values = row_values(base + q) * found.y * found.x * unpack(weight[q]);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
-        if lane == 0u { statistics[row] = rstd; }
+        if lane == 0u { statistics[row] = found; }
     }
 }

@@ -1,4 +1,4 @@
-// weight_partials[b, c] = sum of dy xhat over the rows of block b, xhat = x rstd. One workgroup per
+// weight_partials[b, c] = sum of dy xhat over the rows of block b, xhat = x scale rstd. One workgroup per
 // block of rows and tile of quads; column_sum makes the gradient of it.
 struct RmsNormParameterPartialsParams {
     rows: u32,
@@ -10,7 +10,7 @@ struct RmsNormParameterPartialsParams {
 @group(0) @binding(0) var<uniform> params: RmsNormParameterPartialsParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> dy: array<Quad>; // (rows, cols)
-@group(0) @binding(3) var<storage, read> statistics: array<f32>; // (rows): 1 / std
+@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // (rows): 1 / std, scale
 @group(0) @binding(4) var<storage, read_write> weight_partials: array<vec4<f32>>; // (blocks, cols)
 
 @compute @workgroup_size(64)
@@ -33,7 +33,7 @@ fn main(
         for (var row = first + lane / width; row < end; row += 64u / width) {
             let i = row * col_quads + quad;
             let gradient = unpack(dy[i]);
-            weight_sum += gradient * (unpack(x[i]) * statistics[row]);
+            weight_sum += gradient * (unpack(x[i]) * statistics[row].y * statistics[row].x);
         }
     }
     let weight_total = fold_tile(lane, width, weight_sum);

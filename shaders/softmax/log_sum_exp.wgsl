@@ -11,6 +11,8 @@ struct LogSumExpParams {
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> lengths: array<u32>; // (rows)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // (rows)
+// (rows): max_r, log(sum_c exp(x - max_r))
+@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -28,9 +30,12 @@ fn main(
             running = count_exponentials(running, unpack(x[base + q]), is_element(q, valid));
         }
         let total = workgroup_log_sum_exp(lane, running);
-        if lane == 0u { y[row] = select(total.largest + total.log_sum, EMPTY, total.empty); }
+        if lane == 0u {
+            y[row] = select(total.largest + total.log_sum, EMPTY, total.empty);
+            statistics[row] = vec2(total.largest, total.log_sum);
+        }
     }
 }
 
 // Stands for log(0) = -Inf; src/kernels/softmax.rs exports it.
-const EMPTY = -3.0e38;
+const EMPTY = LOWEST;

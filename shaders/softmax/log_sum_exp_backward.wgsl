@@ -1,4 +1,4 @@
-// dx[r, c] = upstream[r] * exp(x[r, c] - y[r]) in the row's valid columns, 0 in the others. One
+// dx[r, c] = upstream[r] * exp(x[r, c] - max_r - log_sum_r) in the row's valid columns, 0 in the others. One
 // invocation per quad.
 struct LogSumExpBackwardParams {
     rows: u32,
@@ -10,7 +10,9 @@ struct LogSumExpBackwardParams {
 @group(0) @binding(0) var<uniform> params: LogSumExpBackwardParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read> lengths: array<u32>; // (rows)
-@group(0) @binding(3) var<storage, read> y: array<f32>; // (rows)
+// (rows), as log_sum_exp leaves them. Apart, because beside a large maximum their sum would lose the
+// digits of the logarithm.
+@group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> upstream: array<f32>; // (rows)
 @group(0) @binding(5) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
@@ -29,8 +31,10 @@ fn main(
         let keep = is_element(i % quads, valid);
         var values = vec4(0.0);
         if any(keep) {
-            // y is rounded, so x - y may exceed 0 by one unit in the last place.
-            let softmax = exp4_nonpositive(unpack(x[i]) - y[row]);
+            let found = statistics[row];
+            var softmax = exp4_nonpositive((unpack(x[i]) - found.x) - found.y);
+            let bits = bitcast<u32>(found.y);
+            if !is_finite_bits(bits) { softmax = vec4(nan_from(bits)); }
             values = masked(upstream[row] * softmax, keep);
         }
         x_gradient[i] = pack(values);

@@ -97,3 +97,7 @@ pub const WEIGHT_BF16_STOCHASTIC: Fragment =
 pub const WEIGHT_BF16_KAHAN: Fragment = wgsl!("../../shaders/shared/weight_bf16_kahan.wgsl");
 /// [`WEIGHT_F32`]'s functions over f32 split in two halves; wants [`BF16`] too.
 pub const WEIGHT_BF16_SPLIT: Fragment = wgsl!("../../shaders/shared/weight_bf16_split.wgsl");
+/// `overflowed`, `scale_below`, `magnitude4`: powers of two that keep squares within f32.
+pub const RANGE: Fragment = wgsl!("../../shaders/shared/range.wgsl");
+/// `centred`: deviations from a mean kept as shift + rest.
+pub const CENTRED: Fragment = wgsl!("../../shaders/shared/centred.wgsl");

@@ -1,6 +1,6 @@
 //! Kernels that treat every element alike. Padding stays zero: each maps zeros to zero.
 
-use crate::kernel::shared::{ACTIVATION, GRID, QUAD_F32};
+use crate::kernel::shared::{ACTIVATION, GRID, NUMERICS, QUAD_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -167,8 +167,9 @@ kernel! {
 }
 
 kernel! {
-    /// y = cap tanh(x / cap): logits that cannot leave (-cap, cap), as in Gemma 2.
-    pub SoftCap = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/soft_cap.wgsl")];
+    /// y = cap tanh(x / cap): logits that cannot leave (-cap, cap), as in Gemma 2. NaN where x is NaN
+    /// or Inf, so that the cap hides no overflow.
+    pub SoftCap = [QUAD_F32, GRID, NUMERICS, ACTIVATION, wgsl!("../../shaders/elementwise/soft_cap.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform SoftCapParams {

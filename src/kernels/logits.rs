@@ -5,12 +5,14 @@
 //! key heads, then the value heads, each of `head_quads` quads.
 
 use crate::kernel::shared::{
-    COLUMN_TILE, GRID, LANES_64, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, WEIGHT_F32,
+    CENTRED, COLUMN_TILE, GRID, LANES_64, NUMERICS, QUAD_F32, RANGE, REDUCE, ROW, STEP_STATE,
+    WEIGHT_F32,
 };
 use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
 
-/// `head_width`, `head_sum`: the heads of a row, side by side in a workgroup of 64.
+/// `head_sum`, `scaled_moments`: the heads of a row, side by side in a workgroup of 64; joined after
+/// [`ROW`], [`RANGE`] and [`CENTRED`].
 pub const HEAD_NORM: Fragment = wgsl!("../../shaders/logits/shared/head_norm.wgsl");
 /// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
 /// [`REDUCE`] and [`NUMERICS`].
@@ -28,7 +30,7 @@ kernel! {
     /// QK-norm: RMSNorm or LayerNorm without bias over each query and key head, with one weight for
     /// all queries and one for all keys (arXiv 2302.05442, 2309.14322). Values are copied.
     pub HeadNorm = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, wgsl!("../../shaders/logits/head_norm.wgsl"),
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, wgsl!("../../shaders/logits/head_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(
@@ -65,7 +67,7 @@ kernel! {
     /// Gradients of [`HeadNorm`]; those of the weights as partial sums, which
     /// [`ColumnSum`](super::ColumnSum) folds. Statistics are computed again: x is read anyway.
     pub HeadNormBackward = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, COLUMN_TILE,
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, COLUMN_TILE,
         wgsl!("../../shaders/logits/head_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -164,8 +166,8 @@ kernel! {
         Read targets,
         /// (2): output of [`CountTargets`](super::CountTargets).
         Read counts,
-        /// f32 (1), overwritten, or raised to the largest; -1e30 where no row counts. NaN where a
-        /// row is.
+        /// f32 (1), overwritten, or raised to the largest; the lowest f32 where no row counts.
+        /// NaN where a row is.
         Write max_logit,
         /// f32 (1), overwritten, or the mean over the microbatches. NaN where a row is.
         Write penalty,

@@ -9,8 +9,9 @@ use crate::kernel::shared::{
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
-/// What [`LogSumExp`] gives for a row without valid columns: stands for log(0), yet is finite.
-pub const EMPTY_LOG_SUM_EXP: f32 = -3.0e38;
+/// What [`LogSumExp`] gives for a row without valid columns: stands for log(0), yet is finite, and
+/// no row has less.
+pub const EMPTY_LOG_SUM_EXP: f32 = f32::MIN;
 
 kernel! {
     /// y = softmax(x) over the valid columns of each row, 0 in the others and in empty rows.
@@ -90,6 +91,8 @@ kernel! {
         Read lengths,
         /// (rows), overwritten.
         Write y,
+        /// (rows, 2), overwritten: the largest valid element, and y less it.
+        Write statistics,
     }
 }
 
@@ -116,8 +119,8 @@ kernel! {
         Read x,
         /// (rows): valid columns of each row. Any buffer where `use_lengths` is 0.
         Read lengths,
-        /// (rows): output of [`LogSumExp`].
-        Read y,
+        /// (rows, 2): what [`LogSumExp`] left. Not y, which lacks the digits beside a large element.
+        Read statistics,
         /// (rows): gradient of y.
         Read upstream,
         /// (rows, cols), overwritten.

@@ -96,7 +96,8 @@ pub fn attention_summary(row_logits: &[f64], heads: usize, time: usize) -> [Vec<
 }
 
 /// The largest logit, and z_loss sum(lse²) M / N, over the rows that count, of (largest logit, lse
-/// less it) of each row, for N targets in a step of M microbatches; [-1e30, 0] where none counts.
+/// less it) of each row, for N targets in a step of M microbatches; [the lowest f32, 0] where none
+/// counts.
 pub fn logit_summary(
     statistics: &[f64],
     targets: &[u32],
@@ -106,7 +107,7 @@ pub fn logit_summary(
 ) -> [f64; 2] {
     let rows = statistics.chunks(2).zip(targets).filter(|&(_, &target)| target != ignore_index);
     let rows: Vec<_> = rows.map(|(pair, _)| (pair[0], (pair[0] + pair[1]).powi(2))).collect();
-    let largest = rows.iter().map(|row| row.0).fold(-1e30, f64::max);
+    let largest = rows.iter().map(|row| row.0).fold(f64::from(f32::MIN), f64::max);
     let sum: f64 = rows.iter().map(|row| row.1).sum();
     [largest, z_loss * sum * f64::from(counts[1]) / f64::from(counts[0].max(1))]
 }

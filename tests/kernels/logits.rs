@@ -179,6 +179,10 @@ fn attention_summary(gpu: &Gpu) {
             assert_close(&what, &read(gpu, &outputs[1])[..heads], &mean, SUMMARY);
         }
         broken_rows(gpu, [batch, heads, time], &microbatches[0], rows);
+        let low: Vec<_> = (0..count).flat_map(|_| [-3e38f32, 0.5]).collect();
+        let outputs = [(); 2].map(|()| gpu.upload("summary", &vec![7.0f32; heads]));
+        run_attention_summary(gpu, &low, [batch, heads, time], 0, &outputs);
+        assert_eq!(read(gpu, &outputs[0])[..heads], vec![-3e38; heads], "however low all are");
     }
 }
 
@@ -274,9 +278,13 @@ fn logit_summary(gpu: &Gpu) {
             assert_close(&format!("{rows} rows, {m}"), &both(&outputs), &expected, SUMMARY);
         }
     }
+    // The largest is one of them, however low all are.
+    let low = fresh();
+    run_logit_summary(gpu, &[-3.1e38, 0.5, -3e38, 1.0], &[1, 2], (0, [2, 1]), &low);
+    assert_eq!(both(&low)[0], -3e38);
     let ignored = fresh();
     run_logit_summary(gpu, &[f32::NAN, f32::NAN, 0.0, 0.0], &[IGNORE; 2], (0, [1, 2]), &ignored);
-    assert_eq!(both(&ignored), [-1e30, 0.0], "no row counts");
+    assert_eq!(both(&ignored), [f32::MIN, 0.0], "no row counts");
     run_logit_summary(gpu, &[-3.0, 1.0], &[0], (1, [1, 2]), &ignored);
     assert_eq!(both(&ignored)[0], -3.0, "the one that counts");
     for broken in [[f32::NAN, 1.0], [1.0, f32::NAN], [f32::INFINITY, 0.0]] {

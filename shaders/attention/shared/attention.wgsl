@@ -15,7 +15,9 @@ override unroll_quads: u32 = 0u;
 
 const BLOCK = 64u; // rows per workgroup, one per invocation
 const TILE = 8u; // rows of the other side in workgroup memory at a time
-const LOWEST = -1e30; // below every score, yet finite
+// Where a running maximum begins: the lowest f32. A score may be as low, so what a query sees is
+// decided by position alone. In hexadecimal, since Tint rejects a decimal that must be rounded.
+const LOWEST = -0x1.fffffep+127;
 
 fn head_quads() -> u32 { return select(unroll_quads, params.head_quads, unroll_quads == 0u); }
 fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
@@ -42,6 +44,11 @@ fn statistic_at(sequence: u32, head: u32, t: u32) -> u32 {
     return (sequence * params.heads + head) * params.time + t;
 }
 
+// Which of four keys from `first` on the query sees.
+fn seen(first: u32, query: u32) -> vec4<bool> {
+    return first + vec4(0u, 1u, 2u, 3u) <= vec4(query);
+}
+
 fn capped(score: vec4<f32>) -> vec4<f32> {
     if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
     return score;
@@ -49,4 +56,12 @@ fn capped(score: vec4<f32>) -> vec4<f32> {
 fn capped_derivative(score: vec4<f32>) -> vec4<f32> {
     if params.soft_cap > 0.0 { return tanh_derivative(score / params.soft_cap); }
     return vec4(1.0);
+}
+
+// Probabilities of scores before the cap, given what the forward pass left of their rows: the largest
+// capped score, and log(sum(exp(score - largest))). Apart, because beside a large score their sum
+// would lose the digits of the logarithm. NaN where a score or its row is not finite.
+fn probability(score: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>) -> vec4<f32> {
+    let below = max(top - capped(score), vec4(0.0));
+    return poisoned(score + log_total, exp_of_minus(below + log_total));
 }

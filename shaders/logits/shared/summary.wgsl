@@ -1,6 +1,7 @@
 // A largest number and a sum over rows, and whether any row was not finite: by its bits, since max
 // may drop a NaN.
-const LOWEST = -1e30; // below every logit, yet finite
+// The lowest f32, in hexadecimal, since Tint rejects a decimal that must be rounded.
+const LOWEST = -0x1.fffffep+127;
 
 struct Summary {
     largest: f32,
