@@ -489,27 +489,51 @@ fn policies_may_come_and_go() {
     assert_eq!(memory(&other, "ZClip")[0], 2, "norms taken in");
 }
 
-/// As the file of a run in which `w1` was frozen.
+/// Which tensors are frozen is a setting: one that no longer is begins with nothing kept of it, and
+/// of one that is now, what the file has is left out.
 fn frozen_tensors_begin_empty() {
     let Some(gpu) = support::gpu() else { return };
-    let mut first = build(&gpu, terms());
+    let mut first = build(&gpu, terms().policy(AdaGc::default()).freeze_named("w1"));
     steps(&mut first, 3);
-    let mut file = Edited::new(&checkpoint(&first));
-    file.tensors.remove("evenkeel/moment/m/w1");
-    file.tensors.remove("evenkeel/moment/v/w1");
-    let read = Checkpoint::from_bytes(&file.bytes()).expect("a checkpoint");
-    let mut other = build(&gpu, terms());
-    assert!(refused(&mut other, &read).contains("no evenkeel/moment/m/w1"));
-    file.say("frozen", "w1");
-    let read = Checkpoint::from_bytes(&file.bytes()).expect("a checkpoint");
-    block_on(other.restore(&read)).expect("frozen then");
+    let from = checkpoint(&first);
+    let mut file = Edited::new(&Checkpoint::from_bytes(&from.to_bytes()).expect("a checkpoint"));
+    assert!(!file.tensors.contains_key("evenkeel/moment/m/w1"));
+
+    let mut other = build(&gpu, terms().policy(AdaGc::default()));
+    steps(&mut other, 2);
+    block_on(other.restore(&from)).expect("frozen then");
     let clocks: Vec<_> = tensor_states(&other).iter().map(|t| t.steps).collect();
     assert_eq!(clocks, [3, 0, 3]);
-    let mut now = Edited::new(&checkpoint(&other));
-    assert!(now.words("evenkeel/moment/v/w1").iter().all(|&word| word == 0));
+    let now = checkpoint(&other);
+    let mut kept = Edited::new(&now);
+    assert!(kept.words("evenkeel/moment/v/w1").iter().all(|&word| word == 0));
+    let fresh = checkpoint(&build(&gpu, terms().policy(AdaGc::default())));
+    let memory = "evenkeel/policy/AdaGC";
+    assert_eq!(kept.words(memory), Edited::new(&fresh).words(memory), "of other tensors");
+    for name in ["w0", "w2"] {
+        let moment = format!("evenkeel/moment/v/{name}");
+        assert_eq!(kept.words(&moment), file.words(&moment));
+    }
+    assert_eq!(now.tensor("w1"), from.tensor("w1"));
     steps(&mut other, 1);
     let clocks: Vec<_> = tensor_states(&other).iter().map(|t| t.steps).collect();
     assert_eq!(clocks, [4, 1, 4]);
+
+    // And back again.
+    let from = checkpoint(&other);
+    steps(&mut first, 2);
+    block_on(first.restore(&from)).expect("frozen now");
+    assert_eq!(tensor_states(&first).iter().map(|t| t.steps).collect::<Vec<_>>(), [4, 4]);
+    let now = checkpoint(&first);
+    for name in ["w0", "w1", "w2"] {
+        assert_eq!(now.tensor(name), from.tensor(name), "{name}");
+    }
+
+    // A moment that is missing of a tensor that was not frozen.
+    file = Edited::new(&from);
+    file.tensors.remove("evenkeel/moment/m/w1");
+    let read = Checkpoint::from_bytes(&file.bytes()).expect("a checkpoint");
+    assert!(refused(&mut other, &read).contains("no evenkeel/moment/m/w1"));
 }
 
 fn weights_alone_begin_anew() {
