@@ -110,6 +110,8 @@ pub mod data;
 #[doc(hidden)]
 pub mod embed;
 pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod guide;
@@ -119,6 +121,8 @@ pub mod nn;
 pub mod plan;
 pub mod precision;
 pub mod reference;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+pub mod run;
 pub mod step;
 pub mod train;
 pub mod variant;
