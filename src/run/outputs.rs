@@ -151,7 +151,10 @@ fn is_same(one: &Path, other: &Path) -> bool {
     let folds = cfg!(any(target_os = "macos", windows));
     one == other
         || (folds && text(&one) == text(&other))
-        || same_file::is_same_file(&one, &other).unwrap_or(false)
+        // To look into a pipe would be to wait for who writes it.
+        || (one.is_file()
+            && other.is_file()
+            && same_file::is_same_file(&one, &other).unwrap_or(false))
 }
 
 fn is_own_output(path: &Path) -> bool {

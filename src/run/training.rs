@@ -251,7 +251,7 @@ impl Run {
         let active = self.active.take().expect("the run has begun");
         let written = active.monitor.finish();
         let result = result.and(active.unsaved.map_or(Ok(()), Err)).and(written);
-        if result.is_err() || active.saved_at < active.steps {
+        if active.saved_at < active.steps {
             say!("saved    at step {} of {}; --resume goes on", active.saved_at, active.steps);
         }
         result.map(|()| signal.map_or(Ending::Done, Ending::Stopped))
