@@ -90,7 +90,7 @@ impl LogFile {
                 }
                 let file = beside.file.as_mut().expect("just made");
                 if let Err(error) = file.write_all(&self.pending) {
-                    file.set_len(0)?;
+                    cut(file, &beside.new, 0)?;
                     return Err(error);
                 }
                 let renamed = beside.rename()?;
@@ -98,14 +98,14 @@ impl LogFile {
                 self.state = State::Open { file, length: length as u64 };
             }
             State::Cut { file, length } => {
-                file.set_len(*length)?;
+                cut(file, &self.path, *length)?;
                 let (file, length) = (file.try_clone()?, *length);
                 self.state = State::Open { file, length };
                 return self.drain();
             }
             State::Open { file, length } => {
                 if let Err(error) = file.write_all(&self.pending) {
-                    file.set_len(*length)?;
+                    cut(file, &self.path, *length)?;
                     return Err(error);
                 }
                 *length += self.pending.len() as u64;
@@ -147,6 +147,14 @@ impl Write for LogFile {
 
 fn lost() -> io::Error {
     io::Error::other("more waited to be written than is kept, so a part was lost")
+}
+
+/// On Windows, who may append may not cut.
+fn cut(file: &File, path: &Path, length: u64) -> io::Result<()> {
+    if cfg!(windows) {
+        return File::options().write(true).open(path)?.set_len(length);
+    }
+    file.set_len(length)
 }
 
 fn open(path: &Path) -> io::Result<File> {
