@@ -24,6 +24,7 @@ use evenkeel::kernels::{
     Adamw, AdamwParams, GradientNorm, GradientNormParams, GradientScan, GradientScanParams,
     NORM_L2, OVERFLOW_NONFINITE, Verdict, VerdictParams, chunks,
 };
+use evenkeel::run::{finish, say};
 use evenkeel::step::{
     APPLY, Chunk, SKIP, ScanPartial, StepInput, StepState, TensorSettings, TensorState,
 };
@@ -98,13 +99,7 @@ struct Host {
 }
 
 fn main() -> ExitCode {
-    match pollster::block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run()))
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
@@ -127,7 +122,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     // evenkeel only borrows the device; dispatches are made once and encoded every step.
     let gpu = Gpu::from_device(device.clone(), queue.clone(), adapter.get_info());
-    println!("adapter  {} ({:?})", gpu.info.name, gpu.info.backend);
+    say!("adapter  {} ({:?})", gpu.info.name, gpu.info.backend);
     let dispatches = regions.dispatches(&gpu, table.len() as u32);
 
     let mut host = Host::new(&initial);
@@ -158,7 +153,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    println!("all weights, norms and decisions agree with the host");
+    say!("all weights, norms and decisions agree with the host");
     Ok(())
 }
 
@@ -267,7 +262,7 @@ impl<'a> Regions<'a> {
 }
 
 fn show(step: usize, state: &StepState) {
-    println!(
+    say!(
         "step {step}   norm {:<10.6} clip coefficient {:<10.6} {}",
         state.gradient_norm,
         state.clip_coefficient,

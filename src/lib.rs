@@ -106,6 +106,8 @@
 
 pub mod data;
 pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod guide;
@@ -117,6 +119,8 @@ pub mod nn;
 pub mod plan;
 pub mod record;
 pub mod reference;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+pub mod run;
 pub mod shape;
 pub mod step;
 pub mod train;

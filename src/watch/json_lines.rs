@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::file::LogFile;
 use crate::json::push_string;
 use crate::watch::sink::Output;
 use crate::watch::{Record, Sink, number};
@@ -29,15 +31,23 @@ impl<W: Write> JsonLines<W> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-impl JsonLines<std::fs::File> {
-    /// Begins a file, over an earlier one if need be.
+impl JsonLines<LogFile> {
+    /// Begins a file, over an earlier one once there is a record.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File).
     pub fn create(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let sink = Self::new(super::sink::create(path)?);
-        Ok(Self { output: sink.output.at(path), ..sink })
+        Ok(LogFile::create(path)?.into())
+    }
+}
+
+/// Errors name the file.
+#[cfg(not(target_arch = "wasm32"))]
+impl From<LogFile> for JsonLines<LogFile> {
+    fn from(file: LogFile) -> Self {
+        let path = file.path().to_owned();
+        let sink = Self::new(file);
+        Self { output: sink.output.at(&path), ..sink }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The library's dashboard, or what stands in its place without the feature.
 
 #[cfg(feature = "dashboard")]
-pub use evenkeel::watch::Dashboard;
+pub use crate::watch::Dashboard;
 
 #[cfg(not(feature = "dashboard"))]
 pub use absent::Dashboard;
@@ -10,8 +10,8 @@ pub use absent::Dashboard;
 mod absent {
     use std::ops::ControlFlow;
 
-    use evenkeel::watch::Record;
-    use evenkeel::{Error, Result};
+    use crate::error::{Error, Result};
+    use crate::watch::Record;
 
     /// There is none.
     pub enum Dashboard {}
@@ -24,7 +24,7 @@ mod absent {
             })
         }
 
-        pub fn title(self, _: &str) -> Self {
+        pub fn title(self, _: String) -> Self {
             self
         }
 
