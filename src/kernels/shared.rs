@@ -64,14 +64,18 @@ pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_a_co
 pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/shared/product_b_rows.wgsl");
 /// `b_block` of B stored as (cols, inner).
 pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/shared/product_b_columns.wgsl");
+/// `opening` of sums that begin with zero.
+pub const PRODUCT_FROM_ZERO: Fragment = wgsl!("../../shaders/shared/product_from_zero.wgsl");
+/// `ResumedProductParams`, an `opening` and a `store` of sums that go on from dispatch to dispatch.
+pub const PRODUCT_RESUMED: Fragment = wgsl!("../../shaders/shared/product_resumed.wgsl");
 /// `multiply`: one tile of C per workgroup, through workgroup memory; wants
-/// [`PRODUCT_TERMS_F32`].
+/// [`PRODUCT_TERMS_F32`] and [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/shared/product_tiled.wgsl");
 /// What [`PRODUCT_TILED`] multiplies and adds up: f32.
 pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
 /// What [`PRODUCT_TILED`] multiplies and adds up: f16, with sums of 16 products added up in f32.
 pub const PRODUCT_TERMS_F16: Fragment = wgsl!("../../shaders/shared/product_terms_f16.wgsl");
-/// `multiply`: one tile of C per workgroup, in registers only.
+/// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/shared/product_direct.wgsl");
 /// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/shared/product_store.wgsl");

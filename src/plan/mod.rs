@@ -7,6 +7,7 @@
 
 mod copies;
 pub mod parameters;
+pub mod parts;
 mod recorder;
 pub mod slots;
 
@@ -168,8 +169,9 @@ impl Plan {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
         let mut needed = needed(graph, request);
-        let copies = Copies::new(gpu, request, &mut needed).await?;
+        let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
+        check_gradients(request, &sinks)?;
         let lifetimes = lifetimes(graph, request, &needed, &sinks);
         for (value, _) in &lifetimes {
             let node = &graph.nodes()[value.node];
@@ -226,6 +228,7 @@ impl Plan {
         }
 
         values.extend(copies.slots(request.parameters, &parameter_index));
+        check_operations(graph, &needed, &values)?;
 
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
@@ -252,6 +255,45 @@ impl Plan {
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
         Ok(Self { first, next, inputs, outputs, values, nodes, report })
     }
+}
+
+/// Fails if the gradient of a parameter in parts is not written in place.
+fn check_gradients(request: &PlanRequest<'_>, sinks: &[Sink]) -> Result<()> {
+    let graph = request.graph;
+    let outside = sinks.iter().find(|sink| sink.slot.is_in_parts() && !sink.in_place);
+    let Some(sink) = outside else { return Ok(()) };
+    let label = &graph.nodes()[sink.value.node].label;
+    let parameter = gradient_of(graph, sink.value).unwrap_or_default();
+    Err(parts::unsupported(&format!("the operation {label}"), parameter, PARTS_ADVICE))
+}
+
+/// Fails if an operation that cannot do so reads or writes a parameter in parts.
+fn check_operations(graph: &Graph, needed: &[bool], values: &HashMap<Value, Slot>) -> Result<()> {
+    for (_, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
+        let Source::Op(op) = &node.source else { continue };
+        let outputs = (0..node.shapes.len()).map(|output| node.output(output));
+        let all = node.inputs.iter().copied().chain(outputs.clone());
+        let Some(value) = { all }.find(|value| values[value].is_in_parts()) else { continue };
+        let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
+        let outputs: Vec<_> = outputs.map(|output| values[&output].clone()).collect();
+        if !op.takes_parts(&inputs, &outputs) {
+            let read = graph.parameter_behind(value).map(|index| &*graph.parameters()[index].name);
+            let parameter = read.or(gradient_of(graph, value)).unwrap_or_default();
+            let what = format!("the operation {}", node.label);
+            return Err(parts::unsupported(&what, parameter, PARTS_ADVICE));
+        }
+    }
+    Ok(())
+}
+
+const PARTS_ADVICE: &str = "embeddings, learned positions, linear layers and products of two \
+                            matrices in f32 can read one such parameter; make several of it, or take a \
+                            device with larger bindings";
+
+/// The parameter that a value is a gradient of.
+fn gradient_of(graph: &Graph, value: Value) -> Option<&str> {
+    let (parameter, _) = graph.gradients().iter().find(|&&(_, gradient)| gradient == value)?;
+    Some(&graph.parameters()[*parameter].name)
 }
 
 /// Which nodes the outputs and sinks depend on.

@@ -22,12 +22,51 @@ pub struct Slot {
     /// Set where an output is to be added to what the slot holds: the gradient of a parameter
     /// after the first contribution, a staged state after the first microbatch.
     pub accumulate: bool,
+    /// The first row of each part and where it lies, of a value that no binding holds; `buffer` and
+    /// `offset` are those of the first.
+    parts: Vec<(usize, Slot)>,
 }
 
 impl Slot {
     /// A slot at the start of a buffer, to be overwritten.
     pub fn new(buffer: wgpu::Buffer, shape: Shape) -> Self {
-        Self { buffer, offset: 0, shape, accumulate: false }
+        Self::at(buffer, 0, shape)
+    }
+
+    /// A slot at this byte of a buffer, to be overwritten.
+    pub fn at(buffer: wgpu::Buffer, offset: u64, shape: Shape) -> Self {
+        Self { buffer, offset, shape, accumulate: false, parts: Vec::new() }
+    }
+
+    /// A slot of this shape whose rows lie in one or more others, one after the other.
+    pub(super) fn joined(shape: Shape, parts: Vec<Slot>) -> Self {
+        let whole = Self { shape, ..parts[0].clone() };
+        if parts.len() == 1 {
+            return whole;
+        }
+        let mut first = 0;
+        let parts = parts.into_iter().map(|part| {
+            first += part.shape.dims[0];
+            (first - part.shape.dims[0], part)
+        });
+        Self { parts: parts.collect(), ..whole }
+    }
+
+    /// Whether no binding holds the value: a parameter too large for the device, or its gradient.
+    pub fn is_in_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// The rows of a value as bindings hold them: for each part its first row and where it lies, in
+    /// order. A row is an entry of the first dimension. Most values are their own only part.
+    pub fn parts(&self) -> Vec<(usize, Slot)> {
+        if self.parts.is_empty() {
+            return vec![(0, self.clone())];
+        }
+        let told = |(first, part): &(usize, Slot)| {
+            (*first, Slot { accumulate: self.accumulate, ..part.clone() })
+        };
+        self.parts.iter().map(told).collect()
     }
 
     /// Row `row` of a matrix, as a value of one dimension. Only for copies: its offset need not be
@@ -38,7 +77,12 @@ impl Slot {
     }
 
     /// The bytes of this value, for a kernel's buffer.
+    ///
+    /// # Panics
+    /// For a value [in parts](Self::is_in_parts): bind each of its [`parts`](Self::parts).
+    #[track_caller]
     pub fn binding(&self) -> wgpu::BufferBinding<'_> {
+        assert!(self.parts.is_empty(), "no binding holds {}: it lies in parts", self.shape);
         wgpu::BufferBinding {
             buffer: &self.buffer,
             offset: self.offset,
@@ -55,6 +99,7 @@ pub struct Recorder<'a> {
     dispatches: Vec<Dispatch>,
     page: Option<(wgpu::Buffer, u64)>,
     unused: Option<wgpu::Buffer>,
+    scratch: Option<wgpu::Buffer>,
     variant: Variant,
     native_f16: bool,
     /// Buffers that hold halves while an operation in half precision is recorded.
@@ -70,6 +115,7 @@ impl<'a> Recorder<'a> {
             dispatches: Vec::new(),
             page: None,
             unused: None,
+            scratch: None,
             variant: Variant::default(),
             native_f16: false,
             halves: Vec::new(),
@@ -94,6 +140,14 @@ impl<'a> Recorder<'a> {
     /// A small buffer to bind where a kernel has an optional buffer that is not used.
     pub fn unused(&mut self) -> wgpu::Buffer {
         self.unused.get_or_insert_with(|| self.gpu.buffer("unused", ALIGNMENT)).clone()
+    }
+
+    /// A buffer of at least so many bytes for what the dispatches of one operation hand on to each
+    /// other. The next operation may get the same one.
+    pub fn scratch(&mut self, bytes: u64) -> wgpu::Buffer {
+        let large_enough = self.scratch.take().filter(|scratch| scratch.size() >= bytes);
+        let scratch = large_enough.unwrap_or_else(|| self.gpu.buffer("scratch", bytes));
+        self.scratch.insert(scratch).clone()
     }
 
     /// Compiles what is recorded from here on for this storage.
@@ -129,7 +183,7 @@ impl<'a> Recorder<'a> {
         let native_f16 = self.native_f16;
         self.set_variant(Variant { native_f16, ..node.precision.into() });
         let halves = inputs.iter().chain(outputs).filter(|s| s.shape.precision != Precision::F32);
-        self.halves = halves.map(|slot| slot.buffer.clone()).collect();
+        self.halves = halves.flat_map(Slot::parts).map(|(_, part)| part.buffer).collect();
         op.record(self, inputs, outputs);
         self.halves.clear();
         self.set_variant(Variant::default());

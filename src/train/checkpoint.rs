@@ -12,9 +12,10 @@ use super::host_copy::{Contents, HostCopy};
 use super::{Model, Trainer, builder::build};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::Shape;
+use crate::graph::{ParameterSpec, Shape};
 use crate::kernel::Field;
 use crate::plan::parameters::Location;
+use crate::plan::parts::Part;
 use crate::step::{StepState, TensorState};
 
 const FORMAT: &str = "evenkeel checkpoint 1";
@@ -99,6 +100,14 @@ impl Checkpoint {
         let words = bytemuck::cast_slice(values).to_vec();
         let entry = Entry { shape: shape.to_vec(), is_float: true, words };
         self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// Some rows of a tensor behind those before them.
+    fn append_floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        match self.entries.get_mut(name) {
+            Some(entry) => entry.words.extend_from_slice(bytemuck::cast_slice(values)),
+            None => self.put_floats(name, shape, values),
+        }
     }
 
     fn put_words(&mut self, name: &str, words: &[u32]) {
@@ -227,10 +236,11 @@ impl<M: Model> Trainer<M> {
                     checkpoint.put_words(&segment_name(moment, segment), &flat);
                     continue;
                 }
-                for (spec, location) in self.segment_tensors(segment) {
-                    let padded = bytemuck::cast_slice(&flat[share(location, &spec.shape)]);
+                for (spec, part) in self.segment_parts(segment) {
+                    let shape = part.shape(&spec.shape);
+                    let padded = bytemuck::cast_slice(&flat[share(part.location, &shape)]);
                     let name = moment_name(moment, &spec.name);
-                    checkpoint.put_floats(&name, &spec.shape.dims, &spec.shape.unpad(padded));
+                    checkpoint.append_floats(&name, &spec.shape.dims, &shape.unpad(padded));
                 }
             }
         }
@@ -372,11 +382,14 @@ impl<M: Model> Trainer<M> {
                     continue;
                 }
                 let mut flat = vec![0; count];
-                for (spec, location) in self.segment_tensors(segment) {
+                for (spec, part) in self.segment_parts(segment) {
                     let name = moment_name(moment, &spec.name);
                     let dense = checkpoint.words(&name, spec.shape.count())?;
-                    let padded = spec.shape.pad(bytemuck::cast_slice(dense));
-                    flat[share(location, &spec.shape)]
+                    let shape = part.shape(&spec.shape);
+                    let first = part.rows.start * (spec.shape.count() / spec.shape.dims[0]);
+                    let rows = &dense[first..first + shape.count()];
+                    let padded = shape.pad(bytemuck::cast_slice(rows));
+                    flat[share(part.location, &shape)]
                         .copy_from_slice(bytemuck::cast_slice(&padded));
                 }
                 contents.push((buffer, flat));
@@ -390,12 +403,9 @@ impl<M: Model> Trainer<M> {
         moment.size() == self.sinks.gradients[segment].size()
     }
 
-    fn segment_tensors(
-        &self,
-        segment: usize,
-    ) -> impl Iterator<Item = (&crate::graph::ParameterSpec, Location)> {
-        let locations = self.parameters.locations().iter().copied();
-        let tensors = self.parameters.specs().iter().zip(locations);
-        tensors.filter(move |(_, location)| location.segment == segment)
+    /// The parameters in a segment, whole or in part.
+    fn segment_parts(&self, segment: usize) -> impl Iterator<Item = (&ParameterSpec, &Part)> {
+        let parts = self.parameters.parts().filter(move |p| p.location.segment == segment);
+        parts.map(|part| (&self.parameters.specs()[part.tensor], part))
     }
 }

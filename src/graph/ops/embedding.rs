@@ -45,16 +45,24 @@ impl Op for Embedding {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        recorder.dispatch(&EmbeddingKernel {
-            params: EmbeddingParams {
-                rows: to_u32(outputs[0].shape.rows()),
-                quads: to_u32(outputs[0].shape.row_quads()),
-                vocabulary: to_u32(inputs[0].shape.dims[0]),
-            },
-            tokens: inputs[1].binding(),
-            table: inputs[0].binding(),
-            y: outputs[0].binding(),
-        });
+        for (first, table) in inputs[0].parts() {
+            recorder.dispatch(&EmbeddingKernel {
+                params: EmbeddingParams {
+                    rows: to_u32(outputs[0].shape.rows()),
+                    quads: to_u32(outputs[0].shape.row_quads()),
+                    first: to_u32(first),
+                    table_rows: to_u32(table.shape.rows()),
+                    vocabulary: to_u32(inputs[0].shape.rows()),
+                },
+                tokens: inputs[1].binding(),
+                table: table.binding(),
+                y: outputs[0].binding(),
+            });
+        }
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        !inputs[1].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -84,17 +92,24 @@ impl Op for EmbeddingBackward {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        recorder.dispatch(&EmbeddingBackwardKernel {
-            params: EmbeddingBackwardParams {
-                rows: to_u32(inputs[1].shape.rows()),
-                quads: to_u32(inputs[1].shape.row_quads()),
-                vocabulary: to_u32(self.vocabulary),
-                accumulate: u32::from(outputs[0].accumulate),
-            },
-            tokens: inputs[0].binding(),
-            dy: inputs[1].binding(),
-            gradient: outputs[0].binding(),
-        });
+        for (first, gradient) in outputs[0].parts() {
+            recorder.dispatch(&EmbeddingBackwardKernel {
+                params: EmbeddingBackwardParams {
+                    rows: to_u32(inputs[1].shape.rows()),
+                    quads: to_u32(inputs[1].shape.row_quads()),
+                    first: to_u32(first),
+                    gradient_rows: to_u32(gradient.shape.rows()),
+                    accumulate: u32::from(gradient.accumulate),
+                },
+                tokens: inputs[0].binding(),
+                dy: inputs[1].binding(),
+                gradient: gradient.binding(),
+            });
+        }
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        !inputs.iter().any(Slot::is_in_parts)
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -141,15 +156,23 @@ impl Op for AddPositions {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         let time = shape.dims[shape.dims.len() - 2];
+        // The positions in use lie in the first part.
+        let (_, table) = &inputs[1].parts()[0];
         recorder.dispatch(&BroadcastAdd {
             params: BroadcastAddParams {
                 quads: quads(shape),
                 period_quads: to_u32(time * shape.row_quads()),
             },
             x: inputs[0].binding(),
-            b: inputs[1].binding(),
+            b: table.binding(),
             y: outputs[0].binding(),
         });
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        let shape = &inputs[0].shape;
+        let (_, table) = &inputs[1].parts()[0];
+        shape.dims[shape.dims.len() - 2] <= table.shape.rows() && !inputs[0].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -182,13 +205,17 @@ impl Op for PositionBackward {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         let time = shape.dims[shape.dims.len() - 2];
-        let gradient = &outputs[0];
-        if self.context > time && !gradient.accumulate {
-            // Rows beyond `time` receive no gradient, and the slot may hold anything.
-            let [rows, cols] = [self.context, shape.cols()].map(to_u32);
-            let params = FillParams { rows, cols, value: 0.0 };
-            recorder.dispatch(&Fill { params, w: gradient.binding() });
+        let parts = outputs[0].parts();
+        for (first, gradient) in &parts {
+            if first + gradient.shape.rows() > time && !gradient.accumulate {
+                // Rows beyond `time` receive no gradient, and the slot may hold anything.
+                let [rows, cols] = [gradient.shape.rows(), shape.cols()].map(to_u32);
+                let params = FillParams { rows, cols, value: 0.0 };
+                recorder.dispatch(&Fill { params, w: gradient.binding() });
+            }
         }
+        // The positions in use lie in the first part.
+        let (_, gradient) = &parts[0];
         recorder.dispatch(&PositionBackwardKernel {
             params: PositionBackwardParams {
                 batch: to_u32(shape.rows() / time),
@@ -198,6 +225,12 @@ impl Op for PositionBackward {
             dy: inputs[0].binding(),
             gradient: gradient.binding(),
         });
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], outputs: &[Slot]) -> bool {
+        let shape = &inputs[0].shape;
+        let (_, gradient) = &outputs[0].parts()[0];
+        shape.dims[shape.dims.len() - 2] <= gradient.shape.rows() && !inputs[0].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

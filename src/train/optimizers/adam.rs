@@ -4,6 +4,7 @@ use super::adamw::{amsgrad_params, record_amsgrad};
 use super::tensor_means::record_eps_shares;
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::{Adam as AdamKernel, AdamParams, AmsgradParams};
 use crate::plan::Recorder;
 
@@ -65,6 +66,10 @@ impl Optimizer for Adam {
         check_decay_rate("beta2", self.betas[1])?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {

@@ -2,6 +2,7 @@
 
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative, check_positive};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::{AdamAtan2 as AdamAtan2Kernel, AdamAtan2Params};
 use crate::plan::Recorder;
 
@@ -69,6 +70,10 @@ impl Optimizer for AdamAtan2 {
         check_positive("a", self.a)?;
         check_positive("b", self.b)?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {

@@ -3,6 +3,7 @@
 use super::tensor_means::{record_agreement, record_eps_shares};
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::{Error, Result};
+use crate::graph::ParameterSpec;
 use crate::kernels::{
     Adamw, AdamwParams, AdamwScaled, AdamwScaledParams, Amsgrad, AmsgradParams, FACTOR_AGREEING,
     FACTOR_NONE,
@@ -86,6 +87,11 @@ impl Optimizer for AdamW {
             });
         }
         Ok(())
+    }
+
+    /// A cautious update depends on the whole tensor.
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        !self.cautious
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {

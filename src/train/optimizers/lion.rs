@@ -3,6 +3,7 @@
 use super::tensor_means::record_agreement;
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::{Lion as LionKernel, LionParams};
 use crate::plan::Recorder;
 
@@ -62,6 +63,11 @@ impl Optimizer for Lion {
         check_decay_rate("beta1", self.betas[0])?;
         check_decay_rate("beta2", self.betas[1])?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    /// A cautious update depends on the whole tensor.
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        !self.cautious
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {

@@ -52,13 +52,16 @@ pub use stable_adamw::StableAdamW;
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
 use crate::kernels::CHUNK_QUADS;
+use crate::plan::parts::rows_of;
 use crate::plan::{Parameters, Recorder, to_u32};
 
-/// One tensor of a segment.
+/// One tensor of a segment, or some rows of one that no binding holds.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentTensor<'a> {
-    /// Its name and shape.
+    /// Its name and shape, as a whole.
     pub spec: &'a ParameterSpec,
+    /// How many entries of its first dimension lie here: all, unless it lies in parts.
+    pub rows: usize,
     /// Its row of the tensor table.
     pub index: u32,
     /// Its first quad in the flat buffers.
@@ -73,11 +76,12 @@ impl<'a> SegmentTensor<'a> {
     /// The tensors of one segment of the parameters, in the order of the layout.
     pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
         let mut first_chunk = 0;
-        let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
-        let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
-        mine.map(|(index, (spec, location))| {
-            let offset = to_u32((location.offset / 16) as usize);
-            let tensor = Self::new(spec, to_u32(index), offset, first_chunk);
+        let mine = parameters.parts().filter(|part| part.location.segment == segment);
+        mine.map(|part| {
+            let spec = &parameters.specs()[part.tensor];
+            let offset = to_u32((part.location.offset / 16) as usize);
+            let tensor =
+                Self::part(spec, part.rows.len(), to_u32(part.tensor), offset, first_chunk);
             first_chunk += tensor.chunk_count;
             tensor
         })
@@ -87,13 +91,23 @@ impl<'a> SegmentTensor<'a> {
     /// A tensor at this quad whose chunks, as [`chunks`](crate::kernels::chunks) makes them, begin
     /// at `first_chunk`.
     pub fn new(spec: &'a ParameterSpec, index: u32, offset: u32, first_chunk: u32) -> Self {
-        let chunk_count = to_u32(spec.shape.quads()).div_ceil(CHUNK_QUADS);
-        Self { spec, index, offset, first_chunk, chunk_count }
+        Self::part(spec, spec.shape.dims[0], index, offset, first_chunk)
+    }
+
+    fn part(
+        spec: &'a ParameterSpec,
+        rows: usize,
+        index: u32,
+        offset: u32,
+        first_chunk: u32,
+    ) -> Self {
+        let tensor = Self { spec, rows, index, offset, first_chunk, chunk_count: 0 };
+        Self { chunk_count: tensor.quads().div_ceil(CHUNK_QUADS), ..tensor }
     }
 
     /// Quads, padding included.
     pub fn quads(&self) -> u32 {
-        to_u32(self.spec.shape.quads())
+        to_u32(rows_of(&self.spec.shape, self.rows).quads())
     }
 }
 
@@ -158,6 +172,15 @@ pub trait Optimizer: Debug {
     /// verdict is to apply the step, and what it keeps of a tensor counts as empty where
     /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>);
+
+    /// Whether the update of some rows of this tensor needs nothing of its other rows. A tensor that
+    /// no binding of the device holds lies in parts, in several segments, and
+    /// [`record`](Self::record) sees them one by one; where the answer is no, as it is by default,
+    /// the trainer refuses to train such a tensor.
+    fn takes_parts(&self, spec: &ParameterSpec) -> bool {
+        let _ = spec;
+        false
+    }
 
     /// Records a look at the second moments, after the update: `shares`, an f32 per tensor of the
     /// tensor table, receives the share of elements whose corrected root is below eps, in the rows

@@ -170,6 +170,11 @@ impl Optimizer for Muon {
         Ok(())
     }
 
+    /// Only a whole matrix can be orthogonalised.
+    fn takes_parts(&self, spec: &ParameterSpec) -> bool {
+        !(spec.shape.dims.len() == 2 && (self.hidden)(spec))
+    }
+
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
         let (batches, others) = self.divide(segment.layout);
         let scratch = Scratch::new(recorder.gpu(), &batches);

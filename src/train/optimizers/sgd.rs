@@ -2,6 +2,7 @@
 
 use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
 use crate::error::{Error, Result};
+use crate::graph::ParameterSpec;
 use crate::kernels::{Sgd as SgdKernel, SgdParams};
 use crate::plan::Recorder;
 
@@ -67,6 +68,10 @@ impl Optimizer for Sgd {
             });
         }
         Ok(())
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
