@@ -5,7 +5,7 @@ use std::fmt;
 use super::tensor_means::record_eps_shares;
 use super::{
     AdamW, Optimizer, Segment, SegmentTensor, check_decay_rate, check_not_negative, check_positive,
-    packed_bytes,
+    flat_bytes, packed_bytes,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -141,8 +141,15 @@ impl Optimizer for Muon {
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
         let (batches, others) = self.divide(tensors);
         let momentum = batches.iter().map(Batch::quads).sum();
-        let others = others.iter().map(SegmentTensor::quads).sum();
-        [momentum, others, others].map(|quads| packed_bytes(quads, tensors)).to_vec()
+        let other_quads = others.iter().map(SegmentTensor::quads).sum();
+        // What holds all tensors in their order, without gaps, is laid out as the gradients are.
+        let bytes = |quads: u32, in_order: bool| match flat_bytes(tensors) {
+            flat if in_order && flat == 16 * u64::from(quads) => flat,
+            _ => packed_bytes(quads, tensors),
+        };
+        let momentum = bytes(momentum, others.is_empty() && batches.len() == 1);
+        let others = bytes(other_quads, batches.is_empty());
+        vec![momentum, others, others]
     }
 
     fn learning_rate(&self) -> f64 {
