@@ -85,7 +85,7 @@ pub struct Report {
     pub values: usize,
     /// Slots they share.
     pub slots: usize,
-    /// Bytes of the slots.
+    /// Bytes of the slots, and of what dispatches of one operation hand on to each other.
     pub slot_bytes: u64,
     /// Bytes the values would take without sharing.
     pub value_bytes: u64,
@@ -171,7 +171,7 @@ impl Plan {
         let mut needed = needed(graph, request);
         let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
-        check_gradients(request, &sinks)?;
+        parts::check_gradients(graph, &sinks)?;
         let lifetimes = lifetimes(graph, request, &needed, &sinks);
         for (value, _) in &lifetimes {
             let node = &graph.nodes()[value.node];
@@ -228,7 +228,7 @@ impl Plan {
         }
 
         values.extend(copies.slots(request.parameters, &parameter_index));
-        check_operations(graph, &needed, &values)?;
+        parts::check_operations(graph, &needed, &values)?;
 
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
@@ -245,7 +245,7 @@ impl Plan {
             nodes: needed.iter().filter(|&&n| n).count(),
             values: lives.len(),
             slots: pool.len(),
-            slot_bytes,
+            slot_bytes: slot_bytes + recorder.scratch_bytes(),
             value_bytes: lives.iter().map(|life| life.bytes).sum(),
             leaf_bytes,
             copy_bytes: copies.bytes(),
@@ -255,45 +255,6 @@ impl Plan {
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
         Ok(Self { first, next, inputs, outputs, values, nodes, report })
     }
-}
-
-/// Fails if the gradient of a parameter in parts is not written in place.
-fn check_gradients(request: &PlanRequest<'_>, sinks: &[Sink]) -> Result<()> {
-    let graph = request.graph;
-    let outside = sinks.iter().find(|sink| sink.slot.is_in_parts() && !sink.in_place);
-    let Some(sink) = outside else { return Ok(()) };
-    let label = &graph.nodes()[sink.value.node].label;
-    let parameter = gradient_of(graph, sink.value).unwrap_or_default();
-    Err(parts::unsupported(&format!("the operation {label}"), parameter, PARTS_ADVICE))
-}
-
-/// Fails if an operation that cannot do so reads or writes a parameter in parts.
-fn check_operations(graph: &Graph, needed: &[bool], values: &HashMap<Value, Slot>) -> Result<()> {
-    for (_, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
-        let Source::Op(op) = &node.source else { continue };
-        let outputs = (0..node.shapes.len()).map(|output| node.output(output));
-        let all = node.inputs.iter().copied().chain(outputs.clone());
-        let Some(value) = { all }.find(|value| values[value].is_in_parts()) else { continue };
-        let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
-        let outputs: Vec<_> = outputs.map(|output| values[&output].clone()).collect();
-        if !op.takes_parts(&inputs, &outputs) {
-            let read = graph.parameter_behind(value).map(|index| &*graph.parameters()[index].name);
-            let parameter = read.or(gradient_of(graph, value)).unwrap_or_default();
-            let what = format!("the operation {}", node.label);
-            return Err(parts::unsupported(&what, parameter, PARTS_ADVICE));
-        }
-    }
-    Ok(())
-}
-
-const PARTS_ADVICE: &str = "embeddings, learned positions, linear layers and products of two \
-                            matrices in f32 can read one such parameter; make several of it, or take a \
-                            device with larger bindings";
-
-/// The parameter that a value is a gradient of.
-fn gradient_of(graph: &Graph, value: Value) -> Option<&str> {
-    let (parameter, _) = graph.gradients().iter().find(|&&(_, gradient)| gradient == value)?;
-    Some(&graph.parameters()[*parameter].name)
 }
 
 /// Which nodes the outputs and sinks depend on.

@@ -150,6 +150,11 @@ impl<'a> Recorder<'a> {
         self.scratch.insert(scratch).clone()
     }
 
+    /// Bytes of that buffer.
+    pub(super) fn scratch_bytes(&self) -> u64 {
+        self.scratch.as_ref().map_or(0, wgpu::Buffer::size)
+    }
+
     /// Compiles what is recorded from here on for this storage.
     pub fn set_variant(&mut self, variant: impl Into<Variant>) {
         self.variant = variant.into();

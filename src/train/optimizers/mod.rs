@@ -39,6 +39,7 @@ mod stable_adamw;
 mod tensor_means;
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 pub use adafactor::Adafactor;
 pub use adam::Adam;
@@ -50,7 +51,7 @@ pub use sgd::Sgd;
 pub use stable_adamw::StableAdamW;
 
 use crate::error::{Error, Result};
-use crate::graph::ParameterSpec;
+use crate::graph::{ParameterSpec, Shape};
 use crate::kernels::CHUNK_QUADS;
 use crate::plan::parts::rows_of;
 use crate::plan::{Parameters, Recorder, to_u32};
@@ -60,7 +61,9 @@ use crate::plan::{Parameters, Recorder, to_u32};
 pub struct SegmentTensor<'a> {
     /// Its name and shape, as a whole.
     pub spec: &'a ParameterSpec,
-    /// How many entries of its first dimension lie here: all, unless it lies in parts.
+    /// Which entry of its first dimension is the first here: 0, unless it lies in parts.
+    pub first_row: usize,
+    /// How many of them lie here: all, unless it lies in parts.
     pub rows: usize,
     /// Its row of the tensor table.
     pub index: u32,
@@ -80,8 +83,7 @@ impl<'a> SegmentTensor<'a> {
         mine.map(|part| {
             let spec = &parameters.specs()[part.tensor];
             let offset = to_u32((part.location.offset / 16) as usize);
-            let tensor =
-                Self::part(spec, part.rows.len(), to_u32(part.tensor), offset, first_chunk);
+            let tensor = Self::part(spec, &part.rows, to_u32(part.tensor), offset, first_chunk);
             first_chunk += tensor.chunk_count;
             tensor
         })
@@ -91,23 +93,29 @@ impl<'a> SegmentTensor<'a> {
     /// A tensor at this quad whose chunks, as [`chunks`](crate::kernels::chunks) makes them, begin
     /// at `first_chunk`.
     pub fn new(spec: &'a ParameterSpec, index: u32, offset: u32, first_chunk: u32) -> Self {
-        Self::part(spec, spec.shape.dims[0], index, offset, first_chunk)
+        Self::part(spec, &(0..spec.shape.dims[0]), index, offset, first_chunk)
     }
 
     fn part(
         spec: &'a ParameterSpec,
-        rows: usize,
+        rows: &Range<usize>,
         index: u32,
         offset: u32,
         first_chunk: u32,
     ) -> Self {
-        let tensor = Self { spec, rows, index, offset, first_chunk, chunk_count: 0 };
+        let (first_row, rows) = (rows.start, rows.len());
+        let tensor = Self { spec, first_row, rows, index, offset, first_chunk, chunk_count: 0 };
         Self { chunk_count: tensor.quads().div_ceil(CHUNK_QUADS), ..tensor }
+    }
+
+    /// The shape of what lies here: that of the tensor, or of some of its rows.
+    pub fn shape(&self) -> Shape {
+        rows_of(&self.spec.shape, self.rows)
     }
 
     /// Quads, padding included.
     pub fn quads(&self) -> u32 {
-        to_u32(rows_of(&self.spec.shape, self.rows).quads())
+        to_u32(self.shape().quads())
     }
 }
 
