@@ -6,9 +6,10 @@ mod support;
 
 use std::sync::OnceLock;
 
-use evenkeel::graph::{Element, Graph, Shape, Value};
+use evenkeel::graph::{Element, Graph, HostData, Phase, Shape, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
+use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::read_slot;
 use evenkeel::train::{
     AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Checkpoint, Clip,
@@ -287,10 +288,10 @@ fn layers_whose_weights_lie_in_parts() {
         }
         let (names, start, gradients) = &found[1];
         assert!(start == &found[0].1, "initial values");
-        let mut graph = Graph::new(evenkeel::graph::Phase::Train);
+        let mut graph = Graph::new(Phase::Train);
         let loss = layer().build(&mut graph).loss;
         graph.backward(loss, 1.0);
-        let mut data = evenkeel::graph::HostData::default();
+        let mut data = HostData::default();
         let leaves = [("x", values(1, 12)), ("target", values(2, 3 * cols))];
         for (name, dense) in leaves
             .into_iter()
@@ -602,7 +603,40 @@ fn prediction_and_generation_from_parts() {
         found.push((outputs, text.expect("tokens")));
     }
     assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "another result in parts");
-    // Writing reaches all parts.
+}
+
+/// A generator needs no room for the logits of its whole context.
+#[test]
+fn generation_where_the_logits_of_the_context_do_not_fit() {
+    let Some([whole, _, third]) = devices() else { return };
+    let config = GptConfig { context: 64, ..config() };
+    let gpt = Gpt::new(config).expect("valid");
+    let make = |gpu: &Gpu| {
+        let mut graph = Graph::new(Phase::Evaluate);
+        let ids = graph.tokens("tokens", [1, 8], VOCABULARY);
+        gpt.logits(&mut graph, ids);
+        block_on(Parameters::new(gpu, &graph, 3)).expect("parameters")
+    };
+    let parameters = make(third);
+    let generator = block_on(Generator::new(third, &parameters, &gpt)).expect("a generator");
+    let ids = tokens(5, 64, VOCABULARY as u32);
+    let build = |graph: &mut Graph| {
+        let ids = graph.tokens("tokens", [1, 64], VOCABULARY);
+        vec![gpt.logits(graph, ids)]
+    };
+    let same = make(whole);
+    let predictor = block_on(Predictor::new(whole, &same, build)).expect("a predictor");
+    let batch = Batch::new().with("tokens", &ids[..]);
+    let all = &block_on(predictor.run(&batch)).expect("logits")[0];
+    for length in [1, 40, 64] {
+        let found = block_on(generator.logits(&ids[..length])).expect("logits");
+        assert!(found[..] == all[(length - 1) * VOCABULARY..][..VOCABULARY], "{length} tokens");
+    }
+}
+
+#[test]
+fn writing_reaches_all_parts_or_none() {
+    let Some(devices) = devices() else { return };
     let run = Run::new(&devices[2], Trainer::builder(model(config())));
     let written = values(9, 32 * VOCABULARY);
     run.trainer.parameters().write(TABLE, &written).expect("written");

@@ -17,7 +17,8 @@ fn token_ids(data: &[f64]) -> Vec<u32> {
     data.iter().map(|&token| token as u32).collect()
 }
 
-/// y = table rows; inputs table (vocabulary, width), tokens (..).
+/// y = table rows; inputs table (vocabulary, width), perhaps with dimensions of 1 in front, and
+/// tokens (..).
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -28,7 +29,8 @@ impl Op for Embedding {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         let (table, tokens) = (&inputs[0], &inputs[1]);
-        assert_eq!(table.dims.len(), 2, "embedding: the table is {table}");
+        let is_matrix = table.dims.len() > 1 && table.rows() == table.dims[table.dims.len() - 2];
+        assert!(is_matrix, "embedding: the table is {table}");
         assert_eq!(tokens.element, Element::U32, "embedding: the tokens are {tokens}");
         vec![Shape::real([&tokens.dims[..], &[table.cols()]].concat())]
     }
@@ -39,8 +41,8 @@ impl Op for Embedding {
         node: &Node,
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
-        let vocabulary = graph.shape(node.inputs[0]).dims[0];
-        let op = EmbeddingBackward { vocabulary };
+        let table = graph.shape(node.inputs[0]);
+        let op = EmbeddingBackward { vocabulary: table.rows(), leading: table.dims.len() - 2 };
         vec![Some(graph.apply(op, &[node.inputs[1], first(upstream)])), None]
     }
 
@@ -76,6 +78,8 @@ impl Op for Embedding {
 pub struct EmbeddingBackward {
     /// Rows of the table.
     pub vocabulary: usize,
+    /// Dimensions of 1 in front of them.
+    pub leading: usize,
 }
 
 impl Op for EmbeddingBackward {
@@ -84,7 +88,9 @@ impl Op for EmbeddingBackward {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![Shape::f32([self.vocabulary, inputs[1].cols()])]
+        let mut dims = vec![1; self.leading];
+        dims.extend([self.vocabulary, inputs[1].cols()]);
+        vec![Shape::f32(dims)]
     }
 
     fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
@@ -322,7 +328,8 @@ impl Op for Rotary {
 }
 
 impl Graph {
-    /// Rows of a table (vocabulary, width) by tokens (..), to (.., width).
+    /// Rows of a table (vocabulary, width) by tokens (..), to (.., width). The table may be any value
+    /// of that shape, and have dimensions of 1 in front.
     #[track_caller]
     pub fn embedding(&mut self, table: Value, tokens: Value) -> Value {
         self.apply(Embedding, &[table, tokens])
