@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use evenkeel::nn::{Classifier, MlpClassifier};
 use evenkeel::reference::random::threefry4x32;
+use evenkeel::run::{finish, say};
 use evenkeel::train::{AdamW, Batch, Clip, Model, Predictor, Schedule, Trainer};
 use evenkeel::{Error, Gpu, Result};
 
@@ -43,13 +44,7 @@ const FEATURES: usize = 64;
 const CLASSES: usize = 10;
 
 fn main() -> ExitCode {
-    match pollster::block_on(run(&Options::parse())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run(&Options::parse())))
 }
 
 async fn run(options: &Options) -> Result<()> {
@@ -66,7 +61,7 @@ async fn run(options: &Options) -> Result<()> {
     }
 
     let gpu = Gpu::new().await?;
-    println!("adapter   {} ({:?})", gpu.info.name, gpu.info.backend);
+    say!("adapter   {} ({:?})", gpu.info.name, gpu.info.backend);
     let mlp = MlpClassifier {
         inputs: FEATURES,
         hidden: vec![128, 64],
@@ -80,7 +75,7 @@ async fn run(options: &Options) -> Result<()> {
         .seed(options.seed)
         .build(&gpu)
         .await?;
-    println!("model     {} parameters", trainer.parameters().count());
+    say!("model     {} parameters", trainer.parameters().count());
 
     for epoch in 0..options.epochs {
         let order = shuffled(count, [options.seed, 1 + epoch as u32]);
@@ -90,7 +85,7 @@ async fn run(options: &Options) -> Result<()> {
         let telemetry = trainer.telemetry().await?;
         let loss = telemetry.iter().map(|step| step.loss).sum::<f32>() / telemetry.len() as f32;
         if (epoch + 1) % 5 == 0 || epoch + 1 == options.epochs {
-            println!("epoch {:>3}  loss {loss:.4}", epoch + 1);
+            say!("epoch {:>3}  loss {loss:.4}", epoch + 1);
         }
     }
 
@@ -103,7 +98,7 @@ async fn run(options: &Options) -> Result<()> {
     let predicted = logits.chunks(CLASSES).map(largest);
     let correct = predicted.zip(&test.labels).filter(|(found, label)| found == *label).count();
     let accuracy = 100.0 * correct as f64 / whole as f64;
-    println!("test      accuracy {accuracy:.1} % ({correct} of {whole})");
+    say!("test      accuracy {accuracy:.1} % ({correct} of {whole})");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use evenkeel::gpu::{Accuracy, Check, Numerics, Outcome, Speed};
+use evenkeel::run::{finish, say};
 use evenkeel::{Error, Gpu, Result};
 use serde::Serialize;
 
@@ -74,14 +75,7 @@ struct Measured {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match pollster::block_on(run(&options)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run(&options)))
 }
 
 /// True if every adapter that was asked for is fit to train.
@@ -95,7 +89,7 @@ async fn run(options: &Options) -> Result<bool> {
     };
     if options.json {
         let text = serde_json::to_string_pretty(&reports).expect("strings and numbers");
-        println!("{text}");
+        say!("{text}");
     } else {
         reports.iter().for_each(print);
     }
@@ -196,16 +190,16 @@ impl From<Speed> for Measured {
 const WIDTHS: [usize; 4] = [21, 8, 46, 46];
 
 fn print(report: &Report) {
-    println!("adapter   {} ({})", report.name, report.backend);
-    println!("driver    {}", report.driver);
-    println!("type      {}", report.device_type);
+    say!("adapter   {} ({})", report.name, report.backend);
+    say!("driver    {}", report.driver);
+    say!("type      {}", report.device_type);
     if let Some(error) = &report.error {
-        println!("\ncould not be checked: {error}\n");
+        say!("\ncould not be checked: {error}\n");
         return;
     }
-    println!();
+    say!();
     print_row(&["check", "outcome", "found", "what the library does"]);
-    println!("{}", "-".repeat(WIDTHS.iter().sum::<usize>() + 2 * (WIDTHS.len() - 1)));
+    say!("{}", "-".repeat(WIDTHS.iter().sum::<usize>() + 2 * (WIDTHS.len() - 1)));
     for row in &report.checks {
         print_row(&[row.name, row.outcome, &row.found, &row.consequence]);
     }
@@ -214,7 +208,7 @@ fn print(report: &Report) {
         "degraded" => "fit to train; the library works around what is degraded",
         _ => "fit to train",
     };
-    println!("\n{verdict}\n");
+    say!("\n{verdict}\n");
 }
 
 fn print_row(cells: &[&str; 4]) {
@@ -224,7 +218,7 @@ fn print_row(cells: &[&str; 4]) {
         let text = |column: usize| columns[column].get(line).map_or("", String::as_str);
         let padded: Vec<_> =
             (0..4).map(|column| format!("{:<1$}", text(column), WIDTHS[column])).collect();
-        println!("{}", padded.join("  ").trim_end());
+        say!("{}", padded.join("  ").trim_end());
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Instant;
 use clap::Parser;
 use evenkeel::data::{Corpus, Split};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
+use evenkeel::run::{finish, say};
 use evenkeel::train::{AdamW, Clip, DynamicLossScale, LossScale, Schedule, Trainer};
 use evenkeel::{Error, Gpu, Precision, Result};
 
@@ -63,14 +64,7 @@ struct Outcome {
 }
 
 fn main() -> ExitCode {
-    match pollster::block_on(run(&Options::parse())) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run(&Options::parse())))
 }
 
 /// Whether all losses are close to that of f32.
@@ -83,19 +77,17 @@ async fn run(options: &Options) -> Result<bool> {
     let split = corpus.split(0.1, options.context)?;
     let gpu = Gpu::new().await?;
     let kind = if gpu.is_software() { "software" } else { "hardware" };
-    println!("adapter  {} ({:?}, {kind})", gpu.info.name, gpu.info.backend);
+    say!("adapter  {} ({:?}, {kind})", gpu.info.name, gpu.info.backend);
     let size = corpus.vocabulary().size();
     let mut outcomes: Vec<Outcome> = Vec::new();
     for precision in Precision::ALL {
-        println!("training in {precision}: {} steps", options.steps);
+        say!("training in {precision}: {} steps", options.steps);
         outcomes.push(train(&gpu, options, size, &split, precision).await?);
     }
     let single = &outcomes[0];
-    println!(
-        "\nstorage  loss    to f32   skipped  loss scale          speed  activations  weights"
-    );
+    say!("\nstorage  loss    to f32   skipped  loss scale          speed  activations  weights");
     for outcome in &outcomes {
-        println!(
+        say!(
             "{:<7}  {:.4}  {:+.2} %  {:>7}  {:>8} to {:<8}  {:>4.2}x  {:>7} KiB  {:>5} KiB",
             outcome.precision.to_string(),
             outcome.loss,
@@ -108,7 +100,7 @@ async fn run(options: &Options) -> Result<bool> {
             outcome.weight_bytes >> 10,
         );
     }
-    println!("weights: f32 masters, and in half precision a copy of them to compute with");
+    say!("weights: f32 masters, and in half precision a copy of them to compute with");
     let close = |outcome: &Outcome| outcome.loss <= single.loss * (1.0 + ALLOWED);
     Ok(outcomes.iter().all(close))
 }
@@ -151,15 +143,13 @@ async fn train(
     let records = trainer.telemetry().await?;
     let seconds = start.elapsed().as_secs_f64();
 
-    let mut loss = 0.0;
-    for index in 0..VALIDATION_BATCHES {
-        loss += trainer.evaluate(&split.validation.batch(seed, index, batch)).await?;
-    }
+    let batches = (0..VALIDATION_BATCHES).map(|index| split.validation.batch(seed, index, batch));
+    let loss = trainer.evaluate_all(&batches.collect::<Vec<_>>()).await?;
     let scales = records.iter().map(|record| record.loss_scale);
     let report = trainer.report();
     Ok(Outcome {
         precision,
-        loss: loss / VALIDATION_BATCHES as f32,
+        loss,
         skipped: records.last().map_or(0, |record| record.skipped_total),
         scales: [scales.clone().fold(f32::MAX, f32::min), scales.fold(0.0, f32::max)],
         tokens_per_second: (steps * batch * context) as f64 / seconds,

@@ -24,6 +24,7 @@ use evenkeel::kernels::{
     Adamw, AdamwParams, GradientNorm, GradientNormParams, GradientScan, GradientScanParams,
     NORM_L2, OVERFLOW_NONFINITE, Verdict, VerdictParams, chunks,
 };
+use evenkeel::run::{finish, say};
 use evenkeel::step::{
     APPLY, Chunk, SKIP, ScanPartial, StepInput, StepState, TensorSettings, TensorState,
 };
@@ -49,6 +50,7 @@ struct Regions<'a> {
     tensors: Region<'a>,
     input: Region<'a>,
     rates: Region<'a>,
+    loss: Region<'a>,
     gradient: Region<'a>,
     // In one that kernels write: no kernel both reads and writes it.
     partials: Region<'a>,
@@ -97,13 +99,7 @@ struct Host {
 }
 
 fn main() -> ExitCode {
-    match pollster::block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run()))
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
@@ -126,7 +122,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
     // evenkeel only borrows the device; dispatches are made once and encoded every step.
     let gpu = Gpu::from_device(device.clone(), queue.clone(), adapter.get_info());
-    println!("adapter  {} ({:?})", gpu.info.name, gpu.info.backend);
+    say!("adapter  {} ({:?})", gpu.info.name, gpu.info.backend);
     let dispatches = regions.dispatches(&gpu, table.len() as u32);
 
     let mut host = Host::new(&initial);
@@ -157,7 +153,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    println!("all weights, norms and decisions agree with the host");
+    say!("all weights, norms and decisions agree with the host");
     Ok(())
 }
 
@@ -192,6 +188,7 @@ impl<'a> Regions<'a> {
             tensors: judged.put(queue, &tensors),
             input: given.put(queue, &[input]),
             rates: given.put(queue, &[LEARNING_RATE]),
+            loss: given.put(queue, &[0.0f32; 4]),
             gradient: given.take(bytes),
             partials: made.take(size_of::<ScanPartial>() * table.len()),
             weight: made.put(queue, initial),
@@ -226,6 +223,9 @@ impl<'a> Regions<'a> {
             params: VerdictParams::new(tensor_count, BETAS),
             input: self.input.binding(),
             learning_rates: self.rates.binding(),
+            loss: self.loss.binding(),
+            // There are no states to stage.
+            staged: self.loss.binding(),
             tensors: self.tensors.binding(),
             state: self.state.binding(),
         };
@@ -262,7 +262,7 @@ impl<'a> Regions<'a> {
 }
 
 fn show(step: usize, state: &StepState) {
-    println!(
+    say!(
         "step {step}   norm {:<10.6} clip coefficient {:<10.6} {}",
         state.gradient_norm,
         state.clip_coefficient,

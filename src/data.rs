@@ -1,10 +1,19 @@
 //! Text for language models: a vocabulary, a split, and batches of windows.
 //!
-//! A [`Corpus`] is a text as tokens. UTF-8 text has its own characters as vocabulary; anything
-//! else has the 256 bytes. [`Windows`] cuts batches from a part of it: batch `index` of a seed is
-//! always the same, whatever was drawn before, so a run can be resumed or repeated exactly.
+//! A [`Corpus`] is a text as tokens. [`Corpus::new`] takes what [`decode`] takes for text, and its
+//! characters are the vocabulary; [`Corpus::bytes`] takes anything, and the 256 bytes are.
+//! [`Windows`] cuts batches from a part of it: batch `index` of a seed is always the same, whatever
+//! was drawn before, so a run can be resumed or repeated exactly.
 
-use std::path::Path;
+mod decode;
+#[cfg(not(target_arch = "wasm32"))]
+mod read;
+
+pub use decode::decode;
+#[cfg(feature = "run")]
+pub(crate) use decode::with_unix_lines;
+#[cfg(not(target_arch = "wasm32"))]
+pub use read::{LARGEST, read};
 
 use crate::error::{Error, Result};
 use crate::reference::random::threefry4x32;
@@ -18,17 +27,16 @@ const DOMAIN_WINDOWS: u32 = 3;
 pub enum Vocabulary {
     /// The characters of a text, in ascending order; a token is an index into them.
     Characters(Vec<char>),
-    /// All 256 bytes, for files that are not UTF-8.
+    /// All 256 bytes, for files that are no text.
     Bytes,
 }
 
 impl Vocabulary {
     /// The characters that occur in `text`.
     pub fn of(text: &str) -> Self {
-        let mut characters: Vec<_> = text.chars().collect();
-        characters.sort_unstable();
-        characters.dedup();
-        Self::Characters(characters)
+        let mut occurs = vec![false; char::MAX as usize + 1];
+        text.chars().for_each(|character| occurs[character as usize] = true);
+        Self::Characters(('\0'..=char::MAX).filter(|&c| occurs[c as usize]).collect())
     }
 
     /// Number of tokens.
@@ -107,38 +115,43 @@ pub struct Windows<'a> {
 }
 
 impl Corpus {
-    /// A text of bytes: its characters if it is UTF-8, else bytes. `name` stands in messages.
+    /// A text, its characters as tokens. What is text, and what is made of marks and ends of lines,
+    /// is said at [`decode`]. `name` stands in messages.
     ///
     /// # Errors
-    /// [`Error::Data`] for an empty text.
+    /// [`Error::Data`] for an empty text, and for what is none.
     pub fn new(name: impl Into<String>, text: &[u8]) -> Result<Self> {
         let name = name.into();
-        if text.is_empty() {
-            let reason = "the text is empty; give one with something to learn from".into();
-            return Err(Error::Data { what: name, reason });
+        let decoded = decode(&name, text)?;
+        if decoded.is_empty() {
+            return Err(empty(name, !text.is_empty()));
         }
-        let (vocabulary, tokens) = match std::str::from_utf8(text) {
-            Ok(text) => {
-                let vocabulary = Vocabulary::of(text);
-                let tokens = vocabulary.encode(text)?;
-                (vocabulary, tokens)
-            }
-            Err(_) => (Vocabulary::Bytes, text.iter().map(|&byte| byte.into()).collect()),
-        };
+        let vocabulary = Vocabulary::of(&decoded);
+        let tokens = vocabulary.encode(&decoded)?;
         Ok(Self { name, vocabulary, tokens })
     }
 
-    /// A file.
+    /// Anything, byte by byte, as it is: neither marks nor ends of lines are changed.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be read, [`Error::Data`] where it is empty.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+    /// [`Error::Data`] where there are none.
+    pub fn bytes(name: impl Into<String>, bytes: &[u8]) -> Result<Self> {
+        let name = name.into();
+        if bytes.is_empty() {
+            return Err(empty(name, false));
+        }
+        let tokens = bytes.iter().map(|&byte| byte.into()).collect();
+        Ok(Self { name, vocabulary: Vocabulary::Bytes, tokens })
+    }
+
+    /// A file of text.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it cannot be [`read`], and as [`new`](Self::new).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read(path: impl AsRef<std::path::Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(|error| Error::File {
-            path: path.to_owned(),
-            reason: format!("the text cannot be read: {error}"),
-        })?;
-        Self::new(path.display().to_string(), &text)
+        Self::new(path.display().to_string(), &read(path)?)
     }
 
     /// Where the text comes from.
@@ -167,8 +180,9 @@ impl Corpus {
             let (setting, value) = ("share of the text for validation", share.to_string());
             return Err(Error::Setting { setting, value, range: "in [0, 1)" });
         }
-        let (length, window) = (self.tokens.len(), context + 1);
-        if length < 2 * window {
+        let (length, window) = (self.tokens.len(), context.saturating_add(1));
+        let needed = window.saturating_mul(2);
+        if length < needed {
             let advice = match (length / 2).saturating_sub(1) {
                 0 => "give a longer text".into(),
                 fits => format!("give a longer text, or a context of at most {fits}"),
@@ -176,9 +190,8 @@ impl Corpus {
             return Err(Error::Data {
                 what: self.name.clone(),
                 reason: format!(
-                    "the text has {length} tokens, but a context of {context} needs {} (a window \
-                     of {window} to train on and one to validate on); {advice}",
-                    2 * window
+                    "the text has {length} tokens, but a context of {context} needs {needed} (a \
+                     window of {window} to train on and one to validate on); {advice}"
                 ),
             });
         }
@@ -219,6 +232,12 @@ impl Windows<'_> {
     }
 }
 
+fn empty(what: String, marked: bool) -> Error {
+    let held = if marked { " (there is a byte-order mark and nothing else)" } else { "" };
+    let reason = format!("the text is empty{held}; give one with something to learn from");
+    Error::Data { what, reason }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_has_its_characters_and_anything_else_bytes() {
+    fn text_has_its_characters_and_anything_else_bytes() {
         let text = Corpus::new("text", "böse\nTür".as_bytes()).unwrap();
         let expected = Vocabulary::Characters("\nTberösü".chars().collect::<Vec<_>>());
         let Vocabulary::Characters(mut sorted) = expected else { unreachable!() };
@@ -239,10 +258,23 @@ mod tests {
         assert_eq!(text.vocabulary().decode(text.tokens()), "böse\nTür");
         assert_eq!(text.vocabulary().encode("Tür").unwrap(), text.tokens()[5..]);
 
-        let bytes = Corpus::new("bytes", b"b\xf6se").unwrap();
+        let error = Corpus::new("latin1.txt", b"b\xf6se").unwrap_err().to_string();
+        assert!(error.starts_with("latin1.txt: byte 0xF6 at offset 1 (line 1)"), "{error}");
+        let bytes = Corpus::bytes("bytes", b"b\xf6se").unwrap();
         assert_eq!((bytes.vocabulary().size(), bytes.tokens()), (256, &[98, 246, 115, 101][..]));
         assert_eq!(bytes.vocabulary().encode("ö").unwrap(), [0xc3, 0xb6]);
         assert_eq!(bytes.vocabulary().decode(&[0xc3, 0xb6, 0xf6, 300]), "ö\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn marks_and_line_ends_are_no_tokens() {
+        let expected = Corpus::new("text", "öl\nTür".as_bytes()).unwrap();
+        let wide = "\u{feff}öl\r\nTür".encode_utf16().flat_map(u16::to_le_bytes);
+        let wide = Corpus::new("text", &wide.collect::<Vec<_>>()).unwrap();
+        assert_eq!(wide, expected);
+        assert_eq!(Corpus::new("text", "\u{feff}öl\rTür".as_bytes()).unwrap(), expected);
+        // Bytes are what the file holds.
+        assert_eq!(Corpus::bytes("text", b"\xff\xfea\r\n").unwrap().tokens().len(), 5);
     }
 
     #[test]
@@ -269,6 +301,11 @@ mod tests {
     fn bad_texts_are_refused() {
         let error = Corpus::new("nothing.txt", b"").unwrap_err().to_string();
         assert!(error.contains("nothing.txt: the text is empty"), "{error}");
+        assert!(Corpus::bytes("nothing.bin", b"").is_err());
+        for mark in [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"] {
+            let error = Corpus::new("mark.txt", mark).unwrap_err().to_string();
+            assert!(error.contains("mark.txt: the text is empty (there is a byte-"), "{error}");
+        }
         let error = corpus(129).split(0.1, 64).unwrap_err().to_string();
         let parts = ["alphabet", "has 129 tokens", "context of 64 needs 130", "at most 63"];
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");

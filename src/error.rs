@@ -146,6 +146,29 @@ pub enum Error {
         count: u64,
     },
 
+    /// A step's loss was not finite, its gradients were, and the caller asked to stop at that.
+    #[error(
+        "step {step}: the loss is {loss}; the step changed nothing. Look for the first value that is \
+         not finite (Trainer::diagnose), and check the targets"
+    )]
+    NonFiniteLoss {
+        /// The step that was skipped.
+        step: u64,
+        /// The loss.
+        loss: f32,
+    },
+
+    /// A step would have made a state NaN or Inf, such as a running variance, while loss and
+    /// gradients were finite, and the caller asked to stop at that.
+    #[error(
+        "step {step}: new running statistics are NaN or Inf; the step changed nothing. Look for \
+         inputs that are too large or not finite"
+    )]
+    NonFiniteState {
+        /// The step that was skipped.
+        step: u64,
+    },
+
     /// Training has given up: too many steps in a row were skipped, or gradients overflowed with
     /// the loss scale at its minimum. Weights and moments are those of the last applied step.
     #[error(
@@ -166,8 +189,8 @@ pub enum Error {
         loss_scale: f32,
     },
 
-    /// A checkpoint that is damaged, or of another model, optimizer or set of policies.
-    #[error("the checkpoint cannot be used: {reason}; build the trainer as the one that made it")]
+    /// A checkpoint that is damaged, or of another model or optimizer. Nothing was changed.
+    #[error("the checkpoint cannot be used: {reason}")]
     Checkpoint {
         /// What does not fit.
         reason: String,

@@ -104,28 +104,30 @@
 //! kept. A *policy* decides what a step does with its gradients. A *reference* is the same
 //! computation as plain f64 loops.
 
-#[cfg(feature = "contract")]
-pub mod contract;
 pub mod data;
-#[doc(hidden)]
-pub mod embed;
 pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod guide;
+pub mod init;
+mod json;
 pub mod kernel;
 pub mod kernels;
 pub mod nn;
 pub mod plan;
-pub mod precision;
+pub mod record;
 pub mod reference;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+pub mod run;
+pub mod shape;
 pub mod step;
 pub mod train;
-pub mod variant;
 pub mod watch;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;
+pub use kernel::{Precision, WeightStorage};
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;
-pub use precision::{Precision, WeightStorage};

@@ -130,7 +130,7 @@ device_struct! {
     TelemetryRecord {
         /// Steps attempted before this one; the record's number.
         step: u32,
-        /// Loss of the step, mean over its microbatches.
+        /// Loss of the step, mean over its microbatches; NaN or Inf where that of one is.
         loss: f32,
         /// See [`StepState::gradient_norm`].
         gradient_norm: f32,
@@ -340,6 +340,11 @@ pub enum Reason {
     NormSpike = 4,
     /// The run went back to a snapshot.
     RolledBack = 5,
+    /// The loss of a microbatch is NaN or Inf, or their mean is, while the gradients are finite.
+    NonFiniteLoss = 6,
+    /// A new value of a state, such as a running variance, is NaN or Inf, while loss and gradients
+    /// are finite.
+    NonFiniteState = 7,
 }
 
 impl Reason {
@@ -351,6 +356,8 @@ impl Reason {
             3 => Self::LossSpike,
             4 => Self::NormSpike,
             5 => Self::RolledBack,
+            6 => Self::NonFiniteLoss,
+            7 => Self::NonFiniteState,
             _ => Self::None,
         }
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use evenkeel::graph::{Graph, Phase};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, Init, LanguageModel, MlpClassifier};
+use evenkeel::nn::{Generator, Sampling};
 use evenkeel::plan::Parameters;
 use evenkeel::train::{
-    AdamW, Batch, Checkpoint, Clip, DynamicLossScale, Generator, LossScale, Model, Predictor,
-    Sampling, Sgd, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
+    AdamW, Batch, Checkpoint, Clip, DynamicLossScale, LossScale, Model, Predictor, Sgd,
+    SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
 use support::models::{small_gpt, small_gpt_batch};

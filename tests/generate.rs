@@ -4,9 +4,10 @@
 mod support;
 
 use evenkeel::graph::{Graph, Phase};
+use evenkeel::nn::{Generator, Sampling};
 use evenkeel::nn::{Gpt, GptConfig};
 use evenkeel::plan::Parameters;
-use evenkeel::train::{Batch, Generator, Predictor, Sampling};
+use evenkeel::train::{Batch, Predictor};
 use evenkeel::{Error, Gpu};
 use support::block_on;
 

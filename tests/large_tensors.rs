@@ -8,13 +8,14 @@ use std::sync::OnceLock;
 
 use evenkeel::graph::{Element, Graph, HostData, Phase, Shape, Value};
 use evenkeel::kernels::Activation;
+use evenkeel::nn::{Generator, Sampling};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::read_slot;
 use evenkeel::train::{
     AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Checkpoint, Clip,
-    ClipBlockRms, Generator, Lion, Model, ModelOutput, Muon, Predictor, Sampling, Sgd, StableAdamW,
-    Telemetry, Trainer, TrainerBuilder, ValueKind, group_norms,
+    ClipBlockRms, Lion, Model, ModelOutput, Muon, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
+    TrainerBuilder, ValueKind, group_norms,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
 use support::{block_on, tokens, values};
@@ -409,6 +410,33 @@ fn optimizers_that_need_no_whole_tensor() {
 struct Boxed(Box<dyn evenkeel::train::Optimizer>);
 
 impl evenkeel::train::Optimizer for Boxed {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        self.0.squares()
+    }
+
+    fn moment_shares(
+        &self,
+        tensors: &[evenkeel::train::optimizers::SegmentTensor<'_>],
+    ) -> Vec<Vec<evenkeel::train::optimizers::MomentShare>> {
+        self.0.moment_shares(tensors)
+    }
+
+    fn rule(
+        &self,
+        recorder: &mut evenkeel::record::Recorder<'_>,
+        segment: &evenkeel::train::optimizers::Segment<'_>,
+    ) -> evenkeel::train::optimizers::Rule {
+        self.0.rule(recorder, segment)
+    }
+
+    fn eps(&self) -> Option<f64> {
+        self.0.eps()
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         self.0.moments()
     }
@@ -435,7 +463,7 @@ impl evenkeel::train::Optimizer for Boxed {
 
     fn record(
         &self,
-        recorder: &mut evenkeel::plan::Recorder<'_>,
+        recorder: &mut evenkeel::record::Recorder<'_>,
         segment: &evenkeel::train::optimizers::Segment<'_>,
     ) {
         self.0.record(recorder, segment);

@@ -9,7 +9,8 @@ use evenkeel::gpu::Dispatch;
 use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{AfterUpdate, Graph, HostData, Phase, Value};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip, QkNorm};
-use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters};
+use evenkeel::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
+use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::step::{APPLY, SKIP, StepInput, StepState};
 use evenkeel::train::{Model, Sgd, Trainer};
 use support::models::small_gpt_batch;
@@ -149,7 +150,7 @@ impl Run {
         for layer in clipped {
             let max_logit = &self.plan.values[&layer.max_logit];
             layer.record(&mut recorder, &|_| max_logit.clone(), &|index| {
-                self.parameters.slot(index)
+                Some(self.parameters.slot(index))
             });
         }
         self.submit(&recorder.take());

@@ -4,8 +4,8 @@
 #[macro_use]
 mod support;
 
+use evenkeel::kernel::WeightStorage;
 use evenkeel::nn::{Classifier, MlpClassifier};
-use evenkeel::precision::WeightStorage;
 use evenkeel::reference::policy::{
     self as reference, Effect, HistoryMemory, HistorySettings, Observed, Outcome, PercentileMemory,
     SnapshotAction, SnapshotMemory, SnapshotSettings, SpikeMemory, SpikeSettings, ZScoreMemory,
@@ -152,7 +152,8 @@ impl Follower {
         let mut effect = Effect::new(self.max_norm, 3);
         judge(&observed, &mut effect);
         let what = format!("step {}: {record:?}, {effect:?}", self.steps);
-        let applies = !observed.overflows && effect.veto == Reason::None;
+        let is_finite = !observed.overflows && observed.loss.is_finite();
+        let applies = is_finite && effect.veto == Reason::None;
         assert_eq!(record.applied, applies, "{what}");
         let ring = Event::Snapshot as u32 | Event::RolledBack as u32;
         assert_eq!(record.event_bits & !ring, effect.events, "{what}");
@@ -597,7 +598,8 @@ fn bad_samples_do_not_poison_a_detector() {
     for target in [1e20, -1e20, 1e30] {
         let data = TermsData { factors: vec![vec![1e-20]], targets: vec![vec![target]] };
         let record = step(&mut trainer, &data.batch());
-        assert_eq!(record.reason, Reason::LossSpike, "{record:?}");
+        assert_eq!(record.reason, Reason::NonFiniteLoss, "{record:?}");
+        assert_eq!(record.events().next(), Some(Event::LossSpike), "{record:?}");
         assert_eq!(record.nonfinite_count, 0);
         assert_eq!(record.event_value, f32::MAX);
     }

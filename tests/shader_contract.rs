@@ -5,27 +5,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use evenkeel::contract;
-use evenkeel::kernel::{Declaration, Field, Fragment, Kernel};
+use evenkeel::kernel::{Declaration, Field, Fragment, Kernel, Variant, contract, shared};
 use evenkeel::kernels::{
     self, Adafactor, AdafactorFactors, AdafactorScan, ClipByZScore, ClipUnit, ClipUnits,
     DecideSnapshot, ExactFold, ExactSum, FactorBlock, FactoredTensor, GuardSpikes, MuonNorm,
     RollbackMemory, Segment, SpikeReaction, TensorFactors, TensorNorm, TensorRange, Tile,
-    ZScoreMemory, shared,
+    ZScoreMemory,
 };
 use evenkeel::step::{
     Chunk, ScanPartial, StepInput, StepState, TelemetryRecord, TensorRecord, TensorState,
     UpdatePartial, ValuePartial,
 };
-use evenkeel::variant::Variant;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The shaders in a directory and those below.
 fn wgsl_files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|e| e == "wgsl")).collect()
+    let files = entries.flat_map(|path| if path.is_dir() { wgsl_files(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|e| e == "wgsl")).collect()
 }
 
 #[test]
@@ -41,10 +41,7 @@ fn every_shader_file_is_owned() {
         .flat_map(|kernel| variants(kernel).flat_map(|variant| kernel.fragments_of(variant)))
         .map(|fragment| fragment.text)
         .collect();
-    for file in [wgsl_files(&root().join("shaders")), wgsl_files(&root().join("shaders/shared"))]
-        .into_iter()
-        .flatten()
-    {
+    for file in wgsl_files(&root().join("shaders")) {
         let text = fs::read_to_string(&file).expect("readable");
         assert!(owned.contains(text.as_str()), "{} belongs to no kernel", file.display());
     }
@@ -58,14 +55,25 @@ fn names_are_unique() {
     }
 }
 
+/// The text of a family's references: one file, or those of a folder.
+fn references(family: &str) -> String {
+    let room = root().join("src/reference").join(family);
+    let files = match room.is_dir() {
+        true => {
+            fs::read_dir(&room).expect("a directory").map(|entry| entry.unwrap().path()).collect()
+        }
+        false => vec![room.with_extension("rs")],
+    };
+    files.iter().map(|file| fs::read_to_string(file).expect("readable")).collect()
+}
+
 #[test]
 fn every_kernel_has_a_reference() {
     for (family, kernels) in kernels::FAMILIES {
-        let path = root().join(format!("src/reference/{family}.rs"));
-        let text = fs::read_to_string(&path).expect("readable");
+        let text = references(family);
         for kernel in *kernels {
             let function = format!("pub fn {}(", kernel.name);
-            assert!(text.contains(&function), "{} has no `{function}`", path.display());
+            assert!(text.contains(&function), "src/reference/{family} has no `{function}`");
         }
     }
 }

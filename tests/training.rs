@@ -7,7 +7,8 @@ use evenkeel::Gpu;
 use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{Graph, Phase};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions, QkNorm};
-use evenkeel::plan::{Plan, PlanRequest, StepBuffers};
+use evenkeel::plan::{Plan, PlanRequest};
+use evenkeel::record::StepBuffers;
 use evenkeel::train::{
     Adafactor, Adam, AdamAtan2, AdamW, Batch, Checkpoint, Clip, Lion, Model, Muon, MuonScale,
     Optimizer, Predictor, Sgd, StableAdamW, Telemetry, Trainer,

@@ -6,10 +6,10 @@ mod support;
 use std::time::Duration;
 
 use evenkeel::Gpu;
+use evenkeel::nn::Generator;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::train::{
-    AdamW, Batch, Checkpoint, Clip, Generator, Model, SpikeGuard, Telemetry, Trainer,
-    TrainerBuilder,
+    AdamW, Batch, Checkpoint, Clip, Model, SpikeGuard, Telemetry, Trainer, TrainerBuilder,
 };
 use support::{block_on, tokens};
 

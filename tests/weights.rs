@@ -7,7 +7,8 @@ mod support;
 use evenkeel::graph::{Dense, Graph, Node, Op, Phase, Shape, Value};
 use evenkeel::kernels::{Fill, FillParams};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
-use evenkeel::plan::{Parameters, Plan, PlanRequest, Recorder, Slot, StepBuffers};
+use evenkeel::plan::{Parameters, Plan, PlanRequest};
+use evenkeel::record::{Recorder, Slot, StepBuffers};
 use evenkeel::reference::weights::{self as reference, Use};
 use evenkeel::step::StepInput;
 use evenkeel::train::{
@@ -553,7 +554,8 @@ fn initial_weights_that_are_not_finite() {
         // Row 2, columns 4 and 5: 14 quads in a row.
         let halves = [half::bf16::ONE, half::bf16::NAN];
         gpu.write(&slot.buffer, slot.offset + 2 * 14 * 8 + 8, bytemuck::bytes_of(&halves));
-        let builder = Trainer::builder(steered as Steering).parameters(parameters.clone());
+        let copy = block_on(parameters.copy()).expect("a copy");
+        let builder = Trainer::builder(steered as Steering).parameters(copy);
         let Err(error) = block_on(builder.build(&gpu)) else { panic!("{storage}: built") };
         let text = error.to_string();
         assert!(text.contains("initial value of parameter w2"), "{storage}: {text}");

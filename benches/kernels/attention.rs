@@ -1,5 +1,5 @@
+use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
-use evenkeel::variant::HeadQuads;
 
 use crate::bench::{Family, Shape, bind};
 
@@ -41,17 +41,17 @@ fn online(family: &mut Family<'_>, time: u32) {
     let unroll_quads = if family.gpu.is_software() { 0 } else { HEAD_DIM / 4 };
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
-    let [log_sum_exp, delta] = [(); 2].map(|()| family.vector(rows * HEADS));
+    let [statistics, delta] = [2, 1].map(|numbers| family.vector(numbers * rows * HEADS));
     let row_logits = family.vector(2 * rows * HEADS);
     let row_logits = bind(&row_logits);
-    let [qkv, qkv_gradient, output, output_gradient, log_sum_exp, delta] =
-        [&qkv, &qkv_gradient, &output, &output_gradient, &log_sum_exp, &delta].map(bind);
+    let [qkv, qkv_gradient, output, output_gradient, statistics, delta] =
+        [&qkv, &qkv_gradient, &output, &output_gradient, &statistics, &delta].map(bind);
     let forward = Attention {
         params: params!(AttentionParams, time),
         unroll_quads,
         qkv: qkv.clone(),
         output: output.clone(),
-        log_sum_exp: log_sum_exp.clone(),
+        statistics: statistics.clone(),
         watch: 0,
         row_logits: row_logits.clone(),
     };
@@ -73,7 +73,7 @@ fn online(family: &mut Family<'_>, time: u32) {
         unroll_quads,
         qkv: qkv.clone(),
         output_gradient: output_gradient.clone(),
-        log_sum_exp: log_sum_exp.clone(),
+        statistics: statistics.clone(),
         delta: delta.clone(),
         qkv_gradient: qkv_gradient.clone(),
     };
@@ -83,7 +83,7 @@ fn online(family: &mut Family<'_>, time: u32) {
         unroll_quads,
         qkv,
         output_gradient,
-        log_sum_exp,
+        statistics,
         delta,
         qkv_gradient,
     };

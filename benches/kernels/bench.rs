@@ -9,9 +9,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, SamplingMode, Throughput};
 use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
-use evenkeel::kernel::Kernel;
+use evenkeel::kernel::{Kernel, Variant};
 use evenkeel::kernels::{CopyQuads, CopyQuadsParams, InitializeUniform, InitializeUniformParams};
-use evenkeel::variant::Variant;
 
 use crate::table::{Row, Table};
 

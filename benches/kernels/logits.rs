@@ -94,11 +94,13 @@ fn summaries(family: &mut Family<'_>, shape: Shape) {
         entropy: bind(&b),
     };
     family.moves_its_buffers(shape, &kernel);
+    let counts = family.gpu.upload("counts", &[rows, 1]);
     let kernel = LogitSummary {
         params: LogitSummaryParams { rows, ignore_index: u32::MAX, z_loss: 1e-4, accumulate: 0 },
         input: bind(&input),
         statistics: bind(&statistics),
         targets: bind(&targets),
+        counts: bind(&counts),
         max_logit: bind(&a),
         penalty: bind(&b),
     };

@@ -37,10 +37,18 @@ fn cross_entropy(family: &mut Family<'_>, shape: Shape) {
     };
     family.gpu.run(&forward);
     family.moves_its_buffers(shape, &forward);
-    let averaged = CrossEntropyMean {
-        params: CrossEntropyMeanParams { rows, ignore_index },
-        loss,
+    let counts = family.gpu.buffer("counts", 8);
+    let counted = CountTargets {
+        params: CountTargetsParams { rows, ignore_index, accumulate: 0 },
         targets: targets.clone(),
+        counts: bind(&counts),
+    };
+    family.gpu.run(&counted);
+    family.moves_its_buffers(format_args!("{rows}"), &counted);
+    let averaged = CrossEntropyMean {
+        params: CrossEntropyMeanParams { rows },
+        loss,
+        counts: bind(&counts),
         mean: mean.clone(),
     };
     family.gpu.run(&averaged);

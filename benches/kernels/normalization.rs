@@ -16,7 +16,7 @@ fn layer_norm(family: &mut Family<'_>, shape: Shape) {
     let Shape { rows, cols } = shape;
     let [x, residual, sum, y, dx] = family.tensors(shape);
     let [weight, bias] = [(); 2].map(|()| family.vector(cols));
-    let statistics = family.vector(2 * rows);
+    let statistics = family.vector(4 * rows);
     let [x, residual, sum, y, dx, weight, bias, statistics] =
         [&x, &residual, &sum, &y, &dx, &weight, &bias, &statistics].map(bind);
     let forward = LayerNorm {
@@ -58,7 +58,7 @@ fn layer_norm(family: &mut Family<'_>, shape: Shape) {
 fn rms_norm(family: &mut Family<'_>, shape: Shape) {
     let Shape { rows, cols } = shape;
     let [x, residual, sum, y, dx] = family.tensors(shape);
-    let (weight, statistics) = (family.vector(cols), family.vector(rows));
+    let (weight, statistics) = (family.vector(cols), family.vector(2 * rows));
     let [x, residual, sum, y, dx, weight, statistics] =
         [&x, &residual, &sum, &y, &dx, &weight, &statistics].map(bind);
     let forward = RmsNorm {
@@ -99,7 +99,8 @@ fn batch_norm(family: &mut Family<'_>, shape: Shape) {
     let Shape { rows, cols: features } = shape;
     let [x, y, dx] = family.tensors(shape);
     let [weight, bias, dweight, dbias] = [(); 4].map(|()| family.vector(features));
-    let [statistics, base, staged] = family.tensors(Shape { rows: 2, cols: features });
+    let [base, staged] = family.tensors(Shape { rows: 2, cols: features });
+    let [statistics] = family.tensors(Shape { rows: 4, cols: features });
     let [x, y, dx, weight, bias, dweight, dbias, statistics, base, staged] =
         [&x, &y, &dx, &weight, &bias, &dweight, &dbias, &statistics, &base, &staged].map(bind);
     let measured = BatchNormStatistics {
@@ -110,7 +111,7 @@ fn batch_norm(family: &mut Family<'_>, shape: Shape) {
     family.gpu.run(&measured);
     family.moves_its_buffers(shape, &measured);
     let forward = BatchNorm {
-        params: BatchNormParams { rows, features, eps: EPS },
+        params: BatchNormParams { rows, features, eps: EPS, given: 0 },
         x: x.clone(),
         statistics: statistics.clone(),
         weight: weight.clone(),

@@ -6,7 +6,7 @@ use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{ParameterSpec, Shape};
 use evenkeel::kernels::*;
 use evenkeel::nn::Init;
-use evenkeel::plan::{Recorder, StepBuffers};
+use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::step::StepInput;
 use evenkeel::train::optimizers::{Segment, SegmentTensor};
 use evenkeel::train::{self, Optimizer};
@@ -138,6 +138,7 @@ fn record(
         shape: shape.clone(),
         init: Init::Constant(0.0),
         stream: 0,
+        requires_grad: true,
     };
     let specs: Vec<_> = (0..matrices).map(spec).collect();
     let quads = shape.quads() as u32;

@@ -8,8 +8,9 @@ pub fn run(family: &mut Family<'_>) {
         let [x, y, dy, dx] = family.tensors(shape);
         let [sums, upstream] = [(); 2].map(|()| family.vector(rows));
         let lengths = family.tokens(4, cols);
-        let [x, y, dy, dx, sums, upstream, lengths] =
-            [&x, &y, &dy, &dx, &sums, &upstream, &lengths].map(bind);
+        let statistics = family.vector(2 * rows);
+        let [x, y, dy, dx, sums, upstream, lengths, statistics] =
+            [&x, &y, &dy, &dx, &sums, &upstream, &lengths, &statistics].map(bind);
         let (valid_cols, use_lengths) = (cols, 0);
         let forward = Softmax {
             params: SoftmaxParams { rows, cols, valid_cols, use_lengths },
@@ -25,12 +26,14 @@ pub fn run(family: &mut Family<'_>) {
             params: LogSumExpParams { rows, cols, valid_cols, use_lengths },
             x: x.clone(),
             lengths: lengths.clone(),
-            y: sums.clone(),
+            y: sums,
+            statistics: statistics.clone(),
         };
         family.gpu.run(&log_sum);
         family.moves_its_buffers(shape, &log_sum);
         let params = LogSumExpBackwardParams { rows, cols, valid_cols, use_lengths };
-        let backward = LogSumExpBackward { params, x, lengths, y: sums, upstream, x_gradient: dx };
+        let backward =
+            LogSumExpBackward { params, x, lengths, statistics, upstream, x_gradient: dx };
         family.moves_its_buffers(shape, &backward);
     }
 }

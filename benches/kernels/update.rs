@@ -27,6 +27,7 @@ pub struct Layout {
     pub partials: wgpu::Buffer,
     pub input: wgpu::Buffer,
     pub learning_rates: wgpu::Buffer,
+    pub loss: wgpu::Buffer,
     pub state: wgpu::Buffer,
 }
 
@@ -58,6 +59,7 @@ impl Layout {
             partials: gpu.buffer("partials", 16 * chunks.len() as u64),
             input: gpu.upload("input", &[input]),
             learning_rates: gpu.upload("learning rates", &[1e-3f32]),
+            loss: gpu.upload("loss", &[0.0f32]),
             state: gpu.upload("state", &[applied()]),
             chunk_table: chunks,
         }
@@ -124,6 +126,8 @@ impl Layout {
             params: VerdictParams::new(self.tensor_count, [BETA1.into(), BETA2.into()]),
             input: bind(&self.input),
             learning_rates: bind(&self.learning_rates),
+            loss: bind(&self.loss),
+            staged: bind(&self.loss),
             tensors: bind(&self.tensors),
             state: bind(&self.state),
         }

@@ -18,9 +18,10 @@ use std::process::ExitCode;
 
 use evenkeel::graph::{Dense, Graph, HostData, Node, Op, Phase, Shape, Value};
 use evenkeel::kernel::grid;
-use evenkeel::kernels::shared::{GRID, QUAD_F32};
+use evenkeel::kernel::shared::{GRID, QUAD_F32};
 use evenkeel::nn::Linear;
-use evenkeel::plan::{Recorder, Slot, quads};
+use evenkeel::record::{Recorder, Slot, quads};
+use evenkeel::run::{finish, say};
 use evenkeel::step::StepInput;
 use evenkeel::train::{AdamW, Batch, Clip, ModelOutput, Trainer};
 use evenkeel::{Gpu, kernel, wgsl};
@@ -150,19 +151,13 @@ fn data() -> (Vec<f32>, Vec<f32>) {
 }
 
 fn main() -> ExitCode {
-    match pollster::block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run()))
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
     check_contract()?;
     let gpu = Gpu::new().await?;
-    println!("adapter    {} ({:?})", gpu.info.name, gpu.info.backend);
+    say!("adapter    {} ({:?})", gpu.info.name, gpu.info.backend);
     let optimizer = AdamW { learning_rate: 0.02, ..AdamW::default() };
     let builder = Trainer::builder(model as fn(&mut Graph) -> ModelOutput);
     let mut trainer = builder.optimizer(optimizer).clip(Clip::Norm(1.0)).build(&gpu).await?;
@@ -184,14 +179,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
         let found = trainer.gradient(name).await?;
         compare(&format!("gradient of {name}"), &wide(&found), expected, 1e-5)?;
     }
-    println!("device     its gradients agree with the CPU's");
+    say!("device     its gradients agree with the CPU's");
 
     for _ in 1..300 {
         trainer.step(&batch).await?;
     }
     let telemetry = trainer.telemetry().await?;
     let (first, last) = (telemetry[0].loss, telemetry[telemetry.len() - 1].loss);
-    println!("training   loss {first:.4} -> {last:.6}");
+    say!("training   loss {first:.4} -> {last:.6}");
     if last > first / 20.0 {
         return Err(format!("the model did not learn: loss {first} -> {last}").into());
     }
@@ -201,15 +196,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
 #[cfg(feature = "contract")]
 fn check_contract() -> Result<(), String> {
     use evenkeel::kernel::Kernel;
-    evenkeel::contract::check(&SquaredRelu::DECLARATION)?;
-    evenkeel::contract::check(&SquaredReluBackward::DECLARATION)?;
-    println!("contract   declarations and WGSL agree");
+    evenkeel::kernel::contract::check(&SquaredRelu::DECLARATION)?;
+    evenkeel::kernel::contract::check(&SquaredReluBackward::DECLARATION)?;
+    say!("contract   declarations and WGSL agree");
     Ok(())
 }
 
 #[cfg(not(feature = "contract"))]
 fn check_contract() -> Result<(), String> {
-    println!("contract   not checked: build with --features contract");
+    say!("contract   not checked: build with --features contract");
     Ok(())
 }
 
@@ -241,7 +236,7 @@ fn check_differences(host: &HostData) -> Result<(Vec<String>, Vec<Vec<f64>>), St
     for ((name, gradient), difference) in names.iter().zip(&gradients).zip(&differences) {
         compare(&format!("gradient of {name}"), gradient, difference, 1e-7)?;
     }
-    println!("gradient   agrees with finite differences");
+    say!("gradient   agrees with finite differences");
     Ok((names, gradients))
 }
 

@@ -25,6 +25,7 @@ use clap::Parser;
 use evenkeel::data::{Corpus, Split};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference::random::threefry4x32;
+use evenkeel::run::{finish, say};
 use evenkeel::train::stability::{Reaction, SnapshotRing, SpikeGuard};
 use evenkeel::train::{AdamW, Batch, Clip, Schedule, Telemetry, Trainer};
 use evenkeel::{Error, Gpu, Result};
@@ -80,14 +81,7 @@ struct Outcome {
 }
 
 fn main() -> ExitCode {
-    match pollster::block_on(run(&Options::parse())) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(pollster::block_on(run(&Options::parse())))
 }
 
 /// Faults by step. The window of the guard must have filled before the first.
@@ -104,15 +98,16 @@ async fn run(options: &Options) -> Result<bool> {
         let value = options.steps.to_string();
         return Err(Error::Setting { setting: "--steps", value, range: "at least 100" });
     }
+    plot::prepare(&options.out)?;
     let corpus = Corpus::new("this project's documents", TEXT.as_bytes())?;
     let split = corpus.split(0.1, options.context)?;
     let gpu = Gpu::new().await?;
     let kind = if gpu.is_software() { "software" } else { "hardware" };
-    println!("adapter  {} ({:?}, {kind})", gpu.info.name, gpu.info.backend);
+    say!("adapter  {} ({:?}, {kind})", gpu.info.name, gpu.info.backend);
     let vocabulary = corpus.vocabulary().size();
     let (none, faults) = (BTreeMap::new(), faults(options.steps));
     for (step, fault) in &faults {
-        println!("fault    step {step}: {fault:?}");
+        say!("fault    step {step}: {fault:?}");
     }
 
     let mut outcomes = Vec::new();
@@ -121,26 +116,26 @@ async fn run(options: &Options) -> Result<bool> {
     {
         let outcome = train(&gpu, options, vocabulary, &split, faults, guarded).await?;
         let skipped = outcome.records.last().map_or(0, |record| record.skipped_total);
-        println!(
+        say!(
             "{name:<9}  validation loss {:.4} after {} steps, {skipped} of them skipped",
             outcome.validation,
             outcome.records.len()
         );
         outcomes.push((name, outcome));
     }
-    println!("\nwhat the policies did:");
+    say!("\nwhat the policies did:");
     for record in outcomes[2].1.records.iter().filter(|record| record.event_bits != 0) {
         let events: Vec<_> = record.events().map(|event| format!("{event:?}")).collect();
         if events != ["Snapshot"] {
             let (step, value) = (record.step, record.event_value);
-            println!("  step {step:>5}  z-score {value:>10.3e}  {}", events.join(", "));
+            say!("  step {step:>5}  z-score {value:>10.3e}  {}", events.join(", "));
         }
     }
     let curves = outcomes.iter().map(|(name, outcome)| (*name, &outcome.records[..]));
     plot::draw(&options.out, &curves.collect::<Vec<_>>(), &faults)?;
-    println!("\nplot     {}", options.out.display());
+    say!("\nplot     {}", options.out.display());
     let [clean, _, guarded] = [0, 1, 2].map(|index| outcomes[index].1.validation);
-    println!("guarded against clean: {:+.2} %", 100.0 * (guarded / clean - 1.0));
+    say!("guarded against clean: {:+.2} %", 100.0 * (guarded / clean - 1.0));
     Ok(guarded <= clean * (1.0 + ALLOWED))
 }
 
@@ -195,11 +190,9 @@ async fn train(
         }
         records.extend(trainer.telemetry().await?);
     }
-    let mut validation = 0.0;
-    for index in 0..VALIDATION_BATCHES {
-        validation += trainer.evaluate(&split.validation.batch(seed, index, batch)).await?;
-    }
-    Ok(Outcome { records, validation: validation / VALIDATION_BATCHES as f32 })
+    let batches = (0..VALIDATION_BATCHES).map(|index| split.validation.batch(seed, index, batch));
+    let validation = trainer.evaluate_all(&batches.collect::<Vec<_>>()).await?;
+    Ok(Outcome { records, validation })
 }
 
 /// Random tokens and targets.

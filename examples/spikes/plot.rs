@@ -81,9 +81,17 @@ pub fn draw(
         "<text x=\"{:.1}\" y=\"30\" text-anchor=\"end\">loss over steps</text>\n</svg>\n",
         WIDTH - MARGIN
     ));
-    let file = |error: std::io::Error| Error::File { path: path.into(), reason: error.to_string() };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(file)?;
+    evenkeel::file::replace(path, svg.as_bytes())
+}
+
+/// Makes the folder of the plot, and makes sure that the plot can be written.
+pub fn prepare(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        std::fs::create_dir_all(folder).map_err(|error| Error::File {
+            path: folder.into(),
+            reason: format!("this folder cannot be made: {error}"),
+        })?;
     }
-    std::fs::write(path, svg).map_err(file)
+    evenkeel::file::check_writable(path)
 }

@@ -4,6 +4,8 @@ const SKIP = 0u;
 const REASON_NONE = 0u;
 const REASON_NONFINITE_GRADIENT = 1u;
 const REASON_GAVE_UP = 2u;
+const REASON_NONFINITE_LOSS = 6u;
+const REASON_NONFINITE_STATE = 7u;
 
 struct StepInput {
     seed: u32,

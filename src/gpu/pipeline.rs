@@ -1,7 +1,6 @@
 //! From a kernel's declaration to its pipeline.
 
-use crate::kernel::{Access, Declaration};
-use crate::variant::Variant;
+use crate::kernel::{Access, Declaration, Variant};
 
 /// Compiles a kernel with an explicit layout: the uniform at binding 0, then its buffers.
 pub(super) fn build(

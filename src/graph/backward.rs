@@ -1,13 +1,14 @@
-//! The reverse walk: from a scalar loss to gradients of all parameters.
+//! The reverse walk: from a scalar loss to gradients of all trained parameters.
 
 use super::ops::{Add, SeedGradient};
 use super::{Element, Graph, Source, Value};
-use crate::precision::Precision;
+use crate::kernel::Precision;
 
 impl Graph {
     /// Appends the gradient operations of `loss`, which must be one f32 number. The upstream of
     /// the loss is the step's loss scale times `factor` (1 / microbatches, for a mean over them).
-    /// Gradients of parameters end up in [`gradients`](Self::gradients).
+    /// Gradients of trained parameters end up in [`gradients`](Self::gradients); the walk ends where
+    /// nothing below is trained.
     #[track_caller]
     pub fn backward(&mut self, loss: Value, factor: f32) {
         let shape = self.shape(loss);
@@ -17,7 +18,7 @@ impl Graph {
         );
         assert!(self.gradients.is_empty(), "a graph is differentiated once");
         let forward = loss.node + 1;
-        let needed = self.depends_on_parameters(forward);
+        let needed = self.requires_gradient(forward);
         let mut upstream: Vec<Vec<Option<Value>>> =
             self.nodes[..forward].iter().map(|node| vec![None; node.shapes.len()]).collect();
         let scope = std::mem::take(&mut self.scope);
@@ -91,13 +92,16 @@ impl Graph {
         }
     }
 
-    /// Which of the first `count` nodes are parameters or computed from them.
-    fn depends_on_parameters(&self, count: usize) -> Vec<bool> {
-        let mut depends = Vec::with_capacity(count);
+    /// Which of the first `count` nodes are trained parameters or computed from them.
+    fn requires_gradient(&self, count: usize) -> Vec<bool> {
+        let mut requires = Vec::with_capacity(count);
         for node in &self.nodes[..count] {
-            let is_parameter = matches!(node.source, Source::Parameter(_));
-            depends.push(is_parameter || node.inputs.iter().any(|input| depends[input.node]));
+            let is_trained = match node.source {
+                Source::Parameter(index) => self.parameters[index].requires_grad,
+                _ => false,
+            };
+            requires.push(is_trained || node.inputs.iter().any(|input| requires[input.node]));
         }
-        depends
+        requires
     }
 }

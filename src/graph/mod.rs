@@ -1,7 +1,7 @@
 //! A graph of operations: built once, differentiated once, then recorded into a plan.
 //!
 //! A [`Graph`] is a list of nodes in the order they were made, so every node comes after its
-//! inputs. Leaves are inputs (written by the host each step), parameters (trained), states
+//! inputs. Leaves are inputs (written by the host each step), parameters (trained or frozen), states
 //! (committed by the verdict, such as running statistics) and constants. [`Graph::backward`]
 //! appends the gradient operations; nothing is computed until a [`Plan`](crate::plan::Plan) is
 //! made of it, or [`Graph::evaluate`] runs it in f64 on the CPU.
@@ -10,17 +10,17 @@ mod backward;
 mod evaluate;
 mod op;
 pub mod ops;
-mod shape;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
 pub use op::{AfterUpdate, Dense, Op};
-pub use shape::{Element, Shape};
 
-use crate::nn::init::Init;
-use crate::precision::{Precision, WeightStorage};
+use crate::init::Init;
+use crate::kernel::{Precision, WeightStorage};
+use crate::record::{Recorder, Slot};
+pub use crate::shape::{Element, Shape};
 
 /// One output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ pub enum Phase {
 pub enum Source {
     /// Written by the host before a step.
     Input(usize),
-    /// Trained.
+    /// Trained, or frozen.
     Parameter(usize),
     /// Kept between steps, changed only by steps that are applied.
     State(usize),
@@ -76,6 +76,20 @@ impl Node {
     pub fn output(&self, output: usize) -> Value {
         Value { node: self.index, output }
     }
+
+    /// Records the node's operation in its storage precision.
+    pub(crate) fn record(
+        &self,
+        op: &dyn Op,
+        recorder: &mut Recorder<'_>,
+        inputs: &[Slot],
+        outputs: &[Slot],
+    ) {
+        let operands = inputs.iter().chain(outputs).cloned();
+        recorder.operation(self.precision, operands, |recorder| {
+            op.record(recorder, inputs, outputs);
+        });
+    }
 }
 
 /// An input that the host writes before each step.
@@ -91,7 +105,7 @@ pub struct InputSpec {
     pub ignorable: bool,
 }
 
-/// A trained tensor.
+/// A parameter: a tensor that is trained, or frozen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterSpec {
     /// Dotted name, as PyTorch would have it.
@@ -102,6 +116,9 @@ pub struct ParameterSpec {
     pub init: Init,
     /// Random stream of the initialiser; the parameter's position in the model.
     pub stream: u32,
+    /// Whether it is trained. A frozen tensor has a value, and no gradient; see
+    /// [`Graph::frozen`].
+    pub requires_grad: bool,
 }
 
 /// Tensors that are kept between steps and changed only by applied steps: the rows of one matrix,
@@ -142,6 +159,8 @@ pub struct Graph {
     after_update: Vec<Rc<dyn AfterUpdate>>,
     scope: Vec<String>,
     streams: u32,
+    /// Whether parameters that are asked for from here on are trained.
+    requires_grad: bool,
 }
 
 impl Graph {
@@ -163,6 +182,7 @@ impl Graph {
             after_update: Vec::new(),
             scope: Vec::new(),
             streams: 0,
+            requires_grad: true,
         }
     }
 
@@ -196,6 +216,33 @@ impl Graph {
         let result = build(self);
         self.scope.pop();
         result
+    }
+
+    /// Runs `build` with frozen parameters: no parameter that it asks for is trained, wherever else
+    /// in the graph it is used (tied weights). [`ParameterSpec::requires_grad`] says so.
+    ///
+    /// A frozen tensor counts as a constant. It has no gradient, and the gradient operations of
+    /// whatever depends on frozen tensors and inputs alone are left out; gradients pass through
+    /// frozen layers to what is trained below them. All else is as in training: dropout drops, and
+    /// running statistics of BatchNorm move, as they do in PyTorch with `requires_grad` false.
+    pub fn frozen<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outside = std::mem::replace(&mut self.requires_grad, false);
+        let result = build(self);
+        self.requires_grad = outside;
+        result
+    }
+
+    /// Freezes the parameters made so far that `is_frozen` chooses, as [`frozen`](Self::frozen)
+    /// does. Those that are frozen already stay so.
+    ///
+    /// # Panics
+    /// After [`backward`](Self::backward).
+    #[track_caller]
+    pub fn freeze(&mut self, is_frozen: impl Fn(&ParameterSpec) -> bool) {
+        assert!(self.gradients.is_empty(), "the graph is differentiated already");
+        for spec in &mut self.parameters {
+            spec.requires_grad &= !is_frozen(spec);
+        }
     }
 
     /// Runs `build` with operations that store their values in `precision`. Inputs of another
@@ -263,14 +310,15 @@ impl Graph {
         self.push(Source::Input(self.inputs.len() - 1), vec![], vec![spec.shape], spec.name)
     }
 
-    /// A trained tensor under the current scope. Asking again for a name gives the same tensor:
-    /// that ties weights.
+    /// A parameter under the current scope, trained unless it is [frozen](Self::frozen). Asking
+    /// again for a name gives the same tensor: that ties weights.
     #[track_caller]
     pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
         let (name, shape) = (self.path(name), Shape::real(dims));
         if let Some(index) = self.parameters.iter().position(|p| p.name == name) {
-            let found = &self.parameters[index].shape;
-            assert_eq!(found, &shape, "parameter {name:?} was made with another shape");
+            let found = &mut self.parameters[index];
+            assert_eq!(found.shape, shape, "parameter {name:?} was made with another shape");
+            found.requires_grad &= self.requires_grad;
             return self.leaf(|source| matches!(source, Source::Parameter(i) if *i == index));
         }
         let stream = self.parameters.len() as u32;
@@ -279,6 +327,7 @@ impl Graph {
             shape: shape.clone(),
             init,
             stream,
+            requires_grad: self.requires_grad,
         });
         let stored = shape.stored_as(self.weights.precision());
         self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![stored], name)
@@ -305,7 +354,7 @@ impl Graph {
     /// `new` writes in place; with gradient accumulation, [`Slot::accumulate`] tells it to go on
     /// from what it wrote for the microbatch before.
     ///
-    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
     #[track_caller]
     pub fn stage(&mut self, state: Value, new: Value) {
         let Source::State(index) = self.nodes[state.node].source else {
@@ -401,7 +450,7 @@ impl Graph {
     /// where it is asked for as an output; then it keeps its slot between microbatches, and
     /// [`Slot::accumulate`] tells its operation to go on from what the one before left.
     ///
-    /// [`Slot::accumulate`]: crate::plan::Slot::accumulate
+    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
     #[track_caller]
     pub fn observe(&mut self, name: &str, value: Value) {
         let name = self.path(name);

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::{Graph, Node, Shape, Value};
-use crate::plan::{Recorder, Slot};
+use crate::record::{Recorder, Slot};
 use crate::step::StepInput;
 
 /// A dense tensor on the host, in f64: what [`Op::evaluate`] computes with.
@@ -67,6 +67,14 @@ pub trait Op: Debug {
         let _ = output;
         false
     }
+
+    /// Whether the outputs are about the step as a whole: a count over all its microbatches, say.
+    /// The plan runs such an operation, and what it is computed from, for every microbatch before
+    /// the first forward pass begins, and lets it add where [`Slot::accumulate`] is set. Its outputs
+    /// then stay as they are until the next step. It cannot be computed from another such operation.
+    fn spans_step(&self) -> bool {
+        false
+    }
 }
 
 /// What a layer does to its parameters after each update, on the device: QK-clip, say. It must
@@ -76,14 +84,15 @@ pub trait AfterUpdate: Debug {
     fn reads(&self) -> Vec<Value>;
 
     /// Records its dispatches. `value` says where a value of [`reads`](Self::reads) lies,
-    /// `parameter` where the weights of a parameter of the graph do that kernels compute with.
+    /// `parameter` where the weights of a parameter of the graph do that kernels compute with;
+    /// `None` for a frozen one, which nothing may change.
     /// Kernels change weights through the fragment
-    /// [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32), over the whole buffer of the slot; they
+    /// [`WEIGHT_F32`](crate::kernel::shared::WEIGHT_F32), over the whole buffer of the slot; they
     /// are compiled for the storage that the optimizer holds weights in.
     fn record(
         &self,
         recorder: &mut Recorder<'_>,
         value: &dyn Fn(Value) -> Slot,
-        parameter: &dyn Fn(usize) -> Slot,
+        parameter: &dyn Fn(usize) -> Option<Slot>,
     );
 }

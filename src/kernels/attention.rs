@@ -6,18 +6,24 @@
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
-//! Run as the [`HeadQuads`](crate::variant::HeadQuads) that fit the heads, the kernels compile
+//! Run as the [`HeadQuads`](crate::kernel::HeadQuads) that fit the heads, the kernels compile
 //! faster and take less memory; without, they fit every head.
 //!
 //! The plain form, for comparison and for small sizes, is
 //! [`MatmulTransposedB`](super::MatmulTransposedB), [`CausalSoftmax`],
 //! [`Matmul`](super::Matmul).
 
-use super::shared::{
-    ACTIVATION, ATTENTION, ATTENTION_TILE, GRID, HEAD_QUADS_32, QUAD_F32, REDUCE, ROW_LANES_64,
+use crate::kernel::shared::{
+    ACTIVATION, GRID, HEAD_QUADS_32, NUMERICS, QUAD_F32, REDUCE, ROW_LANES_64,
 };
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`] and
+/// [`NUMERICS`].
+pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
+/// Two tiles of rows in workgroup memory and their products with one invocation's row.
+pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
 
 /// The largest `head_quads`.
 pub const MAX_HEAD_QUADS: u32 = 32;
@@ -74,8 +80,8 @@ attention_kernel! {
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
     overrides {
@@ -87,8 +93,9 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head), overwritten.
         Write output,
-        /// f32 (batch, heads, time), overwritten.
-        Write log_sum_exp,
+        /// f32 (batch, heads, time, 2), overwritten: each row's largest score, after any cap, and the
+        /// log-sum-exp of its scores less it.
+        Write statistics,
         /// f32 (batch, heads, time): the row's largest scaled score before the soft cap, and the
         /// entropy of its softmax in nats; NaN both where a score is not finite. Overwritten where
         /// `watch` is 1, else any buffer. [`AttentionSummary`](super::AttentionSummary) folds it.
@@ -99,7 +106,7 @@ attention_kernel! {
 attention_kernel! {
     /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
     pub AttentionDelta, AttentionDeltaParams = [
-        QUAD_F32, GRID, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention_delta.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention/attention_delta.wgsl"),
     ];
     grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
     buffers {
@@ -115,8 +122,8 @@ attention_kernel! {
 attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention_backward_query.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
     buffers {
@@ -124,8 +131,8 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head)
         Read output_gradient,
-        /// f32 (batch, heads, time)
-        Read log_sum_exp,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
         /// f32 (batch, heads, time)
         Read delta,
         /// Laid out as `qkv`; the columns of the queries are overwritten.
@@ -136,8 +143,8 @@ attention_kernel! {
 attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
-        wgsl!("../../shaders/attention_backward_key_value.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
     buffers {
@@ -145,8 +152,8 @@ attention_kernel! {
         Read qkv,
         /// (batch * time, heads * head)
         Read output_gradient,
-        /// f32 (batch, heads, time)
-        Read log_sum_exp,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
         /// f32 (batch, heads, time)
         Read delta,
         /// Laid out as `qkv`; the columns of the keys and values are overwritten.
@@ -157,8 +164,8 @@ attention_kernel! {
 kernel! {
     /// The causal softmax of a whole matrix of scores, row r being query `r % time`.
     pub CausalSoftmax = [
-        QUAD_F32, GRID, ROW_LANES_64, REDUCE, ACTIVATION,
-        wgsl!("../../shaders/causal_softmax.wgsl"),
+        QUAD_F32, GRID, ROW_LANES_64, REDUCE, NUMERICS, ACTIVATION,
+        wgsl!("../../shaders/attention/causal_softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);

@@ -1,12 +1,12 @@
 //! Kernels that treat every element alike. Padding stays zero: each maps zeros to zero.
 
-use super::shared::{ACTIVATION, GRID, QUAD_F32};
+use crate::kernel::shared::{ACTIVATION, GRID, NUMERICS, QUAD_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
 kernel! {
     /// y = a + b.
-    pub Add = [QUAD_F32, GRID, wgsl!("../../shaders/add.wgsl")];
+    pub Add = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/add.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform AddParams {
@@ -50,7 +50,7 @@ impl Activation {
 
 kernel! {
     /// y = f(x). NaN stays NaN.
-    pub Activate = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/activate.wgsl")];
+    pub Activate = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/activate.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform ActivateParams {
@@ -70,7 +70,7 @@ kernel! {
 kernel! {
     /// dx = dy f'(x), where x is what the forward pass read. The derivative of ReLU at 0 is 0.
     pub ActivateBackward =
-        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/activate_backward.wgsl")];
+        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/activate_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform ActivateBackwardParams {
@@ -91,7 +91,7 @@ kernel! {
 
 kernel! {
     /// y = x. Also the yardstick of bandwidth: no kernel can move its bytes faster.
-    pub CopyQuads = [QUAD_F32, GRID, wgsl!("../../shaders/copy_quads.wgsl")];
+    pub CopyQuads = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/copy_quads.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform CopyQuadsParams {
@@ -108,7 +108,7 @@ kernel! {
 
 kernel! {
     /// y = factor x.
-    pub Scale = [QUAD_F32, GRID, wgsl!("../../shaders/scale.wgsl")];
+    pub Scale = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/scale.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform ScaleParams {
@@ -127,7 +127,7 @@ kernel! {
 
 kernel! {
     /// y = a b, element by element.
-    pub Multiply = [QUAD_F32, GRID, wgsl!("../../shaders/multiply.wgsl")];
+    pub Multiply = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/multiply.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform MultiplyParams {
@@ -147,7 +147,7 @@ kernel! {
 kernel! {
     /// `y[r, c] = x[r, c] + b[r % period, c]`: a bias with period 1, learned positions with the
     /// context length as period.
-    pub BroadcastAdd = [QUAD_F32, GRID, wgsl!("../../shaders/broadcast_add.wgsl")];
+    pub BroadcastAdd = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/broadcast_add.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform BroadcastAddParams {
@@ -167,8 +167,9 @@ kernel! {
 }
 
 kernel! {
-    /// y = cap tanh(x / cap): logits that cannot leave (-cap, cap), as in Gemma 2.
-    pub SoftCap = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/soft_cap.wgsl")];
+    /// y = cap tanh(x / cap): logits that cannot leave (-cap, cap), as in Gemma 2. NaN where x is NaN
+    /// or Inf, so that the cap hides no overflow.
+    pub SoftCap = [QUAD_F32, GRID, NUMERICS, ACTIVATION, wgsl!("../../shaders/elementwise/soft_cap.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform SoftCapParams {
@@ -188,7 +189,7 @@ kernel! {
 kernel! {
     /// dx = dy (1 - tanh²(x / cap)), where x is what the forward pass read.
     pub SoftCapBackward =
-        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/soft_cap_backward.wgsl")];
+        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/soft_cap_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform SoftCapBackwardParams {
@@ -209,7 +210,7 @@ kernel! {
 
 kernel! {
     /// y = silu(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer").
-    pub Swiglu = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/swiglu.wgsl")];
+    pub Swiglu = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/swiglu.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform SwigluParams {
@@ -228,7 +229,7 @@ kernel! {
 
 kernel! {
     /// dgate = dy up silu'(gate), dup = dy silu(gate), where x is what the forward pass read.
-    pub SwigluBackward = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/swiglu_backward.wgsl")];
+    pub SwigluBackward = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/swiglu_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform SwigluBackwardParams {
@@ -249,7 +250,7 @@ kernel! {
 
 kernel! {
     /// y = x, rounded to the storage precision: to nearest, ties to even.
-    pub CastFromF32 = [QUAD_F32, GRID, wgsl!("../../shaders/cast_from_f32.wgsl")];
+    pub CastFromF32 = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/cast_from_f32.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform CastFromF32Params {
@@ -266,7 +267,7 @@ kernel! {
 
 kernel! {
     /// y = x as f32, exactly.
-    pub CastToF32 = [QUAD_F32, GRID, wgsl!("../../shaders/cast_to_f32.wgsl")];
+    pub CastToF32 = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/cast_to_f32.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform CastToF32Params {

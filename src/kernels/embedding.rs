@@ -1,6 +1,6 @@
 //! Tokens and positions on their way in: table rows, learned positions, rotary embedding.
 
-use super::shared::{GRID, QUAD_F32};
+use crate::kernel::shared::{GRID, QUAD_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -13,7 +13,7 @@ kernel! {
     /// An id outside the vocabulary gives a row of zeros and takes no part in the backward pass, so
     /// that a bad id cannot read or write another row; reject such ids on the host, where they can
     /// be named.
-    pub Embedding = [QUAD_F32, GRID, wgsl!("../../shaders/embedding.wgsl")];
+    pub Embedding = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/embedding.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.quads).div_ceil(64));
     uniform EmbeddingParams {
@@ -51,7 +51,7 @@ kernel! {
     /// order: the same bits on every run.
     ///
     /// When accumulating, rows without a token are not touched.
-    pub EmbeddingBackward = [QUAD_F32, GRID, wgsl!("../../shaders/embedding_backward.wgsl")];
+    pub EmbeddingBackward = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/embedding_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.gradient_rows);
     uniform EmbeddingBackwardParams {
@@ -79,7 +79,7 @@ kernel! {
 kernel! {
     /// Row t of the gradient is the sum of the rows b time + t of `dy`, in order of b: the backward
     /// pass of learned positions, whose forward pass is [`BroadcastAdd`](super::BroadcastAdd).
-    pub PositionBackward = [QUAD_F32, GRID, wgsl!("../../shaders/position_backward.wgsl")];
+    pub PositionBackward = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/position_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.time_quads.div_ceil(64));
     uniform PositionBackwardParams {
@@ -105,7 +105,7 @@ kernel! {
     ///
     /// Pairs are (j, j + head_dim / 2), the "rotate half" convention of Llama. The inverse rotation
     /// is the backward pass.
-    pub Rotary = [QUAD_F32, GRID, wgsl!("../../shaders/rotary.wgsl")];
+    pub Rotary = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/rotary.wgsl")];
     workgroup [64, 1, 1];
     grid |params| {
         let units = params.quads - params.rotated_heads * params.half_quads;

@@ -4,12 +4,19 @@
 //! Heads lie as in [`attention`](super::attention): in a row of `qkv` all query heads, then the
 //! key heads, then the value heads, each of `head_quads` quads.
 
-use super::shared::{
-    COLUMN_TILE, GRID, HEAD_NORM, LANES_64, NUMERICS, QUAD_F32, REDUCE, ROW, STEP_STATE, SUMMARY,
+use crate::kernel::shared::{
+    CENTRED, COLUMN_TILE, GRID, LANES_64, NUMERICS, QUAD_F32, RANGE, REDUCE, ROW, STEP_STATE,
     WEIGHT_F32,
 };
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `head_sum`, `scaled_moments`: the heads of a row, side by side in a workgroup of 64; joined after
+/// [`ROW`], [`RANGE`] and [`CENTRED`].
+pub const HEAD_NORM: Fragment = wgsl!("../../shaders/logits/shared/head_norm.wgsl");
+/// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
+/// [`REDUCE`] and [`NUMERICS`].
+pub const SUMMARY: Fragment = wgsl!("../../shaders/logits/shared/summary.wgsl");
 
 /// `(rows_per_block, blocks)` for [`HeadNormBackward`]: at most 512 blocks, since each is a
 /// workgroup that writes gradients of activations too.
@@ -23,7 +30,7 @@ kernel! {
     /// QK-norm: RMSNorm or LayerNorm without bias over each query and key head, with one weight for
     /// all queries and one for all keys (arXiv 2302.05442, 2309.14322). Values are copied.
     pub HeadNorm = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, wgsl!("../../shaders/head_norm.wgsl"),
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, wgsl!("../../shaders/logits/head_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(
@@ -60,8 +67,8 @@ kernel! {
     /// Gradients of [`HeadNorm`]; those of the weights as partial sums, which
     /// [`ColumnSum`](super::ColumnSum) folds. Statistics are computed again: x is read anyway.
     pub HeadNormBackward = [
-        QUAD_F32, GRID, ROW, HEAD_NORM, COLUMN_TILE,
-        wgsl!("../../shaders/head_norm_backward.wgsl"),
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, COLUMN_TILE,
+        wgsl!("../../shaders/logits/head_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.blocks);
@@ -105,7 +112,7 @@ kernel! {
     /// Per head, the largest logit and the mean entropy of an [`Attention`](super::Attention).
     pub AttentionSummary = [
         STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY,
-        wgsl!("../../shaders/attention_summary.wgsl"),
+        wgsl!("../../shaders/logits/attention_summary.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| [params.heads, 1, 1];
@@ -133,9 +140,10 @@ kernel! {
 
 kernel! {
     /// The largest logit of a [`CrossEntropy`](super::CrossEntropy), and the share of its mean that
-    /// is z-loss: `z_loss mean(lse²)`. Rows that are ignored do not count.
+    /// is z-loss: `z_loss mean(lse²)`. Rows that are ignored do not count. The mean over the
+    /// microbatches of a step is that over all its targets.
     pub LogitSummary = [
-        STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/logit_summary.wgsl"),
+        STEP_STATE, LANES_64, REDUCE, NUMERICS, SUMMARY, wgsl!("../../shaders/logits/logit_summary.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
@@ -156,8 +164,10 @@ kernel! {
         Read statistics,
         /// (rows)
         Read targets,
-        /// f32 (1), overwritten, or raised to the largest; -1e30 where no row counts. NaN where a
-        /// row is.
+        /// (2): output of [`CountTargets`](super::CountTargets).
+        Read counts,
+        /// f32 (1), overwritten, or raised to the largest; the lowest f32 where no row counts.
+        /// NaN where a row is.
         Write max_logit,
         /// f32 (1), overwritten, or the mean over the microbatches. NaN where a row is.
         Write penalty,
@@ -174,7 +184,7 @@ kernel! {
     /// its own gamma over that, which may exceed 1: so every product shrinks by its own gamma.
     /// Groups without a logit above the threshold, and values, keep their bits.
     pub QkClip =
-        [STEP_STATE, GRID, NUMERICS, WEIGHT_F32, wgsl!("../../shaders/qk_clip.wgsl")];
+        [STEP_STATE, GRID, NUMERICS, WEIGHT_F32, wgsl!("../../shaders/logits/qk_clip.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(((params.heads + params.kv_heads) * params.head_quads).div_ceil(64));
     uniform QkClipParams {

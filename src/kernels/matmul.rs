@@ -11,13 +11,33 @@
 //! `*_direct` in registers only, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
-use super::shared::{
-    ACTIVATION, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_A_ROWS, PRODUCT_ACTIVATED,
-    PRODUCT_B_COLUMNS, PRODUCT_B_ROWS, PRODUCT_DIRECT, PRODUCT_FROM_ZERO, PRODUCT_RESUMED,
-    PRODUCT_STORE, PRODUCT_TERMS_F32, PRODUCT_TILED, QUAD_F32,
-};
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, QUAD_F32};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `ProductParams` of a batched matrix product.
+pub const PRODUCT: Fragment = wgsl!("../../shaders/matmul/shared/product.wgsl");
+/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.
+pub const PRODUCT_ACTIVATED: Fragment = wgsl!("../../shaders/matmul/shared/product_activated.wgsl");
+/// `a_block` of A stored as (rows, inner).
+pub const PRODUCT_A_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_a_rows.wgsl");
+/// `a_block` of A stored as (inner, rows).
+pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_a_columns.wgsl");
+/// `b_block` of B stored as (inner, cols).
+pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_rows.wgsl");
+/// `b_block` of B stored as (cols, inner).
+pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_columns.wgsl");
+/// `opening` of sums that begin with zero.
+pub const PRODUCT_FROM_ZERO: Fragment = wgsl!("../../shaders/matmul/shared/product_from_zero.wgsl");
+/// `ResumedProductParams`, an `opening` and a `store` of sums that go on from dispatch to dispatch.
+pub const PRODUCT_RESUMED: Fragment = wgsl!("../../shaders/matmul/shared/product_resumed.wgsl");
+/// `multiply`: one tile of C per workgroup, through workgroup memory; wants
+/// [`PRODUCT_TERMS_F32`] and [`PRODUCT_FROM_ZERO`].
+pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_tiled.wgsl");
+/// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`].
+pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
+/// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
+pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
 
 /// Rows and columns of C that one workgroup computes.
 const TILE: u32 = 64;
@@ -125,7 +145,7 @@ product! {
     pub Matmul, MatmulParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
-        wgsl!("../../shaders/matmul.wgsl"),
+        wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {}
@@ -144,7 +164,7 @@ product! {
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED, wgsl!("../../shaders/matmul_transposed_b.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -175,7 +195,7 @@ product! {
     pub MatmulTransposedA, MatmulTransposedAParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
-        wgsl!("../../shaders/matmul_transposed_a.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
     own {}
@@ -194,7 +214,7 @@ product! {
     pub MatmulDirect, MatmulDirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
-        wgsl!("../../shaders/matmul_direct.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {}
@@ -213,7 +233,7 @@ product! {
     pub MatmulTransposedBDirect, MatmulTransposedBDirectParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul_transposed_b_direct.wgsl"),
+        PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -244,7 +264,7 @@ product! {
     pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
-        wgsl!("../../shaders/matmul_transposed_a_direct.wgsl"),
+        wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
     own {}
@@ -265,7 +285,7 @@ product! {
     /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
     pub MatmulResumed, MatmulResumedParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul_resumed.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {
@@ -290,7 +310,7 @@ product! {
     /// [`MatmulResumed`] in registers only, with the bits of [`MatmulDirect`].
     pub MatmulResumedDirect, MatmulResumedDirectParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_DIRECT, wgsl!("../../shaders/matmul_resumed_direct.wgsl"),
+        PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     own {

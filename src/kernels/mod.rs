@@ -18,7 +18,6 @@ pub mod policy;
 pub mod probe;
 pub mod random;
 pub mod reduce;
-pub mod shared;
 pub mod softmax;
 pub mod step;
 pub mod weights;

@@ -9,13 +9,21 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::shared::{
-    CHUNK_SCAN, EXACT_ROOT, EXACT_SUM, GRID, OPEN_STEP, POWER, POWER_PARTIAL, SCAN_FOLD, SEGMENT,
-    STEP_STATE, TENSOR_NORM, WIDE,
-};
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::shared::{GRID, OPEN_STEP, POWER, SCAN_FOLD, STEP_STATE, TENSOR_NORM, WIDE};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::{Chunk, device_struct};
 use crate::{kernel, wgsl};
+
+/// `magnitude`, `survey`: a chunk's largest element and its counts; wants [`STEP_STATE`].
+pub const CHUNK_SCAN: Fragment = wgsl!("../../shaders/norm/shared/chunk_scan.wgsl");
+/// `combine` of scan partials of p-th powers; wants [`WIDE`], [`STEP_STATE`] and [`POWER`].
+pub const POWER_PARTIAL: Fragment = wgsl!("../../shaders/norm/shared/power_partial.wgsl");
+/// `ExactSum` and its carries.
+pub const EXACT_SUM: Fragment = wgsl!("../../shaders/norm/shared/exact_sum.wgsl");
+/// `root`: an exact sum's, to the nearest 24 bits; wants [`WIDE`] and [`EXACT_SUM`].
+pub const EXACT_ROOT: Fragment = wgsl!("../../shaders/norm/shared/exact_root.wgsl");
+/// `Segment` and `part_index`: which parts a fold joins.
+pub const SEGMENT: Fragment = wgsl!("../../shaders/norm/shared/segment.wgsl");
 
 /// Exponent of a [`TensorNorm`] where an element is not finite: above every norm that is.
 pub const NONFINITE_EXPONENT: i32 = 1 << 20;
@@ -110,7 +118,7 @@ kernel! {
     /// by p again and is right to 4e-7 + 1.2e-6 / p, for any p and any finite gradient.
     pub GradientScanPower = [
         STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, CHUNK_SCAN,
-        wgsl!("../../shaders/gradient_scan_power.wgsl"),
+        wgsl!("../../shaders/norm/gradient_scan_power.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -144,7 +152,7 @@ kernel! {
     pub NormFold = [
         STEP_STATE, GRID, WIDE, POWER, POWER_PARTIAL, SCAN_FOLD, TENSOR_NORM,
         SEGMENT,
-        wgsl!("../../shaders/norm_fold.wgsl"),
+        wgsl!("../../shaders/norm/norm_fold.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.segment_count);
@@ -178,7 +186,7 @@ kernel! {
     /// counts. Integers only, so a sum has the same bits on every adapter.
     pub GradientScanExact = [
         STEP_STATE, GRID, WIDE, CHUNK_SCAN, EXACT_SUM,
-        wgsl!("../../shaders/gradient_scan_exact.wgsl"),
+        wgsl!("../../shaders/norm/gradient_scan_exact.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -209,7 +217,7 @@ kernel! {
     /// [`NONFINITE_EXPONENT`]. Counts stay at their largest value where they would wrap.
     pub ExactFold = [
         GRID, WIDE, EXACT_SUM, EXACT_ROOT, TENSOR_NORM, SEGMENT,
-        wgsl!("../../shaders/exact_fold.wgsl"),
+        wgsl!("../../shaders/norm/exact_fold.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.segment_count);
@@ -236,7 +244,7 @@ kernel! {
 kernel! {
     /// Opens the step with a norm that a fold has found.
     pub GlobalNorm = [
-        STEP_STATE, WIDE, TENSOR_NORM, OPEN_STEP, wgsl!("../../shaders/global_norm.wgsl"),
+        STEP_STATE, WIDE, TENSOR_NORM, OPEN_STEP, wgsl!("../../shaders/norm/global_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];

@@ -1,19 +1,33 @@
 //! Layer, RMS and batch normalization. Statistics are f32 and two-pass: the mean, then the sum of
-//! centred squares; the mean of x² less mean² would lose a small variance beside a large mean.
-//!
-//! Squares must fit f32: |x| < 1e18 is safe. Parameter gradients of the row norms come as partial
-//! sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
+//! centred squares; the mean of x² less mean² would lose a small variance beside a large mean. The
+//! mean is kept as (shift + rest) / scale, so that the backward pass keeps the digits of x - mean
+//! too. scale is 1, or a power of two where squares would leave f32; std is that of x scale.
+//! A row or feature with a NaN or Inf is all NaN. Parameter gradients of the row norms come as
+//! partial sums per block of rows, which [`ColumnSum`](super::ColumnSum) folds.
 
 use super::reduce::column_tiles;
-use super::shared::{COLUMN_TILE, GRID, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64};
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::shared::{
+    CENTRED, COLUMN_TILE, GRID, QUAD_F32, RANGE, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64,
+};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
+
+/// `row_scale` of the kernel's `row_values`; wants [`RANGE`], [`REDUCE`] and [`ROW_LANES_64`].
+pub const ROW_SCALE: Fragment = wgsl!("../../shaders/normalization/shared/row_scale.wgsl");
+/// `row_moments` of the kernel's `row_values`; wants [`ROW`], [`CENTRED`] and [`ROW_SCALE`].
+pub const ROW_MOMENTS: Fragment = wgsl!("../../shaders/normalization/shared/row_moments.wgsl");
+/// `row_rstd` of the kernel's `row_values`; wants [`ROW`] and [`ROW_SCALE`].
+pub const ROW_MEAN_SQUARE: Fragment =
+    wgsl!("../../shaders/normalization/shared/row_mean_square.wgsl");
+/// `batch_moments`, `deviations`: how BatchNorm normalizes a quad of features; wants [`CENTRED`].
+pub const FEATURE_MOMENTS: Fragment =
+    wgsl!("../../shaders/normalization/shared/feature_moments.wgsl");
 
 kernel! {
     /// y = (x - mean) / sqrt(variance + eps) * weight + bias over each row.
     pub LayerNorm = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/layer_norm.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, CENTRED, ROW_SCALE, ROW_MOMENTS,
+        wgsl!("../../shaders/normalization/layer_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -34,7 +48,7 @@ kernel! {
         Read bias,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows): mean, 1 / std, overwritten.
+        /// (rows, 4): shift, rest, 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -42,8 +56,8 @@ kernel! {
 kernel! {
     /// sum = x + residual; y = layer norm of the sum.
     pub ResidualLayerNorm = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/residual_layer_norm.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, CENTRED, ROW_SCALE, ROW_MOMENTS,
+        wgsl!("../../shaders/normalization/residual_layer_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -68,7 +82,7 @@ kernel! {
         Write sum,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows): mean, 1 / std, overwritten.
+        /// (rows, 4): shift, rest, 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -77,8 +91,8 @@ kernel! {
     /// dx = rstd (w dy - mean(w dy) - xhat mean(w dy xhat)), plus `residual_gradient` if asked.
     /// Serves [`ResidualLayerNorm`] too, with its sum as x.
     pub LayerNormBackward = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/layer_norm_backward.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4, CENTRED,
+        wgsl!("../../shaders/normalization/layer_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -97,7 +111,7 @@ kernel! {
         Read weight,
         /// (rows, cols): gradient of y.
         Read dy,
-        /// (rows): mean, 1 / std.
+        /// (rows, 4): what the forward pass left.
         Read statistics,
         /// (rows, cols): further gradient of x, of the residual path.
         /// Any buffer where `add_residual` is 0.
@@ -110,8 +124,8 @@ kernel! {
 kernel! {
     /// Sums of dy xhat and of dy over blocks of rows.
     pub LayerNormParameterPartials = [
-        QUAD_F32, GRID, ROW, COLUMN_TILE,
-        wgsl!("../../shaders/layer_norm_parameter_partials.wgsl"),
+        QUAD_F32, GRID, ROW, COLUMN_TILE, CENTRED,
+        wgsl!("../../shaders/normalization/layer_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
@@ -130,7 +144,7 @@ kernel! {
         Read x,
         /// (rows, cols): gradient of y.
         Read dy,
-        /// (rows): mean, 1 / std.
+        /// (rows, 4): what the forward pass left.
         Read statistics,
         /// (blocks, cols), overwritten.
         Write weight_partials,
@@ -141,7 +155,10 @@ kernel! {
 
 kernel! {
     /// y = x / sqrt(mean(x²) + eps) * weight over each row.
-    pub RmsNorm = [QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, wgsl!("../../shaders/rms_norm.wgsl")];
+    pub RmsNorm = [
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        wgsl!("../../shaders/normalization/rms_norm.wgsl"),
+    ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
     uniform RmsNormParams {
@@ -159,7 +176,7 @@ kernel! {
         Read weight,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows): 1 / std, overwritten.
+        /// (rows, 2): 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -167,8 +184,8 @@ kernel! {
 kernel! {
     /// sum = x + residual; y = RMS norm of the sum.
     pub ResidualRmsNorm = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/residual_rms_norm.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        wgsl!("../../shaders/normalization/residual_rms_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -191,7 +208,7 @@ kernel! {
         Write sum,
         /// (rows, cols), overwritten.
         Write y,
-        /// (rows): 1 / std, overwritten.
+        /// (rows, 2): 1 / std, scale, overwritten.
         Write statistics,
     }
 }
@@ -201,7 +218,7 @@ kernel! {
     /// [`ResidualRmsNorm`] too, with its sum as x.
     pub RmsNormBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/rms_norm_backward.wgsl"),
+        wgsl!("../../shaders/normalization/rms_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -220,7 +237,7 @@ kernel! {
         Read weight,
         /// (rows, cols): gradient of y.
         Read dy,
-        /// (rows): 1 / std.
+        /// (rows, 2): what the forward pass left.
         Read statistics,
         /// (rows, cols): further gradient of x, of the residual path.
         /// Any buffer where `add_residual` is 0.
@@ -234,7 +251,7 @@ kernel! {
     /// Sums of dy xhat over blocks of rows.
     pub RmsNormParameterPartials = [
         QUAD_F32, GRID, ROW, COLUMN_TILE,
-        wgsl!("../../shaders/rms_norm_parameter_partials.wgsl"),
+        wgsl!("../../shaders/normalization/rms_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
@@ -253,7 +270,7 @@ kernel! {
         Read x,
         /// (rows, cols): gradient of y.
         Read dy,
-        /// (rows): 1 / std.
+        /// (rows, 2): what the forward pass left.
         Read statistics,
         /// (blocks, cols), overwritten.
         Write weight_partials,
@@ -263,8 +280,8 @@ kernel! {
 kernel! {
     /// Mean and biased variance of every feature over the rows.
     pub BatchNormStatistics = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/batch_norm_statistics.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, RANGE, CENTRED,
+        wgsl!("../../shaders/normalization/batch_norm_statistics.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.features.div_ceil(4));
@@ -277,7 +294,7 @@ kernel! {
     buffers {
         /// (rows, features)
         Read x,
-        /// (2, features): means, then variances, overwritten.
+        /// (4, features): shifts, rests, variances, scales, overwritten.
         Write statistics,
     }
 }
@@ -285,7 +302,9 @@ kernel! {
 kernel! {
     /// y = (x - mean) / sqrt(variance + eps) * weight + bias for every feature, with the statistics
     /// of the batch in training and the running ones in evaluation.
-    pub BatchNorm = [QUAD_F32, GRID, ROW, wgsl!("../../shaders/batch_norm.wgsl")];
+    pub BatchNorm = [
+        QUAD_F32, GRID, ROW, CENTRED, FEATURE_MOMENTS, wgsl!("../../shaders/normalization/batch_norm.wgsl"),
+    ];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.features.div_ceil(4)).div_ceil(64));
     uniform BatchNormParams {
@@ -295,11 +314,13 @@ kernel! {
         features: u32,
         /// Added to the variance; positive, so that a constant row has a finite 1 / std.
         eps: f32,
+        /// 0 takes statistics of a batch, 1 given means and variances.
+        given: u32,
     }
     buffers {
         /// (rows, features)
         Read x,
-        /// (2, features): means, then variances.
+        /// (4, features) of [`BatchNormStatistics`], or given (2, features): means, variances.
         Read statistics,
         /// (features)
         Read weight,
@@ -313,8 +334,8 @@ kernel! {
 kernel! {
     /// Gradients of [`BatchNorm`] over [`BatchNormStatistics`] of the same x.
     pub BatchNormBackward = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4,
-        wgsl!("../../shaders/batch_norm_backward.wgsl"),
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE_VEC4, CENTRED, FEATURE_MOMENTS,
+        wgsl!("../../shaders/normalization/batch_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.features.div_ceil(4));
@@ -333,7 +354,7 @@ kernel! {
         Read x,
         /// (rows, features): gradient of y.
         Read dy,
-        /// (2, features): means, then variances, of the batch.
+        /// (4, features): output of [`BatchNormStatistics`].
         Read statistics,
         /// (features)
         Read weight,
@@ -348,8 +369,8 @@ kernel! {
 
 kernel! {
     /// staged = (1 - momentum) previous + momentum batch, the variances made unbiased. They are
-    /// staged first, so that a step that is skipped does not move the committed ones.
-    pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/batch_norm_running.wgsl")];
+    /// staged first, so that a skipped step moves nothing. Inf counts as the largest variance.
+    pub BatchNormRunning = [GRID, ROW, wgsl!("../../shaders/normalization/batch_norm_running.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((2 * params.features.div_ceil(4)).div_ceil(64));
     uniform BatchNormRunningParams {
@@ -363,7 +384,7 @@ kernel! {
         from_staged: u32,
     }
     buffers {
-        /// (2, features): output of [`BatchNormStatistics`].
+        /// (4, features): output of [`BatchNormStatistics`].
         Read batch,
         /// (2, features): the committed running statistics.
         Read base,

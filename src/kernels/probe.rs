@@ -1,7 +1,7 @@
 //! Questions to an adapter: what it does where WGSL promises little. No training step runs these;
 //! [`Gpu::numerics`](crate::Gpu::numerics) does, and judges the answers.
 
-use super::shared::{ACTIVATION, EXP_LOG, GRID, LANES_64, NUMERICS, REDUCE};
+use crate::kernel::shared::{ACTIVATION, EXP_LOG, GRID, LANES_64, NUMERICS, REDUCE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -9,7 +9,7 @@ kernel! {
     /// Which tests call a bit pattern NaN or not finite: bit 0 not finite and 1 NaN by integers,
     /// 2 and 3 the same on the bits of the loaded f32, 4 `x != x`, 5 `abs(x) > MAX`,
     /// 6 `min(max(x, -MAX), MAX) != x`, 7 `x - x != 0`.
-    pub ProbeBits = [GRID, NUMERICS, wgsl!("../../shaders/probe_bits.wgsl")];
+    pub ProbeBits = [GRID, NUMERICS, wgsl!("../../shaders/probe/probe_bits.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.count.div_ceil(64));
     uniform ProbeBitsParams {
@@ -84,7 +84,7 @@ impl ProbeOperation {
 kernel! {
     /// z = f(x, y), element by element, by a [`ProbeOperation`].
     pub ProbeArithmetic =
-        [GRID, ACTIVATION, NUMERICS, EXP_LOG, wgsl!("../../shaders/probe_arithmetic.wgsl")];
+        [GRID, ACTIVATION, NUMERICS, EXP_LOG, wgsl!("../../shaders/probe/probe_arithmetic.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.count.div_ceil(64));
     uniform ProbeArithmeticParams {
@@ -106,7 +106,7 @@ kernel! {
 kernel! {
     /// Sums of rows, in order: plain, Kahan's, by TwoSum (Ogita, Rump and Oishi, "Accurate sum and
     /// dot product", 2005), and by TwoSum with every result passed through an integer operation.
-    pub ProbeCompensation = [GRID, wgsl!("../../shaders/probe_compensation.wgsl")];
+    pub ProbeCompensation = [GRID, wgsl!("../../shaders/probe/probe_compensation.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows.div_ceil(64));
     uniform ProbeCompensationParams {
@@ -127,7 +127,7 @@ kernel! {
 
 kernel! {
     /// `pack2x16float`, `unpack2x16float`, and `f32` of a u32.
-    pub ProbeConversion = [GRID, wgsl!("../../shaders/probe_conversion.wgsl")];
+    pub ProbeConversion = [GRID, wgsl!("../../shaders/probe/probe_conversion.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.count.div_ceil(64));
     uniform ProbeConversionParams {
@@ -150,7 +150,7 @@ kernel! {
 
 kernel! {
     /// Sum and largest of each 256 elements through workgroup memory, and of all through atomics.
-    pub ProbeReduction = [GRID, LANES_64, REDUCE, wgsl!("../../shaders/probe_reduction.wgsl")];
+    pub ProbeReduction = [GRID, LANES_64, REDUCE, wgsl!("../../shaders/probe/probe_reduction.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.count.div_ceil(256));
     uniform ProbeReductionParams {
@@ -174,7 +174,7 @@ kernel! {
 kernel! {
     /// Words shuffled across workgroups and mixed within them, where a missing barrier or a lost
     /// atomic operation shows. Run in a chain, each reading what the one before wrote.
-    pub ProbeRace = [GRID, wgsl!("../../shaders/probe_race.wgsl")];
+    pub ProbeRace = [GRID, wgsl!("../../shaders/probe/probe_race.wgsl")];
     workgroup [256, 1, 1];
     grid |params| grid(params.count / 256);
     uniform ProbeRaceParams {

@@ -4,7 +4,7 @@
 //! drawn before ([`threefry4x32`](crate::reference::random::threefry4x32)): nothing is stored, the
 //! backward pass makes its mask anew, and a resumed run draws what the uninterrupted one drew.
 
-use super::shared::{GRID, QUAD_F32, RANDOM, STEP_STATE};
+use crate::kernel::shared::{GRID, QUAD_F32, RANDOM, STEP_STATE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -13,7 +13,7 @@ kernel! {
     ///
     /// The mask depends on the [`StepInput`](crate::step::StepInput), the stream and the position
     /// of the quad only.
-    pub Dropout = [QUAD_F32, GRID, STEP_STATE, RANDOM, wgsl!("../../shaders/dropout.wgsl")];
+    pub Dropout = [QUAD_F32, GRID, STEP_STATE, RANDOM, wgsl!("../../shaders/random/dropout.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform DropoutParams {
@@ -56,7 +56,7 @@ impl DropoutParams {
 
 kernel! {
     /// w = value.
-    pub Fill = [GRID, RANDOM, wgsl!("../../shaders/fill.wgsl")];
+    pub Fill = [GRID, RANDOM, wgsl!("../../shaders/random/fill.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
     uniform FillParams {
@@ -76,7 +76,7 @@ kernel! {
 kernel! {
     /// w uniform in [low, high]; element (r, c) depends on seed, stream and (first_row + r) cols + c
     /// only, so a tensor can be drawn in parts.
-    pub InitializeUniform = [GRID, RANDOM, wgsl!("../../shaders/initialize_uniform.wgsl")];
+    pub InitializeUniform = [GRID, RANDOM, wgsl!("../../shaders/random/initialize_uniform.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
     uniform InitializeUniformParams {
@@ -104,7 +104,7 @@ kernel! {
 kernel! {
     /// w normal, cut at 5.3 standard deviations; element (r, c) depends on seed, stream and
     /// (first_row + r) cols + c only, so a tensor can be drawn in parts.
-    pub InitializeNormal = [GRID, RANDOM, wgsl!("../../shaders/initialize_normal.wgsl")];
+    pub InitializeNormal = [GRID, RANDOM, wgsl!("../../shaders/random/initialize_normal.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
     uniform InitializeNormalParams {

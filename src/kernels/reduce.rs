@@ -2,7 +2,7 @@
 //! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
 //! be deterministic.
 
-use super::shared::{COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE};
+use crate::kernel::shared::{COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -25,7 +25,7 @@ kernel! {
     /// Use [`row_blocks`] to choose the blocks.
     pub ColumnPartials = [
         QUAD_F32, GRID, COLUMN_TILE,
-        wgsl!("../../shaders/column_partials.wgsl"),
+        wgsl!("../../shaders/reduce/column_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.col_quads) * params.blocks);
@@ -49,7 +49,7 @@ kernel! {
 
 kernel! {
     /// `y[c] = sum_b partials[b, c]`: folds partial sums into a parameter's gradient.
-    pub ColumnSum = [GRID, COLUMN_TILE, wgsl!("../../shaders/column_sum.wgsl")];
+    pub ColumnSum = [GRID, COLUMN_TILE, wgsl!("../../shaders/reduce/column_sum.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(column_tiles(params.col_quads));
     uniform ColumnSumParams {
@@ -70,7 +70,7 @@ kernel! {
 
 kernel! {
     /// `mean = sum_r values[r] / rows`, in one workgroup.
-    pub RowMean = [LANES_64, REDUCE, wgsl!("../../shaders/row_mean.wgsl")];
+    pub RowMean = [LANES_64, REDUCE, wgsl!("../../shaders/reduce/row_mean.wgsl")];
     workgroup [64, 1, 1];
     grid |_params| [1, 1, 1];
     uniform RowMeanParams {
@@ -92,7 +92,7 @@ kernel! {
     /// Largest magnitude, scaled sum of squares, counts, and the first element that is not finite.
     pub ValueScan = [
         STEP_STATE, QUAD_F32, WIDE, LANES_64, REDUCE,
-        wgsl!("../../shaders/value_scan.wgsl"),
+        wgsl!("../../shaders/reduce/value_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| [params.groups, 1, 1];

@@ -3,20 +3,21 @@
 //! makes the whole row NaN, so that a bad activation cannot hide behind a maximum. -Inf counts
 //! as probability 0, but prefer `lengths` or the lowest f32: WGSL promises nothing about Inf.
 
-use super::shared::{
+use crate::kernel::shared::{
     EXP_LOG, GRID, LOG_SUM_EXP, NUMERICS, QUAD_F32, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64,
 };
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
-/// What [`LogSumExp`] gives for a row without valid columns: stands for log(0), yet is finite.
-pub const EMPTY_LOG_SUM_EXP: f32 = -3.0e38;
+/// What [`LogSumExp`] gives for a row without valid columns: stands for log(0), yet is finite, and
+/// no row has less.
+pub const EMPTY_LOG_SUM_EXP: f32 = f32::MIN;
 
 kernel! {
     /// y = softmax(x) over the valid columns of each row, 0 in the others and in empty rows.
     pub Softmax = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
-        wgsl!("../../shaders/softmax.wgsl"),
+        wgsl!("../../shaders/softmax/softmax.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -44,7 +45,7 @@ kernel! {
     /// dx = y (dy - sum_c dy y): the gradient of [`Softmax`], masked columns included.
     pub SoftmaxBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
-        wgsl!("../../shaders/softmax_backward.wgsl"),
+        wgsl!("../../shaders/softmax/softmax_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -69,7 +70,7 @@ kernel! {
     /// are none.
     pub LogSumExp = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, REDUCE_VEC4, NUMERICS, EXP_LOG, LOG_SUM_EXP,
-        wgsl!("../../shaders/log_sum_exp.wgsl"),
+        wgsl!("../../shaders/softmax/log_sum_exp.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.rows);
@@ -90,6 +91,8 @@ kernel! {
         Read lengths,
         /// (rows), overwritten.
         Write y,
+        /// (rows, 2), overwritten: the largest valid element, and y less it.
+        Write statistics,
     }
 }
 
@@ -97,7 +100,7 @@ kernel! {
     /// `dx[r, c] = upstream[r] exp(x[r, c] - y[r])` in valid columns, 0 in the others.
     pub LogSumExpBackward = [
         QUAD_F32, GRID, ROW, NUMERICS, EXP_LOG,
-        wgsl!("../../shaders/log_sum_exp_backward.wgsl"),
+        wgsl!("../../shaders/softmax/log_sum_exp_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
@@ -116,8 +119,8 @@ kernel! {
         Read x,
         /// (rows): valid columns of each row. Any buffer where `use_lengths` is 0.
         Read lengths,
-        /// (rows): output of [`LogSumExp`].
-        Read y,
+        /// (rows, 2): what [`LogSumExp`] left. Not y, which lacks the digits beside a large element.
+        Read statistics,
         /// (rows): gradient of y.
         Read upstream,
         /// (rows, cols), overwritten.

@@ -4,13 +4,20 @@
 //! [`GradientScan`], [`GradientNorm`] and [`Verdict`] work on bits and integer exponents where it
 //! matters, so the norm is right for every finite gradient and no test depends on NaN arithmetic.
 
-use super::shared::{
-    GRID, LANES_64, LOSS_SCALE, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE,
-    UPDATE_PARTIAL, WEIGHT_F32, WIDE,
+use crate::kernel::shared::{
+    GRID, LANES_64, NUMERICS, OPEN_STEP, REDUCE, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WEIGHT_F32,
+    WIDE,
 };
-use crate::kernel::{Declaration, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::step::Chunk;
 use crate::{kernel, wgsl};
+
+/// `scheduled_rate`: the learning rate after so many applied steps; wants [`WIDE`].
+pub const SCHEDULE: Fragment = wgsl!("../../shaders/step/shared/schedule.wgsl");
+/// `back_off`, `grow`: the next loss scale; wants [`STEP_STATE`].
+pub const LOSS_SCALE: Fragment = wgsl!("../../shaders/step/shared/loss_scale.wgsl");
+/// `join_largest`, `join_sums` of update partials; wants [`STEP_STATE`] and [`REDUCE`].
+pub const UPDATE_PARTIAL: Fragment = wgsl!("../../shaders/step/shared/update_partial.wgsl");
 
 /// The most quads in one [`Chunk`]: 64 invocations with 8 quads each.
 pub const CHUNK_QUADS: u32 = 512;
@@ -52,7 +59,7 @@ kernel! {
     /// Largest magnitude, scaled sum of squares and counts of each chunk of the gradient.
     pub GradientScan = [
         STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD,
-        wgsl!("../../shaders/gradient_scan.wgsl"),
+        wgsl!("../../shaders/step/gradient_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -77,7 +84,7 @@ kernel! {
     /// Global norm and counts of the gradient; opens the step.
     pub GradientNorm = [
         STEP_STATE, WIDE, SCAN_PARTIAL, SCAN_FOLD, OPEN_STEP,
-        wgsl!("../../shaders/gradient_norm.wgsl"),
+        wgsl!("../../shaders/step/gradient_norm.wgsl"),
     ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
@@ -104,10 +111,13 @@ kernel! {
 kernel! {
     /// Clip coefficient, verdict and the next loss scale; closes the step.
     ///
-    /// A gradient with an overflow, or a policy's veto, gives [`SKIP`](crate::step::SKIP): reason
-    /// and skip counters are written, an overflow may lower the loss scale, and all else stays as it
-    /// was. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
-    pub Verdict = [STEP_STATE, WIDE, LOSS_SCALE, wgsl!("../../shaders/verdict.wgsl")];
+    /// A gradient with an overflow, a loss or a staged state that is NaN or Inf, or a policy's veto
+    /// gives [`SKIP`](crate::step::SKIP): reason and skip counters are written, an overflow of the
+    /// gradient may lower the loss scale, and all else stays as it was. The first of these is the
+    /// reason. The loss scale follows `torch.amp.GradScaler`, with the hysteresis of Megatron-LM.
+    pub Verdict = [
+        STEP_STATE, WIDE, NUMERICS, LOSS_SCALE, SCHEDULE, wgsl!("../../shaders/step/verdict.wgsl"),
+    ];
     workgroup [256, 1, 1];
     grid |_params| [1, 1, 1];
     uniform VerdictParams {
@@ -123,8 +133,15 @@ kernel! {
         beta2: f32,
         /// 1 - beta2, rounded once.
         one_minus_beta2: f32,
-        /// Length of the learning rates, at least 1.
-        schedule_length: u32,
+        /// Applied steps that take their learning rates from the start of the table.
+        rising_steps: u32,
+        /// Applied steps at which the learning rate is that of entry `decay_first`, for ever.
+        decay_end: u32,
+        /// First entry of those that are counted from `decay_end` backwards.
+        decay_first: u32,
+        /// Each step up to two to this plus 1 has an entry, counted from either; further out two to
+        /// this many entries serve a doubling, with lines between. 31: every step has its own.
+        knot_bits: u32,
         /// Factor on the loss scale after `growth_interval` clean steps in a row.
         growth_factor: f32,
         /// Factor on the loss scale at an overflow.
@@ -144,13 +161,19 @@ kernel! {
         give_up_after: u32,
         /// 1: an overflow at `min_scale` ends training as well.
         give_up_at_min_scale: u32,
+        /// Quads of staged states; 0 without any.
+        staged_quads: u32,
     }
     buffers {
         /// (1) [`StepInput`](crate::step::StepInput)
         Read input,
-        /// (schedule_length): the first applied step takes element 0, the one after t applied
-        /// steps takes element t, those past the end the last.
+        /// Learning rates over applied steps. For a list of n, one for each and the last for all
+        /// later ones: `rising_steps` and `decay_first` are n - 1, and `decay_end` is 0.
         Read learning_rates,
+        /// f32 (1): loss of the step, as [`LossMean`](super::LossMean) leaves it.
+        Read loss,
+        /// f32 (4 staged_quads): what [`Commit`] is to commit; any 16 bytes without states.
+        Read staged,
         /// (tensor_count) [`TensorState`](crate::step::TensorState), advanced.
         Write tensors,
         /// (1) [`StepState`](crate::step::StepState), advanced.
@@ -168,7 +191,10 @@ impl VerdictParams {
             one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
-            schedule_length: 1,
+            rising_steps: 0,
+            decay_end: 0,
+            decay_first: 0,
+            knot_bits: 31,
             growth_factor: 2.0,
             backoff_factor: 0.5,
             growth_interval: 0,
@@ -178,13 +204,14 @@ impl VerdictParams {
             refill_every_step: 0,
             give_up_after: 0,
             give_up_at_min_scale: 0,
+            staged_quads: 0,
         }
     }
 }
 
 kernel! {
     /// y = loss_scale * factor: where the backward pass starts.
-    pub SeedGradient = [STEP_STATE, wgsl!("../../shaders/seed_gradient.wgsl")];
+    pub SeedGradient = [STEP_STATE, wgsl!("../../shaders/step/seed_gradient.wgsl")];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
     uniform SeedGradientParams {
@@ -201,7 +228,7 @@ kernel! {
 
 kernel! {
     /// committed = staged where the step is applied, else nothing is written.
-    pub Commit = [STEP_STATE, GRID, wgsl!("../../shaders/commit.wgsl")];
+    pub Commit = [STEP_STATE, GRID, wgsl!("../../shaders/step/commit.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform CommitParams {
@@ -220,7 +247,7 @@ kernel! {
 
 kernel! {
     /// Records the step in the ring.
-    pub Telemetry = [STEP_STATE, wgsl!("../../shaders/telemetry.wgsl")];
+    pub Telemetry = [STEP_STATE, wgsl!("../../shaders/step/telemetry.wgsl")];
     workgroup [1, 1, 1];
     grid |_params| [1, 1, 1];
     uniform TelemetryParams {
@@ -243,7 +270,7 @@ kernel! {
     /// What gradient, weights and their change hold in each chunk, after an update.
     pub UpdateScan = [
         STEP_STATE, GRID, WEIGHT_F32, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
-        wgsl!("../../shaders/update_scan.wgsl"),
+        wgsl!("../../shaders/step/update_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -273,7 +300,7 @@ kernel! {
     /// What the chunks of each tensor held together, into a ring.
     pub TensorTelemetry = [
         STEP_STATE, GRID, WIDE, LANES_64, REDUCE, UPDATE_PARTIAL,
-        wgsl!("../../shaders/tensor_telemetry.wgsl"),
+        wgsl!("../../shaders/step/tensor_telemetry.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.tensor_count);
@@ -304,7 +331,7 @@ kernel! {
 
 kernel! {
     /// y = factor * x, or y += factor * x.
-    pub Accumulate = [GRID, wgsl!("../../shaders/accumulate.wgsl")];
+    pub Accumulate = [GRID, wgsl!("../../shaders/step/accumulate.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform AccumulateParams {

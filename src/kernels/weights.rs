@@ -1,15 +1,15 @@
 //! Values into the optimizer's storage of weights and out of it.
 //!
 //! Optimizers change weights through the same fragment, in their own kernels; see
-//! [`WeightStorage`](crate::precision::WeightStorage).
+//! [`WeightStorage`](crate::kernel::WeightStorage).
 
-use super::shared::{GRID, STEP_STATE, WEIGHT_F32};
+use crate::kernel::shared::{GRID, STEP_STATE, WEIGHT_F32};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
 kernel! {
     /// weight = x, rounded to nearest where the storage rounds.
-    pub StoreWeights = [STEP_STATE, GRID, WEIGHT_F32, wgsl!("../../shaders/store_weights.wgsl")];
+    pub StoreWeights = [STEP_STATE, GRID, WEIGHT_F32, wgsl!("../../shaders/weights/store_weights.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform StoreWeightsParams {
@@ -28,7 +28,7 @@ kernel! {
 
 kernel! {
     /// y = weight, with all that the storage knows of it.
-    pub LoadWeights = [STEP_STATE, GRID, WEIGHT_F32, wgsl!("../../shaders/load_weights.wgsl")];
+    pub LoadWeights = [STEP_STATE, GRID, WEIGHT_F32, wgsl!("../../shaders/weights/load_weights.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
     uniform LoadWeightsParams {

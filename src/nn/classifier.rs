@@ -2,8 +2,8 @@
 
 use crate::graph::ops::CrossEntropy;
 use crate::graph::{Graph, Shape, Value};
+use crate::init::{Fan, Nonlinearity};
 use crate::kernels::Activation;
-use crate::nn::init::{Fan, Nonlinearity};
 use crate::nn::{BatchNorm, Init, Linear};
 use crate::train::{Model, ModelOutput};
 

@@ -341,7 +341,7 @@ impl Gpt {
 
 /// A [`Gpt`] trained to predict the next token.
 ///
-/// The loss is the mean over the targets of cross-entropy (with label smoothing where it is set),
+/// The loss is the mean over the targets of the step of cross-entropy (with label smoothing where it is set),
 /// plus the z-loss where that is set: z mean(lse²), observed apart with
 /// [`watch_logits`](GptConfig::watch_logits). Inputs are `tokens` and `targets`, both (batch, time); targets of
 /// [`IGNORE`](crate::train::IGNORE) do not count.
@@ -370,5 +370,10 @@ impl Model for LanguageModel {
         graph.observe("max_logit", logits.max_logit);
         graph.observe("z_loss", logits.z_loss);
         ModelOutput { loss, prediction }
+    }
+
+    fn configuration(&self) -> String {
+        let GptConfig { heads, kv_heads, positions, qk_norm, .. } = &self.gpt.config;
+        format!("heads {heads}, kv_heads {kv_heads}, positions {positions:?}, qk_norm {qk_norm:?}")
     }
 }

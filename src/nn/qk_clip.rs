@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::ops::AttentionLayout;
 use crate::graph::{AfterUpdate, Value};
 use crate::kernels::{QkClip as QkClipKernel, QkClipParams};
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 
 /// Shrinks the projection of queries and keys of each head whose largest logit S exceeded the
 /// threshold in a step (Kimi K2, arXiv 2507.20534):
@@ -18,6 +18,8 @@ use crate::plan::{Recorder, Slot, to_u32};
 ///
 /// S is the largest q·k / sqrt(head_dim) over the step's microbatches, before a soft cap. Biases
 /// shrink with their weights. Behind a norm of queries and keys the clip would have no effect.
+/// Projections of which the weight or the bias is frozen are left alone: what is frozen would keep
+/// the logits where they are, and the other shrink step by step.
 ///
 /// [`kernels::QkClip`]: crate::kernels::QkClip
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,10 +114,11 @@ impl AfterUpdate for ClippedAttention {
         &self,
         recorder: &mut Recorder<'_>,
         value: &dyn Fn(Value) -> Slot,
-        parameter: &dyn Fn(usize) -> Slot,
+        parameter: &dyn Fn(usize) -> Option<Slot>,
     ) {
-        for &index in &self.parameters {
-            self.clip.record(recorder, self.layout, &value(self.max_logit), &parameter(index));
+        let tensors: Option<Vec<_>> = self.parameters.iter().map(|&p| parameter(p)).collect();
+        for tensor in tensors.iter().flatten() {
+            self.clip.record(recorder, self.layout, &value(self.max_logit), tensor);
         }
     }
 }

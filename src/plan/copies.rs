@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Parameters, PlanRequest, Recorder, Slot, parameters, to_u32};
+use super::{Parameters, PlanRequest, parameters};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Source, Value};
+use crate::kernel::{Precision, Variant};
 use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
-use crate::precision::Precision;
-use crate::variant::Variant;
+use crate::record::{Recorder, Slot, to_u32};
 
 /// The copies a plan needs. Each precision has flat buffers of its own, laid out as the
 /// parameters.

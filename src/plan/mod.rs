@@ -3,12 +3,14 @@
 //! Making a [`Plan`] decides everything once: which nodes are needed, which buffer holds which
 //! value ([`slots`]), and every pipeline, uniform block and bind group. A step only encodes the
 //! list. With gradient accumulation there are two lists over the same buffers: the first
-//! microbatch overwrites gradients, the later ones add to them.
+//! microbatch overwrites gradients, the later ones add to them. What a step has to know of all its
+//! microbatches before the first one runs, such as how many targets count, is the front of the first
+//! list, and a third list for the others.
 
 mod copies;
 pub mod parameters;
 pub mod parts;
-mod recorder;
+mod prologue;
 pub mod slots;
 
 use std::collections::HashMap;
@@ -16,44 +18,18 @@ use std::ops::Range;
 
 use copies::Copies;
 pub use parameters::Parameters;
-pub use recorder::{Recorder, Slot};
 use slots::Lifetime;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
-use crate::graph::{Element, Graph, InputSpec, Node, Shape, Source, Value};
+use crate::graph::{Element, Graph, InputSpec, Node, Source, Value};
 use crate::kernels::{Accumulate, AccumulateParams};
-use crate::step::{StepInput, StepState};
-
-/// The two blocks that steer a step.
-#[derive(Clone, Debug)]
-pub struct StepBuffers {
-    /// One [`StepInput`], written by the host.
-    pub input: wgpu::Buffer,
-    /// One [`StepState`], written by kernels.
-    pub state: wgpu::Buffer,
-}
-
-impl StepBuffers {
-    /// Fresh blocks: step 0, loss scale 1.
-    pub fn new(gpu: &Gpu) -> Self {
-        Self::from_state(gpu, StepState::new(1.0, 1))
-    }
-
-    /// Blocks that start from `state`.
-    pub fn from_state(gpu: &Gpu, state: StepState) -> Self {
-        let input = StepInput { learning_rate_factor: 1.0, ..StepInput::default() };
-        Self {
-            input: gpu.upload("step input", &[input]),
-            state: gpu.upload("step state", &[state]),
-        }
-    }
-}
+use crate::record::{Recorder, Slot, StepBuffers};
 
 /// Flat buffers that receive gradients and new states.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sinks {
-    /// Gradients, one buffer per segment of the parameters.
+    /// Gradients, one buffer per [trained segment](Parameters::trained_segments) of the parameters.
     pub gradients: Vec<wgpu::Buffer>,
     /// New values of the states.
     pub staged: wgpu::Buffer,
@@ -100,7 +76,7 @@ pub struct Report {
 }
 
 /// An input's buffer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct InputSlot {
     /// Name, shape and bound.
     pub spec: InputSpec,
@@ -109,7 +85,7 @@ pub struct InputSlot {
 }
 
 /// A node of the graph as the plan has it, and its share of the dispatches.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RecordedNode {
     /// What the node is.
     pub source: Source,
@@ -119,7 +95,8 @@ pub struct RecordedNode {
     pub inputs: Vec<Value>,
     /// What it gives, and where that lies right after its dispatches.
     pub outputs: Vec<(Value, Slot)>,
-    /// Its dispatches in [`Plan::first`]; none for leaves and for copies of parameters.
+    /// Its dispatches in [`Plan::first`]; none for leaves, for copies of parameters, and for what
+    /// [spans the step](crate::graph::Op::spans_step).
     pub first: Range<usize>,
     /// Its dispatches in [`Plan::next`].
     pub next: Range<usize>,
@@ -128,10 +105,15 @@ pub struct RecordedNode {
 /// A recorded graph.
 #[derive(Debug)]
 pub struct Plan {
-    /// Dispatches of the first microbatch of a step.
+    /// Dispatches of the first microbatch of a step: all that a step of one microbatch takes.
     pub first: Vec<Dispatch>,
     /// Dispatches of each later microbatch.
     pub next: Vec<Dispatch>,
+    /// How many of [`first`](Self::first) are its [`prologue`](Self::prologue).
+    prologue: usize,
+    /// What the prologue is for each later microbatch, to run behind it, with that microbatch's
+    /// inputs; empty where nothing [spans the step](crate::graph::Op::spans_step).
+    pub count_next: Vec<Dispatch>,
     /// The inputs to write before a replay.
     pub inputs: Vec<InputSlot>,
     /// Where the requested outputs lie.
@@ -164,10 +146,11 @@ impl Plan {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory),
     /// [`Error::UnknownName`](crate::Error::UnknownName) for a parameter the set does not have, and
     /// [`Error::Unsupported`](crate::Error::Unsupported) for a graph that was built for another
-    /// storage of weights than that of the set.
+    /// storage of weights than that of the set, or has gradients of tensors that are frozen in it.
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
+        check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
         let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
@@ -233,6 +216,9 @@ impl Plan {
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
         copies.record(request.parameters, &mut recorder);
+        let spanning = prologue::nodes(graph, &needed);
+        prologue::record(graph, &spanning, &values, true, &mut recorder);
+        let prologue = recorder.len();
         let mut list = |first: bool| {
             let ranges = record(graph, &needed, &values, &sinks, first, &mut recorder);
             (recorder.take(), ranges)
@@ -240,6 +226,8 @@ impl Plan {
         let (first, first_ranges) = list(true);
         let (next, next_ranges) =
             if request.microbatches > 1 { list(false) } else { Default::default() };
+        prologue::record(graph, &spanning, &values, false, &mut recorder);
+        let count_next = recorder.take();
         let nodes = recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
             nodes: needed.iter().filter(|&&n| n).count(),
@@ -253,7 +241,20 @@ impl Plan {
             kernels: by_kernel(&first),
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
-        Ok(Self { first, next, inputs, outputs, values, nodes, report })
+        Ok(Self { first, next, prologue, count_next, inputs, outputs, values, nodes, report })
+    }
+}
+
+/// Fails for a gradient that has no place among the sinks.
+fn check_gradients(request: &PlanRequest<'_>, parameter_index: &[usize]) -> Result<()> {
+    let trained = request.parameters.trained().len();
+    let gradients = request.sinks.map_or(&[][..], |_| request.graph.gradients());
+    match gradients.iter().find(|&&(parameter, _)| parameter_index[parameter] >= trained) {
+        None => Ok(()),
+        Some(&(parameter, _)) => Err(crate::Error::Unsupported {
+            what: format!("a gradient of {:?}", request.graph.parameters()[parameter].name),
+            instead: "it is frozen in the parameters: freeze it in the graph as well".into(),
+        }),
     }
 }
 
@@ -326,8 +327,8 @@ fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[us
 /// The lifetime of every value that needs a slot, sorted by where it begins.
 ///
 /// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
-/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values,
-/// which outlive a microbatch.
+/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values and
+/// those that span the step, which outlive a microbatch.
 fn lifetimes(
     graph: &Graph,
     request: &PlanRequest<'_>,
@@ -352,9 +353,10 @@ fn lifetimes(
             if placed(value) {
                 continue;
             }
-            let bytes = shape.bytes();
+            let bytes = shape.bytes().next_multiple_of(16);
             let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
-            let life = if padded || is_observed(graph, value) {
+            let outlives = is_observed(graph, value) || prologue::spans_step(&node.source);
+            let life = if padded || outlives {
                 Lifetime { bytes, first: 0, last: usize::MAX }
             } else {
                 let last = last.get(&value).copied().unwrap_or(first);
@@ -409,6 +411,9 @@ fn record(
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
         let sinks: Vec<_> = sinks.iter().filter(|sink| sink.value.node == index).collect();
         let start = recorder.len();
+        if prologue::spans_step(&node.source) {
+            continue;
+        }
         if let Source::Op(op) = &node.source {
             let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
             let mut outputs: Vec<_> =
@@ -419,7 +424,7 @@ fn record(
             for sink in sinks.iter().filter(|sink| sink.in_place) {
                 outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
             }
-            recorder.operation(node, &**op, &inputs, &outputs);
+            node.record(&**op, recorder, &inputs, &outputs);
         }
         for sink in sinks.iter().filter(|sink| !sink.in_place) {
             recorder.dispatch(&Accumulate {
@@ -451,17 +456,4 @@ fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
     counts
-}
-
-/// The u32 a shape's size becomes in a uniform block.
-///
-/// # Panics
-/// Above `u32::MAX`, which no binding reaches.
-pub fn to_u32(count: usize) -> u32 {
-    u32::try_from(count).expect("sizes in a kernel fit in 32 bits")
-}
-
-/// Quads of a shape, as a uniform field.
-pub fn quads(shape: &Shape) -> u32 {
-    to_u32(shape.quads())
 }

@@ -1,13 +1,17 @@
 //! Parameters and states on the device: flat buffers with one layout, read and written by name.
 //!
 //! All parameters lie one after the other in as few buffers ("segments") as the device's binding
-//! limit allows, so one dispatch per segment serves them all. Gradients, moments and copies in
-//! another precision are further flat buffers with the same layout, counted in quads: each tensor
-//! starts at a multiple of 32 quads, which is one that a binding may have over halves as well. A
-//! tensor that is larger than a binding lies in parts of whole rows, one after the other.
+//! limit allows, so one dispatch per segment serves them all: trained tensors first, frozen ones in
+//! segments behind theirs. Gradients, moments and copies in another precision are further flat
+//! buffers with the same layout, counted in quads: each tensor starts at a multiple of 32 quads,
+//! which is one that a binding may have over halves as well. Gradients and moments are those of the
+//! trained segments alone. A tensor that is larger than a binding lies in parts of whole rows, one
+//! after the other.
 //!
 //! A [`WeightStorage`] that keeps something beside the weights has it in the second half of the same
 //! buffer, again with this layout, so that the first half is what kernels compute with.
+
+mod trained;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -15,11 +19,11 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
+use crate::init::Draw;
+use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{StoreWeights, StoreWeightsParams};
-use crate::nn::init::Draw;
-use crate::plan::parts::{Part, divide};
-use crate::plan::{Slot, to_u32};
-use crate::precision::{Precision, WeightStorage};
+use crate::plan::parts::Part;
+use crate::record::{Slot, to_u32};
 
 /// Where a tensor lies in the flat buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +50,22 @@ pub fn layout(sizes: impl IntoIterator<Item = u64>, largest: u64) -> (Vec<Locati
     (locations, segments)
 }
 
-/// The trained tensors and the kept states of a model, by name.
-#[derive(Clone, Debug)]
+/// Where bytes of a parameter or state go.
+pub(crate) type Encoded = (wgpu::Buffer, u64, Vec<u8>);
+
+/// The parameters, trained and frozen, and the kept states of a model, by name.
+///
+/// They are the buffers themselves: training changes what a reference to a trainer's parameters
+/// reads. So there is no `Clone`, which would only be another name for the same buffers; what is to
+/// stay as it is takes a [`copy`](Self::copy), or a
+/// [`Checkpoint`](crate::train::Checkpoint) on the host.
+///
+/// ```compile_fail
+/// fn snapshot(parameters: &evenkeel::plan::Parameters) -> evenkeel::plan::Parameters {
+///     parameters.clone()
+/// }
+/// ```
+#[derive(Debug)]
 pub struct Parameters {
     gpu: Gpu,
     specs: Vec<ParameterSpec>,
@@ -58,6 +76,8 @@ pub struct Parameters {
     storage: WeightStorage,
     /// Quads of each segment.
     segments: Vec<u64>,
+    /// The first ones, which hold the trained tensors.
+    trained_segments: usize,
     weights: Vec<wgpu::Buffer>,
     committed: wgpu::Buffer,
 }
@@ -81,6 +101,23 @@ impl Parameters {
         Self::allocate(gpu, &self.specs, &self.states, self.storage).await
     }
 
+    /// The same values in buffers of their own, on the same device, as they are after all that was
+    /// submitted. What becomes of either from here on leaves the other alone: averages of weights,
+    /// the best of a run, a second trainer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub async fn copy(&self) -> Result<Self> {
+        let copy = self.zeroed_on(&self.gpu).await?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let from = self.weights.iter().chain([&self.committed]);
+        for (from, to) in from.zip(copy.weights.iter().chain([&copy.committed])) {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+        }
+        self.gpu.submit(encoder);
+        Ok(copy)
+    }
+
     async fn allocate(
         gpu: &Gpu,
         specs: &[ParameterSpec],
@@ -88,17 +125,8 @@ impl Parameters {
         storage: WeightStorage,
     ) -> Result<Self> {
         let largest = gpu.largest_binding();
-        let mut parts = Vec::with_capacity(specs.len());
-        for (tensor, spec) in specs.iter().enumerate() {
-            let part = |rows| Part { tensor, rows, location: Location::default() };
-            parts.push(divide(spec, largest)?.into_iter().map(part).collect::<Vec<_>>());
-        }
-        let all = || parts.iter().flatten();
-        let sizes = all().map(|part| part.shape(&specs[part.tensor].shape).bytes());
-        let (locations, segment_bytes) = layout(sizes, largest);
-        for (part, location) in parts.iter_mut().flatten().zip(locations) {
-            part.location = location;
-        }
+        let specs = trained::in_order(specs);
+        let (parts, segment_bytes, trained_segments) = trained::place(&specs, largest)?;
         let segments: Vec<_> =
             segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
@@ -121,12 +149,13 @@ impl Parameters {
         .await?;
         Ok(Self {
             gpu: gpu.clone(),
-            specs: specs.to_vec(),
+            specs,
             states: states.to_vec(),
             parts,
             state_locations,
             storage,
             segments,
+            trained_segments,
             weights,
             committed,
         })
@@ -181,7 +210,7 @@ impl Parameters {
         self.gpu.run_as(&store, self.storage);
     }
 
-    /// The parameters, in the order of the layout.
+    /// The parameters, in the order of the layout: that of the model, trained ones first.
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.specs
     }
@@ -197,15 +226,14 @@ impl Parameters {
         parameters.chain(self.states.iter().flat_map(|spec| &spec.names).map(String::as_str))
     }
 
-    /// Number of trained elements, without padding.
+    /// Number of elements of all parameters, without padding.
     pub fn count(&self) -> usize {
         self.specs.iter().map(|spec| spec.shape.count()).sum()
     }
 
     /// Elements of padding between the rows of all parameters.
     pub fn padding(&self) -> u32 {
-        let padded = self.specs.iter().map(|spec| 4 * spec.shape.quads() - spec.shape.count());
-        to_u32(padded.sum())
+        padding(&self.specs)
     }
 
     /// Where all parameters lie, in the order of the layout: whole, or in parts where the device
@@ -230,7 +258,7 @@ impl Parameters {
     }
 
     /// The flat buffers of weights, one per segment, in the [`storage`](Self::storage). Kernels that
-    /// see them as f32 join the fragment [`WEIGHT_F32`](crate::kernels::shared::WEIGHT_F32) and are
+    /// see them as f32 join the fragment [`WEIGHT_F32`](crate::kernel::shared::WEIGHT_F32) and are
     /// recorded for this storage.
     pub fn weights(&self) -> &[wgpu::Buffer] {
         &self.weights
@@ -320,28 +348,36 @@ impl Parameters {
         Ok((values, (storage == WeightStorage::Bf16Kahan).then_some(compensation)))
     }
 
-    /// Makes of values that [`read`](Self::read) gave, and were [written](Self::write), the very bits
-    /// again that they were made of. Does nothing in storages without a compensation.
-    pub(crate) fn write_compensation(
+    /// The very bits again that the values were made of which [`read`](Self::read) gave; as
+    /// [`encode`](Self::encode), for a parameter. Storages without a compensation need none.
+    /// `None` where the two do not belong together.
+    pub(crate) fn encode_compensated(
         &self,
         name: &str,
         values: &[f32],
         compensation: &[f32],
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<Encoded>>> {
         let slot = self.find(name)?;
-        if self.storage_of(name) == WeightStorage::Bf16Kahan {
-            // The sum was rounded to f32, far below the bf16 that is looked for.
-            let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
-            for (first, part) in slot.parts() {
-                let elements = elements(&slot, first, &part);
-                let encode = |dense: &[f32]| {
-                    part.shape.precision.encode(&part.shape.pad(&dense[elements.clone()]))
-                };
-                self.gpu.write(&part.buffer, part.offset, &encode(&weights));
-                self.gpu.write(&part.buffer, beside_offset(&part), &encode(compensation));
-            }
+        if self.storage_of(name) != WeightStorage::Bf16Kahan {
+            return self.encode(name, values).map(Some);
         }
-        Ok(())
+        // The sum was rounded to f32, far below the bf16 that is looked for.
+        let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
+        let mut encoded = Vec::new();
+        for (first, part) in slot.parts() {
+            let (shape, elements) = (&part.shape, elements(&slot, first, &part));
+            let encode =
+                |dense: &[f32]| shape.precision.encode(&shape.pad(&dense[elements.clone()]));
+            let [weights, beside] = [encode(&weights), encode(compensation)];
+            let stored = shape.unpad(&WeightStorage::Bf16Kahan.decode(&weights, &beside));
+            if stored != values[elements] {
+                return Ok(None);
+            }
+            let beside_at = beside_offset(&part);
+            encoded.push((part.buffer.clone(), part.offset, weights));
+            encoded.push((part.buffer, beside_at, beside));
+        }
+        Ok(Some(encoded))
     }
 
     /// States are f32.
@@ -357,12 +393,20 @@ impl Parameters {
     }
 
     /// Writes a parameter or state, dense, row-major. The storage keeps of a parameter what it can;
-    /// [`read`](Self::read) gives that back.
+    /// [`read`](Self::read) gives that back. On an error nothing is written.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::InputSize`], and [`Error::NonFinite`] for NaN or Inf, and
     /// for what the storage would make Inf of.
     pub fn write(&self, name: &str, data: &[f32]) -> Result<()> {
+        for (buffer, offset, bytes) in self.encode(name, data)? {
+            self.gpu.write(&buffer, offset, &bytes);
+        }
+        Ok(())
+    }
+
+    /// What [`write`](Self::write) writes.
+    pub(crate) fn encode(&self, name: &str, data: &[f32]) -> Result<Vec<Encoded>> {
         let slot = self.find(name)?;
         if data.len() != slot.shape.count() {
             return Err(Error::InputSize {
@@ -388,15 +432,12 @@ impl Parameters {
                         .into(),
                 });
             }
-            encoded.push((part, weights, beside));
-        }
-        for (part, weights, beside) in encoded {
-            self.gpu.write(&part.buffer, part.offset, &weights);
+            encoded.push((part.buffer.clone(), part.offset, weights));
             if !beside.is_empty() {
-                self.gpu.write(&part.buffer, beside_offset(&part), &beside);
+                encoded.push((part.buffer.clone(), beside_offset(&part), beside));
             }
         }
-        Ok(())
+        Ok(encoded)
     }
 
     /// Reads a parameter or state, dense, row-major: of a parameter all that the storage knows, so
@@ -455,13 +496,20 @@ impl Parameters {
         self.weights.iter().map(wgpu::Buffer::size).sum::<u64>() + self.committed.size()
     }
 
-    /// Fails if two parameters or states have the same name.
+    /// Panics if two parameters or states have the same name, or one that files have for others.
     pub(crate) fn assert_unique_names(&self) {
         let mut seen = HashSet::new();
         for name in self.names() {
             assert!(seen.insert(name), "{name:?} names both a parameter and a state");
+            let is_reserved = name.starts_with("evenkeel/") || name == "__metadata__";
+            assert!(!is_reserved, "checkpoints have {name:?} for something else");
         }
     }
+}
+
+/// Elements of padding between the rows of these tensors.
+fn padding(specs: &[ParameterSpec]) -> u32 {
+    to_u32(specs.iter().map(|spec| 4 * spec.shape.quads() - spec.shape.count()).sum())
 }
 
 fn keeps_beside(storage: WeightStorage) -> bool {

@@ -133,7 +133,13 @@ mod tests {
 
     fn spec(dims: &[usize]) -> ParameterSpec {
         let shape = Shape::real(dims);
-        ParameterSpec { name: "table".into(), shape, init: Init::ZERO, stream: 0 }
+        ParameterSpec {
+            name: "table".into(),
+            shape,
+            init: Init::ZERO,
+            stream: 0,
+            requires_grad: true,
+        }
     }
 
     #[test]

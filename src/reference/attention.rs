@@ -26,12 +26,14 @@ struct Row {
     raw: Vec<f64>,
     scores: Vec<f64>,
     slopes: Vec<f64>,
-    log_sum_exp: f64,
+    top: f64,
+    /// log-sum-exp of the scores less `top`: beside a large one their sum would round it off.
+    log_total: f64,
 }
 
 impl Row {
     fn probabilities(&self) -> impl Iterator<Item = f64> + '_ {
-        self.scores.iter().map(|s| (s - self.log_sum_exp).exp())
+        self.scores.iter().map(|s| (s - self.top - self.log_total).exp())
     }
 }
 
@@ -85,7 +87,7 @@ impl Attention {
         let slopes = raw.iter().map(|&s| self.capped_derivative(s)).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        Row { raw, scores, slopes, log_sum_exp: top + total.ln() }
+        Row { raw, scores, slopes, top, log_total: total.ln() }
     }
 
     /// Batch, head and position of every query.
@@ -114,9 +116,16 @@ pub fn attention(qkv: &[f64], size: &Attention) -> (Vec<f64>, Vec<f64>) {
         for (j, p) in row.probabilities().enumerate() {
             add_scaled(&mut output[size.output_at(b, h, t)], p, &qkv[size.value_at(b, h, j)]);
         }
-        log_sum_exp.push(row.log_sum_exp);
+        log_sum_exp.push(row.top + row.log_total);
     }
     (output, log_sum_exp)
+}
+
+/// The largest score after the soft cap and the log-sum-exp less it, in turn, of each row: (batch,
+/// heads, time, 2).
+pub fn row_statistics(qkv: &[f64], size: &Attention) -> Vec<f64> {
+    let rows = size.queries().map(|(b, h, t)| size.row(qkv, b, h, t));
+    rows.flat_map(|row| [row.top, row.log_total]).collect()
 }
 
 /// The largest scaled score before the soft cap and the entropy of the softmax, in turn, of each
@@ -125,7 +134,7 @@ pub fn row_logits(qkv: &[f64], size: &Attention) -> Vec<f64> {
     let rows = size.queries().flat_map(|(b, h, t)| {
         let row = size.row(qkv, b, h, t);
         let largest = row.raw.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let surprise = row.scores.iter().map(|score| row.log_sum_exp - score);
+        let surprise = row.scores.iter().map(|score| row.top - score + row.log_total);
         let entropy = row.probabilities().zip(surprise).map(|(p, surprise)| p * surprise).sum();
         [largest, entropy]
     });

@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
+use crate::kernel::Precision;
 use crate::kernels::Activation;
-use crate::precision::Precision;
 
 /// y = a + b.
 pub fn add(a: &[f64], b: &[f64]) -> Vec<f64> {

@@ -95,19 +95,21 @@ pub fn attention_summary(row_logits: &[f64], heads: usize, time: usize) -> [Vec<
     [largest, entropy]
 }
 
-/// The largest logit, and z_loss mean(lse²), over the rows that count, of (largest logit, lse less
-/// it) of each row; [-1e30, 0] where none counts.
+/// The largest logit, and z_loss sum(lse²) M / N, over the rows that count, of (largest logit, lse
+/// less it) of each row, for N targets in a step of M microbatches; [the lowest f32, 0] where none
+/// counts.
 pub fn logit_summary(
     statistics: &[f64],
     targets: &[u32],
     ignore_index: u32,
     z_loss: f64,
+    counts: [u32; 2],
 ) -> [f64; 2] {
     let rows = statistics.chunks(2).zip(targets).filter(|&(_, &target)| target != ignore_index);
     let rows: Vec<_> = rows.map(|(pair, _)| (pair[0], (pair[0] + pair[1]).powi(2))).collect();
-    let largest = rows.iter().map(|row| row.0).fold(-1e30, f64::max);
+    let largest = rows.iter().map(|row| row.0).fold(f64::from(f32::MIN), f64::max);
     let sum: f64 = rows.iter().map(|row| row.1).sum();
-    [largest, z_loss * sum / rows.len().max(1) as f64]
+    [largest, z_loss * sum * f64::from(counts[1]) / f64::from(counts[0].max(1))]
 }
 
 /// QK-clip of a packed tensor (heads + 2 kv_heads, elements of a head), for the largest logit of

@@ -41,19 +41,22 @@ pub fn cross_entropy(
     (loss, lse)
 }
 
-/// [sum of loss / N, 1 / N] over the N rows whose target is not `ignore_index`; [0, 0] without.
-pub fn cross_entropy_mean(loss: &[f64], targets: &[u32], ignore_index: u32) -> [f64; 2] {
-    let counted = || loss.iter().zip(targets).filter(|(_, target)| **target != ignore_index);
-    let count = counted().count();
-    if count == 0 {
-        return [0.0, 0.0];
-    }
-    let sum: f64 = counted().map(|(loss, _)| loss).sum();
-    [sum / count as f64, 1.0 / count as f64]
+/// How many targets are not `ignore_index`.
+pub fn count_targets(targets: &[u32], ignore_index: u32) -> u32 {
+    targets.iter().filter(|&&target| target != ignore_index).count() as u32
 }
 
-/// Gradient of `upstream` times the mean loss:
-/// upstream / N (p (1 + 2 z_loss lse) - (1 - e) [c = target] - e / classes).
+/// [sum of loss M / N, M / N] for N targets in a step of M microbatches; [0, 0] without targets.
+pub fn cross_entropy_mean(loss: &[f64], [targets, microbatches]: [u32; 2]) -> [f64; 2] {
+    if targets == 0 {
+        return [0.0, 0.0];
+    }
+    let factor = f64::from(microbatches) / f64::from(targets);
+    [loss.iter().sum::<f64>() * factor, factor]
+}
+
+/// Gradient of `upstream` times the sum of the losses of all rows:
+/// upstream (p (1 + 2 z_loss lse) - (1 - e) [c = target] - e / classes).
 pub fn cross_entropy_backward(
     logits: &[f64],
     targets: &[u32],
@@ -62,8 +65,7 @@ pub fn cross_entropy_backward(
 ) -> Vec<f64> {
     let CrossEntropyOptions { classes, ignore_index, label_smoothing, z_loss } = *options;
     let columns = logits.len() / targets.len();
-    let (loss, lse) = cross_entropy(logits, targets, options);
-    let [_, inverse_count] = cross_entropy_mean(&loss, targets, ignore_index);
+    let (_, lse) = cross_entropy(logits, targets, options);
     let p = softmax(logits, columns, &vec![classes; targets.len()]);
     let mut dlogits = vec![0.0; logits.len()];
     for (r, &target) in targets.iter().enumerate().filter(|(_, target)| **target != ignore_index) {
@@ -72,7 +74,7 @@ pub fn cross_entropy_backward(
             let distribution = hit + label_smoothing / classes as f64;
             let i = r * columns + c;
             let gradient = p[i] * (1.0 + 2.0 * z_loss * lse[r]) - distribution;
-            dlogits[i] = upstream * inverse_count * gradient;
+            dlogits[i] = upstream * gradient;
         }
     }
     dlogits
@@ -96,6 +98,15 @@ pub fn count_correct(
         if target != ignore_index && best == target as usize { 1.0 } else { 0.0 }
     };
     logits.chunks(columns).zip(targets).map(row).collect()
+}
+
+/// The loss of a step after one more microbatch: what it was before, if there were any, and the
+/// microbatch's share; the first that is not finite stays.
+pub fn loss_mean(factor: f64, loss: f64, before: Option<f64>) -> f64 {
+    match before {
+        Some(before) if !before.is_finite() => before,
+        _ => before.unwrap_or(0.0) + factor * loss,
+    }
 }
 
 /// Mean over the columns of (prediction - expected)², for each row.
@@ -131,7 +142,7 @@ mod tests {
             let dlogits = cross_entropy_backward(&logits, &targets, &options, 3.7);
             assert_gradient(&logits, &dlogits, |logits| {
                 let (loss, _) = cross_entropy(logits, &targets, &options);
-                3.7 * cross_entropy_mean(&loss, &targets, IGNORE)[0]
+                3.7 * loss.iter().sum::<f64>()
             });
             assert!(dlogits[7..14].iter().all(|&g| g == 0.0), "an ignored row has a gradient");
             assert!(dlogits[5..7].iter().all(|&g| g == 0.0), "a padding column has a gradient");
@@ -139,8 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_ignored_rows_is_zero() {
-        assert_eq!(cross_entropy_mean(&[0.0; 2], &[IGNORE; 2], IGNORE), [0.0, 0.0]);
+    fn a_mean_is_that_of_the_step() {
+        assert_eq!(count_targets(&[3, IGNORE, 0], IGNORE), 2);
+        // Two microbatches with 9 targets: their mean is the sum over all of them / 9.
+        let [mean, factor] = cross_entropy_mean(&[3.0, 0.0, 6.0], [9, 2]);
+        assert_eq!([mean / 2.0, factor], [1.0, 2.0 / 9.0]);
+        assert_eq!(cross_entropy_mean(&[0.0; 2], [0, 1]), [0.0, 0.0], "nothing but ignored rows");
     }
 
     #[test]

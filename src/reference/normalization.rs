@@ -172,6 +172,25 @@ pub fn batch_norm_statistics(x: &[f64], features: usize) -> Vec<f64> {
     means.iter().copied().chain(variances).collect()
 }
 
+/// Statistics of x (rows, features) as the kernels keep them, (4, features): shift, which is the
+/// first row, mean less shift, variance, and scale, which is 1 where nothing overflows.
+pub fn batch_norm_moments(x: &[f64], statistics: &[f64]) -> Vec<f64> {
+    let (means, variances) = statistics.split_at(statistics.len() / 2);
+    let shift = &x[..means.len()];
+    let rest = means.iter().zip(shift).map(|(mean, shift)| mean - shift);
+    let scale = std::iter::repeat_n(1.0, means.len());
+    shift.iter().copied().chain(rest).chain(variances.iter().copied()).chain(scale).collect()
+}
+
+/// Means, then biased variances, of statistics as the kernels keep them.
+pub fn batch_norm_mean_variance(moments: &[f64]) -> Vec<f64> {
+    let features = moments.len() / 4;
+    let row = |r: usize| &moments[r * features..][..features];
+    let means = (0..features).map(|c| (row(0)[c] + row(1)[c]) / row(3)[c]);
+    let variances = (0..features).map(|c| row(2)[c] / row(3)[c].powi(2));
+    means.chain(variances).collect()
+}
+
 /// y = (x - mean) / sqrt(variance + eps) weight + bias per column, for given statistics.
 pub fn batch_norm(
     x: &[f64],

@@ -27,14 +27,20 @@ pub fn softmax_backward(y: &[f64], dy: &[f64], cols: usize) -> Vec<f64> {
 
 /// log(sum_c exp(x)) of each row over its valid columns, [`EMPTY_LOG_SUM_EXP`] where it has none.
 pub fn log_sum_exp(x: &[f64], cols: usize, lengths: &[usize]) -> Vec<f64> {
+    log_sum_exp_statistics(x, cols, lengths).chunks(2).map(|row| row[0] + row[1]).collect()
+}
+
+/// The largest valid element of each row, and the log-sum-exp less it, in turn: (rows, 2);
+/// [`EMPTY_LOG_SUM_EXP`] and 0 where a row has none.
+pub fn log_sum_exp_statistics(x: &[f64], cols: usize, lengths: &[usize]) -> Vec<f64> {
     let row = |(x, &length): (&[f64], &usize)| {
         if length == 0 {
-            return f64::from(EMPTY_LOG_SUM_EXP);
+            return [f64::from(EMPTY_LOG_SUM_EXP), 0.0];
         }
         let largest = x[..length].iter().copied().fold(f64::MIN, f64::max);
-        largest + x[..length].iter().map(|x| (x - largest).exp()).sum::<f64>().ln()
+        [largest, x[..length].iter().map(|x| (x - largest).exp()).sum::<f64>().ln()]
     };
-    x.chunks(cols).zip(lengths).map(row).collect()
+    x.chunks(cols).zip(lengths).flat_map(row).collect()
 }
 
 /// `dx[r, c] = upstream[r] softmax(x)[r, c]`.

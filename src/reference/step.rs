@@ -129,7 +129,7 @@ pub struct State {
     pub applied: bool,
 }
 
-/// The state after a step with this gradient.
+/// The state after a step with this gradient; its loss and new states are finite.
 pub fn verdict(
     settings: &VerdictSettings,
     scan: &Scan,

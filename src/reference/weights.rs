@@ -2,7 +2,7 @@
 //! bf16 or f32.
 
 use super::random::threefry4x32;
-use crate::precision::WeightStorage;
+use crate::kernel::WeightStorage;
 
 /// Last key word of the random streams of stochastic rounding.
 const DOMAIN_ROUNDING: u32 = 5;

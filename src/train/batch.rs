@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{Element, InputSpec};
+use crate::kernels::IGNORE;
 
 /// The elements of one input.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,9 +116,6 @@ fn check_tokens(spec: &InputSpec, tokens: &[u32]) -> Result<()> {
         }),
     }
 }
-
-/// The target of a position that counts neither in the loss nor in its gradient.
-pub const IGNORE: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {

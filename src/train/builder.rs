@@ -9,25 +9,25 @@ use super::host_snapshot::HostSnapshots;
 use super::optimizers::SegmentTensor;
 use super::sequence::Sequence;
 use super::stability::{ActivePolicy, Policy};
+use super::tensor_rules::{self, TensorRules};
 use super::tensor_telemetry::{TensorWatch, Watched};
 use super::update::Update;
 use super::{AdamW, Clip, LossScale, Model, Norm, Optimizer, Schedule, TelemetryRing, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
-use crate::graph::{Graph, ParameterSpec, Phase, Value};
-use crate::kernels::{Accumulate, AccumulateParams};
-use crate::plan::{
-    Parameters, Plan, PlanRequest, Recorder, Sinks, StepBuffers, parameters, parts, to_u32,
-};
-use crate::precision::{Precision, WeightStorage};
-use crate::step::{StepInput, StepState, TensorSettings, TensorState};
+use crate::graph::{Graph, Phase, Value};
+use crate::kernel::{Precision, WeightStorage};
+use crate::kernels::{LossMean, LossMeanParams};
+use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters, parts};
+use crate::record::{Recorder, StepBuffers, to_u32};
+use crate::step::{StepInput, StepState, TensorState};
 
 /// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
 /// learning rate, one microbatch per step, seed 0.
 #[derive(Debug)]
 pub struct TrainerBuilder<M: Model> {
     model: M,
-    settings: Settings,
+    pub(super) settings: Settings,
     parameters: Option<Parameters>,
 }
 
@@ -49,16 +49,10 @@ pub(super) struct Settings {
     seed: u32,
     ring: u32,
     watch_every: u32,
-    tensor_settings: fn(&ParameterSpec) -> TensorSettings,
+    pub(super) rules: TensorRules,
     error_if_nonfinite: bool,
     snapshot_every: u32,
     submit_budget: Duration,
-}
-
-/// Weight decay on matrices only: not on biases and norm weights, which have one dimension.
-fn decay_matrices(spec: &ParameterSpec) -> TensorSettings {
-    let weight_decay = if spec.shape.dims.len() > 1 { 1.0 } else { 0.0 };
-    TensorSettings { weight_decay, learning_rate: 1.0 }
 }
 
 impl<M: Model> TrainerBuilder<M> {
@@ -78,7 +72,7 @@ impl<M: Model> TrainerBuilder<M> {
             seed: 0,
             ring: 1024,
             watch_every: 0,
-            tensor_settings: decay_matrices,
+            rules: TensorRules::default(),
             error_if_nonfinite: false,
             snapshot_every: 0,
             submit_budget: SUBMIT_BUDGET,
@@ -164,7 +158,9 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Microbatches per step: their gradients are averaged before the update.
+    /// Microbatches per step: the loss that a step descends is the mean of theirs, and that of a
+    /// cross-entropy is the mean over the targets of all of them, as in one large batch, however
+    /// unevenly they are spread.
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
         self.settings.microbatches = microbatches;
@@ -178,10 +174,11 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Steps the telemetry ring holds before old ones are overwritten.
+    /// Steps the telemetry ring holds before old ones are overwritten: at least 1 and at most
+    /// 1,048,576, which take 72 MiB.
     #[must_use]
     pub fn telemetry_capacity(mut self, steps: u32) -> Self {
-        self.settings.ring = steps.max(1);
+        self.settings.ring = steps.clamp(1, 1 << 20);
         self
     }
 
@@ -194,23 +191,18 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Weight decay and learning-rate factor of each tensor. The default decays only tensors with
-    /// two or more dimensions.
-    #[must_use]
-    pub fn tensor_settings(mut self, settings: fn(&ParameterSpec) -> TensorSettings) -> Self {
-        self.settings.tensor_settings = settings;
-        self
-    }
-
-    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients are not finite. Such a
-    /// step changes nothing either way.
+    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients, loss or new running
+    /// statistics are not finite. Such a step changes nothing either way.
     #[must_use]
     pub fn error_if_nonfinite(mut self, stop: bool) -> Self {
         self.settings.error_if_nonfinite = stop;
         self
     }
 
-    /// Trains these parameters instead of freshly initialised ones, in the storage they have.
+    /// Trains these parameters instead of freshly initialised ones, in the storage they have. Which
+    /// of them are frozen is up to this model and these settings, not to those they come from; where
+    /// that is another choice, they move to other buffers, so that predictors are to be made of
+    /// [`Trainer::parameters`].
     #[must_use]
     pub fn parameters(mut self, parameters: Parameters) -> Self {
         self.parameters = Some(parameters);
@@ -250,8 +242,10 @@ impl<M: Model> TrainerBuilder<M> {
     /// Builds everything on the device.
     ///
     /// # Errors
-    /// [`Error::Setting`] for settings out of range, [`Error::Limit`] and [`Error::OutOfMemory`]
-    /// for a model too large, [`Error::NonFinite`] for initial parameters that are NaN or Inf.
+    /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
+    /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
+    /// and [`Error::OutOfMemory`] for a model too large, [`Error::NonFinite`] for initial parameters
+    /// that are NaN or Inf.
     pub async fn build(self, gpu: &Gpu) -> Result<Trainer<M>> {
         build(&Rc::new(self.settings), Rc::new(self.model), self.parameters, gpu).await
     }
@@ -272,9 +266,12 @@ pub(super) async fn build<M: Model>(
     let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
     graph.set_native_f16(settings.native_f16);
     let output = model.build(&mut graph);
+    settings.rules.check_names(&graph, parameters.as_ref())?;
+    graph.freeze(|spec| settings.rules.freeze(spec));
     graph.backward(output.loss, 1.0 / microbatches as f32);
+    tensor_rules::check_gradients(&graph)?;
     let parameters = match parameters {
-        Some(parameters) => parameters,
+        Some(parameters) => settings.rules.apply(&graph, parameters).await?,
         None => Parameters::new(gpu, &graph, settings.seed).await?,
     };
     parameters.assert_unique_names();
@@ -282,8 +279,7 @@ pub(super) async fn build<M: Model>(
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale();
-    let state = StepState::new(loss_scale.init(), loss_scale.hysteresis());
-    let step = StepBuffers::from_state(gpu, state);
+    let step = StepBuffers::from_state(gpu, settings.initial_state());
     let observed = graph.observations().iter().map(|&(_, value)| value);
     let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
     let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
@@ -301,11 +297,9 @@ pub(super) async fn build<M: Model>(
     .await?;
     let loss = gpu.buffer("loss", 16);
     settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
-    let ring = TelemetryRing::new(gpu, settings.ring, parameters.padding()).await?;
-    let of_tensor = |spec: &ParameterSpec| TensorState::from((settings.tensor_settings)(spec));
-    let tensors: Vec<_> = parameters.specs().iter().map(of_tensor).collect();
-    let tensors = gpu.upload("tensors", &tensors);
-    let policies = settings.activate_policies(gpu, parameters.specs().len()).await?;
+    let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
+    let tensors = gpu.upload("tensors", &settings.initial_tensors(&parameters)?);
+    let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
     let update = Update {
         gpu,
         parameters: &parameters,
@@ -414,7 +408,7 @@ impl Settings {
 
     /// Fails if the optimizer needs the whole of a tensor that lies in parts.
     fn check_parts(&self, parameters: &Parameters) -> Result<()> {
-        let mut specs = parameters.specs().iter().enumerate();
+        let mut specs = parameters.trained().iter().enumerate();
         let refused = specs.find(|&(index, spec)| {
             parameters.is_in_parts(index) && !self.optimizer.takes_parts(spec)
         });
@@ -438,7 +432,26 @@ impl Settings {
         }
     }
 
-    fn chosen_loss_scale(&self) -> LossScale {
+    pub(super) fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    pub(super) fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// The device's account of a run that has not begun.
+    pub(super) fn initial_state(&self) -> StepState {
+        let loss_scale = self.chosen_loss_scale();
+        StepState::new(loss_scale.init(), loss_scale.hysteresis())
+    }
+
+    /// The rows of the tensor table of a run that has not begun.
+    pub(super) fn initial_tensors(&self, parameters: &Parameters) -> Result<Vec<TensorState>> {
+        self.rules.states(parameters.trained())
+    }
+
+    pub(super) fn chosen_loss_scale(&self) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
             Precision::F16 => LossScale::dynamic(),
             Precision::F32 | Precision::Bf16 => LossScale::default(),
@@ -447,15 +460,16 @@ impl Settings {
 
     fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
+        self.schedule.validate(self.optimizer.learning_rate())?;
         self.norm.validate()?;
         self.clip.validate()?;
         self.chosen_loss_scale().validate()?;
         self.validate_policies()?;
-        if self.microbatches == 0 {
+        if self.microbatches == 0 || u32::try_from(self.microbatches).is_err() {
             return Err(Error::Setting {
                 setting: "accumulation",
-                value: "0".into(),
-                range: "at least 1 microbatch per step",
+                value: self.microbatches.to_string(),
+                range: "at least 1 microbatch per step, and at most 2^32 - 1",
             });
         }
         Ok(())
@@ -498,7 +512,7 @@ impl Settings {
         gpu: &Gpu,
         parameters: &Parameters,
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
-        let quads = parameters.segments().iter();
+        let quads = parameters.trained_segments().iter();
         let segments: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
         let names = self.optimizer.moments();
         let moment_bytes: Vec<_> = (0..segments.len())
@@ -517,7 +531,7 @@ impl Settings {
         .await
     }
 
-    /// Adds to both lists of the plan: loss = mean over the microbatches.
+    /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is.
     fn add_loss_mean(
         &self,
         gpu: &Gpu,
@@ -529,14 +543,13 @@ impl Settings {
         let loss = &plan.values[&loss];
         let mut recorder = Recorder::new(gpu, step);
         let mut list = |accumulate: bool| {
-            recorder.dispatch(&Accumulate {
-                params: AccumulateParams {
-                    quads: 1,
+            recorder.dispatch(&LossMean {
+                params: LossMeanParams {
                     factor: 1.0 / self.microbatches as f32,
                     accumulate: u32::from(accumulate),
                 },
-                x: loss.binding(),
-                y: mean.as_entire_buffer_binding(),
+                loss: loss.binding(),
+                mean: mean.as_entire_buffer_binding(),
             });
             recorder.take()
         };
@@ -554,8 +567,10 @@ impl Settings {
         }
         let count = self.microbatches as u64;
         let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
-        let all: Vec<_> =
-            inputs.chain([size_of::<StepInput>() as u64]).map(|b| b * count).collect();
+        let all: Vec<_> = inputs
+            .chain([size_of::<StepInput>() as u64])
+            .map(|b| b.saturating_mul(count))
+            .collect();
         let (needed, available) =
             (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
         if needed > available {

@@ -2,10 +2,11 @@
 
 use crate::gpu::{ALIGNMENT, Gpu};
 use crate::kernels::{Segment, chunks};
-use crate::plan::{Parameters, to_u32};
+use crate::plan::Parameters;
+use crate::record::to_u32;
 use crate::step::Chunk;
 
-/// The chunks of all parameters, with one partial for each.
+/// The chunks of parameters, with one partial for each.
 pub(super) struct ChunkTables {
     /// By segment of the parameters.
     pub segments: Vec<SegmentTable>,
@@ -28,14 +29,31 @@ pub(super) struct SegmentTable {
 }
 
 impl ChunkTables {
-    /// Tables for a scan that leaves partials of this size.
-    pub fn new(gpu: &Gpu, parameters: &Parameters, partial_bytes: u64) -> Self {
+    /// Tables for a scan of trained tensors that leaves partials of this size.
+    pub fn of_trained(gpu: &Gpu, parameters: &Parameters, partial_bytes: u64) -> Self {
+        let segments = parameters.trained_segments().len();
+        Self::new(gpu, parameters, segments, parameters.trained().len(), partial_bytes)
+    }
+
+    /// The same for frozen tensors as well.
+    pub fn of_all(gpu: &Gpu, parameters: &Parameters, partial_bytes: u64) -> Self {
+        let segments = parameters.segments().len();
+        Self::new(gpu, parameters, segments, parameters.specs().len(), partial_bytes)
+    }
+
+    fn new(
+        gpu: &Gpu,
+        parameters: &Parameters,
+        segment_count: usize,
+        tensor_count: usize,
+        partial_bytes: u64,
+    ) -> Self {
         // As many partials as fill whole alignments, also where one of them does not divide it.
         let power_of_two = 1 << partial_bytes.trailing_zeros();
         let per_alignment = ALIGNMENT / ALIGNMENT.min(power_of_two);
         let (mut segments, mut first) = (Vec::new(), 0);
-        let mut of_tensor = vec![Segment::default(); parameters.specs().len()];
-        for segment in 0..parameters.weights().len() {
+        let mut of_tensor = vec![Segment::default(); tensor_count];
+        for segment in 0..segment_count {
             let table = segment_chunks(parameters, segment);
             for (partial, chunk) in (first..).zip(&table) {
                 let part = &mut of_tensor[chunk.tensor as usize];

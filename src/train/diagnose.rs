@@ -9,9 +9,10 @@ use super::{Batch, Model, Trainer, finish};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing};
 use crate::graph::{Element, Shape, Source};
+use crate::kernel::Precision;
 use crate::kernels::{VALUE_SCAN_GROUPS, ValueScan, ValueScanParams};
-use crate::plan::{RecordedNode, Slot, to_u32};
-use crate::precision::Precision;
+use crate::plan::RecordedNode;
+use crate::record::{Slot, to_u32};
 use crate::step::ValuePartial;
 
 /// How many of the largest values a printed diagnosis lists.
@@ -22,7 +23,7 @@ const LISTED: usize = 5;
 pub enum ValueKind {
     /// Part of the batch.
     Input,
-    /// A trained tensor.
+    /// A parameter, trained or frozen.
     Parameter,
     /// A state, such as running statistics.
     State,
@@ -182,29 +183,44 @@ impl<M: Model> Trainer<M> {
         let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
+        for microbatch in 0..self.microbatches {
+            self.write_microbatch(&inputs, microbatch);
+            let first = microbatch == 0;
+            self.run(if first { self.plan.prologue() } else { &self.plan.count_next }).await?;
+        }
         let mut values = Vec::new();
         for microbatch in 0..self.microbatches {
-            for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
-                let size = bytes.len() / self.microbatches;
-                self.gpu.write(&input.buffer, 0, &bytes[size * microbatch..][..size]);
-            }
-            let step = self.step_input(microbatch as u32);
-            self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&step));
+            self.write_microbatch(&inputs, microbatch);
             let found = self.replay(microbatch, values.len()).await?;
             values.extend(found);
         }
         Ok(Diagnosis { values, loss_scale: self.state().await?.loss_scale })
     }
 
-    /// One microbatch. `base` values were found before.
+    /// Writes the inputs of one microbatch to where the plan reads them.
+    fn write_microbatch(&self, inputs: &[Vec<u8>], microbatch: usize) {
+        for (input, bytes) in self.plan.inputs.iter().zip(inputs) {
+            let size = bytes.len() / self.microbatches;
+            self.gpu.write(&input.buffer, 0, &bytes[size * microbatch..][..size]);
+        }
+        let step = self.step_input(microbatch as u32);
+        self.gpu.write(&self.step.input, 0, bytemuck::bytes_of(&step));
+    }
+
+    /// Runs dispatches in submits within the budget, to the end.
+    async fn run(&self, dispatches: &[Dispatch]) -> Result<()> {
+        let mut pacing = Pacing::new(self.pacing.budget(), dispatches.len());
+        let submitted = pacing.submit_all(&self.gpu, dispatches).await?;
+        pacing.finish(&self.gpu, submitted).await
+    }
+
+    /// One microbatch behind the prologue. `base` values were found before.
     async fn replay(&self, microbatch: usize, base: usize) -> Result<Vec<ValueReport>> {
         let first = microbatch == 0;
         let list = if first { &self.plan.first } else { &self.plan.next };
         let range =
             |node: &RecordedNode| if first { node.first.clone() } else { node.next.clone() };
-        let starts = self.plan.nodes.iter().map(range).filter(|range| !range.is_empty());
-        // Parameters are rounded to half precision in front of all operations.
-        let mut dispatches = list[..starts.map(|range| range.start).min().unwrap_or(0)].to_vec();
+        let mut dispatches = Vec::new();
 
         let nodes = &self.plan.nodes;
         let slots = nodes.iter().flat_map(|node| &node.outputs).filter(|(_, s)| is_real(s));
@@ -232,9 +248,7 @@ impl<M: Model> Trainer<M> {
                 scanned.push(Scanned { report, parts });
             }
         }
-        let mut pacing = Pacing::new(self.pacing.budget(), dispatches.len());
-        let submitted = pacing.submit_all(&self.gpu, &dispatches).await?;
-        pacing.finish(&self.gpu, submitted).await?;
+        self.run(&dispatches).await?;
         let mut found: Vec<ValuePartial> = self.gpu.read(&partials, 0, groups).await?;
         let mut rest = &mut found[..];
         let mut reports = Vec::with_capacity(scanned.len());

@@ -65,9 +65,9 @@ impl HostSnapshots {
         self.last.as_ref()
     }
 
-    /// The run goes on from here, not from where it was.
-    pub fn restart(&mut self, checkpoint: &Checkpoint) {
-        self.last = Some(checkpoint.clone());
+    /// The run goes on from here, or anew, not from where it was.
+    pub fn restart(&mut self, checkpoint: Option<&Checkpoint>) {
+        self.last = checkpoint.cloned();
         (self.is_due, self.arrived) = (false, None);
         if let Some((state, _)) = &mut self.arriving {
             *state = None;

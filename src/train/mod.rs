@@ -11,17 +11,18 @@ mod checkpoint;
 mod chunk_tables;
 mod clip;
 mod diagnose;
-mod generate;
 mod host_copy;
 mod host_snapshot;
 mod loss_scale;
 mod norm;
 pub mod optimizers;
 mod predictor;
+mod rebuild;
 mod schedule;
 mod sequence;
 pub mod stability;
 mod telemetry;
+mod tensor_rules;
 mod tensor_telemetry;
 mod update;
 
@@ -29,14 +30,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-pub use batch::{Batch, Data, IGNORE};
+pub use batch::{Batch, Data};
 use builder::Settings;
 pub use builder::TrainerBuilder;
 pub use checkpoint::Checkpoint;
 use checkpoint::HostState;
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use diagnose::{Diagnosis, ValueKind, ValueReport};
-pub use generate::{Generator, Sampling};
 use host_snapshot::HostSnapshots;
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
 pub use norm::Norm;
@@ -60,9 +60,11 @@ use futures::future::join;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
-use crate::graph::{Graph, Value};
-use crate::plan::{Parameters, Plan, Sinks, StepBuffers, parameters};
-use crate::precision::Precision;
+use crate::graph::{Graph, ParameterSpec, Value};
+use crate::kernel::Precision;
+pub use crate::kernels::IGNORE;
+use crate::plan::{Parameters, Plan, Sinks, parameters};
+use crate::record::StepBuffers;
 use crate::step::{StepInput, StepState, TensorState};
 
 /// Steps that may be submitted and not yet finished.
@@ -71,7 +73,8 @@ const IN_FLIGHT: usize = 2;
 /// What a model gives a trainer.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutput {
-    /// One f32 number to be minimised.
+    /// One f32 number to be minimised: in a step of several microbatches, the mean of theirs. A
+    /// [cross-entropy](Graph::cross_entropy) in it is the mean over the targets of all.
     pub loss: Value,
     /// What the model predicts: logits, usually.
     pub prediction: Value,
@@ -84,6 +87,13 @@ pub struct ModelOutput {
 pub trait Model {
     /// Builds the model in `graph`.
     fn build(&self, graph: &mut Graph) -> ModelOutput;
+
+    /// What the model does with its tensors that their names and shapes do not show, in words: how
+    /// many heads, say, but nothing that may change within a run, such as dropout. A checkpoint of
+    /// other words is refused. Empty, the default, says nothing.
+    fn configuration(&self) -> String {
+        String::new()
+    }
 }
 
 impl<F: Fn(&mut Graph) -> ModelOutput> Model for F {
@@ -123,8 +133,14 @@ pub struct TrainerReport {
     pub parameters: usize,
     /// Trained tensors.
     pub tensors: usize,
-    /// Weights and states.
+    /// Elements of frozen tensors.
+    pub frozen_parameters: usize,
+    /// Frozen tensors.
+    pub frozen_tensors: usize,
+    /// Weights, trained and frozen, and states.
     pub parameter_bytes: u64,
+    /// The frozen weights among them.
+    pub frozen_bytes: u64,
     /// Gradients and staged states.
     pub gradient_bytes: u64,
     /// The optimizer's moments.
@@ -287,9 +303,8 @@ impl<M: Model> Trainer<M> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
-    /// [`TrainerBuilder::error_if_nonfinite`] also
-    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient), and the records of this call
-    /// are gone. To keep them, ask each one: [`Telemetry::error_if_nonfinite`].
+    /// [`TrainerBuilder::error_if_nonfinite`] also those of [`Telemetry::error_if_nonfinite`], and
+    /// the records of this call are gone. To keep them, ask each one.
     pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
         let (finished, records) = join(finished, self.ring.read(&self.gpu, self.attempted)).await;
@@ -306,7 +321,7 @@ impl<M: Model> Trainer<M> {
 
     /// What each tensor held in the watched steps since the last call, as far as the ring still
     /// holds them (64 steps); see [`TrainerBuilder::watch_tensors`]. Steps in order, in each the
-    /// tensors in the order of [`Parameters::specs`]. Waits for the device.
+    /// trained tensors in the order of [`Parameters::trained`]. Waits for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
@@ -323,6 +338,16 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`Predictor::run`].
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
+        self.evaluate_all(std::slice::from_ref(batch)).await
+    }
+
+    /// The loss on several batches of one microbatch each, as if they were one: a cross-entropy is
+    /// the mean over the targets of all, which the mean of their losses is only where all have
+    /// equally many.
+    ///
+    /// # Errors
+    /// As [`Predictor::mean`].
+    pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
         let evaluator = match self.evaluator.take() {
             Some(evaluator) => evaluator,
             None => {
@@ -335,10 +360,10 @@ impl<M: Model> Trainer<M> {
         };
         // What is measured is not to wait for steps before it.
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
-        let outputs = evaluator.run(batch).await;
+        let outputs = evaluator.mean(batches).await;
         self.evaluator = Some(evaluator);
         finished?;
-        Ok(outputs?[0][0])
+        Ok(outputs?[0][0] as f32)
     }
 
     /// Multiplies the scheduled learning rate from the next step on.
@@ -361,7 +386,7 @@ impl<M: Model> Trainer<M> {
         &self.model
     }
 
-    /// The trained tensors and states, by name.
+    /// The parameters, trained and frozen, and states, by name.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -407,14 +432,15 @@ impl<M: Model> Trainer<M> {
     }
 
     /// The gradient of a parameter as the last step left it: scaled by the loss scale, not yet
-    /// clipped; dense. Waits for the device.
+    /// clipped; dense. Empty for a frozen parameter and for a state, which have none. Waits for the
+    /// device.
     ///
     /// # Errors
     /// [`Error::UnknownName`](crate::Error::UnknownName),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn gradient(&self, name: &str) -> Result<Vec<f32>> {
         self.parameters.find(name)?;
-        let index = self.parameters.specs().iter().position(|spec| spec.name == name);
+        let index = self.parameters.trained().iter().position(|spec| spec.name == name);
         let Some(index) = index else { return Ok(Vec::new()) };
         let element = crate::graph::Element::F32;
         let slot = self.parameters.slot_in(&self.sinks.gradients, index, element);
@@ -442,16 +468,17 @@ impl<M: Model> Trainer<M> {
         Ok(self.gpu.read(&self.step.state, 0, 1).await?[0])
     }
 
-    /// Each tensor as the optimizer sees it, in the order of
-    /// [`Parameters::specs`](Parameters::specs). Waits for the device.
+    /// Each trained tensor as the optimizer sees it, in the order of [`Parameters::trained`]. Waits
+    /// for the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn tensor_states(&self) -> Result<Vec<TensorState>> {
-        self.gpu.read(&self.tensors, 0, self.parameters.specs().len()).await
+        self.gpu.read(&self.tensors, 0, self.parameters.trained().len()).await
     }
 
-    /// Every byte that a step commits: weights, moments, states and the tensors' clocks, in this
+    /// Every byte that a step commits: weights (frozen ones, which it does not change, included),
+    /// moments, states and the tensors' clocks, in this
     /// order. What the device counts beside them is in [`state`](Self::state). Waits for the
     /// device.
     ///
@@ -475,10 +502,14 @@ impl<M: Model> Trainer<M> {
     /// Memory and dispatches.
     pub fn report(&self) -> TrainerReport {
         let size = wgpu::Buffer::size;
+        let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
         TrainerReport {
-            parameters: self.parameters.count(),
-            tensors: self.parameters.specs().len(),
+            parameters: count(self.parameters.trained()),
+            tensors: self.parameters.trained().len(),
+            frozen_parameters: count(self.parameters.frozen()),
+            frozen_tensors: self.parameters.frozen().len(),
             parameter_bytes: self.parameters.bytes(),
+            frozen_bytes: self.parameters.frozen_bytes(),
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),

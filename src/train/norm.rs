@@ -9,7 +9,7 @@ use crate::kernels::{
     GradientScanParams, GradientScanPower, GradientScanPowerParams, NORM_L2, NORM_MAX, NormFold,
     NormFoldParams, Segment, TensorNorm,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 use crate::step::ScanPartial;
 
 /// The norm of all gradients together that a step measures. No finite gradient makes one overflow

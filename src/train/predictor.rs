@@ -1,15 +1,17 @@
 //! A graph that is only run forward: evaluation, and sampling from a language model.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::future::{join, try_join_all};
 use futures::lock::Mutex;
 
-use crate::error::Result;
-use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET, Submitted};
 use crate::graph::{Graph, Phase, Value};
-use crate::plan::{Parameters, Plan, PlanRequest, StepBuffers, parameters};
-use crate::precision::Precision;
+use crate::kernel::Precision;
+use crate::plan::{Parameters, Plan, PlanRequest, parameters};
+use crate::record::StepBuffers;
 use crate::train::Batch;
 
 /// A recorded forward graph over a model's parameters. The parameters are shared with the
@@ -60,7 +62,7 @@ impl Predictor {
             microbatches: 1,
         };
         let plan = Plan::new(gpu, &request).await?;
-        let pacing = Mutex::new(Pacing::new(SUBMIT_BUDGET, plan.first.len()));
+        let pacing = Mutex::new(Pacing::new(SUBMIT_BUDGET, dispatches(&plan)));
         Ok(Self { gpu: gpu.clone(), plan, pacing })
     }
 
@@ -68,7 +70,7 @@ impl Predictor {
     /// where to split the plan.
     #[must_use]
     pub fn with_submit_budget(self, budget: Duration) -> Self {
-        let pacing = Mutex::new(Pacing::new(budget, self.plan.first.len()));
+        let pacing = Mutex::new(Pacing::new(budget, dispatches(&self.plan)));
         Self { pacing, ..self }
     }
 
@@ -83,17 +85,89 @@ impl Predictor {
     /// What is wrong with the batch, or [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn run(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         self.gpu.check()?;
+        let mut pacing = self.pacing.lock().await;
+        self.write(batch)?;
+        self.submit_and_read(&mut pacing, 0..self.plan.first.len()).await
+    }
+
+    /// Runs the graph on several batches, as if they were the microbatches of one step, and gives
+    /// the mean of each output over them, in f64. A cross-entropy then is the mean over the targets
+    /// of all batches, however unevenly they are spread.
+    ///
+    /// # Errors
+    /// [`Error::Data`] without a batch, and as [`run`](Self::run).
+    pub async fn mean(&self, batches: &[Batch]) -> Result<Vec<Vec<f64>>> {
+        self.gpu.check()?;
+        if batches.is_empty() {
+            let reason = "there is none; give at least one".into();
+            return Err(Error::Data { what: "batches to evaluate".into(), reason });
+        }
+        if let [batch] = batches {
+            let outputs = self.run(batch).await?;
+            let wide = |output: Vec<f32>| output.into_iter().map(f64::from).collect();
+            return Ok(outputs.into_iter().map(wide).collect());
+        }
+        let mut pacing = self.pacing.lock().await;
+        let (prologue, first) = (self.plan.prologue().len(), self.plan.first.len());
+        let mut counted = 0..prologue;
+        for batch in batches {
+            self.write(batch)?;
+            let submitted = self.submit(&mut pacing, counted).await?;
+            pacing.finish(&self.gpu, submitted).await?;
+            counted = first..dispatches(&self.plan);
+            if counted.is_empty() {
+                break;
+            }
+        }
+        let mut means: Vec<Vec<f64>> = Vec::new();
+        for batch in batches {
+            self.write(batch)?;
+            let outputs = self.submit_and_read(&mut pacing, prologue..first).await?;
+            means.resize_with(outputs.len(), Vec::new);
+            for (mean, output) in means.iter_mut().zip(&outputs) {
+                mean.resize(output.len(), 0.0);
+                let shares = output.iter().map(|&x| f64::from(x) / batches.len() as f64);
+                mean.iter_mut().zip(shares).for_each(|(mean, share)| *mean += share);
+            }
+        }
+        Ok(means)
+    }
+
+    fn write(&self, batch: &Batch) -> Result<()> {
         let inputs = self.plan.inputs.iter().map(|input| batch.bytes(&input.spec, 1));
         let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
-        let mut pacing = self.pacing.lock().await;
         for (input, bytes) in self.plan.inputs.iter().zip(&inputs) {
             self.gpu.write(&input.buffer, 0, bytes);
         }
-        let submitted = pacing.submit_all(&self.gpu, &self.plan.first).await?;
+        Ok(())
+    }
+
+    /// Submits a part of [`dispatches`].
+    async fn submit(&self, pacing: &mut Pacing, part: Range<usize>) -> Result<Submitted> {
+        let Plan { first, count_next, .. } = &self.plan;
+        let encode = |encoder: &mut wgpu::CommandEncoder, piece: Range<usize>| {
+            let list = first.iter().chain(count_next);
+            self.gpu.encode(encoder, list.skip(piece.start).take(piece.len()));
+        };
+        pacing.submit(&self.gpu, part, encode).await
+    }
+
+    async fn submit_and_read(
+        &self,
+        pacing: &mut Pacing,
+        part: Range<usize>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let submitted = self.submit(pacing, part).await?;
         let read =
             try_join_all(self.plan.outputs.iter().map(|o| parameters::read_slot(&self.gpu, o)));
         let (finished, outputs) = join(pacing.finish(&self.gpu, submitted), read).await;
         finished?;
         outputs
     }
+}
+
+/// How many dispatches a predictor submits, of one batch and of more: those of the first, and what
+/// counts over the others.
+fn dispatches(plan: &Plan) -> usize {
+    plan.first.len() + plan.count_next.len()
 }

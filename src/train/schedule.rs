@@ -3,12 +3,22 @@
 //! A skipped step does not advance a schedule, and the host does not know at once which steps
 //! were skipped. So the whole schedule is computed here in f64, uploaded once, and read by the
 //! verdict at its own step counter; past its end the last entry holds.
+//!
+//! A schedule of up to 65,536 steps has an entry for each. A longer one has knots with straight
+//! lines between them, each part with a grid of its own: warm-up by the steps since the start, decay
+//! by those until the end. Near where it is counted from, every step is a knot, further out there
+//! are 4,096 to each doubling. What both parts look like near zero, x and x², is then within 2^-26
+//! of itself between two knots, so a learning rate is within an ulp of f64, whatever the length.
 
-use std::f64::consts::PI;
+use std::f64::consts::{FRAC_PI_2, PI};
 
 use crate::error::{Error, Result};
 
 /// A schedule of the learning rate over applied steps.
+///
+/// The learning rate of a step is within an ulp of [`factor`](Self::factor) times the optimizer's,
+/// in f32, at every step up to `u32::MAX`, and for schedules of up to 65,536 steps it is that number
+/// rounded once. Whatever the length, a schedule takes no more than 0.7 MB on the device.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Schedule {
     /// Linear warm-up over `warmup` steps, then the optimizer's learning rate for ever.
@@ -16,23 +26,24 @@ pub enum Schedule {
         /// Steps of linear warm-up; 0 for none.
         warmup: usize,
     },
-    /// Linear warm-up, then linear decay to `final_factor` at step `total`.
+    /// Linear warm-up, then linear decay to `final_factor` at step `total`, which holds from there
+    /// on.
     Linear {
-        /// Steps of linear warm-up; 0 for none.
+        /// Steps of linear warm-up; 0 for none, `total` for no decay.
         warmup: usize,
-        /// Step at which the decay ends, warm-up included.
+        /// Step at which the decay ends, warm-up included; 0 is the end from the start.
         total: usize,
-        /// Factor on the learning rate at the end.
+        /// Factor on the learning rate at the end: finite and not negative. Above 1 it rises.
         final_factor: f64,
     },
-    /// Linear warm-up, then half a cosine down to `final_factor` at step `total`
-    /// (Loshchilov and Hutter, SGDR, without restarts).
+    /// Linear warm-up, then half a cosine down to `final_factor` at step `total`, which holds from
+    /// there on (Loshchilov and Hutter, SGDR, without restarts).
     Cosine {
-        /// Steps of linear warm-up; 0 for none.
+        /// Steps of linear warm-up; 0 for none, `total` for no decay.
         warmup: usize,
-        /// Step at which the decay ends, warm-up included.
+        /// Step at which the decay ends, warm-up included; 0 is the end from the start.
         total: usize,
-        /// Factor on the learning rate at the end.
+        /// Factor on the learning rate at the end: finite and not negative. Above 1 it rises.
         final_factor: f64,
     },
     /// Factors of your own, one per applied step; the last one holds on.
@@ -45,72 +56,218 @@ impl Default for Schedule {
     }
 }
 
+/// The longest schedule with an entry for every step.
+const LONGEST_EXACT: usize = 1 << 16;
+
+/// Knots per doubling of a longer one: 2 to this.
+const KNOT_BITS: u32 = 12;
+
+/// Learning rates for the device; `shaders/shared/schedule.wgsl` looks them up.
+#[derive(Debug)]
+pub(crate) struct RateTable {
+    /// Knots of the rise, then those of the decay from its end backwards.
+    pub rates: Vec<f32>,
+    /// Applied steps of the first part.
+    pub rising_steps: u32,
+    /// Where the decay ends.
+    pub decay_end: u32,
+    /// Entry of the end.
+    pub decay_first: u32,
+    /// Two to this many entries of a part are steps, and as many again those of each doubling.
+    pub knot_bits: u32,
+}
+
 impl Schedule {
-    /// The factor at applied step `t`, counted from 0.
+    /// The factor at applied step `t`, counted from 0. NaN for no [`Factors`](Self::Factors), which
+    /// [`build`](super::TrainerBuilder::build) refuses, as it does all that is out of range.
     pub fn factor(&self, t: usize) -> f64 {
-        let warm = |warmup: usize| ((t + 1) as f64 / warmup as f64).min(1.0);
-        let progress = |warmup: usize, total: usize| {
-            let span = total.saturating_sub(warmup).max(1);
-            (t.saturating_sub(warmup) as f64 / span as f64).min(1.0)
-        };
         match *self {
-            Self::Constant { warmup } if t < warmup => warm(warmup),
-            Self::Constant { .. } => 1.0,
-            Self::Linear { warmup, .. } | Self::Cosine { warmup, .. } if t < warmup => warm(warmup),
-            Self::Linear { warmup, total, final_factor } => {
-                1.0 + (final_factor - 1.0) * progress(warmup, total)
+            Self::Constant { warmup } if t >= warmup => 1.0,
+            Self::Linear { warmup, total, final_factor }
+            | Self::Cosine { warmup, total, final_factor }
+                if t >= warmup && t >= total =>
+            {
+                final_factor
             }
-            Self::Cosine { warmup, total, final_factor } => {
-                let cosine = (1.0 + (PI * progress(warmup, total)).cos()) / 2.0;
-                final_factor + (1.0 - final_factor) * cosine
+            Self::Factors(ref factors) => {
+                factors.get(t).or(factors.last()).copied().unwrap_or(f64::NAN)
             }
-            Self::Factors(ref factors) => factors[t.min(factors.len() - 1)],
+            _ if t < self.warmup() => self.rise(t as f64),
+            _ => self.decay(t as f64),
         }
     }
 
-    /// Learning rates for steps 0, 1, ...; the last one holds for all later steps.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for an empty table, a decay that ends before the warm-up, or a factor
-    /// that is negative or not finite.
-    pub fn table(&self, learning_rate: f64) -> Result<Vec<f32>> {
-        let length = match self {
-            Self::Constant { warmup } => warmup + 1,
-            Self::Linear { warmup, total, .. } | Self::Cosine { warmup, total, .. } => {
-                if total < warmup {
-                    return Err(Error::Setting {
-                        setting: "schedule total",
-                        value: total.to_string(),
-                        range: "at least the warm-up",
-                    });
-                }
-                total + 1
-            }
-            Self::Factors(factors) => factors.len(),
-        };
-        if length == 0 {
-            return Err(Error::Setting {
-                setting: "schedule factors",
-                value: "empty".into(),
-                range: "at least one factor",
-            });
-        }
-        let rates = (0..length).map(|t| (learning_rate * self.factor(t)) as f32);
-        let rates: Vec<_> = rates.collect();
-        match rates.iter().find(|rate| !rate.is_finite() || **rate < 0.0) {
-            None => Ok(rates),
-            Some(rate) => Err(Error::Setting {
-                setting: "scheduled learning rate",
-                value: rate.to_string(),
-                range: "finite and not negative in f32",
-            }),
+    fn warmup(&self) -> usize {
+        match *self {
+            Self::Constant { warmup }
+            | Self::Linear { warmup, .. }
+            | Self::Cosine { warmup, .. } => warmup,
+            Self::Factors(_) => 0,
         }
     }
+
+    /// The line of the warm-up, also beyond it.
+    fn rise(&self, t: f64) -> f64 {
+        (t + 1.0) / self.warmup() as f64
+    }
+
+    /// The curve of the decay, also before its start.
+    fn decay(&self, t: f64) -> f64 {
+        let (Self::Linear { warmup, total, final_factor }
+        | Self::Cosine { warmup, total, final_factor }) = *self
+        else {
+            return 1.0;
+        };
+        let is_linear = matches!(self, Self::Linear { .. });
+        let span = (total - warmup) as f64;
+        let progress = (t - warmup as f64) / span;
+        if total <= LONGEST_EXACT {
+            return if is_linear {
+                1.0 + (final_factor - 1.0) * progress
+            } else {
+                let cosine = (1.0 + (PI * progress).cos()) / 2.0;
+                final_factor + (1.0 - final_factor) * cosine
+            };
+        }
+        // Near a distant end, one minus the progress would be rounding and little else.
+        let left = (total as f64 - t) / span;
+        let shape = if is_linear { left } else { (FRAC_PI_2 * left).sin().powi(2) };
+        final_factor + (1.0 - final_factor) * shape
+    }
+
+    /// Fails for settings that make no sense, with this learning rate to multiply.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for no factors, a decay that ends before the warm-up, and a factor that
+    /// makes a learning rate negative, NaN or Inf in f32.
+    pub(crate) fn validate(&self, learning_rate: f64) -> Result<()> {
+        let refused = |setting, value: String, range| Err(Error::Setting { setting, value, range });
+        let check = |factor: f64, of: String| {
+            let rate = learning_rate * factor;
+            if (rate as f32).is_finite() && factor >= 0.0 {
+                return Ok(());
+            }
+            let value = format!("{rate} ({of} is {factor})");
+            refused("scheduled learning rate", value, "finite and not negative in f32")
+        };
+        match *self {
+            Self::Constant { .. } => check(1.0, "the factor".into()),
+            Self::Linear { warmup, total, final_factor }
+            | Self::Cosine { warmup, total, final_factor } => {
+                if total < warmup {
+                    let value = format!("{total}, with a warm-up of {warmup}");
+                    return refused("schedule total", value, "at least the warm-up");
+                }
+                check(final_factor, "final_factor".into())?;
+                let first = if total == 0 { final_factor } else { 1.0 };
+                check(first, "the factor".into())
+            }
+            Self::Factors(ref factors) => {
+                if factors.is_empty() {
+                    return refused("schedule factors", "empty".into(), "at least one factor");
+                }
+                let mut steps = factors.iter().enumerate();
+                steps.try_for_each(|(t, &factor)| check(factor, format!("the factor of step {t}")))
+            }
+        }
+    }
+
+    /// Learning rates of all steps.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub(crate) fn table(&self, learning_rate: f64) -> Result<RateTable> {
+        self.validate(learning_rate)?;
+        let rate = |factor: f64| (learning_rate * factor) as f32;
+        if let Self::Factors(factors) = self {
+            let rates: Vec<_> = factors.iter().map(|&factor| rate(factor)).collect();
+            let last = u32::try_from(rates.len() - 1).unwrap_or(u32::MAX);
+            return Ok(RateTable {
+                rates,
+                rising_steps: last,
+                decay_end: 0,
+                decay_first: last,
+                knot_bits: 31,
+            });
+        }
+        let end = match *self {
+            Self::Linear { total, .. } | Self::Cosine { total, .. } => total,
+            _ => 0,
+        };
+        let is_exact = end.max(self.warmup()) <= LONGEST_EXACT;
+        let knot_bits = if is_exact { LONGEST_EXACT.ilog2() } else { KNOT_BITS };
+        let [rising_steps, end] =
+            [self.warmup(), end].map(|steps| u32::try_from(steps).unwrap_or(u32::MAX));
+        let steps = u64::from(rising_steps);
+        let rise = knots(knot_bits, rising_steps.checked_sub(1))
+            .map(|t| if t < steps { self.factor(t as usize) } else { self.rise(t as f64) });
+        let mut rates: Vec<_> = rise.map(rate).collect();
+        let decay_first = rates.len() as u32;
+        let span = end.saturating_sub(rising_steps);
+        let decay = knots(knot_bits, Some(span)).map(|left| {
+            let t = u64::from(end.max(rising_steps)).checked_sub(left);
+            match t.filter(|&t| t >= steps) {
+                Some(t) => self.factor(t as usize),
+                None => self.decay(f64::from(end) - left as f64),
+            }
+        });
+        rates.extend(decay.map(rate));
+        Ok(RateTable { rates, rising_steps, decay_end: end, decay_first, knot_bits })
+    }
+}
+
+/// Where the knots are that serve 0 to `last`: the one past it too, where there are lines between.
+fn knots(bits: u32, last: Option<u32>) -> impl Iterator<Item = u64> {
+    let count = last.map_or(0, |last| {
+        let shift = (last | 1).ilog2().saturating_sub(bits);
+        (shift << bits) + (last >> shift) + 1 + u32::from(shift > 0)
+    });
+    (0..count).map(move |index| {
+        let shift = (index >> bits).saturating_sub(1);
+        u64::from(index - (shift << bits)) << shift
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As `shaders/shared/schedule.wgsl`.
+    fn look_up(table: &RateTable, t: u32) -> f32 {
+        let is_rising = t < table.rising_steps;
+        let x = if is_rising { t } else { table.decay_end - t.min(table.decay_end) };
+        let first = if is_rising { 0 } else { table.decay_first };
+        let shift = (x | 1).ilog2().saturating_sub(table.knot_bits);
+        let index = (first + (shift << table.knot_bits) + (x >> shift)) as usize;
+        let here = table.rates[index];
+        if shift == 0 {
+            return here;
+        }
+        let share = (x & ((1 << shift) - 1)) as f32 / (1u32 << shift) as f32;
+        here + (table.rates[index + 1] - here) * share
+    }
+
+    fn ulps(a: f32, b: f32) -> u32 {
+        a.to_bits().abs_diff(b.to_bits())
+    }
+
+    /// Steps around everything that could matter, and some between.
+    fn steps(around: &[u64]) -> Vec<u32> {
+        let edges = around.iter().chain(&[0, 1 << 12, 1 << 16, 1 << 24, 1 << 31, 1 << 32]);
+        let near = edges.flat_map(|&edge| {
+            let far = (0..32).flat_map(|bit| [1u64 << bit, (1 << bit) * 4 / 3]);
+            let both = |d: u64| [edge.saturating_sub(d), edge.saturating_add(d)];
+            far.flat_map(both).chain([edge]).collect::<Vec<_>>()
+        });
+        near.filter_map(|t| u32::try_from(t).ok()).collect()
+    }
+
+    fn pair(warmup: usize, total: usize, final_factor: f64) -> [Schedule; 2] {
+        [
+            Schedule::Linear { warmup, total, final_factor },
+            Schedule::Cosine { warmup, total, final_factor },
+        ]
+    }
 
     #[test]
     fn warm_up_then_decay() {
@@ -123,15 +280,103 @@ mod tests {
         for (t, factor) in [(0, 1.0), (5, 0.5), (10, 0.0), (11, 0.0)] {
             assert!((linear.factor(t) - factor).abs() < 1e-12, "{t}: {}", linear.factor(t));
         }
-        assert_eq!(cosine.table(2.0).unwrap().len(), 15);
-        assert_eq!(Schedule::default().table(0.5).unwrap(), [0.5]);
+        assert_eq!(cosine.table(2.0).unwrap().rates.len(), 15);
+        assert_eq!(Schedule::default().table(0.5).unwrap().rates, [0.5]);
+    }
+
+    /// One entry for each step, and each is f64 rounded once.
+    #[test]
+    fn short_schedules_are_exact() {
+        let mut all = vec![Schedule::Constant { warmup: 0 }, Schedule::Constant { warmup: 7 }];
+        all.push(Schedule::Factors(vec![0.3]));
+        all.push(Schedule::Factors(vec![0.5, 2.0, 0.1]));
+        let shapes =
+            [(0, 0), (0, 1), (1, 1), (10, 10), (9, 10), (0, 7000), (3000, 65_535), (3, 65_536)];
+        for (warmup, total) in shapes {
+            for final_factor in [0.0, 0.1, 1.0, 3.0] {
+                all.extend(pair(warmup, total, final_factor));
+            }
+        }
+        for schedule in all {
+            let table = schedule.table(0.3).unwrap();
+            assert!(table.rates.len() <= LONGEST_EXACT + 1, "{schedule:?}");
+            for t in steps(&[7, 10, 3000, 7000]) {
+                let expected = (0.3 * schedule.factor(t as usize)) as f32;
+                assert_eq!(look_up(&table, t), expected, "{schedule:?} at {t}");
+            }
+        }
+    }
+
+    /// The formula of the fault: steps, factors in f64.
+    #[test]
+    fn the_end_holds() {
+        for schedule in pair(10, 10, 0.1) {
+            let rates: Vec<_> = (0..13).map(|t| schedule.factor(t)).collect();
+            assert_eq!(rates[8..], [0.9, 1.0, 0.1, 0.1, 0.1], "{schedule:?}");
+        }
+        for schedule in pair(0, 0, 0.1) {
+            assert_eq!([schedule.factor(0), schedule.factor(usize::MAX)], [0.1, 0.1]);
+        }
+    }
+
+    #[test]
+    fn long_schedules_are_within_two_ulp() {
+        let mut all = vec![Schedule::Constant { warmup: usize::MAX }];
+        let totals = [65_537, (1 << 24) + 1, 40_000_000, u32::MAX as usize, 1 << 33, usize::MAX];
+        for total in totals {
+            for warmup in [0, 1, 2000, total / 3, total - 1, total] {
+                for final_factor in [0.0, 1e-9, 0.1, 1.0, 2.5] {
+                    all.extend(pair(warmup, total, final_factor));
+                }
+            }
+        }
+        for schedule in all {
+            let table = schedule.table(6e-4).unwrap();
+            assert!(table.rates.len() <= 172_036, "{schedule:?}: {}", table.rates.len());
+            let ends = [schedule.warmup() as u64, u64::from(table.decay_end)];
+            for t in steps(&ends) {
+                let expected = (6e-4 * schedule.factor(t as usize)) as f32;
+                let found = look_up(&table, t);
+                assert!(ulps(found, expected) <= 2, "{schedule:?} at {t}: {found} for {expected}");
+            }
+        }
+    }
+
+    /// Against series, not against the same formula: (π x / 2)² for x of the span left.
+    #[test]
+    fn a_distant_end_is_reached_smoothly() {
+        let total = 40_000_000;
+        let [linear, cosine] = pair(0, total, 0.0).map(|schedule| schedule.table(1.0).unwrap());
+        for left in [1u32, 2, 3, 100, 4095, 5000] {
+            let x = f64::from(left) / total as f64;
+            let t = total as u32 - left;
+            assert!(ulps(look_up(&linear, t), x as f32) <= 2, "{left}");
+            let square = ((FRAC_PI_2 * x).powi(2) - (FRAC_PI_2 * x).powi(4) / 3.0) as f32;
+            assert!(ulps(look_up(&cosine, t), square) <= 2, "{left}");
+        }
     }
 
     #[test]
     fn impossible_schedules_are_refused() {
-        let backwards = Schedule::Linear { warmup: 5, total: 4, final_factor: 0.0 };
-        assert!(backwards.table(1.0).unwrap_err().to_string().contains("at least the warm-up"));
-        assert!(Schedule::Factors(vec![]).table(1.0).is_err());
-        assert!(Schedule::Factors(vec![1.0, f64::NAN]).table(1.0).is_err());
+        let refused = |schedule: Schedule, word: &str| {
+            let error = schedule.table(1.0).unwrap_err().to_string();
+            assert!(error.contains(word), "{schedule:?}: {error}");
+        };
+        for schedule in pair(5, 4, 0.0).into_iter().chain(pair(usize::MAX, 0, 0.0)) {
+            refused(schedule, "at least the warm-up");
+        }
+        for (warmup, total) in [(0, 0), (0, 10), (10, 10)] {
+            for final_factor in [f64::NAN, f64::INFINITY, -0.1] {
+                for schedule in pair(warmup, total, final_factor) {
+                    refused(schedule, "final_factor");
+                }
+            }
+            for schedule in pair(warmup, total, 1e300) {
+                refused(schedule, "in f32");
+            }
+        }
+        refused(Schedule::Factors(vec![]), "at least one factor");
+        refused(Schedule::Factors(vec![1.0, f64::NAN]), "the factor of step 1 is NaN");
+        refused(Schedule::Factors(vec![1.0, -1.0, f64::NAN]), "the factor of step 1 is -1");
     }
 }

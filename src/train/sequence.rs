@@ -1,10 +1,12 @@
 //! The dispatches of a step in order, as one list that can be cut anywhere.
 //!
 //! ```text
-//! keep | first | next ... next | update | watch
+//! keep | prologue | count_next ... count_next | first pass | next ... next | update | watch
 //! ```
 //!
-//! `keep` and `watch` measure tensors, in watched steps only: other steps are a part of this list.
+//! The prologue counts over all microbatches what the first one must know already; with a single one
+//! it is the front of its pass. `keep` and `watch` measure tensors, in watched steps only: other steps
+//! are a part of this list.
 
 use std::ops::Range;
 
@@ -32,9 +34,19 @@ impl<'a> Sequence<'a> {
     ) -> Self {
         let keep = watch.map_or(&[][..], |watch| &watch.keep);
         let watched = watch.map_or(&[][..], |watch| &watch.dispatches);
-        let later = (1..microbatches).map(|microbatch| (&plan.next[..], Some(microbatch)));
-        let parts = [(keep, None), (&plan.first[..], Some(0))].into_iter().chain(later);
-        let parts = parts.chain([(update, None), (watched, None)]).collect();
+        let later = |list: &'a Vec<Dispatch>| {
+            (1..microbatches).map(move |microbatch| (&list[..], Some(microbatch)))
+        };
+        let mut parts = vec![(keep, None)];
+        if microbatches == 1 || plan.count_next.is_empty() {
+            parts.push((&plan.first, Some(0)));
+        } else {
+            parts.push((plan.prologue(), Some(0)));
+            parts.extend(later(&plan.count_next));
+            parts.push((plan.first_pass(), Some(0)));
+        }
+        parts.extend(later(&plan.next));
+        parts.extend([(update, None), (watched, None)]);
         Self { parts, kept: keep.len(), watched: watched.len() }
     }
 

@@ -10,7 +10,8 @@ use crate::step::{Event, Reason, TelemetryRecord};
 pub struct Telemetry {
     /// Number of the step, counted from 0, skipped ones included.
     pub step: u64,
-    /// Mean loss over the step's microbatches.
+    /// Loss of the step: over all its targets for a cross-entropy, else the mean over its
+    /// microbatches. NaN or Inf where that of one microbatch is.
     pub loss: f32,
     /// Global norm of the unscaled gradients before clipping: L2, or L∞ when clipping by it.
     pub gradient_norm: f32,
@@ -42,7 +43,8 @@ pub struct Telemetry {
     pub event_bits: u32,
     /// What made a policy act: a z-score, a ratio; 0 without an event.
     pub event_value: f32,
-    /// Index of the tensor an event was about, where there is one.
+    /// Index of the tensor an event was about, where there is one, in
+    /// [`Parameters::trained`](crate::plan::Parameters::trained).
     pub event_tensor: u32,
 }
 
@@ -93,17 +95,24 @@ impl Telemetry {
         }
     }
 
-    /// Fails for a step that was skipped because its gradients were not finite, for those who
-    /// want to stop at the first one (`error_if_nonfinite` of PyTorch).
+    /// Fails for a step that was skipped because its gradients, its loss or its new running
+    /// statistics were not finite, for those who want to stop at the first one
+    /// (`error_if_nonfinite` of PyTorch, for gradients).
     ///
     /// # Errors
-    /// [`Error::NonFiniteGradient`].
+    /// [`Error::NonFiniteGradient`], [`Error::NonFiniteLoss`], [`Error::NonFiniteState`].
     pub fn error_if_nonfinite(&self) -> Result<()> {
-        if self.nonfinite_count == 0 {
-            return Ok(());
+        let (step, loss) = (self.step, self.loss);
+        if self.nonfinite_count > 0 {
+            return Err(Error::NonFiniteGradient { step, count: self.nonfinite_count.into() });
         }
-        let count = u64::from(self.nonfinite_count);
-        Err(Error::NonFiniteGradient { step: self.step, count })
+        if !loss.is_finite() {
+            return Err(Error::NonFiniteLoss { step, loss });
+        }
+        match self.reason {
+            Reason::NonFiniteState => Err(Error::NonFiniteState { step }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::kernels::{
     LoadWeights, LoadWeightsParams, TensorTelemetry as TensorTelemetryKernel,
     TensorTelemetryParams, UpdateScan, UpdateScanParams,
 };
-use crate::plan::{Parameters, Recorder, Sinks, StepBuffers, parameters, to_u32};
+use crate::plan::{Parameters, Sinks, parameters};
+use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::{TensorRecord, UpdatePartial};
 
 /// Watched steps the ring holds before old ones are overwritten.
@@ -84,7 +85,7 @@ pub fn group_norms<'a>(
     norms
 }
 
-/// What is watched, and who updates it.
+/// What is watched, and who updates it: trained tensors.
 pub(super) struct Watched<'a> {
     pub step: &'a StepBuffers,
     pub parameters: &'a Parameters,
@@ -127,27 +128,27 @@ pub(super) struct TensorWatch {
 
 impl TensorWatch {
     pub async fn new(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Result<Self> {
-        let bytes = watched.parameters.segments().iter().map(|quads| 16 * quads).sum();
+        let bytes = watched.parameters.trained_segments().iter().map(|quads| 16 * quads).sum();
         let what = "a copy of the weights to watch tensors by";
         parameters::allocate(gpu, what, bytes, || Self::record(gpu, watched, every)).await
     }
 
     fn record(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
         let &Watched { step, parameters, sinks, tensors, optimizer, moments } = watched;
-        let count = parameters.specs().len();
+        let count = parameters.trained().len();
         let row = (count.max(1) * size_of::<TensorRecord>()) as u64;
         let most = u32::try_from(gpu.largest_binding() / row).unwrap_or(u32::MAX);
         let capacity = CAPACITY.min(most).max(1);
         let ring = gpu.buffer("tensor telemetry", u64::from(capacity) * row);
-        let weights = parameters.weights();
-        let quads = parameters.segments().iter();
+        let weights = parameters.trained_weights();
+        let quads = parameters.trained_segments().iter();
         let old: Vec<_> = quads.map(|quads| gpu.buffer("old weights", 16 * quads)).collect();
 
-        let tables = ChunkTables::new(gpu, parameters, size_of::<UpdatePartial>() as u64);
+        let tables = ChunkTables::of_trained(gpu, parameters, size_of::<UpdatePartial>() as u64);
         let segments = gpu.upload("chunks of tensors", &tables.of_tensor);
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
-        for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.segments()) {
+        for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.trained_segments()) {
             recorder.dispatch(&LoadWeights {
                 params: LoadWeightsParams { quads: to_u32(quads as usize) },
                 weight: weight.as_entire_buffer_binding(),
@@ -198,7 +199,7 @@ impl TensorWatch {
                 (4 * spec.shape.quads() - elements, parameters.is_in_parts(index));
             Description { name, elements, padding, is_in_parts }
         };
-        let tensors = parameters.specs().iter().enumerate().map(describe).collect();
+        let tensors = parameters.trained().iter().enumerate().map(describe).collect();
         let dispatches = recorder.take();
         Self { every, capacity, old, keep, dispatches, ring, tensors, read: 0 }
     }

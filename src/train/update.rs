@@ -2,21 +2,23 @@
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
+use super::schedule::RateTable;
 use super::stability::{ActivePolicy, Committed, Judgement};
 use super::{Clip, LossScale, Norm, Optimizer, Refill, Schedule, TelemetryRing};
 use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Gpu};
 use crate::graph::{Graph, Value};
+use crate::kernel::WeightStorage;
 use crate::kernels::{
     Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
     Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams,
 };
-use crate::plan::{Parameters, Recorder, Sinks, Slot, StepBuffers, parameters, parts, to_u32};
-use crate::precision::WeightStorage;
+use crate::plan::{Parameters, Sinks, parameters, parts};
+use crate::record::{Recorder, Slot, StepBuffers, to_u32};
 use crate::step::ScanPartial;
 
 /// What an update is recorded from.
@@ -24,10 +26,10 @@ pub(super) struct Update<'a> {
     pub gpu: &'a Gpu,
     pub parameters: &'a Parameters,
     pub sinks: &'a Sinks,
-    /// By segment, then by moment.
+    /// By trained segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
     pub step: &'a StepBuffers,
-    /// (tensors) [`TensorState`](crate::step::TensorState)
+    /// (trained tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
     pub optimizer: &'a dyn Optimizer,
     pub norm: Norm,
@@ -50,16 +52,13 @@ impl Update<'_> {
     pub async fn record(&self) -> Result<Vec<Dispatch>> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         let mut recorder = Recorder::new(gpu, step);
-        let scan = Scan::new(gpu, parameters, Norm::L2);
-        let values = self.weight_values(&mut recorder);
-        scan.record(&mut recorder, values, OVERFLOW_NONFINITE);
-        scan.check_parameters(gpu, parameters, &recorder.take()).await?;
+        self.check_parameters(&mut recorder).await?;
         self.clear_gradients();
 
         // For whatever looks at weights or changes them.
         recorder.set_variant(parameters.storage());
         let scan = Scan::new(gpu, parameters, self.norm);
-        let layouts: Vec<_> = (0..parameters.weights().len())
+        let layouts: Vec<_> = (0..parameters.trained_segments().len())
             .map(|i| SegmentTensor::of_segment(parameters, i))
             .collect();
         let segments: Vec<_> =
@@ -74,15 +73,17 @@ impl Update<'_> {
             partials: &scan.tables.partials,
             partial_count: scan.tables.partial_count,
             tensors: self.tensors,
-            tensor_count: to_u32(parameters.specs().len()),
+            tensor_count: to_u32(parameters.trained().len()),
         };
         self.norm.record(&mut recorder, &pass, self.clip.max_norm());
         self.judge(&mut recorder, &scan);
-        let rates = self.schedule.table(self.optimizer.learning_rate())?;
+        let schedule = self.schedule.table(self.optimizer.learning_rate())?;
         recorder.dispatch(&Verdict {
-            params: self.verdict_params(to_u32(rates.len())),
+            params: self.verdict_params(&schedule),
             input: step.input.as_entire_buffer_binding(),
-            learning_rates: gpu.upload("learning rates", &rates).as_entire_buffer_binding(),
+            learning_rates: upload_rates(gpu, &schedule).await?.as_entire_buffer_binding(),
+            loss: self.loss.as_entire_buffer_binding(),
+            staged: self.sinks.staged.as_entire_buffer_binding(),
             tensors: self.tensors.as_entire_buffer_binding(),
             state: step.state.as_entire_buffer_binding(),
         });
@@ -90,15 +91,7 @@ impl Update<'_> {
             self.optimizer.record(&mut recorder, segment);
         }
         self.record_layers(&mut recorder)?;
-        if !parameters.states().is_empty() {
-            let staged = &self.sinks.staged;
-            recorder.dispatch(&Commit {
-                params: CommitParams { quads: to_u32(staged.size() as usize / 16) },
-                state: step.state.as_entire_buffer_binding(),
-                staged: staged.as_entire_buffer_binding(),
-                committed: parameters.committed().as_entire_buffer_binding(),
-            });
-        }
+        self.commit(&mut recorder)?;
         let what = "what policies keep beside their memory";
         parameters::allocate(gpu, what, self.policy_bytes(), || self.after_update(&mut recorder))
             .await?;
@@ -114,7 +107,7 @@ impl Update<'_> {
 
     /// Records what policies do between norm and verdict.
     fn judge(&self, recorder: &mut Recorder<'_>, scan: &Scan) {
-        let specs = self.parameters.specs();
+        let specs = self.parameters.trained();
         let elements: Vec<_> = specs.iter().map(|spec| spec.shape.count()).collect();
         let needs_norms = self.policies.iter().any(|active| active.policy.needs_tensor_norms());
         let tensor_norms = needs_norms.then(|| scan.record_tensor_norms(recorder));
@@ -131,6 +124,32 @@ impl Update<'_> {
         }
     }
 
+    /// Records the commit of what is staged. States that the graph does not stage stay as they are.
+    fn commit(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (parameters, staged) = (self.parameters, &self.sinks.staged);
+        let (_, index_of) = parameters.index_of(self.graph)?;
+        let indices: BTreeSet<_> = self.graph.staged().iter().map(|&(s, _)| index_of[s]).collect();
+        let state = self.step.state.as_entire_buffer_binding();
+        if indices.len() == parameters.states().len() && !indices.is_empty() {
+            let params = CommitParams { quads: self.staged_quads() };
+            let [staged, committed] =
+                [staged, parameters.committed()].map(wgpu::Buffer::as_entire_buffer_binding);
+            recorder.dispatch(&Commit { params, state, staged, committed });
+            return Ok(());
+        }
+        for index in indices {
+            let [staged, committed] =
+                [staged, parameters.committed()].map(|flat| parameters.state_slot_in(flat, index));
+            recorder.dispatch(&Commit {
+                params: CommitParams { quads: to_u32(staged.shape.quads()) },
+                state: state.clone(),
+                staged: staged.binding(),
+                committed: committed.binding(),
+            });
+        }
+        Ok(())
+    }
+
     /// Records what policies do once the step is committed or skipped.
     fn after_update(&self, recorder: &mut Recorder<'_>) {
         for active in self.policies {
@@ -140,7 +159,7 @@ impl Update<'_> {
 
     fn committed<'s>(&'s self, memory: &'s wgpu::Buffer) -> Committed<'s> {
         Committed {
-            weights: self.parameters.weights(),
+            weights: self.parameters.trained_weights(),
             moments: self.moments,
             states: self.parameters.committed(),
             tensors: self.tensors,
@@ -157,23 +176,35 @@ impl Update<'_> {
         bytes.sum()
     }
 
-    /// The values of the weights in f32: themselves, or written to where the gradients will be.
-    fn weight_values(&self, recorder: &mut Recorder<'_>) -> &[wgpu::Buffer] {
-        let (parameters, values) = (self.parameters, &self.sinks.gradients);
+    /// Fails if a parameter, trained or frozen, starts as NaN or Inf, and says which.
+    async fn check_parameters(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let (gpu, parameters) = (self.gpu, self.parameters);
+        let tables = ChunkTables::of_all(gpu, parameters, Norm::L2.partial_bytes());
+        let scan = Scan { norm: Norm::L2, tables };
         if parameters.storage() == WeightStorage::F32 {
-            return parameters.weights();
+            scan.record(recorder, parameters.weights(), OVERFLOW_NONFINITE);
+        } else {
+            // In f32 one after the other, where the gradients will be or in a buffer for the largest.
+            let frozen = parameters.segments().iter().skip(self.sinks.gradients.len());
+            let bytes = 16 * frozen.max().copied().unwrap_or(0);
+            let what = "frozen weights in f32";
+            let values =
+                parameters::allocate(gpu, what, bytes, || gpu.buffer("weights in f32", bytes))
+                    .await?;
+            for (index, weight) in parameters.weights().iter().enumerate() {
+                let values = self.sinks.gradients.get(index).unwrap_or(&values);
+                let quads = to_u32(parameters.segments()[index] as usize);
+                recorder.set_variant(parameters.storage());
+                recorder.dispatch(&LoadWeights {
+                    params: LoadWeightsParams { quads },
+                    weight: weight.as_entire_buffer_binding(),
+                    y: values.as_entire_buffer_binding(),
+                });
+                recorder.set_variant(WeightStorage::F32);
+                scan.norm.record_scan(recorder, &scan.tables, index, values, OVERFLOW_NONFINITE);
+            }
         }
-        recorder.set_variant(parameters.storage());
-        let segments = parameters.segments().iter().zip(parameters.weights()).zip(values);
-        for ((&quads, weight), values) in segments {
-            recorder.dispatch(&LoadWeights {
-                params: LoadWeightsParams { quads: to_u32(quads as usize) },
-                weight: weight.as_entire_buffer_binding(),
-                y: values.as_entire_buffer_binding(),
-            });
-        }
-        recorder.set_variant(WeightStorage::F32);
-        values
+        scan.check_parameters(gpu, parameters, &recorder.take()).await
     }
 
     /// A parameter that no loss depends on keeps a gradient of zero.
@@ -193,10 +224,13 @@ impl Update<'_> {
             let in_parts = Cell::new(None);
             let parameter = |index: usize| {
                 let index = index_of[index];
+                if index >= self.parameters.trained().len() {
+                    return None;
+                }
                 if self.parameters.is_in_parts(index) {
                     in_parts.set(Some(index));
                 }
-                self.parameters.slot(index)
+                Some(self.parameters.slot(index))
             };
             layer.record(recorder, &value, &parameter);
             if let Some(index) = in_parts.get() {
@@ -232,12 +266,21 @@ impl Update<'_> {
         if self.loss_scale.is_on() { OVERFLOW_LARGEST } else { OVERFLOW_NONFINITE }
     }
 
-    fn verdict_params(&self, schedule_length: u32) -> VerdictParams {
-        let tensor_count = to_u32(self.parameters.specs().len());
+    fn staged_quads(&self) -> u32 {
+        let has_states = !self.parameters.states().is_empty();
+        if has_states { to_u32(self.sinks.staged.size() as usize / 16) } else { 0 }
+    }
+
+    fn verdict_params(&self, schedule: &RateTable) -> VerdictParams {
+        let tensor_count = to_u32(self.parameters.trained().len());
         let fixed = VerdictParams {
             clip_value: self.clip.max_value(),
-            schedule_length,
+            rising_steps: schedule.rising_steps,
+            decay_end: schedule.decay_end,
+            decay_first: schedule.decay_first,
+            knot_bits: schedule.knot_bits,
             give_up_after: self.give_up_after,
+            staged_quads: self.staged_quads(),
             ..VerdictParams::new(tensor_count, self.optimizer.betas())
         };
         match self.loss_scale {
@@ -255,6 +298,22 @@ impl Update<'_> {
             },
         }
     }
+}
+
+/// The learning rates on the device. Only a list of the user's own has no bound.
+async fn upload_rates(gpu: &Gpu, schedule: &RateTable) -> Result<wgpu::Buffer> {
+    let (needed, available) = (4 * schedule.rates.len() as u64, gpu.largest_binding());
+    if needed > available {
+        return Err(Error::Limit {
+            what: format!("a schedule of {} factors", schedule.rates.len()),
+            limit: "maxStorageBufferBindingSize (or maxBufferSize)",
+            needed,
+            available,
+            advice: "give fewer factors, or a Schedule that is computed".into(),
+        });
+    }
+    let upload = || gpu.upload("learning rates", &schedule.rates);
+    parameters::allocate(gpu, "the schedule", needed, upload).await
 }
 
 /// What a scan left, and the tensors it is about.
@@ -275,7 +334,7 @@ struct Scan {
 
 impl Scan {
     fn new(gpu: &Gpu, parameters: &Parameters, norm: Norm) -> Self {
-        Self { norm, tables: ChunkTables::new(gpu, parameters, norm.partial_bytes()) }
+        Self { norm, tables: ChunkTables::of_trained(gpu, parameters, norm.partial_bytes()) }
     }
 
     /// Records the scan of flat buffers with the parameters' layout.
@@ -297,7 +356,7 @@ impl Scan {
         norms
     }
 
-    /// Fails if a parameter starts as NaN or Inf, and says which.
+    /// Runs the scan of the weights. Fails if one is NaN or Inf, and says which.
     async fn check_parameters(
         &self,
         gpu: &Gpu,

@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::file::LogFile;
 use crate::watch::sink::Output;
 use crate::watch::{Record, Sink, number};
 
@@ -34,6 +36,13 @@ impl<W: Write> Csv<W> {
         self
     }
 
+    /// Goes on with a table that has these columns between `step` and `events`: there will be no
+    /// header.
+    #[must_use]
+    pub fn continuing(self, columns: Vec<String>) -> Self {
+        Self { columns: Some(columns), ..self }
+    }
+
     fn header(&self, first: &Record) -> Vec<String> {
         let mut columns: Vec<String> = first.scalars().map(|(name, _)| name.to_owned()).collect();
         for name in &self.declared {
@@ -46,15 +55,23 @@ impl<W: Write> Csv<W> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-impl Csv<std::fs::File> {
-    /// Begins a file, over an earlier one if need be.
+impl Csv<LogFile> {
+    /// Begins a file, over an earlier one once there is a record.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn create(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let sink = Self::new(super::sink::create(path)?);
-        Ok(Self { output: sink.output.at(path), ..sink })
+        Ok(LogFile::create(path)?.into())
+    }
+}
+
+/// Errors name the file.
+#[cfg(not(target_arch = "wasm32"))]
+impl From<LogFile> for Csv<LogFile> {
+    fn from(file: LogFile) -> Self {
+        let path = file.path().to_owned();
+        let sink = Self::new(file);
+        Self { output: sink.output.at(&path), ..sink }
     }
 }
 

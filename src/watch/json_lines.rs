@@ -3,6 +3,9 @@
 use std::io::Write;
 
 use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::file::LogFile;
+use crate::json::push_string;
 use crate::watch::sink::Output;
 use crate::watch::{Record, Sink, number};
 
@@ -28,15 +31,23 @@ impl<W: Write> JsonLines<W> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-impl JsonLines<std::fs::File> {
-    /// Begins a file, over an earlier one if need be.
+impl JsonLines<LogFile> {
+    /// Begins a file, over an earlier one once there is a record.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File).
     pub fn create(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let sink = Self::new(super::sink::create(path)?);
-        Ok(Self { output: sink.output.at(path), ..sink })
+        Ok(LogFile::create(path)?.into())
+    }
+}
+
+/// Errors name the file.
+#[cfg(not(target_arch = "wasm32"))]
+impl From<LogFile> for JsonLines<LogFile> {
+    fn from(file: LogFile) -> Self {
+        let path = file.path().to_owned();
+        let sink = Self::new(file);
+        Self { output: sink.output.at(&path), ..sink }
     }
 }
 
@@ -66,22 +77,4 @@ impl<W: Write> Sink for JsonLines<W> {
     fn finish(&mut self) -> Result<()> {
         self.output.flush()
     }
-}
-
-/// A JSON string: quotation marks, backslashes and control characters must be escaped.
-fn push_string(line: &mut String, text: &str) {
-    line.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            '\n' => line.push_str("\\n"),
-            '\t' => line.push_str("\\t"),
-            control if control < ' ' => {
-                line.push_str(&format!("\\u{:04x}", u32::from(control)));
-            }
-            other => line.push(other),
-        }
-    }
-    line.push('"');
 }

@@ -183,6 +183,8 @@ impl From<&Telemetry> for Record {
                 let count = telemetry.nonfinite_count;
                 format!("skipped: {count} gradient elements are NaN or Inf")
             }
+            Reason::NonFiniteLoss => format!("skipped: the loss is {}", telemetry.loss),
+            Reason::NonFiniteState => "skipped: new running statistics are NaN or Inf".into(),
             reason => format!("skipped: {reason:?}"),
         });
         Self { step: telemetry.step, scalars, events: skipped.into_iter().collect() }

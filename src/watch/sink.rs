@@ -103,21 +103,14 @@ impl<W: Write> Output<W> {
 
     fn check(&self, result: std::io::Result<()>) -> Result<()> {
         result.map_err(|error| match &self.path {
-            Some(path) => write_failed(path, &error),
+            Some(path) => {
+                let reason = format!("cannot be written: {error}");
+                Error::File { path: path.clone(), reason }
+            }
             None => {
                 let reason = format!("cannot be written: {error}");
                 Error::Data { what: self.format.into(), reason }
             }
         })
     }
-}
-
-/// Begins a file, over an earlier one if need be.
-#[cfg(not(target_arch = "wasm32"))]
-pub(super) fn create(path: &Path) -> Result<std::fs::File> {
-    std::fs::File::create(path).map_err(|error| write_failed(path, &error))
-}
-
-pub(super) fn write_failed(path: &Path, error: &std::io::Error) -> Error {
-    Error::File { path: path.to_owned(), reason: format!("cannot be written: {error}") }
 }

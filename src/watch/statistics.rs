@@ -55,7 +55,8 @@ impl SpikeScore {
     /// If `window` or `horizon` is 0.
     pub fn new(window: usize, deviations: f64, horizon: usize) -> Self {
         assert!(window > 0 && horizon > 0, "window {window} and horizon {horizon} must be above 0");
-        let (previous, recent) = (VecDeque::with_capacity(window), VecDeque::new());
+        // Windows grow as they fill: one may be as long as any run.
+        let (previous, recent) = (VecDeque::new(), VecDeque::new());
         Self { window, deviations, horizon, previous, recent, recent_spikes: 0, spikes: 0 }
     }
 
@@ -131,7 +132,7 @@ impl RunStatistics {
     pub fn new(window: usize) -> Self {
         assert!(window > 0, "the window must be above 0");
         let (loss, norm) = (SpikeScore::default(), SpikeScore::default());
-        let recent_clipped = VecDeque::with_capacity(window);
+        let recent_clipped = VecDeque::new();
         Self { window, recent_clipped, steps: 0, skipped: 0, clipped: 0, applied: 0, loss, norm }
     }
 

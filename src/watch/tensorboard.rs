@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::file::LogFile;
 use crate::watch::sink::Output;
 use crate::watch::{Record, Sink};
 
@@ -45,35 +47,55 @@ impl<W: Write, C: FnMut() -> f64> TensorBoard<W, C> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-impl TensorBoard<std::fs::File, fn() -> f64> {
+impl TensorBoard<LogFile, fn() -> f64> {
     /// Begins an event file in a folder, which is made if it is not there. The file is called
     /// `events.out.tfevents.<seconds>.<host>.<process>.<number>`.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File).
     pub fn create(folder: impl AsRef<std::path::Path>) -> Result<Self> {
-        use super::sink::write_failed;
+        let path = event_file(folder.as_ref())?;
+        let output = Output::new(LogFile::resume(&path, 0)?, "TensorBoard events").at(&path);
+        Self::begin(output, system_time)
+    }
 
-        let folder = folder.as_ref();
-        std::fs::create_dir_all(folder).map_err(|error| write_failed(folder, &error))?;
-        let name = format!(
-            "events.out.tfevents.{}.{}.{}",
-            system_time() as u64,
-            host_name(),
-            std::process::id()
-        );
-        let mut number = 0;
-        loop {
-            let path = folder.join(format!("{name}.{number}"));
-            match std::fs::File::create_new(&path) {
-                Ok(file) => {
-                    let output = Output::new(file, "TensorBoard events").at(&path);
-                    return Self::begin(output, system_time);
-                }
-                // Another run of this process within the same second.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(write_failed(&path, &error)),
-            }
+    /// [`create`](Self::create)s an event file of a run that goes on at `step`: what files before it
+    /// have of this step and later ones, TensorBoard leaves out.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File).
+    pub fn resume(folder: impl AsRef<std::path::Path>, step: u64) -> Result<Self> {
+        let mut sink = Self::create(folder)?;
+        sink.event(|event| {
+            event.integer(event::STEP, step);
+            let mut session = Message::default();
+            session.integer(session::STATUS, session::START);
+            event.message(event::SESSION_LOG, &session);
+        })?;
+        Ok(sink)
+    }
+}
+
+/// A new file in a folder.
+#[cfg(not(target_arch = "wasm32"))]
+fn event_file(folder: &std::path::Path) -> Result<std::path::PathBuf> {
+    use crate::file::write_failed;
+
+    std::fs::create_dir_all(folder).map_err(|error| write_failed(folder, &error))?;
+    let name = format!(
+        "events.out.tfevents.{}.{}.{}",
+        system_time() as u64,
+        host_name(),
+        std::process::id()
+    );
+    let mut number = 0;
+    loop {
+        let path = folder.join(format!("{name}.{number}"));
+        match std::fs::File::create_new(&path) {
+            Ok(_) => return Ok(path),
+            // Another run of this process within the same second.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(write_failed(&path, &error)),
         }
     }
 }
@@ -126,6 +148,12 @@ mod event {
     pub const STEP: u32 = 2;
     pub const FILE_VERSION: u32 = 3;
     pub const SUMMARY: u32 = 5;
+    pub const SESSION_LOG: u32 = 7;
+}
+
+mod session {
+    pub const STATUS: u32 = 1;
+    pub const START: u64 = 1;
 }
 
 mod summary {

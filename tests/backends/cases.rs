@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use evenkeel::kernel::Declaration;
+use evenkeel::kernel::{Declaration, HeadQuads, Precision, Variant, WeightStorage};
 use evenkeel::kernels;
-use evenkeel::precision::{Precision, WeightStorage};
-use evenkeel::variant::{HeadQuads, Variant};
 
 /// One pipeline: a kernel, its storage, its constants.
 #[derive(Clone, Debug)]

@@ -13,8 +13,7 @@ mod translate;
 
 use batch::Batch;
 use cases::Case;
-use evenkeel::kernel::Declaration;
-use evenkeel::precision::Precision;
+use evenkeel::kernel::{Declaration, Precision};
 use naga::back::glsl;
 use naga::back::hlsl::ShaderModel;
 use translate::{Kind, Vulkan, kinds};

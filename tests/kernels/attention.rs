@@ -1,9 +1,9 @@
 //! Attention. Positions around a block of 64 and a tile of 8; grouped queries, soft cap, huge
 //! logits; the backward pass twice; the plain form against the online form.
 
+use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
-use evenkeel::variant::HeadQuads;
 use evenkeel::{Gpu, reference};
 
 use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
@@ -13,7 +13,13 @@ rows! {
     causal_softmax,
 }
 
-const fn size(batch: usize, time: usize, heads: usize, kv_heads: usize, head_dim: usize) -> Size {
+pub const fn size(
+    batch: usize,
+    time: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+) -> Size {
     Size { batch, time, heads, kv_heads, head_dim, scale: 0.5, soft_cap: 0.0 }
 }
 
@@ -29,21 +35,21 @@ const CASES: &[Size] = &[
     size(1, 67, 1, 1, 128),
 ];
 
-const ROUNDING: Tolerance = Tolerance {
+pub const ROUNDING: Tolerance = Tolerance {
     absolute: 2e-5,
     relative: 2e-5,
     because: "f32 sums over positions and heads, exp at 3 + 2|x| units in the last place",
 };
 
 /// The buffers of one attention, forward and backward.
-struct Buffers {
-    qkv: wgpu::Buffer,
-    output: wgpu::Buffer,
-    log_sum_exp: wgpu::Buffer,
-    row_logits: wgpu::Buffer,
-    output_gradient: wgpu::Buffer,
-    delta: wgpu::Buffer,
-    qkv_gradient: wgpu::Buffer,
+pub struct Buffers {
+    pub qkv: wgpu::Buffer,
+    pub output: wgpu::Buffer,
+    pub statistics: wgpu::Buffer,
+    pub row_logits: wgpu::Buffer,
+    pub output_gradient: wgpu::Buffer,
+    pub delta: wgpu::Buffer,
+    pub qkv_gradient: wgpu::Buffer,
 }
 
 /// Fills a kernel's parameters, which are the same for all.
@@ -70,12 +76,12 @@ fn fitting(size: &Size) -> HeadQuads {
     HeadQuads::fitting(size.head_dim as u32 / 4)
 }
 
-fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
+pub fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
     let statistics = (size.batch * size.heads * size.time * 4) as u64;
     let buffers = Buffers {
         qkv: gpu.upload("qkv", qkv),
         output: gpu.buffer("output", (size.output_len() * 4) as u64),
-        log_sum_exp: gpu.buffer("log_sum_exp", statistics),
+        statistics: gpu.buffer("statistics", 2 * statistics),
         row_logits: gpu.buffer("row_logits", 2 * statistics),
         output_gradient: gpu.upload("output_gradient", output_gradient),
         delta: gpu.buffer("delta", statistics),
@@ -100,32 +106,32 @@ fn run_forward(gpu: &Gpu, size: &Size, buffers: &Buffers, watch: u32) {
         watch,
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output: buffers.output.as_entire_buffer_binding(),
-        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        statistics: buffers.statistics.as_entire_buffer_binding(),
         row_logits: buffers.row_logits.as_entire_buffer_binding(),
     };
     gpu.run_as(&kernel, fitting(size));
 }
 
-fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
+pub fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
     let kernel = AttentionBackwardQuery {
         params: params!(AttentionBackwardQueryParams, size),
         unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
-        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        statistics: buffers.statistics.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
         qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
     };
     gpu.run_as(&kernel, fitting(size));
 }
 
-fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
+pub fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
     let kernel = AttentionBackwardKeyValue {
         params: params!(AttentionBackwardKeyValueParams, size),
         unroll_quads: unrolled(size),
         qkv: buffers.qkv.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
-        log_sum_exp: buffers.log_sum_exp.as_entire_buffer_binding(),
+        statistics: buffers.statistics.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
         qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
     };
@@ -137,7 +143,7 @@ fn data(size: &Size) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Splits rows of qkv into the columns of the queries and the rest.
-fn split<T: Copy>(size: &Size, qkv: &[T]) -> (Vec<T>, Vec<T>) {
+pub fn split<T: Copy>(size: &Size, qkv: &[T]) -> (Vec<T>, Vec<T>) {
     let (width, queries) =
         ((size.heads + 2 * size.kv_heads) * size.head_dim, size.heads * size.head_dim);
     let rows = || qkv.chunks(width);
@@ -151,13 +157,19 @@ fn statistics(gpu: &Gpu, size: &Size, buffer: &wgpu::Buffer) -> Vec<f32> {
     read(gpu, buffer)[..size.batch * size.heads * size.time].to_vec()
 }
 
+/// Of every row, put together of what the kernel keeps of it.
+pub fn log_sum_exps(gpu: &Gpu, size: &Size, buffers: &Buffers) -> Vec<f32> {
+    let rows = size.batch * size.heads * size.time;
+    read(gpu, &buffers.statistics)[..2 * rows].chunks(2).map(|row| row[0] + row[1]).collect()
+}
+
 fn attention(gpu: &Gpu) {
     for size in CASES {
         let (qkv, output_gradient) = data(size);
         let buffers = forward(gpu, size, &qkv, &output_gradient);
         let (output, log_sum_exp) = attention::attention(&wide(&qkv), size);
         assert_close(&format!("{size:?}"), &read(gpu, &buffers.output), &output, ROUNDING);
-        let actual = statistics(gpu, size, &buffers.log_sum_exp);
+        let actual = log_sum_exps(gpu, size, &buffers);
         assert_close(&format!("lse of {size:?}"), &actual, &log_sum_exp, ROUNDING);
         let row_logits = attention::row_logits(&wide(&qkv), size);
         let actual = &read(gpu, &buffers.row_logits)[..row_logits.len()];
@@ -183,7 +195,7 @@ fn huge_logits(gpu: &Gpu) {
     let because = "scores of 1e4 rounded to f32";
     let tolerance = Tolerance { absolute: 4e-3, relative: 0.0, because };
     assert_close("output", &read(gpu, &buffers.output), &output, tolerance);
-    let actual = statistics(gpu, &size, &buffers.log_sum_exp);
+    let actual = log_sum_exps(gpu, &size, &buffers);
     assert_close("log_sum_exp", &actual, &log_sum_exp, tolerance);
     let row_logits = attention::row_logits(&wide(&qkv), &size);
     let actual = &read(gpu, &buffers.row_logits)[..row_logits.len()];
@@ -211,7 +223,7 @@ fn unwatched(gpu: &Gpu) {
     for size in [size(2, 65, 3, 3, 12), Size { soft_cap: 0.8, ..size(1, 33, 4, 2, 4) }] {
         let (qkv, output_gradient) = data(&size);
         let buffers = forward(gpu, &size, &qkv, &output_gradient);
-        let all = || [&buffers.output, &buffers.log_sum_exp].map(|buffer| bits(&read(gpu, buffer)));
+        let all = || [&buffers.output, &buffers.statistics].map(|buffer| bits(&read(gpu, buffer)));
         let watched = all();
         let untouched = vec![7.0f32; read(gpu, &buffers.row_logits).len()];
         for buffer in [&buffers.output, &buffers.row_logits] {

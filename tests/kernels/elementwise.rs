@@ -1,6 +1,6 @@
 //! Elementwise kernels. Sizes around the workgroup, a prime, and more than 65,535 workgroups.
 
-use evenkeel::kernel::Fragment;
+use evenkeel::kernel::{Fragment, shared};
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, Precision, kernel, reference};
 
@@ -180,6 +180,12 @@ fn soft_cap(gpu: &Gpu) {
         let expected = reference::elementwise::soft_cap(f64::from(cap), &wide(&x));
         assert_close("soft_cap", &y, &expected, FUNCTION);
         assert!(y.iter().all(|y| y.abs() <= cap), "beyond the cap");
+        // The cap hides no overflow.
+        let y =
+            apply(gpu, &[&[f32::INFINITY, 1e38, f32::NEG_INFINITY, f32::NAN]], |quads, x, y| {
+                gpu.run(&SoftCap { params: SoftCapParams { quads, cap }, x: x[0].clone(), y });
+            });
+        assert_eq!([0, 1, 2, 3].map(|i| y[i].is_nan()), [true, false, true, true]);
     }
 }
 

@@ -179,6 +179,10 @@ fn attention_summary(gpu: &Gpu) {
             assert_close(&what, &read(gpu, &outputs[1])[..heads], &mean, SUMMARY);
         }
         broken_rows(gpu, [batch, heads, time], &microbatches[0], rows);
+        let low: Vec<_> = (0..count).flat_map(|_| [-3e38f32, 0.5]).collect();
+        let outputs = [(); 2].map(|()| gpu.upload("summary", &vec![7.0f32; heads]));
+        run_attention_summary(gpu, &low, [batch, heads, time], 0, &outputs);
+        assert_eq!(read(gpu, &outputs[0])[..heads], vec![-3e38; heads], "however low all are");
     }
 }
 
@@ -225,11 +229,12 @@ fn broken_rows(gpu: &Gpu, size: [usize; 3], rows: &[f32], rows_per_head: usize) 
     }
 }
 
+/// In microbatch `microbatch` of a step with these counts of targets and microbatches.
 fn run_logit_summary(
     gpu: &Gpu,
     statistics: &[f32],
     targets: &[u32],
-    microbatch: u32,
+    (microbatch, counts): (u32, [u32; 2]),
     outputs: &[wgpu::Buffer; 2],
 ) {
     gpu.run(&LogitSummary {
@@ -242,6 +247,7 @@ fn run_logit_summary(
         input: step_input(gpu, microbatch).as_entire_buffer_binding(),
         statistics: gpu.upload("statistics", statistics).as_entire_buffer_binding(),
         targets: gpu.upload("targets", targets).as_entire_buffer_binding(),
+        counts: gpu.upload("counts", &counts).as_entire_buffer_binding(),
         max_logit: outputs[0].as_entire_buffer_binding(),
         penalty: outputs[1].as_entire_buffer_binding(),
     });
@@ -254,32 +260,39 @@ fn logit_summary(gpu: &Gpu) {
     for rows in [1, 3, 4, 255, 256, 257, 4099] {
         let outputs = fresh();
         let mut so_far = [f64::NEG_INFINITY, 0.0];
+        let counts = [2 * rows as u32 + 5, 3];
         for m in 0..3 {
             // Logits below zero throughout, so that a stray zero would be the largest.
             let pairs = values(20 + m, 2 * rows);
             let statistics: Vec<_> =
                 pairs.chunks(2).flat_map(|p| [p[0] - 3.0, 2.0 + p[1]]).collect();
             let mut targets = tokens(30, rows, 5);
-            targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = IGNORE);
-            run_logit_summary(gpu, &statistics, &targets, m as u32, &outputs);
+            // More of them in every microbatch.
+            let ignored = targets.iter_mut().skip(1).step_by(4 - m as usize);
+            ignored.for_each(|target| *target = IGNORE);
+            run_logit_summary(gpu, &statistics, &targets, (m as u32, counts), &outputs);
             let [largest, penalty] =
-                logits::logit_summary(&wide(&statistics), &targets, IGNORE, z_loss);
+                logits::logit_summary(&wide(&statistics), &targets, IGNORE, z_loss, counts);
             so_far = [so_far[0].max(largest), so_far[1] + penalty];
             let expected = [so_far[0], so_far[1] / (m + 1) as f64];
             assert_close(&format!("{rows} rows, {m}"), &both(&outputs), &expected, SUMMARY);
         }
     }
+    // The largest is one of them, however low all are.
+    let low = fresh();
+    run_logit_summary(gpu, &[-3.1e38, 0.5, -3e38, 1.0], &[1, 2], (0, [2, 1]), &low);
+    assert_eq!(both(&low)[0], -3e38);
     let ignored = fresh();
-    run_logit_summary(gpu, &[f32::NAN, f32::NAN, 0.0, 0.0], &[IGNORE; 2], 0, &ignored);
-    assert_eq!(both(&ignored), [-1e30, 0.0], "no row counts");
-    run_logit_summary(gpu, &[-3.0, 1.0], &[0], 1, &ignored);
+    run_logit_summary(gpu, &[f32::NAN, f32::NAN, 0.0, 0.0], &[IGNORE; 2], (0, [1, 2]), &ignored);
+    assert_eq!(both(&ignored), [f32::MIN, 0.0], "no row counts");
+    run_logit_summary(gpu, &[-3.0, 1.0], &[0], (1, [1, 2]), &ignored);
     assert_eq!(both(&ignored)[0], -3.0, "the one that counts");
     for broken in [[f32::NAN, 1.0], [1.0, f32::NAN], [f32::INFINITY, 0.0]] {
         let outputs = fresh();
         let statistics = [&[0.5, 1.0][..], &broken, &[0.25, 2.0]].concat();
-        run_logit_summary(gpu, &statistics, &[1, 2, 3], 0, &outputs);
+        run_logit_summary(gpu, &statistics, &[1, 2, 3], (0, [4, 2]), &outputs);
         assert!(both(&outputs).iter().all(|x| x.is_nan()), "{broken:?}: {:?}", both(&outputs));
-        run_logit_summary(gpu, &[1.0, 1.0], &[1], 1, &outputs);
+        run_logit_summary(gpu, &[1.0, 1.0], &[1], (1, [4, 2]), &outputs);
         assert!(both(&outputs).iter().all(|x| x.is_nan()), "{broken:?} stays");
     }
 }

@@ -5,7 +5,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::loss::CrossEntropyOptions;
 use evenkeel::{Gpu, reference};
 
-use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{Tolerance, assert_close, block_on, pad, read, tokens, unpad, values, wide};
 
 /// (rows, stored columns, classes)
 const SHAPES: &[(usize, usize, usize)] = &[
@@ -35,11 +35,13 @@ const EXPONENTIAL: Tolerance = Tolerance {
 
 rows! {
     cross_entropy,
+    count_targets,
     cross_entropy_mean,
     cross_entropy_backward,
     count_correct,
     mean_squared_error,
     mean_squared_error_backward,
+    loss_mean,
 }
 
 struct Case {
@@ -50,6 +52,8 @@ struct Case {
     targets: Vec<u32>,
     label_smoothing: f32,
     z_loss: f32,
+    /// Targets and microbatches of other parts of the step.
+    others: [u32; 2],
 }
 
 /// What the three cross-entropy kernels wrote.
@@ -70,7 +74,14 @@ impl Case {
         if rows > 1 {
             targets[rows / 2] = IGNORE;
         }
-        Self { rows, columns, classes, logits, targets, label_smoothing: 0.0, z_loss: 0.0 }
+        let (label_smoothing, z_loss) = (0.0, 0.0);
+        Self { rows, columns, classes, logits, targets, label_smoothing, z_loss, others: [0; 2] }
+    }
+
+    /// Targets and microbatches of the step.
+    fn counts(&self) -> [u32; 2] {
+        let targets = reference::loss::count_targets(&self.targets, IGNORE);
+        [self.others[0] + targets, self.others[1] + 1]
     }
 
     fn all() -> impl Iterator<Item = Self> {
@@ -79,6 +90,7 @@ impl Case {
             variants.map(|&(label_smoothing, z_loss)| Self {
                 label_smoothing,
                 z_loss,
+                others: if label_smoothing == 0.0 { [0; 2] } else { [11, 2] },
                 ..Self::new(shape)
             })
         })
@@ -122,9 +134,9 @@ impl Case {
             statistics: statistics.as_entire_buffer_binding(),
         });
         gpu.run(&CrossEntropyMean {
-            params: CrossEntropyMeanParams { rows, ignore_index: IGNORE },
+            params: CrossEntropyMeanParams { rows },
             loss: loss.as_entire_buffer_binding(),
-            targets: targets.as_entire_buffer_binding(),
+            counts: gpu.upload("counts", &self.counts()).as_entire_buffer_binding(),
             mean: mean.as_entire_buffer_binding(),
         });
         gpu.run(&CrossEntropyBackward {
@@ -202,10 +214,40 @@ fn cross_entropy(gpu: &Gpu) {
     }
 }
 
+/// Counts are exact where f32 is not, and add up over microbatches.
+fn count_targets(gpu: &Gpu) {
+    let count = |targets: &[u32], accumulate: u32, counts: &wgpu::Buffer| -> [u32; 2] {
+        gpu.run(&CountTargets {
+            params: CountTargetsParams {
+                rows: targets.len() as u32,
+                ignore_index: IGNORE,
+                accumulate,
+            },
+            targets: gpu.upload("targets", targets).as_entire_buffer_binding(),
+            counts: counts.as_entire_buffer_binding(),
+        });
+        let found: Vec<u32> = block_on(gpu.read(counts, 0, 2)).expect("readable");
+        [found[0], found[1]]
+    };
+    for rows in [1, 3, 63, 64, 65, 1009, 65_537] {
+        let mut targets = tokens(5, rows, 3);
+        targets.iter_mut().skip(1).step_by(3).for_each(|target| *target = IGNORE);
+        let expected = reference::loss::count_targets(&targets, IGNORE);
+        let counts = gpu.upload("counts", &[7u32, 9]);
+        assert_eq!(count(&targets, 0, &counts), [expected, 1], "{rows} rows");
+        assert_eq!(count(&targets, 1, &counts), [2 * expected, 2], "{rows} rows");
+        assert_eq!(count(&vec![IGNORE; rows], 1, &counts), [2 * expected, 3], "nothing counts");
+    }
+    for before in [(1 << 24) + 1, u32::MAX - 3, u32::MAX - 2, u32::MAX] {
+        let counts = gpu.upload("counts", &[before, 4]);
+        assert_eq!(count(&[0, 1, 2], 1, &counts), [before.saturating_add(3), 5]);
+    }
+}
+
 fn cross_entropy_mean(gpu: &Gpu) {
     for case in Case::all() {
         let Output { loss, mean, .. } = case.run(gpu);
-        let expected = reference::loss::cross_entropy_mean(&wide(&loss), &case.targets, IGNORE);
+        let expected = reference::loss::cross_entropy_mean(&wide(&loss), case.counts());
         let rounding = Tolerance {
             absolute: 0.0,
             relative: 2e-6,
@@ -223,12 +265,11 @@ fn cross_entropy_mean(gpu: &Gpu) {
 fn cross_entropy_backward(gpu: &Gpu) {
     for case in Case::all() {
         let Output { dlogits, .. } = case.run(gpu);
-        let upstream = f64::from(UPSTREAM);
         let (logits, targets) = (wide(&case.logits), &case.targets);
+        let [counted, microbatches] = case.counts();
+        let largest = f64::from(UPSTREAM) * f64::from(microbatches) / f64::from(counted);
         let expected =
-            reference::loss::cross_entropy_backward(&logits, targets, &case.options(), upstream);
-        let counted = targets.iter().filter(|target| **target != IGNORE).count();
-        let largest = upstream / counted as f64;
+            reference::loss::cross_entropy_backward(&logits, targets, &case.options(), largest);
         let smooth = case.label_smoothing != 0.0;
         let exponential = Tolerance {
             absolute: if smooth { 2.5e-6 * largest } else { 1e-15 },
@@ -345,5 +386,39 @@ fn mean_squared_error_backward(gpu: &Gpu) {
         };
         let actual = unpad(&read(gpu, &dprediction)[..rows * cols.next_multiple_of(4)], cols);
         assert_close("mean_squared_error_backward", &actual, &expected, rounding);
+    }
+}
+
+/// Whatever is not finite stays, bit by bit, where sums of floats would give NaN or lose it.
+fn loss_mean(gpu: &Gpu) {
+    let run = |factor: f32, bits: &[u32]| -> f32 {
+        let mean = gpu.upload("mean", &[9.0f32]);
+        for (accumulate, &bits) in bits.iter().enumerate() {
+            gpu.run(&LossMean {
+                params: LossMeanParams { factor, accumulate: u32::from(accumulate > 0) },
+                loss: gpu.upload("loss", &[bits]).as_entire_buffer_binding(),
+                mean: mean.as_entire_buffer_binding(),
+            });
+        }
+        read(gpu, &mean)[0]
+    };
+    let losses = [3.5f32, 0.0, -1.25, 1e-30, 7e30];
+    for count in 1..=losses.len() {
+        let factor = 1.0 / count as f32;
+        let expected = losses[..count].iter().fold(None, |before, &loss| {
+            Some(reference::loss::loss_mean(factor.into(), loss.into(), before))
+        });
+        let mean = run(factor, &losses.map(f32::to_bits)[..count]);
+        let rounding = Tolerance { absolute: 0.0, relative: 6e-7, because: "five f32 additions" };
+        assert_close("loss_mean", &[mean], &[expected.unwrap()], rounding);
+    }
+    for bits in super::step::NONFINITE {
+        for place in 0..3 {
+            let mut losses = [1.0f32.to_bits(), 0, 2.0f32.to_bits()];
+            losses[place] = bits;
+            assert_eq!(run(0.25, &losses).to_bits(), bits, "{bits:#x} at {place}");
+        }
+        let [inf, opposite] = [f32::INFINITY, f32::NEG_INFINITY].map(f32::to_bits);
+        assert_eq!(run(0.5, &[inf, opposite, bits]).to_bits(), inf);
     }
 }

@@ -26,15 +26,16 @@ use evenkeel::{Gpu, kernels};
 pub type Test = (&'static str, fn());
 
 mod attention;
+mod attention_extremes;
 mod elementwise;
 mod embedding;
 mod logits;
 mod loss;
 mod matmul;
 mod norm;
+mod norm_extremes;
 mod normalization;
 mod optimizer;
-mod optimizer_runs;
 mod policy;
 mod probe;
 mod random;
@@ -45,9 +46,12 @@ mod weights;
 
 /// Tests by family that are no rows.
 pub const OTHERS: &[(&str, &[Test])] = &[
+    ("attention_extremes", attention_extremes::TESTS),
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
+    ("norm_extremes", norm_extremes::TESTS),
     ("random", random::TESTS),
+    ("softmax", softmax::TESTS),
     ("weights", weights::TESTS),
 ];
 

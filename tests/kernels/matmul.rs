@@ -1,9 +1,9 @@
 //! Matrix products. Sizes below, at and above a tile of 64 x 64 and a step of 16 along the sum;
 //! heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
 
+use evenkeel::kernel::Variant;
 use evenkeel::kernels::*;
 use evenkeel::reference::matmul::Product;
-use evenkeel::variant::Variant;
 use evenkeel::{Gpu, Precision, reference};
 
 use super::support::{Tolerance, assert_close, block_on, pad, read, unpad, values, wide};

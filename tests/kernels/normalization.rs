@@ -80,7 +80,7 @@ struct Case {
     bias: Vec<f32>,
 }
 
-/// What a forward kernel wrote; `statistics` has one or two numbers per row.
+/// What a forward kernel wrote; `statistics` has two or four numbers per row.
 struct Output {
     sum: Vec<f32>,
     y: Vec<f32>,
@@ -126,7 +126,7 @@ impl Case {
         let [x, residual] = [&self.x, &self.residual].map(|t| self.upload(gpu, t));
         let [weight, bias] = [&self.weight, &self.bias].map(|t| self.upload(gpu, t));
         let [sum, y] = [(); 2].map(|()| self.upload(gpu, &vec![9.0; self.x.len()]));
-        let numbers = self.rows * if forward.rms { 1 } else { 2 };
+        let numbers = self.rows * if forward.rms { 2 } else { 4 };
         let statistics = gpu.buffer("statistics", numbers as u64 * 4);
         let (rows, cols, eps) = (self.rows as u32, self.cols as u32, EPS);
         let [x, residual, weight, bias, gsum, gy, gstatistics] =
@@ -189,12 +189,15 @@ impl Case {
         }
         if forward.rms {
             let expected = reference::normalization::rms_norm(&x, &weight, eps);
-            assert_close("rstd", &statistics, &expected.rstd, STATISTICS);
+            let rstd: Vec<_> = statistics.iter().step_by(2).copied().collect();
+            assert_close("rstd", &rstd, &expected.rstd, STATISTICS);
+            assert!(statistics.iter().skip(1).step_by(2).all(|&scale| scale == 1.0));
             assert_close("y", &y, &expected.y, output_rounding(&[1.0]));
         } else {
             let expected = reference::normalization::layer_norm(&x, &weight, &bias, eps);
-            let [means, rstd] =
-                [0, 1].map(|k| statistics.iter().skip(k).step_by(2).copied().collect::<Vec<_>>());
+            let means: Vec<_> = statistics.chunks(4).map(|row| row[0] + row[1]).collect();
+            let rstd: Vec<_> = statistics.chunks(4).map(|row| row[2]).collect();
+            assert!(statistics.chunks(4).all(|row| row[3] == 1.0));
             assert_close("mean", &means, &expected.mean, STATISTICS);
             let cancelling = Tolerance {
                 relative: 2e-6 + 4e-7 * largest(&expected.rstd),
@@ -211,11 +214,13 @@ impl Case {
         let (x, ones, eps) = (wide(&self.x), vec![1.0; self.cols], f64::from(EPS));
         if rms {
             let rstd = reference::normalization::rms_norm(&x, &ones, eps).rstd;
-            return (rstd.iter().map(|&r| r as f32).collect(), rstd);
+            return (rstd.iter().flat_map(|&r| [r as f32, 1.0]).collect(), rstd);
         }
         let norm = reference::normalization::layer_norm(&x, &ones, &ones, eps);
-        let pairs = norm.mean.iter().zip(&norm.rstd).flat_map(|(&m, &r)| [m as f32, r as f32]);
-        (pairs.collect(), norm.rstd)
+        let rows = x.chunks(self.cols).zip(norm.mean.iter().zip(&norm.rstd));
+        let stored =
+            rows.flat_map(|(x, (m, &r))| [x[0] as f32, (m - x[0]) as f32, r as f32, 1.0]).collect();
+        (stored, norm.rstd)
     }
 
     fn check_backward(&self, gpu: &Gpu, rms: bool) {
@@ -364,8 +369,8 @@ fn check_offset(gpu: &Gpu, residual: bool) {
         0.0,
     );
     let statistics = case.output(gpu, Forward { rms: false, residual }).statistics;
-    for (r, pair) in statistics.chunks(2).enumerate() {
-        let variance = f64::from(pair[1]).powi(-2) - f64::from(EPS);
+    for (r, row) in statistics.chunks(4).enumerate() {
+        let variance = f64::from(row[2]).powi(-2) - f64::from(EPS);
         let expected = norm.rstd[r].powi(-2);
         assert!((variance / expected - 1.0).abs() < 1e-5, "variance {variance}, not {expected}");
     }
@@ -398,6 +403,11 @@ fn layer_norm_backward(gpu: &Gpu) {
         Case::new(shape).check_backward(gpu, false);
     }
     Case::constant(257).check_backward(gpu, false);
+    // A gradient that is much the same throughout: what it has in common does not count.
+    let (rows, cols) = (3, 257);
+    let dy = offset_values(13, rows * cols);
+    let case = Case { dy, weight: vec![1.0; cols], ..Case::new(&(rows, cols)) };
+    case.check_backward(gpu, false);
 }
 
 fn rms_norm_backward(gpu: &Gpu) {
@@ -419,10 +429,17 @@ fn rms_norm_parameter_partials(gpu: &Gpu) {
     }
 }
 
+/// Means and variances of x (rows, features), dense, of what the kernel gives.
+fn mean_variance(gpu: &Gpu, x: &[f32], features: usize) -> Vec<f32> {
+    let moments = wide(&statistics(gpu, x, features));
+    let narrow = reference::normalization::batch_norm_mean_variance(&moments);
+    narrow.into_iter().map(|value| value as f32).collect()
+}
+
 /// Statistics of x (rows, features) as the kernel gives them, dense.
 fn statistics(gpu: &Gpu, x: &[f32], features: usize) -> Vec<f32> {
     let gx = gpu.upload("x", &pad(x, features));
-    let out = gpu.buffer("statistics", features.next_multiple_of(4) as u64 * 8);
+    let out = gpu.buffer("statistics", features.next_multiple_of(4) as u64 * 16);
     gpu.run(&BatchNormStatistics {
         params: BatchNormStatisticsParams {
             rows: (x.len() / features) as u32,
@@ -438,15 +455,15 @@ fn batch_norm_statistics(gpu: &Gpu) {
     for &(rows, features) in BATCHES.iter().chain(&[(2, 262_150)]) {
         let x = values(1, rows * features);
         let expected = reference::normalization::batch_norm_statistics(&wide(&x), features);
-        assert_close("statistics", &statistics(gpu, &x, features), &expected, STATISTICS);
+        assert_close("statistics", &mean_variance(gpu, &x, features), &expected, STATISTICS);
     }
     let x = offset_values(12, 1009 * 6);
     let expected = reference::normalization::batch_norm_statistics(&wide(&x), 6);
-    assert_close("offset statistics", &statistics(gpu, &x, 6), &expected, STATISTICS);
+    assert_close("offset statistics", &mean_variance(gpu, &x, 6), &expected, STATISTICS);
     // Equal elements have exactly their mean, and no variance.
     let row = [0.1, 12_345.678, -7e5 / 3.0];
     for rows in [3, 257, 1009] {
-        let constant = statistics(gpu, &row.repeat(rows), 3);
+        let constant = mean_variance(gpu, &row.repeat(rows), 3);
         assert_eq!(constant, [row, [0.0; 3]].concat(), "{rows} rows");
     }
 }
@@ -462,7 +479,12 @@ fn batch_norm(gpu: &Gpu) {
             [&x, &weight, &bias, &given].map(|t| gpu.upload("tensor", &pad(t, features)));
         let y = gpu.upload("y", &vec![9.0f32; gx.size() as usize / 4]);
         gpu.run(&BatchNorm {
-            params: BatchNormParams { rows: rows as u32, features: features as u32, eps: EPS },
+            params: BatchNormParams {
+                rows: rows as u32,
+                features: features as u32,
+                eps: EPS,
+                given: 1,
+            },
             x: gx.as_entire_buffer_binding(),
             statistics: gstatistics.as_entire_buffer_binding(),
             weight: gweight.as_entire_buffer_binding(),
@@ -482,8 +504,10 @@ fn batch_norm(gpu: &Gpu) {
 }
 
 fn batch_norm_backward(gpu: &Gpu) {
-    for &(rows, features) in BATCHES {
-        let (x, dy) = (values(7, rows * features), values(8, rows * features));
+    for (&(rows, features), offset) in BATCHES.iter().flat_map(|b| [(b, 0.0), (b, 1e4)]) {
+        let x = values(7, rows * features);
+        // With an offset, a gradient that is much the same throughout.
+        let dy: Vec<_> = values(8, rows * features).iter().map(|dy| dy + offset).collect();
         let weight = values(9, features);
         let before = values(10, features);
         let (wx, wdy, ww) = (wide(&x), wide(&dy), wide(&weight));
@@ -491,7 +515,8 @@ fn batch_norm_backward(gpu: &Gpu) {
         let exact = reference::normalization::batch_norm_statistics(&wx, features);
         let rstd: Vec<_> =
             exact[features..].iter().map(|v| (v + f64::from(EPS)).powf(-0.5)).collect();
-        let stored: Vec<_> = exact.iter().map(|&s| s as f32).collect();
+        let stored = reference::normalization::batch_norm_moments(&wx, &exact);
+        let stored: Vec<_> = stored.into_iter().map(|s| s as f32).collect();
         let [gx, gdy, gweight, gstatistics] =
             [&x, &dy, &weight, &stored].map(|t| gpu.upload("tensor", &pad(t, features)));
         for accumulate in [0, 1] {
@@ -552,7 +577,7 @@ fn batch_norm_running(gpu: &Gpu) {
             });
             expected = reference::normalization::batch_norm_running(
                 &expected,
-                &wide(batch),
+                &reference::normalization::batch_norm_mean_variance(&wide(batch)),
                 rows,
                 f64::from(0.1f32),
             );

@@ -1,7 +1,7 @@
 //! Random numbers: bits against known answers, values against the reference, distributions against
 //! their distribution functions.
 
-use evenkeel::kernel::Fragment;
+use evenkeel::kernel::{Fragment, shared};
 use evenkeel::kernels::*;
 use evenkeel::step::StepInput;
 use evenkeel::{Gpu, kernel, reference};

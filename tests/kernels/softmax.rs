@@ -4,7 +4,7 @@
 use evenkeel::kernels::*;
 use evenkeel::{Gpu, reference};
 
-use super::support::{Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
+use super::support::{self, Tolerance, assert_close, pad, read, tokens, unpad, values, wide};
 
 /// (rows, cols)
 const SHAPES: &[(usize, usize)] =
@@ -22,6 +22,10 @@ const LOGARITHM: Tolerance = Tolerance {
     relative: 1.2e-7,
     because: "log turns the relative error of the exponentials into an absolute one",
 };
+
+tests! {
+    scores_at_the_ends_of_f32,
+}
 
 rows! { softmax, softmax_backward, log_sum_exp, log_sum_exp_backward }
 
@@ -87,9 +91,11 @@ impl Case {
         unpad(&read(gpu, &y)[..quads * 4], self.cols)
     }
 
-    fn log_sum_exp(&self, gpu: &Gpu) -> Vec<f32> {
+    /// The results, and what the backward pass wants of each row.
+    fn log_sum_exp(&self, gpu: &Gpu) -> (Vec<f32>, Vec<f32>) {
         let (x, lengths) = (self.padded(gpu), gpu.upload("lengths", &self.lengths));
         let y = gpu.buffer("y", self.rows as u64 * 4);
+        let statistics = gpu.buffer("statistics", self.rows as u64 * 8);
         gpu.run(&LogSumExp {
             params: LogSumExpParams {
                 rows: self.rows as u32,
@@ -100,8 +106,11 @@ impl Case {
             x: x.as_entire_buffer_binding(),
             lengths: lengths.as_entire_buffer_binding(),
             y: y.as_entire_buffer_binding(),
+            statistics: statistics.as_entire_buffer_binding(),
         });
-        read(gpu, &y)[..self.rows].to_vec()
+        let both = [(&y, self.rows), (&statistics, 2 * self.rows)];
+        let [y, statistics] = both.map(|(buffer, count)| read(gpu, buffer)[..count].to_vec());
+        (y, statistics)
     }
 }
 
@@ -162,61 +171,86 @@ fn softmax_backward(gpu: &Gpu) {
 fn log_sum_exp(gpu: &Gpu) {
     for case in Case::all() {
         let expected = reference::softmax::log_sum_exp(&wide(&case.x), case.cols, &case.valid());
-        assert_close("log_sum_exp", &case.log_sum_exp(gpu), &expected, LOGARITHM);
+        assert_close("log_sum_exp", &case.log_sum_exp(gpu).0, &expected, LOGARITHM);
     }
     let mut case = Case::new(3, 257, 257, true);
     case.lengths = vec![257, 0, 257];
-    assert_eq!(case.log_sum_exp(gpu)[1], EMPTY_LOG_SUM_EXP);
+    assert_eq!(case.log_sum_exp(gpu).0[1], EMPTY_LOG_SUM_EXP);
     case.x[200] = f32::NAN;
-    let y = case.log_sum_exp(gpu);
+    let (y, _) = case.log_sum_exp(gpu);
     assert!(y[0].is_nan() && y[2].is_finite(), "{y:?}");
+}
+
+/// The gradient of the kernel's own log-sum-exps.
+fn log_sum_exp_gradient(gpu: &Gpu, case: &Case, upstream: &[f32]) -> Vec<f32> {
+    let x = case.padded(gpu);
+    let [lengths, statistics, up] = [
+        gpu.upload("lengths", &case.lengths),
+        gpu.upload("statistics", &case.log_sum_exp(gpu).1),
+        gpu.upload("upstream", upstream),
+    ];
+    let dx = gpu.upload("dx", &vec![9.0f32; x.size() as usize / 4]);
+    gpu.run(&LogSumExpBackward {
+        params: LogSumExpBackwardParams {
+            rows: case.rows as u32,
+            cols: case.cols as u32,
+            valid_cols: case.valid_cols as u32,
+            use_lengths: case.use_lengths.into(),
+        },
+        x: x.as_entire_buffer_binding(),
+        lengths: lengths.as_entire_buffer_binding(),
+        statistics: statistics.as_entire_buffer_binding(),
+        upstream: up.as_entire_buffer_binding(),
+        x_gradient: dx.as_entire_buffer_binding(),
+    });
+    unpad(&read(gpu, &dx)[..case.rows * case.cols.next_multiple_of(4)], case.cols)
 }
 
 fn log_sum_exp_backward(gpu: &Gpu) {
     for case in Case::all() {
-        let lse = reference::softmax::log_sum_exp(&wide(&case.x), case.cols, &case.valid());
-        let lse: Vec<_> = lse.into_iter().map(|y| y as f32).collect();
         let upstream = values(5, case.rows);
-        let x = case.padded(gpu);
-        let [lengths, y, up] = [
-            gpu.upload("lengths", &case.lengths),
-            gpu.upload("y", &lse),
-            gpu.upload("upstream", &upstream),
-        ];
-        let dx = gpu.upload("dx", &vec![9.0f32; x.size() as usize / 4]);
-        gpu.run(&LogSumExpBackward {
-            params: LogSumExpBackwardParams {
-                rows: case.rows as u32,
-                cols: case.cols as u32,
-                valid_cols: case.valid_cols as u32,
-                use_lengths: case.use_lengths.into(),
-            },
-            x: x.as_entire_buffer_binding(),
-            lengths: lengths.as_entire_buffer_binding(),
-            y: y.as_entire_buffer_binding(),
-            upstream: up.as_entire_buffer_binding(),
-            x_gradient: dx.as_entire_buffer_binding(),
-        });
-        let expected = reference::softmax::log_sum_exp_backward(
-            &wide(&case.x),
-            &wide(&upstream),
-            case.cols,
-            &case.valid(),
-        );
-        let rounded_y = Tolerance {
-            relative: EXPONENTIAL.relative + 5e-4,
-            because: "y is rounded to f32 at an offset of 1e4, which exp makes relative",
-            ..EXPONENTIAL
-        };
-        let actual = unpad(&read(gpu, &dx)[..case.rows * case.cols.next_multiple_of(4)], case.cols);
-        for (r, row) in actual.chunks(case.cols).enumerate() {
-            let expected = &expected[r * case.cols..][..case.cols];
-            let tolerance = match r % 3 {
-                0 => Tolerance { relative: 7e-6, ..EXPONENTIAL },
-                1 => rounded_y,
-                _ => Tolerance { relative: 3e-5, ..rounded_y },
-            };
-            assert_close("log_sum_exp_backward", row, expected, tolerance);
-        }
+        let (wide_x, wide_up) = (wide(&case.x), wide(&upstream));
+        let expected =
+            reference::softmax::log_sum_exp_backward(&wide_x, &wide_up, case.cols, &case.valid());
+        let because = "exp of two differences, each rounded, of at most 16 and 11";
+        let tolerance = Tolerance { relative: 7e-6, because, ..EXPONENTIAL };
+        let actual = log_sum_exp_gradient(gpu, &case, &upstream);
+        assert_close("log_sum_exp_backward", &actual, &expected, tolerance);
     }
+    // NaN reaches the gradient of the whole row, and of no other.
+    let mut case = Case::new(3, 257, 257, false);
+    case.x[300] = f32::NAN;
+    let gradient = log_sum_exp_gradient(gpu, &case, &[1.0; 3]);
+    assert!((0..3 * 257).all(|i| gradient[i].is_finite() == (i / 257 != 1)));
+}
+
+/// Finite extremes: scores at and beside the lowest f32, huge ones that tie, differences beyond f32.
+fn extremes(gpu: &Gpu) {
+    let rows = [
+        [f32::MIN; 3],
+        [-2e31; 3],
+        [3e38, 3e38, -3e38],
+        [-3.0e38, -3.1e38, -3.0e38],
+        [f32::MIN, f32::MIN, 1.0],
+        [f32::MAX, f32::MAX, f32::MAX],
+        [-1e30, -2e30, -1e30],
+    ];
+    let half = [0.5, 0.0, 0.5];
+    let third = [1.0 / 3.0; 3];
+    let probabilities =
+        [third, third, [0.5, 0.5, 0.0], half, [0.0, 0.0, 1.0], third, half].concat();
+    let mut case = Case::new(rows.len(), 3, 3, false);
+    case.x = rows.concat();
+    assert_close("softmax", &case.softmax(gpu), &probabilities, EXPONENTIAL);
+    let gradient = log_sum_exp_gradient(gpu, &case, &[2.0; 7]);
+    let twice: Vec<_> = probabilities.iter().map(|p| 2.0 * p).collect();
+    assert_close("log_sum_exp_backward", &gradient, &twice, EXPONENTIAL);
+    // The logarithm of 2 or 3 is far below one unit in the last place.
+    let largest = [f32::MIN, -2e31, 3e38, -3.0e38, 1.0, f32::MAX, -1e30];
+    assert_eq!(case.log_sum_exp(gpu).0, largest);
+}
+
+fn scores_at_the_ends_of_f32() {
+    let devices = [support::gpu(), support::gpu_with_hardware_kernels()];
+    devices.iter().flatten().for_each(extremes);
 }

@@ -104,6 +104,8 @@ pub struct Judge {
     pub tensors: wgpu::Buffer,
     pub state: wgpu::Buffer,
     pub chunk_count: u32,
+    loss: wgpu::Buffer,
+    staged: wgpu::Buffer,
     tensor_count: usize,
     dispatches: [evenkeel::gpu::Dispatch; 3],
 }
@@ -131,6 +133,7 @@ impl Judge {
         let state = gpu.upload("state", &[state]);
         let tensor_count = flat.table.len();
         let tensors = gpu.upload("tensors", &vec![TensorState::default(); tensor_count.max(1)]);
+        let (loss, staged) = (gpu.upload("loss", &[2.5f32]), gpu.upload("staged", &STAGED));
         let scaled = settings.scaling.is_some();
         let scan = gpu.prepare(&GradientScan {
             params: GradientScanParams {
@@ -156,11 +159,24 @@ impl Judge {
             params: verdict_params(settings, tensor_count as u32),
             input: input.as_entire_buffer_binding(),
             learning_rates: rates.as_entire_buffer_binding(),
+            loss: loss.as_entire_buffer_binding(),
+            staged: staged.as_entire_buffer_binding(),
             tensors: tensors.as_entire_buffer_binding(),
             state: state.as_entire_buffer_binding(),
         });
         let dispatches = [scan, norm, verdict];
-        Self { chunks, gradient, partials, tensors, state, chunk_count, tensor_count, dispatches }
+        Self {
+            chunks,
+            gradient,
+            partials,
+            tensors,
+            state,
+            chunk_count,
+            loss,
+            staged,
+            tensor_count,
+            dispatches,
+        }
     }
 
     /// Replaces the gradient by one of the same layout.
@@ -202,7 +218,10 @@ fn verdict_params(settings: &VerdictSettings, tensor_count: u32) -> VerdictParam
         one_minus_beta1: (1.0 - settings.beta1) as f32,
         beta2: settings.beta2 as f32,
         one_minus_beta2: (1.0 - settings.beta2) as f32,
-        schedule_length: settings.learning_rates.len() as u32,
+        rising_steps: settings.learning_rates.len() as u32 - 1,
+        decay_end: 0,
+        decay_first: settings.learning_rates.len() as u32 - 1,
+        knot_bits: 31,
         growth_factor: scaling.growth as f32,
         backoff_factor: scaling.backoff as f32,
         growth_interval: scaling.interval,
@@ -212,8 +231,12 @@ fn verdict_params(settings: &VerdictSettings, tensor_count: u32) -> VerdictParam
         refill_every_step: scaling.refill_every_step.into(),
         give_up_after: settings.give_up_after,
         give_up_at_min_scale: scaling.give_up_at_min.into(),
+        staged_quads: STAGED.len() as u32 / 4,
     }
 }
+
+/// Staged states, more than one quad for some invocations.
+const STAGED: [f32; 1200] = [-f32::MAX; 1200];
 
 /// As PyTorch, without a bound.
 const SCALING: Scaling = Scaling {
@@ -435,10 +458,12 @@ fn check_opening(gpu: &Gpu) {
 fn verdict(gpu: &Gpu) {
     check_skip(gpu);
     check_schedule(gpu);
+    check_long_schedule(gpu);
     check_bias_corrections(gpu);
     check_policies(gpu);
     check_loss_scale(gpu);
     check_give_up(gpu);
+    check_loss_and_states(gpu);
 
     for settings in [plain(), clip(Norm::L2, 1.0), clip(Norm::Max, 1.0)] {
         for tensors in [vec![], vec![vec![]], vec![vec![0.0; 10], vec![-0.0; 2049]]] {
@@ -584,6 +609,54 @@ fn check_skip(gpu: &Gpu) {
         let tensor = judge.tensors(gpu)[1];
         assert_close("bias correction", &[tensor.bias_correction1], &[0.3 * 0.9 + 0.1], ROUNDING);
         assert_eq!(tensor.steps, 42);
+    }
+}
+
+/// A loss or a staged state that is not finite skips the step and leaves the loss scale alone; the
+/// gradient comes first as a reason, the loss next.
+fn check_loss_and_states(gpu: &Gpu) {
+    let flat = flatten(&[values(1, 100)]);
+    let settings = VerdictSettings { scaling: Some(SCALING), ..plain() };
+    let judged = |loss: u32, staged: Option<(u64, u32)>, gradient: f32, veto: u32| {
+        let before = StepState { growth_count: 17, applied_total: 41, ..fresh(1024.0) };
+        let judge = Judge::new(gpu, &flat, &settings, before);
+        judge.set_gradient(gpu, &[gradient]);
+        gpu.write(&judge.loss, 0, bytemuck::bytes_of(&loss));
+        if let Some((index, bits)) = staged {
+            gpu.write(&judge.staged, 4 * index, bytemuck::bytes_of(&bits));
+        }
+        judge.run_first(gpu, 2);
+        let mut state = judge.state(gpu);
+        state.veto = veto;
+        gpu.write(&judge.state, 0, bytemuck::bytes_of(&state));
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        gpu.encode(&mut encoder, &judge.dispatches[2..]);
+        gpu.submit(encoder);
+        let (reason, state) = (Reason::from_bits(judge.state(gpu).reason), judge.state(gpu));
+        let is_skipped = reason != Reason::None;
+        assert_eq!(state.verdict, if is_skipped { SKIP } else { APPLY });
+        assert_eq!([state.skipped_total, state.skipped_in_row], [u32::from(is_skipped); 2]);
+        assert!(judge.tensors(gpu).iter().all(|t| t.steps == u32::from(!is_skipped)));
+        if reason != Reason::NonFiniteGradient {
+            assert_eq!((state.loss_scale, state.nonfinite_count), (1024.0, 0));
+            assert_eq!(state.growth_count, 17 + u32::from(!is_skipped));
+        }
+        reason
+    };
+    let (good, spike) = (2.5f32.to_bits(), Reason::NormSpike as u32);
+    for bits in FINITE {
+        assert_eq!(judged(bits, Some((7, bits)), 1.0, 0), Reason::None, "{bits:#x}");
+    }
+    for bits in NONFINITE {
+        let what = format!("{bits:#x}");
+        assert_eq!(judged(bits, None, 1.0, 0), Reason::NonFiniteLoss, "{what}");
+        assert_eq!(judged(bits, Some((0, bits)), 1.0, spike), Reason::NonFiniteLoss, "{what}");
+        assert_eq!(judged(bits, None, f32::NAN, 0), Reason::NonFiniteGradient, "{what}");
+    }
+    for (place, bits) in [0, 1, 2, 3, 1023, 1024, 1199].into_iter().zip(NONFINITE) {
+        let staged = Some((place, bits));
+        assert_eq!(judged(good, staged, 1.0, spike), Reason::NonFiniteState, "{place}: {bits:#x}");
+        assert_eq!(judged(good, staged, f32::INFINITY, 0), Reason::NonFiniteGradient);
     }
 }
 
@@ -740,6 +813,57 @@ fn check_schedule(gpu: &Gpu) {
         assert_eq!(state.skipped_in_row, expected.skipped_in_row);
     }
     assert_close("last rate", &[judge.state(gpu).learning_rate], &[0.15], ROUNDING);
+}
+
+/// x² by knots, x being the steps until the end: exact at every step close to it, by lines of four
+/// to a doubling further out, which are off by 2^-6 of it at most. Clocks stop at the largest u32.
+fn check_long_schedule(gpu: &Gpu) {
+    const BITS: u32 = 2;
+    const END: u32 = 4_000_000_000;
+    const LINES: Tolerance =
+        Tolerance { absolute: 0.0, relative: 2.4e-7, because: "two knots and a line in f32" };
+    let knot = |index: u32| {
+        let shift = (index >> BITS).saturating_sub(1);
+        f64::from(index - (shift << BITS)) * f64::from(shift).exp2()
+    };
+    let decay = (0..128).map(|index| (1e-20 * knot(index).powi(2)) as f32);
+    // One step of rise in front.
+    let rates: Vec<_> = std::iter::once(0.5).chain(decay).collect();
+    let lines = |x: f64| {
+        let above = (0..128).find(|&index| knot(index) > x).expect("a knot beyond");
+        let (a, b) = (knot(above - 1), knot(above));
+        1e-20 * (a * a + (b * b - a * a) * (x - a) / (b - a))
+    };
+    let learning_rates = gpu.upload("learning rates", &rates);
+    let tensors = gpu.upload("tensors", &[TensorState::default()]);
+    let (loss, staged) = (gpu.upload("loss", &[2.5f32]), gpu.upload("staged", &STAGED));
+    let input =
+        gpu.upload("input", &[StepInput { learning_rate_factor: 1.0, ..Default::default() }]);
+    for t in [0, 1, 2, 1000, 3_000_000_000, END - 77, END - 8, END - 7, END - 1, END, u32::MAX] {
+        let state = gpu.upload("state", &[StepState { applied_total: t, ..fresh(1.0) }]);
+        gpu.run(&Verdict {
+            params: VerdictParams {
+                rising_steps: 1,
+                decay_end: END,
+                decay_first: 1,
+                knot_bits: BITS,
+                ..VerdictParams::new(1, [0.9, 0.999])
+            },
+            input: input.as_entire_buffer_binding(),
+            learning_rates: learning_rates.as_entire_buffer_binding(),
+            loss: loss.as_entire_buffer_binding(),
+            staged: staged.as_entire_buffer_binding(),
+            tensors: tensors.as_entire_buffer_binding(),
+            state: state.as_entire_buffer_binding(),
+        });
+        let state: StepState = block_on(gpu.read(&state, 0, 1)).expect("readable")[0];
+        let x = f64::from(END.saturating_sub(t));
+        let expected = if t == 0 { 0.5 } else { lines(x) };
+        assert_close(&format!("rate at {t}"), &[state.learning_rate], &[expected], LINES);
+        let off = (expected - 1e-20 * x * x).abs();
+        assert!(t == 0 || off <= 1e-20 * x * x / 64.0, "{t}: {off:e}");
+        assert_eq!(state.applied_total, t.saturating_add(1));
+    }
 }
 
 fn check_bias_corrections(gpu: &Gpu) {

@@ -2,8 +2,8 @@
 //! enough here for bits as well. An optimizer that adds what it is told, SGD with a gradient and no
 //! more, stands for all; tests/weights.rs has the others.
 
+use evenkeel::kernel::WeightStorage;
 use evenkeel::kernels::*;
-use evenkeel::precision::WeightStorage;
 use evenkeel::reference::weights::{self as reference, Stored, Use};
 use evenkeel::step::{APPLY, StepState, TensorSettings, TensorState};
 use evenkeel::{Gpu, Precision};

@@ -22,9 +22,12 @@ macro_rules! tests {
 }
 
 pub mod cases;
+pub mod edited;
 pub mod files;
 pub mod models;
+pub mod parted;
 pub mod recorded;
+pub mod uneven;
 
 use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};

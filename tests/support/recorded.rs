@@ -3,7 +3,8 @@
 use evenkeel::Gpu;
 use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{Element, Graph, HostData, Value};
-use evenkeel::plan::{Parameters, Plan, PlanRequest, Sinks, Slot, StepBuffers};
+use evenkeel::plan::{Parameters, Plan, PlanRequest, Sinks};
+use evenkeel::record::{Slot, StepBuffers};
 
 use super::{block_on, read, unpad};
 

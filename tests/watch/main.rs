@@ -71,6 +71,12 @@ fn telemetry_becomes_a_record() {
     let skipped = Record::from(&Telemetry { clip_coefficient: 0.0, ..skipped });
     assert!(!skipped.applied() && !skipped.clipped());
     assert_eq!(skipped.events, ["skipped: 12 gradient elements are NaN or Inf"]);
+
+    let skipped = |reason| Telemetry { applied: false, loss: f32::NAN, reason, ..telemetry(6) };
+    let events = |reason| Record::from(&skipped(reason)).events;
+    assert_eq!(events(Reason::NonFiniteLoss), ["skipped: the loss is NaN"]);
+    let statistics = "skipped: new running statistics are NaN or Inf";
+    assert_eq!(events(Reason::NonFiniteState), [statistics]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ const MOST = 3000;
 const SMOOTHING = 0.06;
 
 /** Reasons and events, by their numbers in telemetry. */
-export const REASONS = ['', 'NaN or Inf in the gradients', 'training has given up', 'loss spike', 'gradient spike', 'rolled back'];
+export const REASONS = ['', 'NaN or Inf in the gradients', 'training has given up', 'loss spike', 'gradient spike', 'rolled back',
+  'NaN or Inf in the loss', 'NaN or Inf in running statistics'];
 export const EVENTS = {
   1: 'loss spike', 2: 'gradient spike', 4: 'clipped harder', 8: 'learning rate cut', 16: 'moments emptied',
   32: 'rolled back to a snapshot', 64: 'snapshot', 128: 'loss scale halved', 256: 'loss scale raised',

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use evenkeel::gpu::Numerics;
 use evenkeel::nn::LanguageModel;
-use evenkeel::train::{
-    Checkpoint, Generator, Sampling, Telemetry, Trainer, TrainerReport, group_norms,
-};
+use evenkeel::nn::{Generator, Sampling};
+use evenkeel::train::{Checkpoint, Telemetry, Trainer, TrainerReport, group_norms};
 use evenkeel::watch::{Record, scalar};
 use evenkeel::{Error, Gpu, Result};
 
@@ -162,12 +161,9 @@ impl Session {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub async fn validate(&mut self) -> Result<f64> {
-        let mut sum = 0.0;
-        for index in 0..VALIDATION_BATCHES {
-            let batch = self.task.validation_batch(&self.settings, index)?;
-            sum += f64::from(self.trainer.evaluate(&batch).await?);
-        }
-        let loss = sum / VALIDATION_BATCHES as f64;
+        let batch = |index| self.task.validation_batch(&self.settings, index);
+        let batches: Vec<_> = (0..VALIDATION_BATCHES).map(batch).collect::<Result<_, _>>()?;
+        let loss = f64::from(self.trainer.evaluate_all(&batches).await?);
         let last = self.trainer.steps().checked_sub(1);
         if let Some(record) = last.and_then(|step| self.history.at(step)) {
             record.set(scalar::VALIDATION_LOSS, loss);

@@ -4,7 +4,7 @@ use super::logits::AttentionSummary;
 use super::{AttentionLogits, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::attention as reference;
 use crate::step::StepInput;
 
@@ -21,8 +21,8 @@ pub struct AttentionLayout {
 }
 
 /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), by online softmax
-/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), the log-sum-exp of every row of
-/// scores, (batch heads time), and where `watch` is set the largest score and the entropy of every
+/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), of every row of scores
+/// the largest and the log-sum-exp less it, (batch heads time 2), and where `watch` is set the largest score and the entropy of every
 /// row, (batch heads time 2).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -97,7 +97,7 @@ impl Op for Attention {
         );
         let [batch, time] = [qkv.dims[0], qkv.dims[1]];
         let rows = batch * heads * time;
-        let mut shapes = vec![Shape::real([batch, time, heads * head_dim]), Shape::f32([rows])];
+        let mut shapes = vec![Shape::real([batch, time, heads * head_dim]), Shape::f32([2 * rows])];
         if self.watch {
             shapes.push(Shape::f32([2 * rows]));
         }
@@ -124,15 +124,15 @@ impl Op for Attention {
             watch: u32::from(self.watch),
             qkv: inputs[0].binding(),
             output: outputs[0].binding(),
-            log_sum_exp: outputs[1].binding(),
+            statistics: outputs[1].binding(),
             row_logits: row_logits.unwrap_or_else(|| unused.as_entire_buffer_binding()),
         });
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let size = self.reference(inputs[0].shape);
-        let (output, log_sum_exp) = reference::attention(inputs[0].data, &size);
-        let mut outputs = vec![output, log_sum_exp];
+        let (output, _) = reference::attention(inputs[0].data, &size);
+        let mut outputs = vec![output, reference::row_statistics(inputs[0].data, &size)];
         if self.watch {
             outputs.push(reference::row_logits(inputs[0].data, &size));
         }
@@ -140,7 +140,7 @@ impl Op for Attention {
     }
 }
 
-/// The gradient of [`Attention`]; inputs qkv, output, log-sum-exp, and the output's gradient.
+/// The gradient of [`Attention`]; inputs qkv, output, row statistics, and the output's gradient.
 /// Outputs the gradient of qkv, and what each row of scores subtracts, (batch heads time).
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionBackward(pub Attention);
@@ -151,7 +151,7 @@ impl Op for AttentionBackward {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone(), inputs[2].clone()]
+        vec![inputs[0].clone(), Shape::f32([inputs[2].count() / 2])]
     }
 
     fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
@@ -162,7 +162,7 @@ impl Op for AttentionBackward {
         let params = self.0.params(&inputs[0].shape);
         recorder.set_head_quads(self.0.head_quads());
         let unroll_quads = self.0.unroll_quads(recorder);
-        let [qkv, output, log_sum_exp, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
+        let [qkv, output, statistics, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
         let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());
         recorder.dispatch(&kernels::AttentionDelta {
             params: bytemuck::cast(params),
@@ -176,7 +176,7 @@ impl Op for AttentionBackward {
             unroll_quads,
             qkv: qkv.clone(),
             output_gradient: output_gradient.clone(),
-            log_sum_exp: log_sum_exp.clone(),
+            statistics: statistics.clone(),
             delta: delta.clone(),
             qkv_gradient: qkv_gradient.clone(),
         });
@@ -185,7 +185,7 @@ impl Op for AttentionBackward {
             unroll_quads,
             qkv,
             output_gradient,
-            log_sum_exp,
+            statistics,
             delta,
             qkv_gradient,
         });

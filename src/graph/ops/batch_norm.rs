@@ -1,15 +1,16 @@
 //! BatchNorm over features, with running statistics that the verdict commits.
 
 use super::row_norm::{assert_width, rows_cols};
-use super::{assert_same_shape, first, no_second_derivative};
+use super::{first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::normalization as reference;
 use crate::step::StepInput;
 
 /// BatchNorm in training; inputs x (rows, features), weight, bias. Outputs y and the batch's
-/// statistics (2, features): means, then biased variances.
+/// statistics (4, features): shift, rest, biased variance and scale, the mean being
+/// (shift + rest) / scale and the variance that of x scale.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
     /// Added to the variance.
@@ -26,7 +27,7 @@ impl Op for BatchNorm {
         assert!(x.rows() > 1, "batch_norm needs at least two rows in training, x is {x}");
         assert_width("batch_norm", x, &inputs[1]);
         assert_width("batch_norm", x, &inputs[2]);
-        vec![x.clone(), Shape::f32([2, x.cols()])]
+        vec![x.clone(), Shape::f32([4, x.cols()])]
     }
 
     fn gradient(
@@ -50,7 +51,7 @@ impl Op for BatchNorm {
         });
         let [x, weight, bias] = [0, 1, 2].map(|i| &inputs[i]);
         let slots = [x, &outputs[1], weight, bias, &outputs[0]];
-        record_normalize(recorder, slots, self.eps);
+        record_normalize(recorder, slots, self.eps, 0);
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -58,7 +59,8 @@ impl Op for BatchNorm {
         let features = inputs[0].shape.cols();
         let statistics = reference::batch_norm_statistics(x, features);
         let eps = f64::from(self.eps);
-        vec![reference::batch_norm(x, &statistics, weight, bias, eps), statistics]
+        let y = reference::batch_norm(x, &statistics, weight, bias, eps);
+        vec![y, reference::batch_norm_moments(x, &statistics)]
     }
 }
 
@@ -67,10 +69,11 @@ fn record_normalize(
     recorder: &mut Recorder<'_>,
     [x, statistics, weight, bias, y]: [&Slot; 5],
     eps: f32,
+    given: u32,
 ) {
     let [rows, features] = rows_cols(&x.shape);
     recorder.dispatch(&kernels::BatchNorm {
-        params: kernels::BatchNormParams { rows, features, eps },
+        params: kernels::BatchNormParams { rows, features, eps, given },
         x: x.binding(),
         statistics: statistics.binding(),
         weight: weight.binding(),
@@ -105,7 +108,7 @@ impl Op for NormalizeFeatures {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let slots = [&inputs[0], &inputs[1], &inputs[2], &inputs[3], &outputs[0]];
-        record_normalize(recorder, slots, self.eps);
+        record_normalize(recorder, slots, self.eps, 1);
     }
 
     fn is_f32(&self, input: usize) -> bool {
@@ -193,7 +196,8 @@ impl Op for BatchNormRunning {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        assert_same_shape("batch_norm_running", &inputs[0], &inputs[1]);
+        let running = &inputs[1];
+        assert_eq!(inputs[0].dims, [4, running.cols()], "batch_norm_running: {running}");
         vec![inputs[1].clone()]
     }
 
@@ -218,7 +222,8 @@ impl Op for BatchNormRunning {
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let [batch, base] = [0, 1].map(|i| inputs[i].data);
         let momentum = f64::from(self.momentum);
-        vec![reference::batch_norm_running(base, batch, self.rows, momentum)]
+        let batch = reference::batch_norm_mean_variance(batch);
+        vec![reference::batch_norm_running(base, &batch, self.rows, momentum)]
     }
 
     fn accumulates(&self, _: usize) -> bool {
@@ -227,8 +232,8 @@ impl Op for BatchNormRunning {
 }
 
 impl Graph {
-    /// BatchNorm of x (rows, features) with the batch's own statistics, and these: (2, features),
-    /// means, then biased variances.
+    /// BatchNorm of x (rows, features) with the batch's own statistics, and these: (4, features),
+    /// for [`update_running`](Self::update_running).
     #[track_caller]
     pub fn batch_norm(&mut self, x: Value, weight: Value, bias: Value, eps: f32) -> (Value, Value) {
         let y = self.apply(BatchNorm { eps }, &[x, weight, bias]);

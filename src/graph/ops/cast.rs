@@ -2,9 +2,9 @@
 
 use super::first;
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernel::Precision;
 use crate::kernels::{CastFromF32, CastFromF32Params, CastToF32, CastToF32Params};
-use crate::plan::{Recorder, Slot, quads};
-use crate::precision::Precision;
+use crate::record::{Recorder, Slot, quads};
 use crate::step::StepInput;
 
 /// y = x, stored in another precision; one of the two is f32. The f64 evaluation does not round.

@@ -9,7 +9,7 @@ use crate::kernels::{
     SoftCapBackwardParams, SoftCapParams, Swiglu, SwigluBackward as SwigluBackwardKernel,
     SwigluBackwardParams, SwigluParams,
 };
-use crate::plan::{Recorder, Slot, quads, to_u32};
+use crate::record::{Recorder, Slot, quads, to_u32};
 use crate::reference::elementwise as reference;
 use crate::step::StepInput;
 

@@ -8,7 +8,7 @@ use crate::kernels::{
     FillParams, PositionBackward as PositionBackwardKernel, PositionBackwardParams,
     Rotary as RotaryKernel, RotaryParams, rotary_table,
 };
-use crate::plan::{Recorder, Slot, quads, to_u32};
+use crate::record::{Recorder, Slot, quads, to_u32};
 use crate::reference::elementwise;
 use crate::reference::embedding as reference;
 use crate::step::StepInput;

@@ -4,7 +4,7 @@ use super::matmul::record_ab_t;
 use super::{ActivationBackward, Product, Transposed, first};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernels::{Activation, MatmulTransposedBParams};
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;

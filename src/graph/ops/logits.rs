@@ -3,11 +3,11 @@
 use super::reduce::ColumnSum;
 use super::{AttentionLayout, CrossEntropy, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::kernels::IGNORE;
 use crate::kernels::{self, head_norm_blocks};
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::logits as reference;
 use crate::step::StepInput;
-use crate::train::IGNORE;
 
 /// Which norm queries and keys pass before their product. Each head is a row of its own; the weight
 /// is shared by all heads of queries, and another by all heads of keys.
@@ -225,8 +225,9 @@ impl Op for AttentionSummary {
 }
 
 /// The largest logit that a [`CrossEntropy`](super::CrossEntropy) saw, and the share of its loss
-/// that is z-loss, (1) each; inputs its statistics and targets. Over the microbatches of a step:
-/// the largest of all, the mean of all.
+/// that is z-loss, (1) each; inputs its statistics, targets and their
+/// [`CountTargets`](super::CountTargets). Over the microbatches of a step: the largest of all, the
+/// mean over all targets.
 #[derive(Clone, Copy, Debug)]
 pub struct LogitSummary {
     /// Weight of the squared log-sum-exp.
@@ -261,6 +262,7 @@ impl Op for LogitSummary {
             input,
             statistics: inputs[0].binding(),
             targets: inputs[1].binding(),
+            counts: inputs[2].binding(),
             max_logit: outputs[0].binding(),
             penalty: outputs[1].binding(),
         });
@@ -269,7 +271,9 @@ impl Op for LogitSummary {
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let targets: Vec<_> = inputs[1].data.iter().map(|&target| target as u32).collect();
         let z_loss = f64::from(self.z_loss);
-        reference::logit_summary(inputs[0].data, &targets, IGNORE, z_loss).map(|x| vec![x]).into()
+        let counts = super::loss::counts(inputs[2].data);
+        let found = reference::logit_summary(inputs[0].data, &targets, IGNORE, z_loss, counts);
+        found.map(|x| vec![x]).into()
     }
 }
 
@@ -291,7 +295,8 @@ impl Graph {
         let loss = self.cross_entropy(logits, targets, settings);
         let statistics = self.byproduct(loss, 2);
         let summary = LogitSummary { z_loss: settings.z_loss };
-        let max_logit = self.apply(summary, &[statistics, targets]);
+        let counts = self.nodes()[loss.node].inputs[2];
+        let max_logit = self.apply(summary, &[statistics, targets, counts]);
         let z_loss = self.byproduct(max_logit, 1);
         (loss, LossLogits { max_logit, z_loss })
     }

@@ -1,23 +1,71 @@
 //! Losses: each one f32 number, the mean over what counts.
+//!
+//! Where the number of targets differs between the microbatches of a step, each microbatch divides by
+//! its even share of all of them: [`CountTargets`] counts them before the first one runs.
 
 use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernel::Precision;
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
-use crate::precision::Precision;
+use crate::kernels::IGNORE;
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::loss as reference;
 use crate::step::StepInput;
-use crate::train::IGNORE;
+
+/// How many targets (..) are not [`IGNORE`], and 1: added up over the microbatches of a step, (2)
+/// u32, its targets and its microbatches. It [spans the step](Op::spans_step): whatever reads it
+/// sees the counts of the whole step, in every microbatch. In [`Op::evaluate`] one microbatch is all.
+#[derive(Clone, Copy, Debug)]
+pub struct CountTargets;
+
+impl Op for CountTargets {
+    fn name(&self) -> &'static str {
+        "count_targets"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        let targets = &inputs[0];
+        assert_eq!(targets.element, Element::U32, "count_targets: targets are {targets}");
+        vec![Shape::u32([2])]
+    }
+
+    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
+        vec![None; node.inputs.len()]
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        recorder.dispatch(&kernels::CountTargets {
+            params: kernels::CountTargetsParams {
+                rows: to_u32(inputs[0].shape.count()),
+                ignore_index: IGNORE,
+                accumulate: u32::from(outputs[0].accumulate),
+            },
+            targets: inputs[0].binding(),
+            counts: outputs[0].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let count = reference::count_targets(&targets(inputs[0].data), IGNORE);
+        vec![vec![count.into(), 1.0]]
+    }
+
+    fn spans_step(&self) -> bool {
+        true
+    }
+}
 
 /// Cross-entropy from logits (.., classes) and targets (..), averaged over the targets that are
-/// not [`IGNORE`]; 0 where all are ignored.
+/// not [`IGNORE`], those of all microbatches of the step; 0 where all are ignored.
 ///
 /// ```text
 /// lse = log Σ exp(logit)    nll = lse - logit[target]
 /// loss = (1-e) nll + e mean_c(lse - logit_c) + z lse²
 /// ```
-/// Its outputs are the loss, the loss of every row, the rows' statistics, and (2) the loss again
-/// with 1 / (targets that count).
+/// Its inputs are the logits, the targets and their [`CountTargets`]. With N targets in a step of M
+/// microbatches the loss of each is the sum over its rows times M / N, so that the mean over
+/// microbatches is the sum over all rows / N. Its outputs are the loss, the loss of every row, the
+/// rows' statistics, and (2) the loss again with M / N.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CrossEntropy {
     /// e: share of the target spread evenly over all classes (Szegedy et al. 2016).
@@ -41,18 +89,26 @@ fn targets(data: &[f64]) -> Vec<u32> {
     data.iter().map(|&target| target as u32).collect()
 }
 
+/// Targets and microbatches of the step, as [`CountTargets`] evaluates to.
+pub(super) fn counts(data: &[f64]) -> [u32; 2] {
+    [0, 1].map(|i| data[i] as u32)
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        let (logits, targets) = (&inputs[0], &inputs[1]);
+        let [logits, targets, counts] = inputs else {
+            panic!("cross_entropy reads logits, targets and their counts; see Graph::cross_entropy")
+        };
         assert!(
             targets.element == Element::U32
                 && logits.dims[..logits.dims.len() - 1] == targets.dims[..],
             "cross_entropy: logits are {logits}, targets are {targets}"
         );
+        assert_eq!(counts, &Shape::u32([2]), "cross_entropy: counts of the targets");
         let rows = logits.rows();
         vec![Shape::f32([1]), Shape::f32([rows]), Shape::f32([2 * rows]), Shape::f32([2])]
     }
@@ -65,7 +121,7 @@ impl Op for CrossEntropy {
     ) -> Vec<Option<Value>> {
         let [logits, targets] = [node.inputs[0], node.inputs[1]];
         let inputs = [logits, targets, node.output(2), node.output(3), first(upstream)];
-        vec![Some(graph.apply(CrossEntropyBackward(*self), &inputs)), None]
+        vec![Some(graph.apply(CrossEntropyBackward(*self), &inputs)), None, None]
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
@@ -86,9 +142,9 @@ impl Op for CrossEntropy {
             statistics: outputs[2].binding(),
         });
         recorder.dispatch(&kernels::CrossEntropyMean {
-            params: kernels::CrossEntropyMeanParams { rows, ignore_index: IGNORE },
+            params: kernels::CrossEntropyMeanParams { rows },
             loss: outputs[1].binding(),
-            targets: inputs[1].binding(),
+            counts: inputs[2].binding(),
             mean: outputs[3].binding(),
         });
         // The loss alone: whatever reads it takes the rest of its quad to be zero.
@@ -103,7 +159,7 @@ impl Op for CrossEntropy {
         let settings = self.reference(inputs[0].shape.cols());
         let targets = targets(inputs[1].data);
         let (loss, lse) = reference::cross_entropy(inputs[0].data, &targets, &settings);
-        let mean = reference::cross_entropy_mean(&loss, &targets, IGNORE);
+        let mean = reference::cross_entropy_mean(&loss, counts(inputs[2].data));
         let rows = inputs[0].data.chunks(settings.classes).zip(&lse).zip(&targets);
         let statistics = rows.flat_map(|((row, lse), &target)| {
             let largest = row.iter().copied().fold(f64::MIN, f64::max);
@@ -113,8 +169,8 @@ impl Op for CrossEntropy {
     }
 }
 
-/// dlogits of [`CrossEntropy`]; inputs logits, targets, statistics, the loss with
-/// 1 / (targets that count), and the loss's gradient.
+/// dlogits of [`CrossEntropy`]; inputs logits, targets, statistics, the loss with M / N, and the
+/// loss's gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropyBackward(pub CrossEntropy);
 
@@ -160,7 +216,7 @@ impl Op for CrossEntropyBackward {
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let settings = self.0.reference(inputs[0].shape.cols());
         let (logits, targets) = (inputs[0].data, targets(inputs[1].data));
-        let upstream = inputs[4].data[0];
+        let upstream = inputs[4].data[0] * inputs[3].data[1];
         vec![reference::cross_entropy_backward(logits, &targets, &settings, upstream)]
     }
 }
@@ -257,7 +313,16 @@ impl Op for MeanSquaredErrorBackward {
 }
 
 impl Graph {
-    /// Cross-entropy of logits (.., classes) with targets (..): one f32 number.
+    /// How many targets (..) of the whole step are not [`IGNORE`], and how many microbatches it has:
+    /// (2) u32. It costs a dispatch per microbatch, and once more whatever the targets are computed
+    /// from, where they are no input.
+    #[track_caller]
+    pub fn count_targets(&mut self, targets: Value) -> Value {
+        self.with_precision(Precision::F32, |graph| graph.apply(CountTargets, &[targets]))
+    }
+
+    /// Cross-entropy of logits (.., classes) with targets (..), the mean over the targets of the
+    /// step: one f32 number.
     #[track_caller]
     pub fn cross_entropy(
         &mut self,
@@ -266,7 +331,8 @@ impl Graph {
         settings: CrossEntropy,
     ) -> Value {
         self.allow_ignored(targets);
-        self.apply(settings, &[logits, targets])
+        let counts = self.count_targets(targets);
+        self.apply(settings, &[logits, targets, counts])
     }
 
     /// The mean of (prediction - expected)² over all elements: one f32 number.

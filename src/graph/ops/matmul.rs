@@ -2,13 +2,13 @@
 
 use super::first;
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
+use crate::kernel::Precision;
 use crate::kernels::{
     Matmul, MatmulDirect, MatmulParams, MatmulResumed, MatmulResumedDirect, MatmulResumedParams,
     MatmulTransposedA, MatmulTransposedADirect, MatmulTransposedAParams, MatmulTransposedB,
     MatmulTransposedBDirect, MatmulTransposedBParams,
 };
-use crate::plan::{Recorder, Slot, to_u32};
-use crate::precision::Precision;
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::matmul as reference;
 use crate::step::StepInput;
 

@@ -20,7 +20,7 @@ pub use cast::Cast;
 pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
 pub use linear::Linear;
 pub use logits::{AttentionLogits, HeadNorm, LossLogits, QkNorm};
-pub use loss::{CrossEntropy, MeanSquaredError};
+pub use loss::{CountTargets, CrossEntropy, MeanSquaredError};
 pub use matmul::{Product, Transposed};
 pub use step::SeedGradient;
 

@@ -3,7 +3,7 @@
 use super::first;
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels::{Dropout as DropoutKernel, DropoutParams};
-use crate::plan::{Recorder, Slot, quads};
+use crate::record::{Recorder, Slot, quads};
 use crate::reference::random as reference;
 use crate::step::StepInput;
 

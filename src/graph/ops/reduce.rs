@@ -6,7 +6,7 @@ use crate::kernels::{
     ColumnPartials as ColumnPartialsKernel, ColumnPartialsParams, ColumnSum as ColumnSumKernel,
     ColumnSumParams, row_blocks,
 };
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::reduce as reference;
 use crate::step::StepInput;
 

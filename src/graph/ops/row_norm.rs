@@ -4,7 +4,7 @@ use super::reduce::{ColumnSum, blocks, partials_shape};
 use super::{assert_same_shape, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::normalization as reference;
 use crate::step::StepInput;
 
@@ -21,9 +21,10 @@ pub(super) fn assert_width(what: &str, x: &Shape, weight: &Shape) {
 /// Which norm over rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowNormKind {
-    /// Inputs x, [residual,] weight, bias; statistics (mean, rstd) interleaved, (2 * rows).
+    /// Inputs x, [residual,] weight, bias; statistics (shift, rest, rstd, scale) of each row,
+    /// (4 * rows): the mean is (shift + rest) / scale.
     Layer,
-    /// Inputs x, [residual,] weight; statistics rstd, (rows).
+    /// Inputs x, [residual,] weight; statistics (rstd, scale) of each row, (2 * rows).
     Rms,
 }
 
@@ -66,7 +67,7 @@ impl Op for RowNorm {
         for weight in &inputs[self.weight_index()..] {
             assert_width(self.name(), x, weight);
         }
-        let per_row = if self.kind == RowNormKind::Layer { 2 } else { 1 };
+        let per_row = if self.kind == RowNormKind::Layer { 4 } else { 2 };
         let statistics = Shape::f32([per_row * x.rows()]);
         let mut shapes = vec![x.clone(); 1 + usize::from(self.residual)];
         shapes.push(statistics);
@@ -158,12 +159,14 @@ impl Op for RowNorm {
             RowNormKind::Layer => {
                 let bias = inputs[self.weight_index() + 1].data;
                 let out = reference::layer_norm(x, weight, bias, eps);
-                let pairs = out.mean.iter().zip(&out.rstd);
-                (out.y, pairs.flat_map(|(&mean, &rstd)| [mean, rstd]).collect())
+                let rows = x.chunks(weight.len()).zip(out.mean.iter().zip(&out.rstd));
+                let statistics =
+                    rows.flat_map(|(x, (mean, &rstd))| [x[0], mean - x[0], rstd, 1.0]).collect();
+                (out.y, statistics)
             }
             RowNormKind::Rms => {
                 let out = reference::rms_norm(x, weight, eps);
-                (out.y, out.rstd)
+                (out.y, out.rstd.iter().flat_map(|&rstd| [rstd, 1.0]).collect())
             }
         };
         [Some(y), sum.clone(), Some(statistics)].into_iter().flatten().collect()

@@ -3,7 +3,7 @@
 use super::{assert_same_shape, first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
-use crate::plan::{Recorder, Slot, to_u32};
+use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::softmax as reference;
 use crate::step::StepInput;
 
@@ -109,7 +109,8 @@ impl Op for SoftmaxBackward {
     }
 }
 
-/// log Σ exp over the last dimension, in f32, one number per row.
+/// log Σ exp over the last dimension, in f32, one number per row; and of each row the largest
+/// element and the result less it, (2 * rows).
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExp;
 
@@ -119,7 +120,7 @@ impl Op for LogSumExp {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![Shape::f32([inputs[0].rows()])]
+        vec![Shape::f32([inputs[0].rows()]), Shape::f32([2 * inputs[0].rows()])]
     }
 
     fn gradient(
@@ -128,7 +129,7 @@ impl Op for LogSumExp {
         node: &Node,
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
-        let inputs = [node.inputs[0], node.output(0), first(upstream)];
+        let inputs = [node.inputs[0], node.output(1), first(upstream)];
         vec![Some(graph.apply(LogSumExpBackward, &inputs))]
     }
 
@@ -145,15 +146,18 @@ impl Op for LogSumExp {
             x: inputs[0].binding(),
             lengths: inputs[0].binding(),
             y: outputs[0].binding(),
+            statistics: outputs[1].binding(),
         });
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
-        vec![reference::log_sum_exp(inputs[0].data, inputs[0].shape.cols(), &lengths(inputs))]
+        let (x, cols) = (inputs[0].data, inputs[0].shape.cols());
+        let y = reference::log_sum_exp(x, cols, &lengths(inputs));
+        vec![y, reference::log_sum_exp_statistics(x, cols, &lengths(inputs))]
     }
 }
 
-/// The gradient of [`LogSumExp`]; inputs x, y, dy.
+/// The gradient of [`LogSumExp`]; inputs x, the statistics, dy.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExpBackward;
 
@@ -182,7 +186,7 @@ impl Op for LogSumExpBackward {
             },
             x: inputs[0].binding(),
             lengths: inputs[0].binding(),
-            y: inputs[1].binding(),
+            statistics: inputs[1].binding(),
             upstream: inputs[2].binding(),
             x_gradient: outputs[0].binding(),
         });

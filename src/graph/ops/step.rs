@@ -2,7 +2,7 @@
 
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels::{SeedGradient as SeedGradientKernel, SeedGradientParams};
-use crate::plan::{Recorder, Slot};
+use crate::record::{Recorder, Slot};
 use crate::step::StepInput;
 
 /// The gradient of the loss: the step's loss scale times `factor`. In [`Op::evaluate`] the loss

@@ -3,11 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
-use crate::kernels::shared::{
-    ADAFACTOR_UPDATE, CLIPPED, FACTORED, GRID, LANES_64, POWER, REDUCE, ROW, STEP_STATE, WEIGHT_F32,
+use crate::kernel::shared::{
+    ADAFACTOR_UPDATE, CLIPPED, FACTORED, GRID, LANES_64, POWER, REDUCE, ROW, STEP_STATE,
 };
 use crate::step::device_struct;
-use crate::{kernel, wgsl};
+use crate::{kernel, update_rule, wgsl};
 
 device_struct! {
     /// A part of a matrix of at most 64 rows by 64 quads: a row of [`AdafactorScan::tiles`].
@@ -85,7 +85,7 @@ kernel! {
     /// Sums of g^2 over rows and columns of each tile of the matrices.
     pub AdafactorScan = [
         STEP_STATE, GRID, CLIPPED, ROW,
-        wgsl!("../../../shaders/adafactor_scan.wgsl"),
+        wgsl!("../../../shaders/optimizer/adafactor_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.tile_count);
@@ -111,7 +111,7 @@ kernel! {
     /// Mean squares of rows and columns, advanced.
     pub AdafactorFactors = [
         STEP_STATE, GRID, CLIPPED, POWER, FACTORED,
-        wgsl!("../../../shaders/adafactor_factors.wgsl"),
+        wgsl!("../../../shaders/optimizer/adafactor_factors.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.block_count);
@@ -139,7 +139,7 @@ kernel! {
     /// Sum of u^2 of each chunk, u being Adafactor's update before it is bounded.
     pub AdafactorSquares = [
         STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW, POWER, FACTORED, ADAFACTOR_UPDATE,
-        wgsl!("../../../shaders/adafactor_squares.wgsl"),
+        wgsl!("../../../shaders/optimizer/adafactor_squares.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -171,41 +171,25 @@ kernel! {
     }
 }
 
-kernel! {
+update_rule! {
     /// Adafactor (Shazeer and Stern, 2018), as torch.optim.Adafactor.
     pub Adafactor = [
-        STEP_STATE, GRID, CLIPPED, WEIGHT_F32, POWER, FACTORED, ADAFACTOR_UPDATE,
-        wgsl!("../../../shaders/adafactor.wgsl"),
+        POWER, FACTORED, ADAFACTOR_UPDATE,
+        wgsl!("../../../shaders/optimizer/adafactor.wgsl"),
     ];
-    workgroup [64, 1, 1];
-    grid |params| grid(params.chunk_count);
     uniform AdafactorParams {
-        /// Rows of the chunk table.
-        chunk_count: u32,
         /// p in the share t^-p of step t in what is kept.
         decay_power: f32,
         /// Bound on what updates are divided by.
         eps1: f32,
         /// The step is relative to the RMS of the weights, but to no less than this.
         eps2: f32,
-        /// Decay of the weight itself, times the learning rate.
-        weight_decay: f32,
     }
     buffers {
-        /// (1) [`StepState`](crate::step::StepState)
-        Read state,
-        /// (chunk_count) [`Chunk`](crate::step::Chunk)
-        Read chunks,
-        /// (tensors) [`TensorState`](crate::step::TensorState)
-        Read tensors,
-        /// (tensors) [`FactoredTensor`]
-        Read shapes,
-        /// Flat gradient in quads, still scaled and not clipped.
-        Read gradient,
-        /// As the gradient, advanced.
-        Write weight,
         /// Mean squares; those of vectors are advanced.
         Write variance,
+        /// (tensors) [`FactoredTensor`]
+        Read shapes,
         /// Means of the row variances, factors on the updates, RMS of the weights.
         Read factors,
     }

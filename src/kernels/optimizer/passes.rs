@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::grid;
-use crate::kernels::shared::{
+use crate::kernel::shared::{
     AGREES, CLIPPED, GRID, LANES_64, REDUCE, ROW, STEP_STATE, TENSOR_RANGE, WEIGHT_F32,
 };
 use crate::step::device_struct;
@@ -43,7 +43,7 @@ kernel! {
     /// In how many elements of each chunk the blend b1 m + (1-b1) g agrees in sign with g.
     pub Agreement = [
         STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW, AGREES,
-        wgsl!("../../../shaders/agreement.wgsl"),
+        wgsl!("../../../shaders/optimizer/agreement.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -75,7 +75,7 @@ kernel! {
     /// Sum of g^2 / max(v_hat, eps^2) of each chunk, v_hat with this gradient in it.
     pub SquaredRatio = [
         STEP_STATE, GRID, CLIPPED, LANES_64, REDUCE, ROW,
-        wgsl!("../../../shaders/squared_ratio.wgsl"),
+        wgsl!("../../../shaders/optimizer/squared_ratio.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -113,7 +113,7 @@ kernel! {
     /// below.
     pub MomentStatistics = [
         STEP_STATE, GRID, LANES_64, REDUCE, ROW,
-        wgsl!("../../../shaders/moment_statistics.wgsl"),
+        wgsl!("../../../shaders/optimizer/moment_statistics.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);
@@ -139,7 +139,7 @@ kernel! {
     /// One number per tensor, from the mean of its partial sums.
     pub TensorFactors = [
         GRID, LANES_64, REDUCE, TENSOR_RANGE,
-        wgsl!("../../../shaders/tensor_factors.wgsl"),
+        wgsl!("../../../shaders/optimizer/tensor_factors.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.range_count);
@@ -165,7 +165,7 @@ kernel! {
     /// Sum of w^2 of each chunk; a weight counts at most 1e14.
     pub WeightSquares = [
         STEP_STATE, GRID, LANES_64, REDUCE, ROW, WEIGHT_F32,
-        wgsl!("../../../shaders/weight_squares.wgsl"),
+        wgsl!("../../../shaders/optimizer/weight_squares.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(params.chunk_count);

@@ -1,17 +1,19 @@
 //! Adafactor: second moments by row and column, steps sized by the weights.
 
 use super::tensor_means::chunk_range;
-use super::{Optimizer, Segment, SegmentTensor, check_not_negative, check_positive, packed_bytes};
+use super::{
+    MomentShare, Optimizer, Rule, Segment, SegmentTensor, check_not_negative, check_positive,
+};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::Shape;
 use crate::kernels::{
-    Adafactor as AdafactorKernel, AdafactorFactors, AdafactorFactorsParams, AdafactorParams,
-    AdafactorScan, AdafactorScanParams, AdafactorSquares, AdafactorSquaresParams,
-    FACTOR_BLOCK_QUADS, FactorBlock, FactoredTensor, RULE_INVERSE_ROOT_ABOVE, RULE_MEAN,
-    RULE_ROOT_MEAN, TILE_QUADS, TILE_ROWS, TensorFactors, TensorFactorsParams, TensorRange, Tile,
-    WeightSquares, WeightSquaresParams,
+    AdafactorFactors, AdafactorFactorsParams, AdafactorParams, AdafactorScan, AdafactorScanParams,
+    AdafactorSquares, AdafactorSquaresParams, FACTOR_BLOCK_QUADS, FactorBlock, FactoredTensor,
+    RULE_INVERSE_ROOT_ABOVE, RULE_MEAN, RULE_ROOT_MEAN, TILE_QUADS, TILE_ROWS, TensorFactors,
+    TensorFactorsParams, TensorRange, Tile, WeightSquares, WeightSquaresParams,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// Adafactor (Shazeer and Stern 2018, <https://arxiv.org/abs/1804.04235>), as
 /// `torch.optim.Adafactor`.
@@ -58,20 +60,41 @@ impl Default for Adafactor {
 }
 
 impl Optimizer for Adafactor {
+    fn name(&self) -> &'static str {
+        "Adafactor"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["variance"]
     }
 
+    fn squares(&self) -> &'static [&'static str] {
+        &["variance"]
+    }
+
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
-        vec![packed_bytes(Layout::new(tensors).variance_quads, tensors)]
+        vec![16 * u64::from(Layout::new(tensors).variance_quads)]
+    }
+
+    /// Of a matrix the mean squares of its rows, then of its columns, with their padding.
+    fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
+        let mut layout = Layout::new(&[]);
+        layout.shapes.resize(table_rows(tensors), FactoredTensor::default());
+        let shares = tensors.iter().enumerate().map(|(index, tensor)| {
+            let first = layout.variance_quads;
+            layout.add(tensor);
+            let shape = if tensor.spec.shape.dims.len() > 1 {
+                Shape::f32([4 * (layout.variance_quads - first) as usize])
+            } else {
+                tensor.spec.shape.clone()
+            };
+            MomentShare { tensor: index, first, shape }
+        });
+        vec![shares.collect()]
     }
 
     fn learning_rate(&self) -> f64 {
         self.learning_rate
-    }
-
-    fn betas(&self) -> [f64; 2] {
-        [0.0, 0.0]
     }
 
     fn validate(&self) -> Result<()> {
@@ -86,11 +109,25 @@ impl Optimizer for Adafactor {
         check_not_negative("weight_decay", self.weight_decay)
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         let tables = Tables::new(recorder.gpu(), segment);
-        let decay_power = (-self.beta2_decay) as f32;
         self.record_factors(recorder, segment, &tables);
+        self.record_sizes(recorder, segment, &tables);
+        Rule::new(AdafactorParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            decay_power: (-self.beta2_decay) as f32,
+            eps1: self.eps[0] as f32,
+            eps2: self.eps[1] as f32,
+        })
+        .bind("shapes", &tables.shapes)
+        .bind("factors", &tables.factors)
+    }
+}
 
+impl Adafactor {
+    /// Root mean squares of weights, and factors on the updates.
+    fn record_sizes(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>, tables: &Tables) {
         recorder.dispatch(&WeightSquares {
             params: WeightSquaresParams { chunk_count: segment.chunk_count },
             chunks: segment.chunks.as_entire_buffer_binding(),
@@ -102,7 +139,7 @@ impl Optimizer for Adafactor {
         recorder.dispatch(&AdafactorSquares {
             params: AdafactorSquaresParams {
                 chunk_count: segment.chunk_count,
-                decay_power,
+                decay_power: (-self.beta2_decay) as f32,
                 eps1: self.eps[0] as f32,
             },
             state: recorder.step_state(),
@@ -117,28 +154,8 @@ impl Optimizer for Adafactor {
         let bound = self.clip_threshold as f32;
         let updates = &tables.update_factors;
         tables.record(recorder, updates, &tables.squares, RULE_INVERSE_ROOT_ABOVE, bound);
-
-        recorder.dispatch(&AdafactorKernel {
-            params: AdafactorParams {
-                chunk_count: segment.chunk_count,
-                decay_power,
-                eps1: self.eps[0] as f32,
-                eps2: self.eps[1] as f32,
-                weight_decay: self.weight_decay as f32,
-            },
-            state: recorder.step_state(),
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            shapes: tables.shapes.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            variance: segment.moments[0].as_entire_buffer_binding(),
-            factors: tables.factors.as_entire_buffer_binding(),
-        });
     }
-}
 
-impl Adafactor {
     /// Mean squares of rows and columns, advanced, and the means of the row variances.
     fn record_factors(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>, tables: &Tables) {
         let state = recorder.step_state();
@@ -183,8 +200,8 @@ struct Layout {
 
 impl Layout {
     fn new(tensors: &[SegmentTensor<'_>]) -> Self {
-        let rows = tensors.iter().map(|tensor| tensor.index as usize + 1).max().unwrap_or(0);
-        let mut layout = Self { shapes: vec![FactoredTensor::default(); rows], ..Self::default() };
+        let shapes = vec![FactoredTensor::default(); table_rows(tensors)];
+        let mut layout = Self { shapes, ..Self::default() };
         for tensor in tensors {
             layout.add(tensor);
         }
@@ -294,6 +311,11 @@ impl Layout {
             });
         }
     }
+}
+
+/// Rows of the tensor table that these tensors reach.
+fn table_rows(tensors: &[SegmentTensor<'_>]) -> usize {
+    tensors.iter().map(|tensor| tensor.index as usize + 1).max().unwrap_or(0)
 }
 
 /// Every pair below both, the second running fastest.

@@ -1,12 +1,11 @@
 //! Adam, with weight decay through the gradient.
 
-use super::adamw::{amsgrad_params, record_amsgrad};
-use super::tensor_means::record_eps_shares;
-use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
+use super::adamw::amsgrad_params;
+use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
-use crate::kernels::{Adam as AdamKernel, AdamParams, AmsgradParams};
-use crate::plan::Recorder;
+use crate::kernels::{AdamParams, AmsgradParams};
+use crate::record::Recorder;
 
 /// Adam (Kingma and Ba 2015), as `torch.optim.Adam`: weight decay is an L2 penalty, added to the
 /// gradient after clipping.
@@ -48,8 +47,16 @@ impl Default for Adam {
 }
 
 impl Optimizer for Adam {
+    fn name(&self) -> &'static str {
+        "Adam"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.amsgrad { &["m", "v", "v_max"] } else { &["m", "v"] }
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v", "v_max"]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -60,10 +67,12 @@ impl Optimizer for Adam {
         self.betas
     }
 
+    fn eps(&self) -> Option<f64> {
+        Some(self.eps)
+    }
+
     fn validate(&self) -> Result<()> {
-        check_not_negative("learning_rate", self.learning_rate)?;
-        check_decay_rate("beta1", self.betas[0])?;
-        check_decay_rate("beta2", self.betas[1])?;
+        check_rates(self.learning_rate, self.betas)?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)
     }
@@ -72,43 +81,22 @@ impl Optimizer for Adam {
         true
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         if self.amsgrad {
-            let params = AmsgradParams {
+            return Rule::new(AmsgradParams {
                 l2_decay: self.weight_decay as f32,
                 ..amsgrad_params(segment, self.betas, self.eps)
-            };
-            record_amsgrad(recorder, segment, params);
-            return;
+            });
         }
-        let state = recorder.step_state();
-        recorder.dispatch(&AdamKernel {
-            params: AdamParams {
-                chunk_count: segment.chunk_count,
-                beta1: self.betas[0] as f32,
-                one_minus_beta1: (1.0 - self.betas[0]) as f32,
-                beta2: self.betas[1] as f32,
-                one_minus_beta2: (1.0 - self.betas[1]) as f32,
-                eps: self.eps as f32,
-                weight_decay: self.weight_decay as f32,
-            },
-            state,
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            m: segment.moments[0].as_entire_buffer_binding(),
-            v: segment.moments[1].as_entire_buffer_binding(),
-        });
-    }
-
-    fn record_eps_shares(
-        &self,
-        recorder: &mut Recorder<'_>,
-        segment: &Segment<'_>,
-        shares: &wgpu::Buffer,
-    ) -> bool {
-        let divisor = segment.moments.last().expect("two moments or three");
-        record_eps_shares(recorder, segment, divisor, self.eps, shares)
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.betas);
+        Rule::new(AdamParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            eps: self.eps as f32,
+        })
     }
 }

@@ -1,10 +1,10 @@
 //! Adam-atan2: AdamW without eps.
 
-use super::{Optimizer, Segment, check_decay_rate, check_not_negative, check_positive};
+use super::{Optimizer, Rule, Segment, check_not_negative, check_positive, check_rates, rounded};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
-use crate::kernels::{AdamAtan2 as AdamAtan2Kernel, AdamAtan2Params};
-use crate::plan::Recorder;
+use crate::kernels::AdamAtan2Params;
+use crate::record::Recorder;
 
 /// Adam-atan2 (Everett et al. 2024, <https://arxiv.org/abs/2407.05872>): the angle of a quotient
 /// for the quotient, so that there is no eps, updates do not depend on the scale of gradients, and
@@ -51,8 +51,16 @@ impl Default for AdamAtan2 {
 }
 
 impl Optimizer for AdamAtan2 {
+    fn name(&self) -> &'static str {
+        "AdamAtan2"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m", "v"]
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -64,9 +72,7 @@ impl Optimizer for AdamAtan2 {
     }
 
     fn validate(&self) -> Result<()> {
-        check_not_negative("learning_rate", self.learning_rate)?;
-        check_decay_rate("beta1", self.betas[0])?;
-        check_decay_rate("beta2", self.betas[1])?;
+        check_rates(self.learning_rate, self.betas)?;
         check_positive("a", self.a)?;
         check_positive("b", self.b)?;
         check_not_negative("weight_decay", self.weight_decay)
@@ -76,27 +82,18 @@ impl Optimizer for AdamAtan2 {
         true
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
-        let state = recorder.step_state();
-        recorder.dispatch(&AdamAtan2Kernel {
-            params: AdamAtan2Params {
-                chunk_count: segment.chunk_count,
-                beta1: self.betas[0] as f32,
-                one_minus_beta1: (1.0 - self.betas[0]) as f32,
-                beta2: self.betas[1] as f32,
-                one_minus_beta2: (1.0 - self.betas[1]) as f32,
-                a: self.a as f32,
-                b: self.b as f32,
-                weight_decay: self.weight_decay as f32,
-                cautious_decay: u32::from(self.cautious_decay),
-            },
-            state,
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            m: segment.moments[0].as_entire_buffer_binding(),
-            v: segment.moments[1].as_entire_buffer_binding(),
-        });
+    fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.betas);
+        Rule::new(AdamAtan2Params {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            a: self.a as f32,
+            b: self.b as f32,
+            cautious_decay: u32::from(self.cautious_decay),
+        })
     }
 }

@@ -1,14 +1,11 @@
 //! AdamW: Adam with decoupled weight decay.
 
-use super::tensor_means::{record_agreement, record_eps_shares};
-use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
+use super::tensor_means::record_agreement;
+use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
-use crate::kernels::{
-    Adamw, AdamwParams, AdamwScaled, AdamwScaledParams, Amsgrad, AmsgradParams, FACTOR_AGREEING,
-    FACTOR_NONE,
-};
-use crate::plan::Recorder;
+use crate::kernels::{AdamwParams, AdamwScaledParams, AmsgradParams, FACTOR_AGREEING, FACTOR_NONE};
+use crate::record::Recorder;
 
 /// AdamW (Loshchilov and Hutter 2019), as `torch.optim.AdamW`: eps outside the root, and weight
 /// decay applied to the weights, not through the gradient. The default for transformers.
@@ -61,8 +58,16 @@ impl Default for AdamW {
 }
 
 impl Optimizer for AdamW {
+    fn name(&self) -> &'static str {
+        "AdamW"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.amsgrad { &["m", "v", "v_max"] } else { &["m", "v"] }
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v", "v_max"]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -73,10 +78,12 @@ impl Optimizer for AdamW {
         self.betas
     }
 
+    fn eps(&self) -> Option<f64> {
+        Some(self.eps)
+    }
+
     fn validate(&self) -> Result<()> {
-        check_not_negative("learning_rate", self.learning_rate)?;
-        check_decay_rate("beta1", self.betas[0])?;
-        check_decay_rate("beta2", self.betas[1])?;
+        check_rates(self.learning_rate, self.betas)?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)?;
         if self.amsgrad && self.cautious {
@@ -94,138 +101,68 @@ impl Optimizer for AdamW {
         !self.cautious
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         if self.amsgrad {
-            let settings = AmsgradParams {
+            Rule::new(AmsgradParams {
                 weight_decay: self.weight_decay as f32,
                 cautious_decay: u32::from(self.cautious_decay),
                 ..amsgrad_params(segment, self.betas, self.eps)
-            };
-            record_amsgrad(recorder, segment, settings);
-        } else if self.cautious || self.cautious_decay {
-            self.record_cautious(recorder, segment);
+            })
+        } else if self.cautious {
+            let factors = record_agreement(recorder, segment, self.betas[0]);
+            Rule::new(self.scaled_params(segment, FACTOR_AGREEING)).bind("factors", &factors)
+        } else if self.cautious_decay {
+            Rule::new(self.scaled_params(segment, FACTOR_NONE))
         } else {
-            self.record_plain(recorder, segment);
+            Rule::new(self.params(segment))
         }
-    }
-
-    fn record_eps_shares(
-        &self,
-        recorder: &mut Recorder<'_>,
-        segment: &Segment<'_>,
-        shares: &wgpu::Buffer,
-    ) -> bool {
-        let divisor = segment.moments.last().expect("two moments or three");
-        record_eps_shares(recorder, segment, divisor, self.eps, shares)
     }
 }
 
 impl AdamW {
-    fn record_plain(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
-        let state = recorder.step_state();
-        recorder.dispatch(&Adamw {
-            params: AdamwParams {
-                chunk_count: segment.chunk_count,
-                beta1: self.betas[0] as f32,
-                one_minus_beta1: (1.0 - self.betas[0]) as f32,
-                beta2: self.betas[1] as f32,
-                one_minus_beta2: (1.0 - self.betas[1]) as f32,
-                eps: self.eps as f32,
-                weight_decay: self.weight_decay as f32,
-            },
-            state,
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            m: segment.moments[0].as_entire_buffer_binding(),
-            v: segment.moments[1].as_entire_buffer_binding(),
-        });
-    }
-
-    fn record_cautious(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
-        let (factor, factors) = if self.cautious {
-            (FACTOR_AGREEING, record_agreement(recorder, segment, self.betas[0]))
-        } else {
-            (FACTOR_NONE, recorder.unused())
-        };
-        let scaling = Scaling { factor, factors, cautious_decay: self.cautious_decay };
-        record_scaled(recorder, segment, self, &scaling);
-    }
-}
-
-/// What [`record_scaled`] does beside AdamW.
-pub(super) struct Scaling {
-    /// What the factors are for.
-    pub factor: u32,
-    /// (tensors) f32
-    pub factors: wgpu::Buffer,
-    pub cautious_decay: bool,
-}
-
-/// Records AdamW with a factor per tensor; `settings` without its options.
-pub(super) fn record_scaled(
-    recorder: &mut Recorder<'_>,
-    segment: &Segment<'_>,
-    settings: &AdamW,
-    scaling: &Scaling,
-) {
-    let AdamW { betas, eps, weight_decay, .. } = *settings;
-    let state = recorder.step_state();
-    recorder.dispatch(&AdamwScaled {
-        params: AdamwScaledParams {
+    /// Parameters without the options.
+    fn params(&self, segment: &Segment<'_>) -> AdamwParams {
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.betas);
+        AdamwParams {
             chunk_count: segment.chunk_count,
-            beta1: betas[0] as f32,
-            one_minus_beta1: (1.0 - betas[0]) as f32,
-            beta2: betas[1] as f32,
-            one_minus_beta2: (1.0 - betas[1]) as f32,
-            eps: eps as f32,
-            weight_decay: weight_decay as f32,
-            factor: scaling.factor,
-            cautious_decay: u32::from(scaling.cautious_decay),
-        },
-        state,
-        chunks: segment.chunks.as_entire_buffer_binding(),
-        tensors: segment.tensors.as_entire_buffer_binding(),
-        factors: scaling.factors.as_entire_buffer_binding(),
-        gradient: segment.gradient.as_entire_buffer_binding(),
-        weight: segment.weight.as_entire_buffer_binding(),
-        m: segment.moments[0].as_entire_buffer_binding(),
-        v: segment.moments[1].as_entire_buffer_binding(),
-    });
+            weight_decay: self.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            eps: self.eps as f32,
+        }
+    }
+
+    /// Parameters with a factor per tensor, which is for what `factor` says.
+    pub(super) fn scaled_params(&self, segment: &Segment<'_>, factor: u32) -> AdamwScaledParams {
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.betas);
+        AdamwScaledParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            eps: self.eps as f32,
+            factor,
+            cautious_decay: u32::from(self.cautious_decay),
+        }
+    }
 }
 
 /// Parameters of AMSGrad without decay of either kind.
 pub(super) fn amsgrad_params(segment: &Segment<'_>, betas: [f64; 2], eps: f64) -> AmsgradParams {
+    let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(betas);
     AmsgradParams {
         chunk_count: segment.chunk_count,
-        beta1: betas[0] as f32,
-        one_minus_beta1: (1.0 - betas[0]) as f32,
-        beta2: betas[1] as f32,
-        one_minus_beta2: (1.0 - betas[1]) as f32,
-        eps: eps as f32,
         weight_decay: 0.0,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        eps: eps as f32,
         l2_decay: 0.0,
         cautious_decay: 0,
     }
-}
-
-/// Records AMSGrad over three moments.
-pub(super) fn record_amsgrad(
-    recorder: &mut Recorder<'_>,
-    segment: &Segment<'_>,
-    params: AmsgradParams,
-) {
-    let state = recorder.step_state();
-    recorder.dispatch(&Amsgrad {
-        params,
-        state,
-        chunks: segment.chunks.as_entire_buffer_binding(),
-        tensors: segment.tensors.as_entire_buffer_binding(),
-        gradient: segment.gradient.as_entire_buffer_binding(),
-        weight: segment.weight.as_entire_buffer_binding(),
-        m: segment.moments[0].as_entire_buffer_binding(),
-        v: segment.moments[1].as_entire_buffer_binding(),
-        v_max: segment.moments[2].as_entire_buffer_binding(),
-    });
 }

@@ -1,11 +1,11 @@
 //! Lion: steps of one size, in the direction of a sign.
 
 use super::tensor_means::record_agreement;
-use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
+use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
-use crate::kernels::{Lion as LionKernel, LionParams};
-use crate::plan::Recorder;
+use crate::kernels::LionParams;
+use crate::record::Recorder;
 
 /// Lion (Chen et al. 2023, <https://arxiv.org/abs/2302.06675>): the sign of a blend of momentum and
 /// gradient.
@@ -46,6 +46,10 @@ impl Default for Lion {
 }
 
 impl Optimizer for Lion {
+    fn name(&self) -> &'static str {
+        "Lion"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m"]
     }
@@ -54,14 +58,8 @@ impl Optimizer for Lion {
         self.learning_rate
     }
 
-    fn betas(&self) -> [f64; 2] {
-        [0.0, 0.0]
-    }
-
     fn validate(&self) -> Result<()> {
-        check_not_negative("learning_rate", self.learning_rate)?;
-        check_decay_rate("beta1", self.betas[0])?;
-        check_decay_rate("beta2", self.betas[1])?;
+        check_rates(self.learning_rate, self.betas)?;
         check_not_negative("weight_decay", self.weight_decay)
     }
 
@@ -70,31 +68,21 @@ impl Optimizer for Lion {
         !self.cautious
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
-        let factors = if self.cautious {
-            record_agreement(recorder, segment, self.betas[0])
-        } else {
-            recorder.unused()
-        };
-        let state = recorder.step_state();
-        recorder.dispatch(&LionKernel {
-            params: LionParams {
-                chunk_count: segment.chunk_count,
-                beta1: self.betas[0] as f32,
-                one_minus_beta1: (1.0 - self.betas[0]) as f32,
-                beta2: self.betas[1] as f32,
-                one_minus_beta2: (1.0 - self.betas[1]) as f32,
-                weight_decay: self.weight_decay as f32,
-                cautious: u32::from(self.cautious),
-                cautious_decay: u32::from(self.cautious_decay),
-            },
-            state,
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            factors: factors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            m: segment.moments[0].as_entire_buffer_binding(),
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2] = rounded(self.betas);
+        let rule = Rule::new(LionParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            cautious: u32::from(self.cautious),
+            cautious_decay: u32::from(self.cautious_decay),
         });
+        if !self.cautious {
+            return rule;
+        }
+        rule.bind("factors", &record_agreement(recorder, segment, self.betas[0]))
     }
 }

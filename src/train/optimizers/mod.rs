@@ -1,5 +1,6 @@
-//! Optimizers: each a kernel and the settings it takes. They read the step's state and know
-//! nothing of clipping, loss scaling or skipping, so any of them composes with any policy.
+//! Optimizers: each a [`Rule`], its settings, and the moments it keeps. What is the same for all
+//! stands in one frame around the rules' kernels, and rules know nothing of clipping, loss scaling
+//! or skipping, so any of them composes with any policy.
 //!
 //! What each keeps, in bytes per parameter beside weight and gradient (4 each), and when to take
 //! it:
@@ -27,6 +28,11 @@
 //! 2023, <https://arxiv.org/abs/2309.14322>, use 1e-15). And squares of gradients under 1e-19
 //! vanish in f32, so an eps below that is the same as none. [`Optimizer::record_eps_shares`] tells
 //! how large a share of each tensor is below.
+//!
+//! # Your own
+//!
+//! [`update_rule!`](crate::update_rule!) declares the kernel of a rule, a few lines of WGSL, and an
+//! [`Optimizer`] describes it: `tests/custom_optimizer.rs` of the repository is one from end to end.
 
 mod adafactor;
 mod adam;
@@ -34,6 +40,7 @@ mod adam_atan2;
 mod adamw;
 mod lion;
 mod muon;
+mod rule;
 mod sgd;
 mod stable_adamw;
 mod tensor_means;
@@ -47,14 +54,16 @@ pub use adam_atan2::AdamAtan2;
 pub use adamw::AdamW;
 pub use lion::Lion;
 pub use muon::{Muon, MuonScale, is_hidden_matrix};
+pub use rule::Rule;
 pub use sgd::Sgd;
 pub use stable_adamw::StableAdamW;
 
 use crate::error::{Error, Result};
 use crate::graph::{ParameterSpec, Shape};
 use crate::kernels::CHUNK_QUADS;
+use crate::plan::Parameters;
 use crate::plan::parts::rows_of;
-use crate::plan::{Parameters, Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// One tensor of a segment, or some rows of one that no binding holds.
 #[derive(Clone, Copy, Debug)]
@@ -119,17 +128,21 @@ impl<'a> SegmentTensor<'a> {
     }
 }
 
+/// What an optimizer keeps of one tensor in one buffer: f32 of this shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MomentShare {
+    /// Index among the tensors of the segment.
+    pub tensor: usize,
+    /// First quad in the buffer; rows are padded to quads.
+    pub first: u32,
+    /// Its shape.
+    pub shape: Shape,
+}
+
 /// Bytes of a flat buffer of f32 with these tensors: that of the gradients.
 fn flat_bytes(tensors: &[SegmentTensor<'_>]) -> u64 {
     let end = tensors.last().map_or(0, |tensor| tensor.offset + tensor.quads());
     (u64::from(end) * 16).next_multiple_of(512)
-}
-
-/// Bytes of a buffer that is not laid out as the gradients are, and so must not have their size:
-/// that is how both are told apart.
-fn packed_bytes(quads: u32, tensors: &[SegmentTensor<'_>]) -> u64 {
-    let bytes = u64::from(quads.max(1)) * 16;
-    if bytes == flat_bytes(tensors) { bytes + 16 } else { bytes }
 }
 
 /// The flat buffers of one segment of the parameters, as an optimizer sees them.
@@ -151,35 +164,74 @@ pub struct Segment<'a> {
     pub layout: &'a [SegmentTensor<'a>],
 }
 
-/// A rule that turns gradients into new weights.
+/// What turns gradients into new weights: a [`Rule`], its settings, and the moments it keeps.
 pub trait Optimizer: Debug {
-    /// Names of the buffers that the optimizer keeps.
-    fn moments(&self) -> &'static [&'static str];
-
-    /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
-    /// parameter, laid out as the gradients are; a buffer laid out otherwise must have another
-    /// size than that of the gradients.
-    fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
-        vec![flat_bytes(tensors); self.moments().len()]
-    }
+    /// Name for messages and checkpoints.
+    fn name(&self) -> &'static str;
 
     /// The base learning rate, which the schedule multiplies.
     fn learning_rate(&self) -> f64;
 
-    /// Decay rates of the first and second moment, for the bias corrections; 0 where there is
-    /// none.
-    fn betas(&self) -> [f64; 2];
+    /// Names of the buffers that the optimizer keeps.
+    fn moments(&self) -> &'static [&'static str];
 
-    /// Checks the settings.
+    /// Which of these are sums or means of squares: a checkpoint with a number below 0 in one is
+    /// refused.
+    fn squares(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Where each tensor of a segment has its share of each of the buffers, by buffer; a tensor of
+    /// which nothing is kept in one has none there. Checkpoints hold the shares under the names of
+    /// the tensors, so that a run goes on where segments are others; those of a tensor
+    /// [in parts](Self::takes_parts) are joined by their first dimension. The default is that of buffers
+    /// that are laid out as the gradients are.
+    fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
+        let shares = tensors.iter().enumerate().map(|(index, tensor)| MomentShare {
+            tensor: index,
+            first: tensor.offset,
+            shape: tensor.shape(),
+        });
+        vec![shares.collect(); self.moments().len()]
+    }
+
+    /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
+    /// parameter, laid out as the gradients are; [`moment_shares`](Self::moment_shares) tells of
+    /// another layout.
+    fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
+        vec![flat_bytes(tensors); self.moments().len()]
+    }
+
+    /// The update of one segment. What it has to know of whole tensors, passes recorded here find in
+    /// front of it. Nothing that the optimizer keeps and no weight may change unless the verdict is
+    /// to apply the step, and what it keeps of a tensor counts as empty where
+    /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule;
+
+    /// Decay rates of the first and second moment, for the bias corrections; 0, the default, where
+    /// there is none.
+    fn betas(&self) -> [f64; 2] {
+        [0.0, 0.0]
+    }
+
+    /// What is added to the root of the second moment, if anything is; that is the last of the
+    /// moments.
+    fn eps(&self) -> Option<f64> {
+        None
+    }
+
+    /// Checks the settings; the default the learning rate.
     ///
     /// # Errors
     /// [`Error::Setting`] names the one that is out of range.
-    fn validate(&self) -> Result<()>;
+    fn validate(&self) -> Result<()> {
+        check_not_negative("learning_rate", self.learning_rate())
+    }
 
-    /// Records the update of one segment. Nothing it keeps and no weight may change unless the
-    /// verdict is to apply the step, and what it keeps of a tensor counts as empty where
-    /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>);
+    /// Records the update of one segment: passes and [`rule`](Self::rule).
+    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+        self.rule(recorder, segment).record(recorder, segment);
+    }
 
     /// Whether the update of some rows of this tensor needs nothing of its other rows. A tensor that
     /// no binding of the device holds lies in parts, in several segments, and
@@ -191,17 +243,31 @@ pub trait Optimizer: Debug {
     }
 
     /// Records a look at the second moments, after the update: `shares`, an f32 per tensor of the
-    /// tensor table, receives the share of elements whose corrected root is below eps, in the rows
-    /// of this segment's tensors. False, with nothing recorded, for an optimizer without such an
-    /// eps. Rows of tensors that have none are left alone.
+    /// tensor table, receives the share of elements whose corrected root is below
+    /// [`eps`](Self::eps), in the rows of this segment's tensors. False, with nothing recorded, for
+    /// an optimizer without eps. Rows of tensors that have none are left alone.
     fn record_eps_shares(
         &self,
-        _recorder: &mut Recorder<'_>,
-        _segment: &Segment<'_>,
-        _shares: &wgpu::Buffer,
+        recorder: &mut Recorder<'_>,
+        segment: &Segment<'_>,
+        shares: &wgpu::Buffer,
     ) -> bool {
-        false
+        let (Some(eps), Some(second)) = (self.eps(), segment.moments.last()) else { return false };
+        tensor_means::record_eps_shares(recorder, segment, second, eps, shares);
+        true
     }
+}
+
+/// beta1, 1 - beta1, beta2, 1 - beta2, each rounded once.
+fn rounded(betas: [f64; 2]) -> [f32; 4] {
+    let [beta1, beta2] = betas;
+    [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|rate| rate as f32)
+}
+
+fn check_rates(learning_rate: f64, [beta1, beta2]: [f64; 2]) -> Result<()> {
+    check_not_negative("learning_rate", learning_rate)?;
+    check_decay_rate("beta1", beta1)?;
+    check_decay_rate("beta2", beta2)
 }
 
 /// Fails unless `low <= value < high`.

@@ -1,10 +1,10 @@
 //! Stochastic gradient descent with momentum.
 
-use super::{Optimizer, Segment, check_decay_rate, check_not_negative};
+use super::{Optimizer, Rule, Segment, check_decay_rate, check_not_negative};
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
-use crate::kernels::{Sgd as SgdKernel, SgdParams};
-use crate::plan::Recorder;
+use crate::kernels::SgdParams;
+use crate::record::Recorder;
 
 /// SGD, as `torch.optim.SGD`: weight decay is an L2 penalty, added to the gradient after clipping;
 /// the momentum buffer starts as the first gradient.
@@ -43,16 +43,16 @@ impl Default for Sgd {
 }
 
 impl Optimizer for Sgd {
+    fn name(&self) -> &'static str {
+        "Sgd"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         if self.momentum == 0.0 { &[] } else { &["momentum"] }
     }
 
     fn learning_rate(&self) -> f64 {
         self.learning_rate
-    }
-
-    fn betas(&self) -> [f64; 2] {
-        [0.0, 0.0]
     }
 
     fn validate(&self) -> Result<()> {
@@ -74,24 +74,13 @@ impl Optimizer for Sgd {
         true
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
-        let unused = recorder.unused();
-        let buffer = segment.moments.first().unwrap_or(&unused);
-        let state = recorder.step_state();
-        recorder.dispatch(&SgdKernel {
-            params: SgdParams {
-                chunk_count: segment.chunk_count,
-                momentum: self.momentum as f32,
-                dampening: self.dampening as f32,
-                nesterov: u32::from(self.nesterov),
-                weight_decay: self.weight_decay as f32,
-            },
-            state,
-            chunks: segment.chunks.as_entire_buffer_binding(),
-            tensors: segment.tensors.as_entire_buffer_binding(),
-            gradient: segment.gradient.as_entire_buffer_binding(),
-            weight: segment.weight.as_entire_buffer_binding(),
-            momentum_buffer: buffer.as_entire_buffer_binding(),
-        });
+    fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
+        Rule::new(SgdParams {
+            chunk_count: segment.chunk_count,
+            weight_decay: self.weight_decay as f32,
+            momentum: self.momentum as f32,
+            dampening: self.dampening as f32,
+            nesterov: u32::from(self.nesterov),
+        })
     }
 }

@@ -1,13 +1,13 @@
 //! StableAdamW: AdamW that slows down where gradients outgrow their second moment.
 
-use super::adamw::{AdamW, Scaling, record_scaled};
-use super::tensor_means::{TensorMeans, record_eps_shares};
-use super::{Optimizer, Segment};
+use super::adamw::AdamW;
+use super::tensor_means::TensorMeans;
+use super::{Optimizer, Rule, Segment, rounded};
 use crate::error::Result;
 use crate::kernels::{
     FACTOR_LEARNING_RATE, RULE_INVERSE_ROOT_ABOVE, SquaredRatio, SquaredRatioParams,
 };
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// StableAdamW (Wortsman et al. 2023, <https://arxiv.org/abs/2304.13013>, as optimi has it): the
 /// learning rate of a tensor falls by the RMS of its updates, where that exceeds 1.
@@ -51,14 +51,22 @@ impl Default for StableAdamW {
 
 impl StableAdamW {
     fn adamw(&self) -> AdamW {
-        let Self { learning_rate, betas, eps, weight_decay, .. } = *self;
-        AdamW { learning_rate, betas, eps, weight_decay, ..AdamW::default() }
+        let Self { learning_rate, betas, eps, weight_decay, cautious_decay } = *self;
+        AdamW { learning_rate, betas, eps, weight_decay, cautious_decay, ..AdamW::default() }
     }
 }
 
 impl Optimizer for StableAdamW {
+    fn name(&self) -> &'static str {
+        "StableAdamW"
+    }
+
     fn moments(&self) -> &'static [&'static str] {
         &["m", "v"]
+    }
+
+    fn squares(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
     fn learning_rate(&self) -> f64 {
@@ -69,17 +77,22 @@ impl Optimizer for StableAdamW {
         self.betas
     }
 
+    fn eps(&self) -> Option<f64> {
+        Some(self.eps)
+    }
+
     fn validate(&self) -> Result<()> {
         self.adamw().validate()
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
+    fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
         let means = TensorMeans::new(recorder.gpu(), segment);
+        let [_, _, beta2, one_minus_beta2] = rounded(self.betas);
         recorder.dispatch(&SquaredRatio {
             params: SquaredRatioParams {
                 chunk_count: segment.chunk_count,
-                beta2: self.betas[1] as f32,
-                one_minus_beta2: (1.0 - self.betas[1]) as f32,
+                beta2,
+                one_minus_beta2,
                 eps: self.eps as f32,
             },
             state: recorder.step_state(),
@@ -90,20 +103,7 @@ impl Optimizer for StableAdamW {
             partials: means.partials.as_entire_buffer_binding(),
         });
         means.record(recorder, RULE_INVERSE_ROOT_ABOVE, 1.0);
-        let scaling = Scaling {
-            factor: FACTOR_LEARNING_RATE,
-            factors: means.factors,
-            cautious_decay: self.cautious_decay,
-        };
-        record_scaled(recorder, segment, &self.adamw(), &scaling);
-    }
-
-    fn record_eps_shares(
-        &self,
-        recorder: &mut Recorder<'_>,
-        segment: &Segment<'_>,
-        shares: &wgpu::Buffer,
-    ) -> bool {
-        record_eps_shares(recorder, segment, &segment.moments[1], self.eps, shares)
+        let params = self.adamw().scaled_params(segment, FACTOR_LEARNING_RATE);
+        Rule::new(params).bind("factors", &means.factors)
     }
 }

@@ -7,7 +7,7 @@ use crate::kernels::{
     Agreement, AgreementParams, MomentStatistics, MomentStatisticsParams, RULE_COMPLEMENT,
     RULE_INVERSE_AT_LEAST, TensorFactors, TensorFactorsParams, TensorRange,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// The least mean of a cautious mask that counts, as in the authors' code.
 const LEAST_AGREEMENT: f32 = 1e-3;
@@ -92,7 +92,7 @@ pub(super) fn record_eps_shares(
     v: &wgpu::Buffer,
     eps: f64,
     shares: &wgpu::Buffer,
-) -> bool {
+) {
     let means = TensorMeans::into(recorder.gpu(), segment, shares.clone());
     recorder.dispatch(&MomentStatistics {
         params: MomentStatisticsParams { chunk_count: segment.chunk_count, eps: eps as f32 },
@@ -102,5 +102,4 @@ pub(super) fn record_eps_shares(
         partials: means.partials.as_entire_buffer_binding(),
     });
     means.record(recorder, RULE_COMPLEMENT, 0.0);
-    true
 }

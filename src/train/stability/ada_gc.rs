@@ -1,9 +1,9 @@
 //! Clipping of each tensor by its own history.
 
-use super::{Judgement, Policy, check};
+use super::{Judgement, Policy, are_norms, check};
 use crate::error::Result;
 use crate::kernels::{ClipByHistory, ClipByHistoryParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// AdaGC (Wang et al. 2025, arXiv 2502.11034): clips each tensor to a little above an average of its
 /// own norms.
@@ -57,6 +57,11 @@ impl Policy for AdaGc {
 
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         vec![0; 2 + 2 * tensor_count as usize]
+    }
+
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let [_, is_pending, norms @ ..] = words else { return false };
+        *is_pending <= 1 && are_norms(norms)
     }
 
     fn needs_tensor_norms(&self) -> bool {

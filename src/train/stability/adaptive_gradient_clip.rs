@@ -4,7 +4,7 @@ use super::{Policy, check};
 use crate::error::Result;
 use crate::graph::Shape;
 use crate::kernels::{ClipUnit, ClipUnits, ClipUnitsParams};
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 use crate::train::optimizers::{Segment, SegmentTensor};
 
 /// Adaptive gradient clipping, AGC (Brock et al. 2021, arXiv 2102.06171): bounds the gradient of

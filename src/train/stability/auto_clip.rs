@@ -1,9 +1,9 @@
 //! Clipping to a percentile of the norms before.
 
-use super::{Judgement, Policy, check};
+use super::{Judgement, Policy, are_norms, check};
 use crate::error::Result;
 use crate::kernels::{ClipByPercentile, ClipByPercentileParams, LONGEST_HISTORY};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// AutoClip (Seetharaman et al. 2020, arXiv 2007.14469): clips gradients to a percentile of the
 /// norms seen so far.
@@ -59,6 +59,11 @@ impl Policy for AutoClip {
 
     fn memory(&self, _tensor_count: u32) -> Vec<u32> {
         vec![0; 4 + self.history as usize]
+    }
+
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let [count, next, is_pending, ..] = words else { return false };
+        *count <= self.history && *next < self.history && *is_pending <= 1 && are_norms(&words[3..])
     }
 
     fn judge(&self, recorder: &mut Recorder<'_>, judgement: &Judgement<'_>) {

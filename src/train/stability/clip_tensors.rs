@@ -3,7 +3,7 @@
 use super::{Judgement, Policy, check};
 use crate::error::Result;
 use crate::kernels::{ClipTensors, ClipTensorsParams};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// Clips the gradient of each tensor to a norm of its own: `g_t *= min(1, max_norm / |g_t|)`.
 ///

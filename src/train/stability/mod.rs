@@ -32,16 +32,17 @@ pub use z_clip::{ZClip, ZClipBound};
 
 use super::optimizers::Segment;
 use crate::error::{Error, Result};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// What a policy can look at and set between norm and verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct Judgement<'a> {
-    /// (1) f32: the mean loss of the step, not scaled; NaN or Inf where it is.
+    /// (1) f32: the loss of the step, not scaled; NaN or Inf where that of a microbatch is. Then
+    /// the verdict skips the step whatever policies say.
     pub loss: &'a wgpu::Buffer,
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
-    /// Number of tensors.
+    /// Number of trained tensors; policies see nothing of frozen ones.
     pub tensor_count: u32,
     /// Elements of each tensor, without padding.
     pub elements: &'a [usize],
@@ -55,7 +56,7 @@ pub struct Judgement<'a> {
 /// All that a step commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed<'a> {
-    /// Weights, by segment.
+    /// Weights of trained tensors, by segment.
     pub weights: &'a [wgpu::Buffer],
     /// The optimizer's moments, by segment and moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
@@ -88,10 +89,18 @@ pub trait Policy: Debug {
     /// [`Error::Setting`] names the one that is out of range.
     fn validate(&self) -> Result<()>;
 
-    /// The words the policy keeps on the device, as they start, for a model with this many tensors.
+    /// The words the policy keeps on the device, as they start, for a model with this many trained
+    /// tensors.
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         let _ = tensor_count;
         Vec::new()
+    }
+
+    /// Whether these words, as many as [`memory`](Self::memory) has, padded to a multiple of four,
+    /// can be what the policy remembers: a checkpoint with others is refused.
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let _ = words;
+        true
     }
 
     /// Whether [`Judgement::tensor_norms`] has to be there.
@@ -141,10 +150,22 @@ pub(super) struct ActivePolicy {
 }
 
 impl ActivePolicy {
+    /// The words of the memory before the first step.
+    pub fn fresh_memory(&self, tensor_count: u32) -> Vec<u32> {
+        let mut memory = self.policy.memory(tensor_count);
+        memory.resize(self.memory.size() as usize / 4, 0);
+        memory
+    }
+
     /// Where a checkpoint holds the memory.
     pub fn checkpoint_name(&self) -> String {
         format!("evenkeel/policy/{}", self.policy.name())
     }
+}
+
+/// Whether all of these are bits of numbers that are finite and not negative.
+fn are_norms(words: &[u32]) -> bool {
+    words.iter().all(|&bits| bits < f32::INFINITY.to_bits())
 }
 
 /// Fails unless the value is finite and fits.

@@ -6,7 +6,7 @@ use crate::kernels::{
     CopySnapshot, CopySnapshotParams, CutLearningRate, CutLearningRateParams, DecideSnapshot,
     DecideSnapshotParams, RollbackMemory,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// Keeps the last few states of the run on the device and goes back to one after bad steps.
 ///
@@ -76,7 +76,7 @@ impl SnapshotRing {
         const ALIGNMENT: u64 = 256;
         let gpu = recorder.gpu();
         let largest = gpu.largest_binding() / u64::from(self.snapshots);
-        let part = largest - largest % ALIGNMENT;
+        let part = (largest - largest % ALIGNMENT).max(ALIGNMENT);
         let mut offset = 0;
         while offset < live.size() {
             let bytes = part.min(live.size() - offset);

@@ -1,12 +1,12 @@
 //! Spikes of loss and norm, and what is done about them.
 
-use super::{Judgement, Policy, check};
+use super::{Judgement, Policy, are_norms, check};
 use crate::error::Result;
 use crate::kernels::{
     GuardSpikes, GuardSpikesParams, SPIKE_CLIP_HARDER, SPIKE_CUT_LEARNING_RATE,
     SPIKE_RESET_MOMENTS, SPIKE_ROLL_BACK, SPIKE_SKIP, SpikeMemory, SpikeReaction,
 };
-use crate::plan::{Recorder, to_u32};
+use crate::record::{Recorder, to_u32};
 
 /// What is done about a spike. All but [`ClipHarder`](Self::ClipHarder) skip the step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub enum Reaction {
     /// The step changes nothing.
     Skip,
     /// The step is applied, its gradients clipped to `factor` times the mean norm of the window.
-    /// Skipped while the window of norms is not half full.
+    /// Skipped while the window of norms is not half full, and where the loss is not finite.
     ClipHarder {
         /// Factor on the mean norm.
         factor: f32,
@@ -43,7 +43,8 @@ pub enum Reaction {
 ///
 /// Mean and deviation (n - 1) are those of the last `window` samples, not of the step judged, and
 /// count once half of them are there. Gradients that are not finite are no spike: such a step is
-/// skipped anyway, and tells nothing. A deviation below 2^-20 of the largest sample is taken for
+/// skipped anyway, and tells nothing. A loss that is not finite is one, and brings its reaction; the
+/// step is skipped anyway, for [`NonFiniteLoss`](crate::step::Reason). A deviation below 2^-20 of the largest sample is taken for
 /// that much, so rounding makes no spikes.
 ///
 /// A spike is not taken into the window. A lasting change of level would then be skipped for ever,
@@ -161,6 +162,24 @@ impl Policy for SpikeGuard {
 
     fn memory(&self, tensor_count: u32) -> Vec<u32> {
         vec![0; SpikeMemory::words(self.window, tensor_count)]
+    }
+
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let header = size_of::<SpikeMemory>() / 4;
+        let Some((header, samples)) = words.split_at_checked(header) else { return false };
+        let memory: SpikeMemory = bytemuck::pod_read_unaligned(bytemuck::cast_slice(header));
+        let (losses, others) = samples.split_at(self.window as usize);
+        let losses: &[f32] = bytemuck::cast_slice(losses);
+        let counts = [memory.loss_count, memory.norm_count];
+        let places = [memory.loss_next, memory.norm_next];
+        counts.into_iter().all(|count| count <= self.window)
+            && places.into_iter().all(|place| place < self.window)
+            && memory.pending < 8
+            && memory.pending_loss.is_finite()
+            && (0.0..=1.0).contains(&memory.cut_factor)
+            && are_norms(&[memory.pending_norm.to_bits()])
+            && losses.iter().all(|loss| loss.is_finite())
+            && are_norms(others)
     }
 
     fn needs_tensor_norms(&self) -> bool {

@@ -1,9 +1,9 @@
 //! Clipping of norms that stand out from those before.
 
-use super::{Judgement, Policy, check};
+use super::{Judgement, Policy, are_norms, check};
 use crate::error::Result;
 use crate::kernels::{ClipByZScore, ClipByZScoreParams, ZScoreMemory};
-use crate::plan::Recorder;
+use crate::record::Recorder;
 
 /// What ZClip clips a norm to that stands out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,6 +100,11 @@ impl Policy for ZClip {
 
     fn memory(&self, _tensor_count: u32) -> Vec<u32> {
         vec![0; size_of::<ZScoreMemory>() / 4]
+    }
+
+    fn accepts_memory(&self, words: &[u32]) -> bool {
+        let [_, is_pending, norms @ ..] = words else { return false };
+        *is_pending <= 1 && are_norms(norms)
     }
 
     fn judge(&self, recorder: &mut Recorder<'_>, judgement: &Judgement<'_>) {

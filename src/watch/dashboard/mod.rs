@@ -53,7 +53,7 @@ impl Dashboard {
     /// Takes the terminal.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if standard output is no terminal.
+    /// [`Error::Unsupported`] if standard output is no terminal, or one that can only print lines.
     pub fn new() -> Result<Self> {
         let refused = |reason: String| Error::Unsupported {
             what: format!("a dashboard here ({reason})"),
@@ -62,9 +62,12 @@ impl Dashboard {
         if !std::io::stdout().is_terminal() {
             return Err(refused("standard output is no terminal".into()));
         }
+        if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
+            return Err(refused("TERM is dumb: this terminal cannot move its cursor".into()));
+        }
         // This also installs the panic hook.
         let terminal = ratatui::try_init().map_err(|error| {
-            ratatui::restore();
+            drop(ratatui::try_restore());
             refused(error.to_string())
         })?;
         let mut dashboard = Self::with_backend(terminal);
@@ -154,7 +157,8 @@ impl<B: Backend> Drop for Dashboard<B> {
         // In a panic the hook has done so, and has printed where it happened: leaving the other
         // screen once more would move the cursor back above that.
         if self.is_real && !std::thread::panicking() {
-            ratatui::restore();
+            // A terminal that is gone needs nothing back.
+            drop(ratatui::try_restore());
         }
     }
 }

@@ -157,8 +157,7 @@ impl Sink for Report {
     #[cfg(not(target_arch = "wasm32"))]
     fn finish(&mut self) -> Result<()> {
         let write = |path: &Option<PathBuf>, draw: &dyn Fn() -> String| match path {
-            Some(path) => std::fs::write(path, draw())
-                .map_err(|error| super::sink::write_failed(path, &error)),
+            Some(path) => crate::file::replace(path, draw().as_bytes()),
             None => Ok(()),
         };
         let html = write(&self.html, &|| self.to_html());

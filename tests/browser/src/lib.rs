@@ -13,6 +13,8 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[path = "../../checkpoint.rs"]
 mod checkpoint;
+#[path = "../../custom_optimizer.rs"]
+mod custom_optimizer;
 #[path = "../../device_loss.rs"]
 mod device_loss;
 #[path = "../../diagnose.rs"]
@@ -21,16 +23,26 @@ mod diagnose;
 mod exchange;
 #[path = "../../faults.rs"]
 mod faults;
+#[path = "../../freezing.rs"]
+mod freezing;
 #[path = "../../generate.rs"]
 mod generate;
 #[path = "../../kernels/main.rs"]
 mod kernels;
 #[path = "../../logits.rs"]
 mod logits;
+#[path = "../../means.rs"]
+mod means;
 #[path = "../../numerics.rs"]
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../restore.rs"]
+mod restore;
+#[path = "../../sizes.rs"]
+mod sizes;
+#[path = "../../skips.rs"]
+mod skips;
 #[path = "../../stability.rs"]
 mod stability;
 #[path = "../../step.rs"]
@@ -39,6 +51,8 @@ mod step;
 mod tensor_telemetry;
 #[path = "../../training.rs"]
 mod training;
+#[path = "../../verdict.rs"]
+mod verdict;
 #[path = "../../watchdog.rs"]
 mod watchdog;
 #[path = "../../weights.rs"]
@@ -48,18 +62,25 @@ mod weights;
 const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("kernels", kernels::TESTS),
     ("checkpoint", checkpoint::TESTS),
+    ("custom_optimizer", custom_optimizer::TESTS),
     ("device_loss", device_loss::TESTS),
     ("diagnose", diagnose::TESTS),
     ("exchange", exchange::TESTS),
     ("faults", faults::TESTS),
+    ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
     ("logits", logits::TESTS),
+    ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
+    ("skips", skips::TESTS),
+    ("restore", restore::TESTS),
+    ("sizes", sizes::TESTS),
     ("stability", stability::TESTS),
     ("step", step::TESTS),
     ("tensor_telemetry", tensor_telemetry::TESTS),
     ("training", training::TESTS),
+    ("verdict", verdict::TESTS),
     ("watchdog", watchdog::TESTS),
     ("weights", weights::TESTS),
 ];

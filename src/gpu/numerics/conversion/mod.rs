@@ -8,11 +8,11 @@ use samples::{COUNT, HALVES, halves, pairs, words};
 use super::{Check, Gpu, Outcome, list, whole};
 use crate::error::Result;
 use crate::gpu::Dispatch;
+use crate::kernel::Precision;
 use crate::kernels::{
     CastFromF32, CastFromF32Params, CastToF32, CastToF32Params, ProbeConversion,
     ProbeConversionParams,
 };
-use crate::precision::Precision;
 use crate::reference;
 
 /// What conversions do.

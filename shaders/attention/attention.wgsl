@@ -1,0 +1,89 @@
+// o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over j <= t, with f the soft cap, by online
+// softmax. One workgroup per 64 queries of a head, one invocation per query. Where `watch` is set,
+// row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score is not finite.
+@group(0) @binding(0) var<uniform> params: AttentionParams;
+@group(0) @binding(1) var<storage, read> qkv: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> output: array<Quad>;
+// (batch, heads, time): largest score, log(sum(exp(score - largest)))
+@group(0) @binding(3) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> row_logits: array<vec2<f32>>; // (batch, heads, time)
+
+override watch: u32 = 0u; // a constant, so that what it switches off costs nothing
+
+// exp(-FAINT) counts as zero; a difference of two scores beyond it may be Inf.
+const FAINT = 88.0;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let quads = head_quads();
+    let flat = flat_group(group, groups);
+    let z = flat / blocks();
+    let sequence = z / params.heads;
+    let head = z % params.heads;
+    let kv_head = head / (params.heads / params.kv_heads);
+    let query = flat % blocks() * BLOCK + lane;
+    let end = min((flat % blocks() + 1u) * BLOCK, params.time);
+    if sequence < params.batch {
+        let q = query_at(sequence, head, min(query, params.time - 1u));
+        var top = LOWEST;
+        var total = 0.0;
+        var largest = vec4(LOWEST);
+        var spread = 0.0; // sum of exp(s - top) (top - s): every term is at least 0, none cancels
+        var o = array<vec4<f32>, MAX_HEAD_QUADS>();
+        for (var first = 0u; first < end; first += TILE) {
+            for (var i = lane; i < TILE * quads; i += BLOCK) {
+                let key = min(first + i / quads, params.time - 1u);
+                tile_x[i] = unpack(qkv[key_at(sequence, kv_head, key) + i % quads]);
+                tile_y[i] = unpack(qkv[value_at(sequence, kv_head, key) + i % quads]);
+            }
+            workgroupBarrier();
+            if first <= query {
+                var s = mat2x4<f32>();
+                for (var d = 0u; d < quads; d++) { s += x_dots(unpack(qkv[q + d]), d); }
+                let sees_x = seen(first, query);
+                let sees_y = seen(first + 4u, query);
+                let x = select(vec4(LOWEST), params.scale * s[0], sees_x);
+                let y = select(vec4(LOWEST), params.scale * s[1], sees_y);
+                if watch != 0u { largest = max(max(largest, x), y); }
+                s[0] = select(vec4(LOWEST), capped(x), sees_x);
+                s[1] = select(vec4(LOWEST), capped(y), sees_y);
+                let highest = max(max(vec4(top), s[0]), s[1]);
+                let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
+                let rise = min(new_top - top, FAINT);
+                let keep = exp_of_minus(vec4(rise)).x;
+                if watch != 0u { spread = keep * (spread + rise * total); }
+                total *= keep;
+                let below = mat2x4(
+                    min(new_top - s[0], vec4(FAINT)), min(new_top - s[1], vec4(FAINT)));
+                // Of a score that is not finite the weight is NaN, not zero.
+                s[0] = select(vec4(0.0), poisoned(x, exp_of_minus(below[0])), sees_x);
+                s[1] = select(vec4(0.0), poisoned(y, exp_of_minus(below[1])), sees_y);
+                total += dot(s[0], vec4(1.0));
+                total += dot(s[1], vec4(1.0));
+                if watch != 0u {
+                    spread += dot(s[0], below[0]);
+                    spread += dot(s[1], below[1]);
+                }
+                for (var d = 0u; d < quads; d++) { o[d] = o[d] * keep + y_sum(s, d); }
+                top = new_top;
+            }
+            workgroupBarrier();
+        }
+        if query < params.time {
+            // The largest score has weight 1, so total is at least 1.
+            let at = output_at(sequence, head, query);
+            for (var d = 0u; d < quads; d++) { output[at + d] = pack(o[d] / total); }
+            let row = statistic_at(sequence, head, query);
+            statistics[row] = vec2(top, log(total));
+            if watch != 0u {
+                let entropy = log(total) + spread / total;
+                let score = max(max(largest.x, largest.y), max(largest.z, largest.w));
+                row_logits[row] = vec2(keep_nan(vec4(entropy), vec4(score)).x, entropy);
+            }
+        }
+    }
+}

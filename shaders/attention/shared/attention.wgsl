@@ -1,0 +1,67 @@
+// What the attention kernels share: parameters, layout, and the transform of raw scores.
+struct AttentionParams {
+    batch: u32,
+    time: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_quads: u32,
+    scale: f32,
+    soft_cap: f32, // 0: none
+}
+
+// Quads in a head, at most MAX_HEAD_QUADS, where the compiler may unroll over them, so that private
+// arrays become registers; 0 leaves the number to the uniform and compiles faster.
+override unroll_quads: u32 = 0u;
+
+const BLOCK = 64u; // rows per workgroup, one per invocation
+const TILE = 8u; // rows of the other side in workgroup memory at a time
+// Where a running maximum begins: the lowest f32. A score may be as low, so what a query sees is
+// decided by position alone. In hexadecimal, since Tint rejects a decimal that must be rounded.
+const LOWEST = -0x1.fffffep+127;
+
+fn head_quads() -> u32 { return select(unroll_quads, params.head_quads, unroll_quads == 0u); }
+fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
+
+// qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.
+fn qkv_row(sequence: u32, t: u32) -> u32 {
+    return (sequence * params.time + t) * (params.heads + 2u * params.kv_heads) * head_quads();
+}
+fn query_at(sequence: u32, head: u32, t: u32) -> u32 {
+    return qkv_row(sequence, t) + head * head_quads();
+}
+fn key_at(sequence: u32, kv_head: u32, t: u32) -> u32 {
+    return qkv_row(sequence, t) + (params.heads + kv_head) * head_quads();
+}
+fn value_at(sequence: u32, kv_head: u32, t: u32) -> u32 {
+    return qkv_row(sequence, t) + (params.heads + params.kv_heads + kv_head) * head_quads();
+}
+// The output is (batch, time, heads, head_quads).
+fn output_at(sequence: u32, head: u32, t: u32) -> u32 {
+    return ((sequence * params.time + t) * params.heads + head) * head_quads();
+}
+// Row statistics are (batch, heads, time).
+fn statistic_at(sequence: u32, head: u32, t: u32) -> u32 {
+    return (sequence * params.heads + head) * params.time + t;
+}
+
+// Which of four keys from `first` on the query sees.
+fn seen(first: u32, query: u32) -> vec4<bool> {
+    return first + vec4(0u, 1u, 2u, 3u) <= vec4(query);
+}
+
+fn capped(score: vec4<f32>) -> vec4<f32> {
+    if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
+    return score;
+}
+fn capped_derivative(score: vec4<f32>) -> vec4<f32> {
+    if params.soft_cap > 0.0 { return tanh_derivative(score / params.soft_cap); }
+    return vec4(1.0);
+}
+
+// Probabilities of scores before the cap, given what the forward pass left of their rows: the largest
+// capped score, and log(sum(exp(score - largest))). Apart, because beside a large score their sum
+// would lose the digits of the logarithm. NaN where a score or its row is not finite.
+fn probability(score: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>) -> vec4<f32> {
+    let below = max(top - capped(score), vec4(0.0));
+    return poisoned(score + log_total, exp_of_minus(below + log_total));
+}

@@ -1,0 +1,20 @@
+// y[i] = cap tanh(x[i] / cap); NaN where x[i] is NaN or Inf, which the cap would hide. One
+// invocation per quad.
+struct SoftCapParams { quads: u32, cap: f32 }
+
+@group(0) @binding(0) var<uniform> params: SoftCapParams;
+@group(0) @binding(1) var<storage, read> x: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> y: array<Quad>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = flat_group(group, groups) * 64u + lane;
+    if i < params.quads {
+        let values = unpack(x[i]);
+        y[i] = pack(poisoned(values, params.cap * tanh_accurate(values / params.cap)));
+    }
+}

@@ -1,0 +1,121 @@
+//! Kernels made ready, and encoded or run.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Gpu, pipeline};
+use crate::kernel::{AnyKernel, Declaration, Kernel, Variant};
+
+/// One dispatch, ready to be encoded any number of times. A clone is the same dispatch over the same
+/// buffers.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// Name of the kernel.
+    pub name: &'static str,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+}
+
+impl Gpu {
+    /// The compiled pipeline of a variant of a kernel, made on first use.
+    pub fn pipeline(
+        &self,
+        kernel: &Declaration,
+        variant: Variant,
+        overrides: &[u32],
+    ) -> wgpu::ComputePipeline {
+        let variant = kernel.variant(variant);
+        let key = (kernel.name, variant, overrides.to_vec());
+        if let Some(pipeline) = self.shared.pipelines.lock().expect("not poisoned").get(&key) {
+            return pipeline.clone();
+        }
+        let pipeline = pipeline::build(&self.device, kernel, variant, overrides);
+        self.shared.pipelines.lock().expect("not poisoned").insert(key, pipeline.clone());
+        pipeline
+    }
+
+    /// Makes a dispatch that owns its uniform block, over f32 storage.
+    pub fn prepare<K: Kernel>(&self, kernel: &K) -> Dispatch {
+        self.prepare_as(kernel, Variant::default())
+    }
+
+    /// Makes a dispatch that owns its uniform block, of the given variant: usually a
+    /// [`Precision`](crate::Precision), the storage of tensors.
+    pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
+        self.prepare_any(&AnyKernel::of(kernel), variant.into())
+    }
+
+    fn prepare_any(&self, kernel: &AnyKernel<'_>, variant: Variant) -> Dispatch {
+        use wgpu::BufferUsages as Usage;
+        let size = (kernel.uniform.len() as u64).next_multiple_of(16);
+        let buffer = self.create(kernel.declaration.name, size, Usage::UNIFORM | Usage::COPY_DST);
+        self.prepare_in(kernel, variant, &buffer, 0)
+    }
+
+    /// Makes a dispatch whose uniform block is written to `uniforms` at `offset`.
+    pub(crate) fn prepare_in(
+        &self,
+        kernel: &AnyKernel<'_>,
+        variant: Variant,
+        uniforms: &wgpu::Buffer,
+        offset: u64,
+    ) -> Dispatch {
+        let declaration = kernel.declaration;
+        let variant = Variant { few_lanes: self.is_software(), ..variant };
+        let pipeline = self.pipeline(declaration, variant, &kernel.overrides);
+        self.queue.write_buffer(uniforms, offset, kernel.uniform);
+        let mut entries = vec![wgpu::BindGroupEntry {
+            binding: 0,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: uniforms,
+                offset,
+                size: std::num::NonZeroU64::new(kernel.uniform.len().next_multiple_of(16) as u64),
+            }),
+        }];
+        for (binding, buffer) in (1..).zip(&kernel.buffers) {
+            let resource = wgpu::BindingResource::Buffer(buffer.clone());
+            entries.push(wgpu::BindGroupEntry { binding, resource });
+        }
+        let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(declaration.name),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Dispatch { name: declaration.name, workgroups: kernel.grid, pipeline, bind_group }
+    }
+
+    /// Encodes dispatches in order into one compute pass.
+    pub fn encode<'d>(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+    ) {
+        let mut count = 0;
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for dispatch in dispatches {
+            let [x, y, z] = dispatch.workgroups;
+            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_bind_group(0, &dispatch.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+            count += 1;
+        }
+        self.shared.dispatches.fetch_add(count, Relaxed);
+    }
+
+    /// Runs one kernel over f32 storage at once, in a submit of its own.
+    pub fn run<K: Kernel>(&self, kernel: &K) {
+        self.run_as(kernel, Variant::default());
+    }
+
+    /// Runs one variant of a kernel at once, in a submit of its own.
+    pub fn run_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) {
+        self.run_dispatch(&self.prepare_as(kernel, variant));
+    }
+
+    fn run_dispatch(&self, dispatch: &Dispatch) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        self.encode(&mut encoder, [dispatch]);
+        self.submit(encoder);
+    }
+}

@@ -1,0 +1,25 @@
+//! What a kernel is: text, declaration, variants.
+//!
+//! A kernel is WGSL, joined from [`Fragment`]s, with a [`Declaration`] of its bindings, its uniform,
+//! its workgroup and its grid. [`kernel!`](crate::kernel!) declares it once; everything else walks
+//! the declaration: pipelines are built from it, plans record it, and `contract` (feature
+//! `contract`) compares it with the parsed WGSL in both directions. It is compiled for a
+//! [`Variant`]: storage of tensors and weights, lanes, heads. Read on in
+//! [`kernels`](crate::kernels) for the kernels themselves and in [`plan`](crate::plan) for how they
+//! are replayed.
+
+#[cfg(feature = "contract")]
+pub mod contract;
+mod declaration;
+#[doc(hidden)]
+pub mod embed;
+mod fragment;
+pub mod precision;
+pub mod shared;
+mod variant;
+
+pub(crate) use declaration::AnyKernel;
+pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
+pub use fragment::Fragment;
+pub use precision::{Precision, WeightStorage};
+pub use variant::{HeadQuads, Variant};

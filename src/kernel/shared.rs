@@ -1,0 +1,103 @@
+//! WGSL that several kernels share, for use in your own [`kernel!`](crate::kernel!) as well.
+
+use super::fragment::Fragment;
+use crate::wgsl;
+
+/// `Quad`, `unpack`, `pack` over f32 storage.
+pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
+/// `Quad`, `unpack`, `pack` over f16 storage.
+pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
+/// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].
+pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
+/// `Weight`, `load_weight`, `store_weight`, `weight_value`, `set_weight` over f32 storage; wants
+/// [`STEP_STATE`], and a buffer `weight` that is read and written.
+pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
+/// `flat_group`: the index of a workgroup in a folded grid.
+pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
+/// `LANES` of a kernel with 64 invocations in a workgroup.
+pub const LANES_64: Fragment = wgsl!("../../shaders/shared/lanes_64.wgsl");
+/// `LANES` of a kernel with one workgroup per row, `@workgroup_size(LANES)`: where
+/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`ROW_LANES_4`] stands for it.
+pub const ROW_LANES_64: Fragment = wgsl!("../../shaders/shared/row_lanes_64.wgsl");
+/// `LANES` of a kernel with one workgroup per row, on a CPU.
+pub const ROW_LANES_4: Fragment = wgsl!("../../shaders/shared/row_lanes_4.wgsl");
+/// `workgroup_sum`, `workgroup_max` and their u32 twins; wants [`LANES_64`] or [`ROW_LANES_64`].
+pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
+/// Tests on bits and functions that WGSL does not give accurately enough.
+pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
+/// `StepInput`, `StepState` and the other device structs of [`step`](crate::step).
+pub const STEP_STATE: Fragment = wgsl!("../../shaders/shared/step_state.wgsl");
+/// Magnitudes outside f32's range: `Wide`, `widen`, `narrow`, `quotient`, `power_of_two`.
+pub const WIDE: Fragment = wgsl!("../../shaders/shared/wide.wgsl");
+/// `combine` of scan partials of squares; wants [`WIDE`] and [`STEP_STATE`].
+pub const SCAN_PARTIAL: Fragment = wgsl!("../../shaders/shared/scan_partial.wgsl");
+/// `open_step`: norm and counts into the state; wants [`STEP_STATE`] and [`WIDE`].
+pub const OPEN_STEP: Fragment = wgsl!("../../shaders/shared/open_step.wgsl");
+/// `clipped` and `remembered`: gradient and moments as optimizers see them; wants [`STEP_STATE`].
+pub const CLIPPED: Fragment = wgsl!("../../shaders/optimizer/shared/clipped.wgsl");
+/// Activation functions on `vec4<f32>`, their derivatives, accurate tanh and erf.
+pub const ACTIVATION: Fragment = wgsl!("../../shaders/shared/activation.wgsl");
+/// Threefry-4x32, uniform and normal numbers.
+pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");
+/// `row_quads`, `is_element`, `masked`, `sum4`: rows of quads and their padding.
+pub const ROW: Fragment = wgsl!("../../shaders/shared/row.wgsl");
+/// `workgroup_sum_vec4`; wants [`LANES_64`] or [`ROW_LANES_64`].
+pub const REDUCE_VEC4: Fragment = wgsl!("../../shaders/shared/reduce_vec4.wgsl");
+/// `tile_width`, `fold_tile`: column sums by workgroups of 64.
+pub const COLUMN_TILE: Fragment = wgsl!("../../shaders/shared/column_tile.wgsl");
+/// `log_one_plus`, `one_minus_exp`, `exp4_nonpositive`, `nan_from`; joined after [`NUMERICS`].
+pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
+/// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
+/// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
+pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
+/// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.
+pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
+/// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f16, with sums of
+/// 16 products added up in f32.
+pub const PRODUCT_TERMS_F16: Fragment = wgsl!("../../shaders/shared/product_terms_f16.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 4 quads.
+pub const HEAD_QUADS_4: Fragment = wgsl!("../../shaders/shared/head_quads_4.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 8 quads.
+pub const HEAD_QUADS_8: Fragment = wgsl!("../../shaders/shared/head_quads_8.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 16 quads.
+pub const HEAD_QUADS_16: Fragment = wgsl!("../../shaders/shared/head_quads_16.wgsl");
+/// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::kernel::Variant::head_quads) says, the
+/// others stand for it.
+pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
+/// `fold`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
+/// [`POWER_PARTIAL`](crate::kernels::POWER_PARTIAL).
+pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");
+/// `log2_bits`, `exp2_fraction`, `power_of_ratio`: powers that lose about one unit of 2^-24.
+pub const POWER: Fragment = wgsl!("../../shaders/shared/power.wgsl");
+/// `TensorNorm` and `NONFINITE_EXPONENT`.
+pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl");
+/// What [`update_rule!`](crate::update_rule!) puts around a rule: bindings, loop, verdict; wants
+/// [`STEP_STATE`], [`GRID`], [`CLIPPED`] and [`WEIGHT_F32`].
+pub const UPDATE_FRAME: Fragment = wgsl!("../../shaders/optimizer/shared/update_frame.wgsl");
+/// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
+/// [`UPDATE_FRAME`].
+pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/optimizer/shared/adam_moments.wgsl");
+/// `agrees`: where two vectors have the same sign.
+pub const AGREES: Fragment = wgsl!("../../shaders/optimizer/shared/agrees.wgsl");
+/// `shrink`: weight decay, cautious or not; wants [`UPDATE_FRAME`] and [`AGREES`].
+pub const CAUTIOUS_DECAY: Fragment = wgsl!("../../shaders/optimizer/shared/cautious_decay.wgsl");
+/// `TensorRange`: which partial sums are those of a tensor.
+pub const TENSOR_RANGE: Fragment = wgsl!("../../shaders/optimizer/shared/tensor_range.wgsl");
+/// `FactoredTensor` and what Adafactor keeps of it; wants [`CLIPPED`] and [`POWER`].
+pub const FACTORED: Fragment = wgsl!("../../shaders/optimizer/shared/factored.wgsl");
+/// `normalized` and `vector_variance`: Adafactor's update before it is bounded; wants [`FACTORED`].
+pub const ADAFACTOR_UPDATE: Fragment =
+    wgsl!("../../shaders/optimizer/shared/adafactor_update.wgsl");
+/// `unpack_bf16`, `pack_bf16`, `round_bf16`, `nan_bits`: bf16 as integers.
+pub const BF16: Fragment = wgsl!("../../shaders/shared/bf16.wgsl");
+/// [`WEIGHT_F32`]'s functions over bf16 with stochastic rounding; wants [`BF16`] and [`RANDOM`] too.
+pub const WEIGHT_BF16_STOCHASTIC: Fragment =
+    wgsl!("../../shaders/shared/weight_bf16_stochastic.wgsl");
+/// [`WEIGHT_F32`]'s functions over bf16 with Kahan compensation; wants [`BF16`] too.
+pub const WEIGHT_BF16_KAHAN: Fragment = wgsl!("../../shaders/shared/weight_bf16_kahan.wgsl");
+/// [`WEIGHT_F32`]'s functions over f32 split in two halves; wants [`BF16`] too.
+pub const WEIGHT_BF16_SPLIT: Fragment = wgsl!("../../shaders/shared/weight_bf16_split.wgsl");
+/// `overflowed`, `scale_below`, `magnitude4`: powers of two that keep squares within f32.
+pub const RANGE: Fragment = wgsl!("../../shaders/shared/range.wgsl");
+/// `centred`: deviations from a mean kept as shift + rest.
+pub const CENTRED: Fragment = wgsl!("../../shaders/shared/centred.wgsl");

@@ -1,0 +1,123 @@
+//! What a kernel is compiled for: the storage of its tensors, the device, the size of its heads.
+//!
+//! A variant swaps shared fragments of a kernel's text for others with the same names in them; a
+//! kernel heeds the parts of it that it has fragments for.
+
+use super::fragment::Fragment;
+use super::precision::{Precision, WeightStorage};
+use super::shared;
+
+/// What a kernel is compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Storage of tensors.
+    pub precision: Precision,
+    /// Storage of the optimizer's weights.
+    pub weights: WeightStorage,
+    /// Whether matrix products of f16 tensors multiply in f16, on devices that can.
+    pub native_f16: bool,
+    /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
+    /// [`is_software`](crate::Gpu::is_software) holds.
+    pub few_lanes: bool,
+    /// Quads in a head of attention.
+    pub head_quads: HeadQuads,
+}
+
+/// The most quads that a head of attention may have.
+///
+/// Attention holds rows of a head in private arrays, whose length WGSL must know: where they are
+/// longer than need be, compilers take longer and registers are lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HeadQuads {
+    /// Heads of up to 16 columns.
+    UpTo4,
+    /// Heads of up to 32 columns.
+    UpTo8,
+    /// Heads of up to 64 columns.
+    UpTo16,
+    /// Every head: up to 128 columns.
+    #[default]
+    UpTo32,
+}
+
+impl HeadQuads {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 4] = [Self::UpTo4, Self::UpTo8, Self::UpTo16, Self::UpTo32];
+
+    /// How many that are.
+    pub const fn most(self) -> u32 {
+        match self {
+            Self::UpTo4 => 4,
+            Self::UpTo8 => 8,
+            Self::UpTo16 => 16,
+            Self::UpTo32 => 32,
+        }
+    }
+
+    /// The smallest that a head of `quads` fits in.
+    ///
+    /// # Panics
+    /// With more than [`MAX_HEAD_QUADS`](crate::kernels::MAX_HEAD_QUADS).
+    pub fn fitting(quads: u32) -> Self {
+        let fitting = Self::ALL.into_iter().find(|size| quads <= size.most());
+        fitting.unwrap_or_else(|| panic!("a head of {quads} quads: at most 32"))
+    }
+
+    const fn fragment(self) -> Fragment {
+        match self {
+            Self::UpTo4 => shared::HEAD_QUADS_4,
+            Self::UpTo8 => shared::HEAD_QUADS_8,
+            Self::UpTo16 => shared::HEAD_QUADS_16,
+            Self::UpTo32 => shared::HEAD_QUADS_32,
+        }
+    }
+}
+
+impl From<Precision> for Variant {
+    fn from(precision: Precision) -> Self {
+        Self { precision, ..Self::default() }
+    }
+}
+
+impl From<WeightStorage> for Variant {
+    fn from(weights: WeightStorage) -> Self {
+        Self { weights, ..Self::default() }
+    }
+}
+
+impl From<HeadQuads> for Variant {
+    fn from(head_quads: HeadQuads) -> Self {
+        Self { head_quads, ..Self::default() }
+    }
+}
+
+impl Variant {
+    /// Every combination.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let storage = Precision::ALL.into_iter().flat_map(|precision| {
+            WeightStorage::ALL.map(|weights| Self { weights, ..precision.into() })
+        });
+        let native = Self { native_f16: true, ..Precision::F16.into() };
+        let lanes = storage
+            .chain([native])
+            .flat_map(|variant| [false, true].map(|few_lanes| Self { few_lanes, ..variant }));
+        lanes.flat_map(|variant| HeadQuads::ALL.map(|head_quads| Self { head_quads, ..variant }))
+    }
+
+    /// Features of the device that this variant needs.
+    pub fn features(self) -> wgpu::Features {
+        if self.native_f16 { wgpu::Features::SHADER_F16 } else { wgpu::Features::empty() }
+    }
+
+    /// The fragments that stand for `fragment` in this variant.
+    pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
+        match fragment.stem() {
+            "quad_f32" => self.precision.fragments().to_vec(),
+            "weight_f32" => self.weights.fragments().to_vec(),
+            "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
+            "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "head_quads_32" => vec![self.head_quads.fragment()],
+            _ => vec![*fragment],
+        }
+    }
+}

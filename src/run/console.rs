@@ -1,0 +1,115 @@
+//! Output that no run ends for: who reads it may go away.
+
+use std::fmt::{Arguments, Display};
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use super::Signal;
+
+/// Why standard output could not be written, for the first time; a closed pipe is no reason.
+static FAILED: Mutex<Option<String>> = Mutex::new(None);
+
+/// `println!` for programs whose work is worth more than their output: where nobody reads it any
+/// more (`program | head -1`), or the disk it goes to is full, the program goes on.
+/// [`finish`](crate::run::finish) reports the latter.
+#[macro_export]
+macro_rules! say {
+    () => { $crate::run::print_line(::std::format_args!("")) };
+    ($($argument:tt)+) => { $crate::run::print_line(::std::format_args!($($argument)+)) };
+}
+
+/// Prints a line; see [`say!`](crate::say).
+pub fn print_line(line: Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    keep(out.write_fmt(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()));
+}
+
+/// Prints bytes as they are; see [`say!`](crate::say).
+pub fn print_bytes(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    keep(out.write_all(bytes).and_then(|()| out.flush()));
+}
+
+fn keep(result: io::Result<()>) {
+    if let Err(error) = result
+        && error.kind() != ErrorKind::BrokenPipe
+        && let Ok(mut failed) = FAILED.lock()
+    {
+        failed.get_or_insert_with(|| error.to_string());
+    }
+}
+
+/// A line on the error output that begins with `warning: `.
+pub fn warn(message: impl Display) {
+    complain("warning", &message);
+}
+
+fn complain(kind: &str, message: &dyn Display) {
+    let message = message.to_string();
+    let lines: Vec<_> = message.lines().map(str::trim).collect();
+    // There is nowhere left to say it.
+    drop(writeln!(io::stderr(), "{kind}: {}", lines.join(" ")));
+}
+
+/// How a program ended, if not with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All was done: exit code 0.
+    Done,
+    /// All was done, and something is wrong with what came out, as was said: exit code 1.
+    Unfit,
+    /// A signal asked to stop: exit code 128 and its number.
+    Stopped(Signal),
+}
+
+impl From<()> for Ending {
+    fn from((): ()) -> Self {
+        Self::Done
+    }
+}
+
+/// Whether what came out is as it should be.
+impl From<bool> for Ending {
+    fn from(fit: bool) -> Self {
+        if fit { Self::Done } else { Self::Unfit }
+    }
+}
+
+/// What `main` returns: says an error in one line, and that standard output could not be written,
+/// with exit code 1.
+pub fn finish<T: Into<Ending>, E: Display>(result: Result<T, E>) -> ExitCode {
+    let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
+    let code = match result.map(Into::into) {
+        Ok(Ending::Done) => 0,
+        Ok(Ending::Unfit) => 1,
+        Ok(Ending::Stopped(signal)) => signal.exit_code(),
+        Err(error) => {
+            complain("error", &error);
+            1
+        }
+    };
+    match failed {
+        Some(reason) if code == 0 => {
+            complain("error", &format!("standard output could not be written: {reason}"));
+            ExitCode::from(1)
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_have_their_exit_codes() {
+        let code = |ending: Result<Ending, String>| format!("{:?}", finish(ending));
+        let expected = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(code(Ok(Ending::Done)), expected(0));
+        assert_eq!(code(Ok(false.into())), expected(1));
+        assert_eq!(code(Ok(Ending::Stopped(Signal::INTERRUPT))), expected(130));
+        assert_eq!(code(Ok(Ending::Stopped(Signal::TERMINATE))), expected(143));
+        assert_eq!(code(Err("a reason".into())), expected(1));
+    }
+}

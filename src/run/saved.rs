@@ -1,0 +1,188 @@
+//! A run on the disk: its state at one step, and what else it takes to go on.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::text::Fingerprint;
+use super::{Options, Outputs, warn};
+use crate::error::{Error, Result};
+use crate::file;
+use crate::train::Checkpoint;
+
+/// The name, among the metadata of the file, of what is not in a checkpoint.
+const KEY: &str = "evenkeel run";
+/// Bytes of a safetensors file in front of its header, which are its length.
+const LENGTH: usize = 8;
+
+/// What a run is beside its state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// All options, as they were resolved.
+    pub options: Options,
+    /// The text, to know it again.
+    pub text: Fingerprint,
+}
+
+/// The last save of a run.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Weights, moments, states, counters. The step is also the position in the data: batches are
+    /// drawn by seed and step.
+    pub checkpoint: Checkpoint,
+    /// What the run is.
+    pub about: About,
+}
+
+impl Saved {
+    /// Whether the run came to its end.
+    pub fn is_over(&self) -> bool {
+        let steps = self.about.options.steps.unwrap_or(0);
+        self.checkpoint.steps() >= steps as u64
+    }
+
+    /// Writes one file that any reader of safetensors reads. The save before is kept. A crash at
+    /// any moment leaves both whole.
+    ///
+    /// # Errors
+    /// [`Error::File`]; the earlier saves are as they were.
+    pub fn write(outputs: &Outputs, checkpoint: &Checkpoint, about: &About) -> Result<()> {
+        let bytes = with_about(&checkpoint.to_bytes(), about)?;
+        file::replace_and_keep(&outputs.weights, &bytes, &outputs.previous)
+    }
+
+    /// The last save, or the one before where the last cannot be read, which is said. `None` where
+    /// there is neither.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], [`Error::File`] where none of them can be read.
+    pub fn read(weights: &Path, previous: &Path) -> Result<Option<Self>> {
+        let last = Self::read_one(weights);
+        if let Ok(Some(saved)) = last {
+            return Ok(Some(saved));
+        }
+        match Self::read_one(previous) {
+            Ok(Some(saved)) => {
+                let reason = match last {
+                    Err(error) => error.to_string(),
+                    Ok(_) => format!("{} is not there", weights.display()),
+                };
+                let steps = saved.checkpoint.steps();
+                warn(format!("{reason}; going on from the save before it, at step {steps}"));
+                Ok(Some(saved))
+            }
+            _ => last,
+        }
+    }
+
+    fn read_one(path: &Path) -> Result<Option<Self>> {
+        let refuse = |reason: String| Error::File { path: path.to_owned(), reason };
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(refuse(format!("the save cannot be read: {error}"))),
+        };
+        let checkpoint =
+            Checkpoint::from_bytes(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let about = header(&bytes).and_then(|(header, _)| {
+            let about = header.get("__metadata__")?.get(KEY)?.as_str()?;
+            serde_json::from_str(about).ok()
+        });
+        let about = about.ok_or_else(|| {
+            refuse("the checkpoint does not say which run it is of; it was not made by one".into())
+        })?;
+        Ok(Some(Self { checkpoint, about }))
+    }
+}
+
+/// The header of a safetensors file, and where it ends.
+fn header(bytes: &[u8]) -> Option<(Map<String, Value>, usize)> {
+    let length = u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?);
+    let end = LENGTH.checked_add(usize::try_from(length).ok()?)?;
+    let header = serde_json::from_slice(bytes.get(LENGTH..end)?).ok()?;
+    Some((header, end))
+}
+
+/// Adds an entry to the metadata of a safetensors file.
+fn with_about(bytes: &[u8], about: &About) -> Result<Vec<u8>> {
+    let unusable = |reason: &str| Error::Checkpoint { reason: reason.to_owned() };
+    let (mut header, end) = header(bytes).ok_or_else(|| unusable("it has no header"))?;
+    let metadata = header.entry("__metadata__").or_insert_with(|| Value::Object(Map::new()));
+    let metadata = metadata.as_object_mut().ok_or_else(|| unusable("its metadata are none"))?;
+    let about = serde_json::to_string(about).expect("options and text are JSON");
+    metadata.insert(KEY.to_owned(), about.into());
+    let mut text = serde_json::to_vec(&header).expect("JSON");
+    // Data begin at a multiple of eight.
+    text.resize(text.len().next_multiple_of(LENGTH), b' ');
+    let length = (text.len() as u64).to_le_bytes();
+    Ok([&length[..], &text, &bytes[end..]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+
+    use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+    use super::*;
+
+    fn about(steps: usize) -> About {
+        let text = Fingerprint { characters: Some("ab\"".into()), tokens: 9, hash: "0".into() };
+        About { options: Options { steps: Some(steps), ..Options::default() }, text }
+    }
+
+    /// As a trainer's, with one tensor.
+    fn checkpoint(steps: u64) -> Checkpoint {
+        let data = bytemuck::cast_slice(&[1.5_f32, -2.0, 3.0]);
+        let view = TensorView::new(Dtype::F32, vec![3], data).expect("a tensor");
+        let info = [("format", "evenkeel checkpoint 1".into()), ("steps", steps.to_string())];
+        let info: HashMap<_, _> = info.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let bytes = safetensors::serialize([("weight", view)], Some(info)).expect("a file");
+        Checkpoint::from_bytes(&bytes).expect("a checkpoint")
+    }
+
+    #[test]
+    fn a_save_is_a_checkpoint_that_says_what_it_is_of() {
+        let bytes = with_about(&checkpoint(7).to_bytes(), &about(9)).expect("a file");
+        let read = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let weight = read.tensor("weight").expect("there");
+        let expected: &[u8] = bytemuck::cast_slice(&[1.5_f32, -2.0, 3.0]);
+        assert_eq!((weight.shape(), weight.data()), (&[3][..], expected));
+        let checkpoint = Checkpoint::from_bytes(&bytes).expect("a checkpoint");
+        assert_eq!(checkpoint.steps(), 7);
+        // Another program's data begin where it may want them aligned.
+        assert_eq!(u64::from_le_bytes(*bytes.first_chunk().expect("8 bytes")) % 8, 0);
+    }
+
+    #[test]
+    fn the_save_before_serves_where_the_last_is_damaged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [weights, previous] = ["last", "previous"].map(|name| folder.path().join(name));
+        let read = || Saved::read(&weights, &previous);
+        assert!(read().expect("nothing is wrong").is_none());
+        for steps in [3, 6, 9] {
+            let bytes = with_about(&checkpoint(steps).to_bytes(), &about(9)).expect("a file");
+            file::replace_and_keep(&weights, &bytes, &previous).expect("written");
+        }
+        let saved = read().expect("readable").expect("there");
+        assert_eq!((saved.checkpoint.steps(), saved.is_over()), (9, true));
+        assert_eq!(saved.about.text, about(9).text);
+
+        let whole = fs::read(&weights).expect("there");
+        for length in [0, 7, 40, whole.len() - 1] {
+            fs::write(&weights, &whole[..length]).expect("written");
+            let saved = read().expect("the one before").expect("there");
+            assert_eq!((saved.checkpoint.steps(), saved.is_over()), (6, false), "{length}");
+        }
+        fs::remove_file(&weights).expect("removed");
+        assert_eq!(read().expect("readable").expect("there").checkpoint.steps(), 6);
+
+        // A checkpoint by itself is not a run.
+        fs::remove_file(&previous).expect("removed");
+        fs::write(&weights, checkpoint(1).to_bytes()).expect("written");
+        let error = read().expect_err("not a run").to_string();
+        assert!(error.contains("does not say which run"), "{error}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Everything a run needs to go on exactly where it was, on the host, as a safetensors file.
+//!
+//! Parameters and states are stored under their own names, dense, as any other program would write
+//! them; what only a trainer needs lies beside them under names that begin with `evenkeel/`.
+
+mod check;
+mod file;
+mod restore;
+mod save;
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::kernel::Field;
+
+/// Names of what only a trainer needs begin with it.
+const RESERVED: &str = "evenkeel/";
+const STATE: &str = "evenkeel/state";
+const TENSORS: &str = "evenkeel/tensors";
+const POLICY: &str = "evenkeel/policy/";
+const MOMENT: &str = "evenkeel/moment/";
+const COMPENSATION: &str = "evenkeel/compensation/";
+
+/// One stored tensor: its shape, and its elements as bits of f32 or as u32.
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    shape: Vec<usize>,
+    is_float: bool,
+    words: Vec<u32>,
+}
+
+/// A run at one step: weights, moments, states, counters, and what policies remember.
+///
+/// [`Trainer::checkpoint`] takes one and [`Trainer::restore`] goes back to it; the run goes on with
+/// the same bits. What it does not hold are the data and where in them the run stood: the caller
+/// has those, and [`steps`](Self::steps) says how many steps were taken. It is a value of its own:
+/// nothing that the run does later changes it.
+///
+#[doc = include_str!("checkpoints.md")]
+///
+/// [`Trainer::checkpoint`]: super::Trainer::checkpoint
+/// [`Trainer::restore`]: super::Trainer::restore
+/// [`Trainer::restore_weights`]: super::Trainer::restore_weights
+/// [`Trainer::steps`]: super::Trainer::steps
+/// [`Trainer::seed`]: super::Trainer::seed
+/// [`Trainer::set_learning_rate_factor`]: super::Trainer::set_learning_rate_factor
+/// [`TrainerBuilder`]: super::TrainerBuilder
+/// [`TensorState`]: crate::step::TensorState
+/// [`StepState`]: crate::step::StepState
+/// [`LossScale`]: super::LossScale
+/// [`Schedule`]: super::Schedule
+/// [`SnapshotRing`]: super::SnapshotRing
+/// [`WeightStorage`]: crate::WeightStorage
+/// [`Bf16Kahan`]: crate::WeightStorage::Bf16Kahan
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    entries: BTreeMap<String, Entry>,
+    origin: Origin,
+}
+
+/// What of a run's state the host has, not the device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct HostState {
+    pub steps: u64,
+    pub seed: u32,
+    pub learning_rate_factor: f32,
+}
+
+/// Which run a checkpoint is of, beside its tensors. Lists of names have one to a line.
+#[derive(Clone, Debug, PartialEq)]
+struct Origin {
+    host: HostState,
+    /// What the model says of itself.
+    model: String,
+    optimizer: String,
+    /// Names of what the optimizer keeps.
+    moments: String,
+    /// The storage of weights.
+    weights: String,
+    /// Whether the loss scale moved.
+    has_dynamic_scale: bool,
+    /// Names of the parameters in the order of the model.
+    parameters: String,
+    /// Names of the frozen ones among them.
+    frozen: String,
+    /// Names of the fields of each table of device structs.
+    fields: BTreeMap<String, String>,
+}
+
+impl Origin {
+    /// Names of the trained parameters, in the order of the model and of the tensor table.
+    fn trained(&self) -> Vec<&str> {
+        let is_frozen = |name: &&str| self.frozen.lines().any(|frozen| frozen == *name);
+        self.parameters.lines().filter(|name| !is_frozen(name)).collect()
+    }
+}
+
+impl Checkpoint {
+    /// Steps submitted before it was taken, skipped ones included.
+    pub fn steps(&self) -> u64 {
+        self.origin.host.steps
+    }
+
+    /// Shape and elements of a parameter or state, dense, by its own name.
+    pub fn tensor(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
+        let entry = self.entries.get(name).filter(|entry| entry.is_float)?;
+        Some((&entry.shape, bytemuck::cast_slice(&entry.words).to_vec()))
+    }
+
+    /// Names of all parameters and states.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str).filter(|name| !name.starts_with(RESERVED))
+    }
+
+    fn put_floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let words = bytemuck::cast_slice(values).to_vec();
+        let entry = Entry { shape: shape.to_vec(), is_float: true, words };
+        self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// Some rows of a tensor, behind those before them.
+    fn append_floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return self.put_floats(name, shape, values);
+        };
+        entry.shape[0] += shape[0];
+        entry.words.extend_from_slice(bytemuck::cast_slice(values));
+    }
+
+    fn put_words(&mut self, name: &str, words: &[u32]) {
+        let entry = Entry { shape: vec![words.len()], is_float: false, words: words.to_vec() };
+        self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// Rows of a device struct, with the names of its fields.
+    fn put_structs(&mut self, name: &str, fields: &[Field], words: &[u32]) {
+        let names = list(fields.iter().map(|field| field.name));
+        self.origin.fields.insert(name.to_owned(), names);
+        self.put_words(name, words);
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.get(name).ok_or_else(|| invalid(format!("it has no {name}")))
+    }
+
+    /// A tensor of finite numbers and this shape.
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
+        let entry = self.entry(name)?;
+        if !entry.is_float {
+            return Err(invalid(format!("{name} is U32 in it, and F32 here")));
+        }
+        if entry.shape != shape {
+            return Err(invalid(format!(
+                "{name} has the shape {:?} in it, and {shape:?} here; build the model as it was",
+                entry.shape
+            )));
+        }
+        entry.check_finite(name)?;
+        Ok(bytemuck::cast_slice(&entry.words))
+    }
+
+    /// A list of u32, of any length.
+    fn words(&self, name: &str) -> Result<&[u32]> {
+        let entry = self.entry(name)?;
+        if entry.is_float || entry.shape != [entry.words.len()] {
+            return Err(invalid(format!("{name} is not a list of U32")));
+        }
+        Ok(&entry.words)
+    }
+
+    /// Rows of a device struct, whose fields go by their names.
+    fn structs<T: bytemuck::Pod>(
+        &self,
+        name: &str,
+        fields: &[Field],
+        rows: usize,
+    ) -> Result<Vec<T>> {
+        let names: Vec<_> =
+            self.origin.fields.get(name).map_or("", |names| names).lines().collect();
+        let stored = self.words(name)?;
+        if stored.len() != names.len() * rows {
+            let (found, columns) = (stored.len(), names.len());
+            let reason = format!("{name} has {found} words, not {rows} rows of {columns}");
+            return Err(invalid(reason));
+        }
+        let column = |field: &Field| {
+            let column = names.iter().position(|&name| name == field.name);
+            column.ok_or_else(|| invalid(format!("{name} has no field {}", field.name)))
+        };
+        let columns = fields.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let rows = stored.chunks(names.len()).flat_map(|row| columns.iter().map(|&c| row[c]));
+        Ok(bytemuck::pod_collect_to_vec(&rows.collect::<Vec<u32>>()))
+    }
+}
+
+impl Entry {
+    fn check_finite(&self, name: &str) -> Result<()> {
+        let values: &[f32] = bytemuck::cast_slice(&self.words);
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) if self.is_float => Err(invalid(format!(
+                "{name} holds {} at index {index}; go back to an earlier one",
+                values[index]
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Names, one to a line.
+fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+fn invalid(reason: impl Into<String>) -> Error {
+    Error::Checkpoint { reason: reason.into() }
+}
+
+/// The name of what an optimizer keeps for one parameter.
+fn moment_name(moment: &str, parameter: &str) -> String {
+    format!("{MOMENT}{moment}/{parameter}")
+}
+
+/// The name of what [`Bf16Kahan`](crate::WeightStorage::Bf16Kahan) keeps beside the weights.
+fn compensation_name(parameter: &str) -> String {
+    format!("{COMPENSATION}{parameter}")
+}

@@ -1,0 +1,140 @@
+//! From a trainer to a checkpoint.
+
+use std::collections::BTreeMap;
+
+use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
+use super::{compensation_name, list, moment_name};
+use crate::error::Result;
+use crate::graph::Shape;
+use crate::step::{StepState, TensorState};
+use crate::train::host_copy::{Contents, HostCopy};
+use crate::train::optimizers::SegmentTensor;
+use crate::train::{LossScale, Model, Trainer};
+
+/// What the optimizer keeps of one tensor, or of a part of it, in one of its buffers.
+pub(super) struct Moment<'a> {
+    /// Its name in the file.
+    pub name: String,
+    /// The name that the optimizer has for the buffer.
+    pub moment: &'static str,
+    /// Row of the tensor table.
+    pub tensor: usize,
+    pub buffer: &'a wgpu::Buffer,
+    /// First byte in the buffer.
+    pub offset: u64,
+    pub shape: Shape,
+}
+
+impl<M: Model> Trainer<M> {
+    /// Everything the run needs to go on from here with the same bits. Waits for the device.
+    /// [`TrainerBuilder::host_snapshots`](crate::train::TrainerBuilder::host_snapshots) takes them
+    /// without.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.gpu.check()?;
+        let copy = HostCopy::new(&self.gpu, self.checkpointed()).await?;
+        let staged = copy.read(&self.gpu).await?;
+        Ok(self.assemble(self.host_state(), &copy.contents(&staged)))
+    }
+
+    /// The state the host holds, after the steps submitted so far.
+    pub(in crate::train) fn host_state(&self) -> HostState {
+        HostState {
+            steps: self.attempted,
+            seed: self.seed,
+            learning_rate_factor: self.learning_rate_factor,
+        }
+    }
+
+    /// The buffers a checkpoint is made of.
+    pub(in crate::train) fn checkpointed(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        let weights = self.parameters.weights().iter().chain([self.parameters.committed()]);
+        let moments = self.moments.iter().flatten();
+        let memories = self.policies.iter().map(|active| &active.memory);
+        weights.chain(moments).chain([&self.step.state, &self.tensors]).chain(memories)
+    }
+
+    /// Makes a checkpoint of what those buffers held.
+    pub(in crate::train) fn assemble(
+        &self,
+        host: HostState,
+        contents: &Contents<'_>,
+    ) -> Checkpoint {
+        let moments = self.moments_of_tensors();
+        let origin = self.origin(host);
+        let mut checkpoint = Checkpoint { entries: BTreeMap::new(), origin };
+        for name in self.parameters.names() {
+            let found = self.parameters.find(name).expect("one of its own names");
+            let read = self.parameters.read_from(name, |buffer| contents.of(buffer));
+            let (values, compensation) = read.expect("one of its own names");
+            checkpoint.put_floats(name, &found.shape.dims, &values);
+            if let Some(compensation) = compensation {
+                let name = compensation_name(name);
+                checkpoint.put_floats(&name, &found.shape.dims, &compensation);
+            }
+        }
+        for Moment { name, buffer, offset, shape, .. } in &moments {
+            let bytes = &contents.of(buffer)[*offset as usize..][..16 * shape.quads()];
+            let dense = shape.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes));
+            checkpoint.append_floats(name, &shape.dims, &dense);
+        }
+        let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
+        let rows = |buffer, bytes: usize, rows| words(buffer)[..bytes / 4 * rows].to_vec();
+        let state = rows(&self.step.state, size_of::<StepState>(), 1);
+        checkpoint.put_structs(STATE, StepState::FIELDS, &state);
+        let count = self.parameters.trained().len();
+        let tensors = rows(&self.tensors, size_of::<TensorState>(), count);
+        checkpoint.put_structs(TENSORS, TensorState::FIELDS, &tensors);
+        for active in &self.policies {
+            checkpoint.put_words(&active.checkpoint_name(), &words(&active.memory));
+        }
+        checkpoint
+    }
+
+    fn origin(&self, host: HostState) -> Origin {
+        let scale = self.settings.chosen_loss_scale();
+        Origin {
+            host,
+            model: self.model.configuration(),
+            optimizer: self.settings.optimizer().name().to_owned(),
+            moments: list(self.moment_names.iter().copied()),
+            weights: self.parameters.storage().to_string(),
+            has_dynamic_scale: matches!(scale, LossScale::Dynamic(_)),
+            parameters: list(self.names_in_model_order()),
+            frozen: list(self.parameters.frozen().iter().map(|spec| spec.name.as_str())),
+            fields: BTreeMap::new(),
+        }
+    }
+
+    /// Names of the parameters, whichever are frozen.
+    pub(super) fn names_in_model_order(&self) -> impl Iterator<Item = &str> {
+        let mut specs: Vec<_> = self.parameters.specs().iter().collect();
+        specs.sort_by_key(|spec| spec.stream);
+        specs.into_iter().map(|spec| spec.name.as_str())
+    }
+
+    /// All that the optimizer keeps, tensor by tensor in the order of their names in the file; what
+    /// belongs to the parts of one tensor follows each other as they do.
+    pub(super) fn moments_of_tensors(&self) -> Vec<Moment<'_>> {
+        let mut all = Vec::new();
+        for (segment, buffers) in self.moments.iter().enumerate() {
+            let tensors = SegmentTensor::of_segment(&self.parameters, segment);
+            let shares = self.settings.optimizer().moment_shares(&tensors);
+            for ((&moment, buffer), shares) in self.moment_names.iter().zip(buffers).zip(shares) {
+                all.extend(shares.into_iter().map(|share| Moment {
+                    name: moment_name(moment, &tensors[share.tensor].spec.name),
+                    moment,
+                    tensor: tensors[share.tensor].index as usize,
+                    buffer,
+                    offset: 16 * u64::from(share.first),
+                    shape: share.shape,
+                }));
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}

@@ -1,0 +1,138 @@
+//! The example programs, run as a user runs them.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The folder of the example programs, which are built first: cargo does so by itself only where
+/// it was not asked for single tests.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("a path");
+        let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+        let name = profile.file_name().expect("a profile").to_str().expect("UTF-8");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "--quiet", "--examples", "--profile"]);
+        cargo.arg(if name == "debug" { "dev" } else { name });
+        let features =
+            [("contract", cfg!(feature = "contract")), ("dashboard", cfg!(feature = "dashboard"))];
+        for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
+            cargo.args(["--features", feature]);
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "the examples do not build");
+        profile.join("examples")
+    })
+}
+
+/// An example program with arguments, not started yet.
+pub fn command<S: AsRef<OsStr>>(example: &str, arguments: &[S]) -> Command {
+    let program = folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
+    // Mesa complains on the error output where this is not set.
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or(std::env::temp_dir().into());
+    let mut command = Command::new(program);
+    command.args(arguments).env("XDG_RUNTIME_DIR", runtime);
+    command
+}
+
+pub fn run(example: &str, arguments: &[&str]) -> Output {
+    command(example, arguments).output().expect("the example starts")
+}
+
+/// Standard output of a run that must succeed.
+#[track_caller]
+pub fn succeed(example: &str, arguments: &[&str]) -> String {
+    let output = run(example, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{example} {arguments:?}: {}\n{text}{errors}", output.status);
+    text
+}
+
+/// A run that must fail with exit code 1 and one line that holds all of `parts`.
+#[track_caller]
+pub fn refuse(arguments: &[&str], parts: &[&str]) {
+    let output = run("gpt", arguments);
+    check_refusal(&output, arguments, parts);
+}
+
+#[track_caller]
+pub fn check_refusal(output: &Output, arguments: &[&str], parts: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "{error}");
+    for part in parts {
+        assert!(error.contains(part), "{arguments:?} gives {error:?} without {part:?}");
+    }
+}
+
+/// A GPT so small that a step takes milliseconds.
+pub const SMALL: [&str; 12] = [
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--width",
+    "16",
+    "--context",
+    "16",
+    "--batch",
+    "4",
+    "--seed",
+    "3",
+];
+
+/// A folder, and in it a text that is quickly learned.
+pub struct Place {
+    pub folder: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line = "the keel keeps the boat even; the boat keeps the keel wet.\n";
+        fs::write(folder.path().join("text.txt"), line.repeat(40)).expect("written");
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn write(&self, name: &str, content: &[u8]) -> String {
+        fs::write(self.path(name), content).expect("written");
+        self.path(name)
+    }
+
+    /// Arguments for a run over the text, or over another one.
+    pub fn arguments(&self, text: Option<&str>, more: &[&str]) -> Vec<String> {
+        let text = text.map_or_else(|| self.path("text.txt"), str::to_owned);
+        let own = ["--out".to_owned(), self.path("out"), "--text".into(), text];
+        let rest = SMALL.iter().chain(more).map(|argument| (*argument).to_owned());
+        own.into_iter().chain(rest).collect()
+    }
+}
+
+pub fn borrowed(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+pub fn lines(metrics: &str) -> Vec<Value> {
+    metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+pub fn loss(line: &Value) -> f64 {
+    line["loss"].as_f64().expect("a number")
+}
