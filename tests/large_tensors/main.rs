@@ -2,6 +2,8 @@
 //! holds each tensor whole, with the same bits. No page can run this: browsers give every device
 //! the default limits at least.
 
+mod runs;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::OnceLock;
@@ -13,8 +15,8 @@ use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::read_slot;
 use evenkeel::train::{
-    AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Checkpoint, Clip,
-    ClipBlockRms, Lion, Model, ModelOutput, Muon, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
+    AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Clip, ClipBlockRms,
+    Lion, Model, ModelOutput, Muon, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
     TrainerBuilder, ValueKind, group_norms,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
@@ -338,56 +340,6 @@ fn learned_positions_in_parts() {
     let expected = runs.remove(0).bits();
     for run in &runs {
         assert_same_bits("positions", &run.bits(), &expected);
-    }
-}
-
-/// The floats of a checkpoint, moments included.
-fn floats(checkpoint: &Checkpoint, run: &Run<LanguageModel>) -> Vec<(String, Vec<u32>)> {
-    let mut all = Vec::new();
-    for name in run.trainer.parameters().names() {
-        let moments = ["m", "v"].map(|moment| format!("evenkeel/moment/{moment}/{name}"));
-        for name in [name.to_owned()].into_iter().chain(moments) {
-            let (shape, values) = checkpoint.tensor(&name).unwrap_or_else(|| panic!("no {name}"));
-            assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
-            all.push((name, values.iter().map(|x| x.to_bits()).collect()));
-        }
-    }
-    all
-}
-
-/// A checkpoint holds one tensor under its own name, whatever the device; a run goes on with it on
-/// a device with other limits, with the same bits.
-#[test]
-fn checkpoints_move_between_limits() {
-    let Some(devices) = devices() else { return };
-    for storage in [WeightStorage::F32, WeightStorage::Bf16Kahan] {
-        let build = || Trainer::builder(model(config())).optimizer(adamw()).weights(storage);
-        let mut runs: Vec<_> = devices.iter().map(|gpu| Run::new(gpu, build())).collect();
-        let mut checkpoints = Vec::new();
-        for run in &mut runs {
-            run.steps(0..2);
-            checkpoints.push(block_on(run.trainer.checkpoint()).expect("a checkpoint"));
-        }
-        let expected = floats(&checkpoints[0], &runs[0]);
-        for (checkpoint, run) in checkpoints.iter().zip(&runs) {
-            assert_same_bits("checkpoint", &floats(checkpoint, run), &expected);
-            assert_eq!(checkpoint.tensor(TABLE).expect("a table").0, [VOCABULARY, 32]);
-        }
-        runs[0].steps(2..4);
-        let (end, last) = (runs[0].bits(), runs.len() - 1);
-        for (from, to) in [(0, 1), (1, 0), (last, 1), (1, last)] {
-            let mut run = Run::new(&devices[to], build());
-            let bytes = checkpoints[from].to_bytes();
-            let read = Checkpoint::from_bytes(&bytes).expect("readable");
-            block_on(run.trainer.restore(&read)).expect("restored");
-            run.steps(2..4);
-            assert_same_bits(&format!("{from} to {to}"), &run.bits(), &end);
-        }
-        // The same trainer, rebuilt on the device of another.
-        block_on(runs[1].trainer.rebuild_from(&devices[0], &checkpoints[2])).expect("rebuilt");
-        assert_eq!(runs[1].parts(TABLE), 1);
-        runs[1].steps(2..4);
-        assert_same_bits("rebuilt", &runs[1].bits(), &end);
     }
 }
 
