@@ -197,6 +197,8 @@ fn normal(deviation: f64) -> Distribution {
 /// Which numbers a tensor is drawn from, and its size.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
+    /// Rows of the tensor before those that are drawn.
+    pub first_row: u32,
     /// Rows.
     pub rows: u32,
     /// Elements in a row, without padding.
@@ -210,17 +212,19 @@ pub struct Draw {
 impl Distribution {
     /// Fills `w`, (rows, cols) as f32 quads, on the device; padding becomes 0.
     pub fn write(self, gpu: &Gpu, draw: Draw, w: wgpu::BufferBinding<'_>) {
-        let Draw { rows, cols, seed, stream } = draw;
+        let Draw { first_row, rows, cols, seed, stream } = draw;
         match self {
             Self::Constant(value) => {
                 gpu.run(&Fill { params: FillParams { rows, cols, value }, w });
             }
             Self::Uniform { low, high } => {
-                let params = InitializeUniformParams { rows, cols, seed, stream, low, high };
+                let params =
+                    InitializeUniformParams { first_row, rows, cols, seed, stream, low, high };
                 gpu.run(&InitializeUniform { params, w });
             }
             Self::Normal { mean, deviation } => {
-                let params = InitializeNormalParams { rows, cols, seed, stream, mean, deviation };
+                let params =
+                    InitializeNormalParams { first_row, rows, cols, seed, stream, mean, deviation };
                 gpu.run(&InitializeNormal { params, w });
             }
         }

@@ -158,9 +158,9 @@ fn computed_with<M: Model>(trainer: &Trainer<M>) -> Vec<f32> {
 /// Position in the flat buffer of each element that [`parameters`] gives.
 fn positions<M: Model>(trainer: &Trainer<M>) -> Vec<usize> {
     let parameters = trainer.parameters();
-    let tensors = parameters.specs().iter().zip(parameters.locations());
-    let positions = tensors.flat_map(|(spec, location)| {
-        let (start, cols) = (location.offset as usize / 4, spec.shape.cols());
+    let tensors = parameters.specs().iter().zip(parameters.parts());
+    let positions = tensors.flat_map(|(spec, part)| {
+        let (start, cols) = (part.location.offset as usize / 4, spec.shape.cols());
         let padded = spec.shape.row_quads() * 4;
         (0..spec.shape.count()).map(move |i| start + i / cols * padded + i % cols)
     });

@@ -81,7 +81,8 @@ impl<'b> Family<'b> {
     pub fn tensor(&self, rows: u32, cols: u32) -> wgpu::Buffer {
         let w = self.gpu.buffer("tensor", u64::from(rows * cols.div_ceil(4)) * 16);
         let stream = self.streams.replace(self.streams.get() + 1);
-        let params = InitializeUniformParams { rows, cols, seed: 1, stream, low: -1.0, high: 1.0 };
+        let (first_row, seed, low, high) = (0, 1, -1.0, 1.0);
+        let params = InitializeUniformParams { first_row, rows, cols, seed, stream, low, high };
         self.gpu.run(&InitializeUniform { params, w: bind(&w) });
         w
     }

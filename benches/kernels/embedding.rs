@@ -20,9 +20,10 @@ fn tables(family: &mut Family<'_>, shape: Shape, time: u32) {
     let [y, dy] = family.tensors(shape);
     let [tokens, table, gradient, positions, y, dy] =
         [&tokens, &table, &gradient, &positions, &y, &dy].map(bind);
-    let params = EmbeddingParams { rows, quads, vocabulary: VOCABULARY };
+    let params = EmbeddingParams::whole(rows, quads, VOCABULARY);
     family.moves_its_buffers(shape, &Embedding { params, tokens: tokens.clone(), table, y });
-    let params = EmbeddingBackwardParams { rows, quads, vocabulary: VOCABULARY, accumulate: 0 };
+    let (first, gradient_rows, accumulate) = (0, VOCABULARY, 0);
+    let params = EmbeddingBackwardParams { rows, quads, first, gradient_rows, accumulate };
     let backward = EmbeddingBackward { params, tokens, dy: dy.clone(), gradient };
     family.moves_its_buffers(shape, &backward);
     let (batch, time_quads) = (rows / time, time * quads);

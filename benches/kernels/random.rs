@@ -13,11 +13,12 @@ pub fn run(family: &mut Family<'_>) {
         family.moves_its_buffers(shape, &Dropout { params, step_input: input, x, y: y.clone() });
         let params = FillParams { rows, cols, value: 1.0 };
         family.moves_its_buffers(shape, &Fill { params, w: y.clone() });
-        let (seed, stream) = (1, 2);
-        let params = InitializeUniformParams { rows, cols, seed, stream, low: -1.0, high: 1.0 };
+        let (first_row, seed, stream, low, high) = (0, 1, 2, -1.0, 1.0);
+        let params = InitializeUniformParams { first_row, rows, cols, seed, stream, low, high };
         family.moves_its_buffers(shape, &InitializeUniform { params, w: y.clone() });
+        let (mean, deviation) = (0.0, 0.02);
         let params =
-            InitializeNormalParams { rows, cols, seed, stream, mean: 0.0, deviation: 0.02 };
+            InitializeNormalParams { first_row, rows, cols, seed, stream, mean, deviation };
         family.moves_its_buffers(shape, &InitializeNormal { params, w: y });
     }
 }

@@ -1,7 +1,13 @@
-// gradient[v, c] = sum of dy[r, c] over the rows r with tokens[r] = v, in order of r. One workgroup
-// per vocabulary row: it looks through the tokens in blocks, and each lane adds its own columns of
+// gradient[v, c] = sum of dy[r, c] over the rows r with tokens[r] = first + v, in order of r. One
+// workgroup per row of the gradient: it looks through the tokens in blocks, and each lane adds its own columns of
 // the matching rows. accumulate 1 adds to what is there.
-struct EmbeddingBackwardParams { rows: u32, quads: u32, vocabulary: u32, accumulate: u32 }
+struct EmbeddingBackwardParams {
+    rows: u32,
+    quads: u32,
+    first: u32,
+    gradient_rows: u32,
+    accumulate: u32,
+}
 
 @group(0) @binding(0) var<uniform> params: EmbeddingBackwardParams;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
@@ -24,6 +30,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = flat_group(group, groups);
+    let token = params.first + row;
     // Read once: FXC takes what is read in a loop that lanes leave at different times for varying,
     // and rejects barriers that depend on it.
     let rows = params.rows;
@@ -36,7 +43,7 @@ fn main(
         for (var block = 0u; block < blocks; block++) {
             for (var at = lane; at < BLOCK; at += 64u) {
                 let r = block * BLOCK + at;
-                if r < rows && tokens[min(r, rows - 1u)] == row {
+                if r < rows && tokens[min(r, rows - 1u)] == token {
                     atomicOr(&matches[turn][at / 32u], 1u << (at % 32u));
                 }
             }
@@ -56,7 +63,7 @@ fn main(
             if lane < WORDS { atomicStore(&matches[(turn + 2u) % 3u][lane], 0u); }
             turn = (turn + 1u) % 3u;
         }
-        if row < params.vocabulary && (found || params.accumulate == 0u) {
+        if row < params.gradient_rows && (found || params.accumulate == 0u) {
             for (var k = 0u; k < HELD; k++) {
                 let q = first + k * 64u + lane;
                 if q < quads {

@@ -1,6 +1,7 @@
-// w[r, c] = mean + deviation z, z standard normal by the element's dense index r cols + c alone,
-// padding 0. One invocation per quad.
+// w[r, c] = mean + deviation z, z standard normal by the element's dense index in the tensor,
+// (first_row + r) cols + c, alone, padding 0. One invocation per quad.
 struct InitializeNormalParams {
+    first_row: u32,
     rows: u32,
     cols: u32,
     seed: u32,
@@ -21,7 +22,7 @@ fn main(
     let i = flat_group(group, groups) * 64u + lane;
     let quads = (params.cols + 3u) / 4u;
     if i < params.rows * quads {
-        let first = i / quads * params.cols + i % quads * 4u;
+        let first = (params.first_row + i / quads) * params.cols + i % quads * 4u;
         let z = normal(initialize_words(first, params.seed, params.stream));
         w[i] = mask_padding(params.mean + params.deviation * z, i % quads, params.cols);
     }

@@ -1,6 +1,7 @@
-// w[r, c] = low (1 - u) + high u, u uniform in (0, 1) by the element's dense index r cols + c
-// alone, padding 0. One invocation per quad.
+// w[r, c] = low (1 - u) + high u, u uniform in (0, 1) by the element's dense index in the tensor,
+// (first_row + r) cols + c, alone, padding 0. One invocation per quad.
 struct InitializeUniformParams {
+    first_row: u32,
     rows: u32,
     cols: u32,
     seed: u32,
@@ -21,7 +22,7 @@ fn main(
     let i = flat_group(group, groups) * 64u + lane;
     let quads = (params.cols + 3u) / 4u;
     if i < params.rows * quads {
-        let first = i / quads * params.cols + i % quads * 4u;
+        let first = (params.first_row + i / quads) * params.cols + i % quads * 4u;
         let u = uniform_unit(initialize_words(first, params.seed, params.stream));
         // Between the bounds whatever the rounding.
         let values = clamp(mix(vec4(params.low), vec4(params.high), u),

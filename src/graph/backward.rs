@@ -79,7 +79,7 @@ impl Graph {
 
     /// The parameter that a value is, or a copy of in another precision: its gradient is f32
     /// either way.
-    fn parameter_behind(&self, value: Value) -> Option<usize> {
+    pub(crate) fn parameter_behind(&self, value: Value) -> Option<usize> {
         let node = &self.nodes[value.node];
         match (&node.source, node.inputs.first()) {
             (Source::Parameter(index), _) => Some(*index),

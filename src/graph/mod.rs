@@ -406,12 +406,11 @@ impl Graph {
         value
     }
 
-    /// The copies of parameters in another precision: (parameter, copy).
-    pub(crate) fn parameter_copies(&self) -> impl Iterator<Item = (usize, Value)> {
-        self.casts.iter().filter_map(|(&(from, _), &copy)| {
-            let Source::Parameter(index) = self.nodes[from.node].source else { return None };
-            Some((index, copy))
-        })
+    /// The copies of parameters in another precision: (parameter, what is copied, copy). That is the
+    /// parameter itself, or its copy in f32 on the way from one kind of halves to the other.
+    pub(crate) fn parameter_copies(&self) -> impl Iterator<Item = (usize, Value, Value)> {
+        let copies = self.casts.iter();
+        copies.filter_map(|(&(from, _), &copy)| Some((self.parameter_behind(from)?, from, copy)))
     }
 
     /// Lets an input hold [`IGNORE`](crate::train::IGNORE).

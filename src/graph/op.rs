@@ -40,6 +40,14 @@ pub trait Op: Debug {
     /// Records the dispatches that compute the outputs from the inputs.
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]);
 
+    /// Whether [`record`](Self::record) can do with these slots where some of them
+    /// [lie in parts](Slot::is_in_parts): parameters that no binding of the device holds, their
+    /// copies and gradients. By default it cannot, and the plan fails and says so.
+    fn takes_parts(&self, inputs: &[Slot], outputs: &[Slot]) -> bool {
+        let _ = (inputs, outputs);
+        false
+    }
+
     /// Computes the outputs in f64 on the CPU, from the functions in
     /// [`reference`](crate::reference).
     fn evaluate(&self, step: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>>;

@@ -7,6 +7,9 @@ use crate::{kernel, wgsl};
 kernel! {
     /// `y[r] = table[tokens[r]]`.
     ///
+    /// A table that no binding holds is read in parts of whole rows, one run each, which write the
+    /// rows of y whose ids are theirs.
+    ///
     /// An id outside the vocabulary gives a row of zeros and takes no part in the backward pass, so
     /// that a bad id cannot read or write another row; reject such ids on the host, where they can
     /// be named.
@@ -18,34 +21,48 @@ kernel! {
         rows: u32,
         /// Quads in a row.
         quads: u32,
-        /// Rows of the table; ids below it are valid.
+        /// The id of the table's first row: 0 unless this is a part of a larger one.
+        first: u32,
+        /// Rows of the table.
+        table_rows: u32,
+        /// Ids below it are valid: the rows of all parts.
         vocabulary: u32,
     }
     buffers {
         /// (rows) token ids as u32
         Read tokens,
-        /// (vocabulary, cols) as quads
+        /// (table_rows, cols) as quads
         Read table,
-        /// (rows, cols) as quads, overwritten.
+        /// (rows, cols) as quads, overwritten where the id is one of the table's, and by the first
+        /// part where it is not valid.
         Write y,
     }
 }
 
+impl EmbeddingParams {
+    /// The parameters for a table that one binding holds.
+    pub const fn whole(rows: u32, quads: u32, vocabulary: u32) -> Self {
+        Self { rows, quads, first: 0, table_rows: vocabulary, vocabulary }
+    }
+}
+
 kernel! {
-    /// Row v of the gradient is the sum of the rows of `dy` whose token is v, in their order: the
-    /// same bits on every run.
+    /// Row v of the gradient is the sum of the rows of `dy` whose token is first + v, in their
+    /// order: the same bits on every run.
     ///
     /// When accumulating, rows without a token are not touched.
     pub EmbeddingBackward = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/embedding_backward.wgsl")];
     workgroup [64, 1, 1];
-    grid |params| grid(params.vocabulary);
+    grid |params| grid(params.gradient_rows);
     uniform EmbeddingBackwardParams {
         /// Tokens.
         rows: u32,
         /// Quads in a row.
         quads: u32,
+        /// The id of the gradient's first row: 0 unless this is a part of a larger one.
+        first: u32,
         /// Rows of the gradient.
-        vocabulary: u32,
+        gradient_rows: u32,
         /// 0 overwrites the gradient, 1 adds to it.
         accumulate: u32,
     }
@@ -54,7 +71,7 @@ kernel! {
         Read tokens,
         /// (rows, cols) as quads
         Read dy,
-        /// (vocabulary, cols) as f32 quads, overwritten or added to.
+        /// (gradient_rows, cols) as f32 quads, overwritten or added to.
         Write gradient,
     }
 }

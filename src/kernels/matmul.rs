@@ -27,10 +27,14 @@ pub const PRODUCT_A_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/produ
 pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_rows.wgsl");
 /// `b_block` of B stored as (cols, inner).
 pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_columns.wgsl");
+/// `opening` of sums that begin with zero.
+pub const PRODUCT_FROM_ZERO: Fragment = wgsl!("../../shaders/matmul/shared/product_from_zero.wgsl");
+/// `ResumedProductParams`, an `opening` and a `store` of sums that go on from dispatch to dispatch.
+pub const PRODUCT_RESUMED: Fragment = wgsl!("../../shaders/matmul/shared/product_resumed.wgsl");
 /// `multiply`: one tile of C per workgroup, through workgroup memory; wants
-/// [`PRODUCT_TERMS_F32`].
+/// [`PRODUCT_TERMS_F32`] and [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_tiled.wgsl");
-/// `multiply`: one tile of C per workgroup, in registers only.
+/// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
 /// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
@@ -140,7 +144,7 @@ product! {
     /// C = alpha A·B: the data gradient of a linear layer.
     pub Matmul, MatmulParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -160,7 +164,7 @@ product! {
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -168,6 +172,8 @@ product! {
         has_bias: u32,
         /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
         activation: u32,
+        /// The first quad of the bias.
+        bias_offset: u32,
     }
     buffers {
         /// (batch, rows, inner)
@@ -188,7 +194,7 @@ product! {
     /// C = alpha Aᵀ·B: the weight gradient of a linear layer.
     pub MatmulTransposedA, MatmulTransposedAParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
@@ -206,7 +212,8 @@ product! {
 product! {
     /// C = alpha A·B, in registers only: the data gradient of a linear layer.
     pub MatmulDirect, MatmulDirectParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
         wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -225,7 +232,8 @@ product! {
     /// C = f(alpha A·Bᵀ + bias), in registers only: a linear layer whose weight is stored as (out, in).
     pub MatmulTransposedBDirect, MatmulTransposedBDirectParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
-        PRODUCT_STORE, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
+        PRODUCT_STORE,
+        PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     own {
@@ -233,6 +241,8 @@ product! {
         has_bias: u32,
         /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
         activation: u32,
+        /// The first quad of the bias.
+        bias_offset: u32,
     }
     buffers {
         /// (batch, rows, inner)
@@ -252,7 +262,8 @@ product! {
 product! {
     /// C = alpha Aᵀ·B, in registers only: the weight gradient of a linear layer.
     pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE, PRODUCT_DIRECT,
+        QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
         wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
@@ -267,6 +278,59 @@ product! {
     }
 }
 
+product! {
+    /// C = alpha A·B in several dispatches, each with its part of the inner dimension: the data
+    /// gradient of a linear layer whose weight no binding holds. The sums go on where the dispatch
+    /// before left them, in the order of one product, so where parts end at a multiple of 16 the
+    /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
+    pub MatmulResumed, MatmulResumedParams = [
+        QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, cols;
+    own {
+        /// 1 goes on from `sums`, 0 begins with zero.
+        resume: u32,
+        /// 1 leaves `sums` to the next dispatch and `c` alone.
+        unfinished: u32,
+    }
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// f32, laid out as `c`; any buffer that is bound nowhere else for a single dispatch.
+        Write sums,
+        /// (batch, rows, cols), overwritten or added to by the last dispatch.
+        Write c,
+    }
+}
+
+product! {
+    /// [`MatmulResumed`] in registers only, with the bits of [`MatmulDirect`].
+    pub MatmulResumedDirect, MatmulResumedDirectParams = [
+        QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, cols;
+    own {
+        /// 1 goes on from `sums`, 0 begins with zero.
+        resume: u32,
+        /// 1 leaves `sums` to the next dispatch and `c` alone.
+        unfinished: u32,
+    }
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, inner, cols)
+        Read b,
+        /// f32, laid out as `c`; any buffer that is bound nowhere else for a single dispatch.
+        Write sums,
+        /// (batch, rows, cols), overwritten or added to by the last dispatch.
+        Write c,
+    }
+}
+
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     Matmul::DECLARATION,
@@ -275,4 +339,6 @@ pub(super) const ALL: &[Declaration] = &[
     MatmulDirect::DECLARATION,
     MatmulTransposedBDirect::DECLARATION,
     MatmulTransposedADirect::DECLARATION,
+    MatmulResumed::DECLARATION,
+    MatmulResumedDirect::DECLARATION,
 ];

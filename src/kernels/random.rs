@@ -74,11 +74,14 @@ kernel! {
 }
 
 kernel! {
-    /// w uniform in [low, high]; element (r, c) depends on seed, stream and r cols + c only.
+    /// w uniform in [low, high]; element (r, c) depends on seed, stream and (first_row + r) cols + c
+    /// only, so a tensor can be drawn in parts.
     pub InitializeUniform = [GRID, RANDOM, wgsl!("../../shaders/random/initialize_uniform.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
     uniform InitializeUniformParams {
+        /// Rows of the tensor before these.
+        first_row: u32,
         /// Rows.
         rows: u32,
         /// Elements in a row, without padding.
@@ -99,12 +102,14 @@ kernel! {
 }
 
 kernel! {
-    /// w normal, cut at 5.3 standard deviations; element (r, c) depends on seed, stream and r cols
-    /// + c only.
+    /// w normal, cut at 5.3 standard deviations; element (r, c) depends on seed, stream and
+    /// (first_row + r) cols + c only, so a tensor can be drawn in parts.
     pub InitializeNormal = [GRID, RANDOM, wgsl!("../../shaders/random/initialize_normal.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.cols.div_ceil(4)).div_ceil(64));
     uniform InitializeNormalParams {
+        /// Rows of the tensor before these.
+        first_row: u32,
         /// Rows.
         rows: u32,
         /// Elements in a row, without padding.

@@ -94,14 +94,14 @@ impl Sampling {
 ///
 /// The parameters are shared with the trainer, not copied. Each token costs a forward pass over
 /// the last `context` tokens, of a static shape: attention is causal, so what stands behind the
-/// prompt does not matter. Only the logits of the last token are read back.
+/// prompt does not matter. Only the logits of the last token are computed.
 #[derive(Debug)]
 pub struct Generator {
     gpu: Gpu,
     plan: Plan,
     /// Held by a run, whose inputs another would overwrite.
     pacing: Mutex<Pacing>,
-    /// (1, context, vocabulary)
+    /// (1, vocabulary)
     logits: Slot,
     context: usize,
     vocabulary: u32,
@@ -117,7 +117,8 @@ impl Generator {
         let (context, vocabulary) = (gpt.config().context, gpt.config().vocabulary);
         let mut graph = Graph::new(Phase::Evaluate).with_weights(parameters.storage());
         let tokens = graph.tokens("tokens", [1, context], vocabulary);
-        let logits = gpt.logits(&mut graph, tokens);
+        let position = graph.tokens("position", [1], context);
+        let logits = gpt.logits_at(&mut graph, tokens, position);
         let request = PlanRequest {
             graph: &graph,
             outputs: &[logits],
@@ -148,13 +149,14 @@ impl Generator {
         self.gpu.check()?;
         self.check(tokens)?;
         let mut window = tokens[tokens.len().saturating_sub(self.context)..].to_vec();
-        let last = window.len() - 1;
+        let last = [window.len() as u32 - 1];
         window.resize(self.context, 0);
         let mut pacing = self.pacing.lock().await;
-        self.gpu.write(&self.plan.inputs[0].buffer, 0, bytemuck::cast_slice(&window));
+        for (input, ids) in self.plan.inputs.iter().zip([&window[..], &last]) {
+            self.gpu.write(&input.buffer, 0, bytemuck::cast_slice(ids));
+        }
         let submitted = pacing.submit_all(&self.gpu, &self.plan.first).await?;
-        let row = self.logits.row(last);
-        let read = parameters::read_slot(&self.gpu, &row);
+        let read = parameters::read_slot(&self.gpu, &self.logits);
         let (finished, logits) = join(pacing.finish(&self.gpu, submitted), read).await;
         finished?;
         logits

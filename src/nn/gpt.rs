@@ -276,6 +276,25 @@ impl Gpt {
     /// Where time exceeds the context.
     #[track_caller]
     pub fn logits(&self, graph: &mut Graph, tokens: Value) -> Value {
+        let x = self.hidden(graph, tokens);
+        self.head(graph, x)
+    }
+
+    /// The logits of some positions of one sequence: tokens (1, time) and positions (..) to
+    /// logits (.., vocabulary). Those of all positions may be more than the device can bind.
+    ///
+    /// # Panics
+    /// Where time exceeds the context.
+    #[track_caller]
+    pub fn logits_at(&self, graph: &mut Graph, tokens: Value, positions: Value) -> Value {
+        let x = self.hidden(graph, tokens);
+        let x = graph.embedding(x, positions);
+        self.head(graph, x)
+    }
+
+    /// tokens (.., time) to what the head reads, (.., time, width).
+    #[track_caller]
+    fn hidden(&self, graph: &mut Graph, tokens: Value) -> Value {
         let config = &self.config;
         let time = graph.shape(tokens).cols();
         assert!(time <= config.context, "{time} positions, the context is {}", config.context);
@@ -292,8 +311,14 @@ impl Gpt {
         for layer in 0..config.layers {
             residual = block.forward(graph, &format!("blocks.{layer}"), residual);
         }
-        let x = residual.norm(graph, &self.norm(), "norm");
+        residual.norm(graph, &self.norm(), "norm")
+    }
+
+    #[track_caller]
+    fn head(&self, graph: &mut Graph, x: Value) -> Value {
+        let config = &self.config;
         let logits = if config.tied_head {
+            let embedding = Embedding::new(config.vocabulary, config.width);
             let table = embedding.table(graph, "token_embedding");
             graph.linear(x, table, None, Activation::None)
         } else {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Parameters, PlanRequest, parameters};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::Value;
+use crate::graph::{Source, Value};
 use crate::kernel::{Precision, Variant};
 use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
 use crate::record::{Recorder, Slot, to_u32};
@@ -21,10 +21,21 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Takes the copies out of the nodes that are recorded one by one.
-    pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>, needed: &mut [bool]) -> Result<Self> {
+    /// Takes the copies out of the nodes that are recorded one by one. A copy of a copy stays one of
+    /// them, unless the parameter lies in parts: then both lie as it does. `parameter_index` says
+    /// which parameter of the set a parameter of the graph is.
+    pub async fn new(
+        gpu: &Gpu,
+        request: &PlanRequest<'_>,
+        parameter_index: &[usize],
+        needed: &mut [bool],
+    ) -> Result<Self> {
         let (mut values, mut buffers) = (Vec::new(), BTreeMap::new());
-        for (parameter, value) in request.graph.parameter_copies() {
+        for (parameter, from, value) in request.graph.parameter_copies() {
+            let is_copied_twice = matches!(request.graph.nodes()[from.node].source, Source::Op(_));
+            if is_copied_twice && !request.parameters.is_in_parts(parameter_index[parameter]) {
+                continue;
+            }
             if std::mem::replace(&mut needed[value.node], false) {
                 let precision = request.graph.shape(value).precision;
                 buffers.insert(precision, Vec::new());
@@ -43,8 +54,7 @@ impl Copies {
         Ok(Self { values, buffers })
     }
 
-    /// Where each copy lies; `parameter_index` says which parameter of the set a parameter of the
-    /// graph is.
+    /// Where each copy lies; `parameter_index` as for [`new`](Self::new).
     pub fn slots<'a>(
         &'a self,
         parameters: &'a Parameters,
@@ -56,7 +66,8 @@ impl Copies {
         })
     }
 
-    /// Records the casts. Copies in f32 get all that the storage knows of a weight.
+    /// Records the casts. Copies in f32 get all that the storage knows of a weight; halves are made
+    /// of them where the storage has other halves.
     pub fn record(&self, parameters: &Parameters, recorder: &mut Recorder<'_>) {
         for (&precision, buffers) in &self.buffers {
             recorder.set_variant(Variant {
@@ -64,10 +75,13 @@ impl Copies {
                 weights: parameters.storage(),
                 ..Variant::default()
             });
-            let flat = parameters.weights().iter().zip(parameters.segments()).zip(buffers);
-            for ((weights, &quads), copy) in flat {
+            let from = match self.buffers.get(&Precision::F32) {
+                Some(single) if precision != Precision::F32 => single,
+                _ => parameters.weights(),
+            };
+            for ((from, &quads), copy) in from.iter().zip(parameters.segments()).zip(buffers) {
                 let quads = to_u32(quads as usize);
-                let (stored, y) = (bind(weights), bind(copy));
+                let (stored, y) = (bind(from), bind(copy));
                 if precision == Precision::F32 {
                     let params = LoadWeightsParams { quads };
                     recorder.dispatch(&LoadWeights { params, weight: stored, y });

@@ -9,6 +9,7 @@
 
 mod copies;
 pub mod parameters;
+pub mod parts;
 mod prologue;
 pub mod slots;
 
@@ -60,7 +61,7 @@ pub struct Report {
     pub values: usize,
     /// Slots they share.
     pub slots: usize,
-    /// Bytes of the slots.
+    /// Bytes of the slots, and of what dispatches of one operation hand on to each other.
     pub slot_bytes: u64,
     /// Bytes the values would take without sharing.
     pub value_bytes: u64,
@@ -151,8 +152,9 @@ impl Plan {
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
         check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
-        let copies = Copies::new(gpu, request, &mut needed).await?;
+        let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
         let sinks = sinks(request, &parameter_index, &state_index);
+        parts::check_gradients(graph, &sinks)?;
         let lifetimes = lifetimes(graph, request, &needed, &sinks);
         for (value, _) in &lifetimes {
             let node = &graph.nodes()[value.node];
@@ -209,6 +211,7 @@ impl Plan {
         }
 
         values.extend(copies.slots(request.parameters, &parameter_index));
+        parts::check_operations(graph, &needed, &values)?;
 
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
@@ -230,7 +233,7 @@ impl Plan {
             nodes: needed.iter().filter(|&&n| n).count(),
             values: lives.len(),
             slots: pool.len(),
-            slot_bytes,
+            slot_bytes: slot_bytes + recorder.scratch_bytes(),
             value_bytes: lives.iter().map(|life| life.bytes).sum(),
             leaf_bytes,
             copy_bytes: copies.bytes(),

@@ -5,7 +5,8 @@
 //! segments behind theirs. Gradients, moments and copies in another precision are further flat
 //! buffers with the same layout, counted in quads: each tensor starts at a multiple of 32 quads,
 //! which is one that a binding may have over halves as well. Gradients and moments are those of the
-//! trained segments alone.
+//! trained segments alone. A tensor that is larger than a binding lies in parts of whole rows, one
+//! after the other.
 //!
 //! A [`WeightStorage`] that keeps something beside the weights has it in the second half of the same
 //! buffer, again with this layout, so that the first half is what kernels compute with.
@@ -13,6 +14,7 @@
 mod trained;
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::gpu::{ALIGNMENT, Gpu};
@@ -20,10 +22,11 @@ use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
 use crate::init::Draw;
 use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{StoreWeights, StoreWeightsParams};
+use crate::plan::parts::Part;
 use crate::record::{Slot, to_u32};
 
 /// Where a tensor lies in the flat buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Location {
     /// Index of the segment.
     pub segment: usize,
@@ -67,7 +70,8 @@ pub struct Parameters {
     gpu: Gpu,
     specs: Vec<ParameterSpec>,
     states: Vec<StateSpec>,
-    locations: Vec<Location>,
+    /// By parameter.
+    parts: Vec<Vec<Part>>,
     state_locations: Vec<Location>,
     storage: WeightStorage,
     /// Quads of each segment.
@@ -83,7 +87,8 @@ impl Parameters {
     /// graph has them in.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a tensor larger than one binding, [`Error::OutOfMemory`].
+    /// [`Error::Limit`] for a vector larger than one binding and for a tensor with four rows that
+    /// are, [`Error::OutOfMemory`].
     pub async fn new(gpu: &Gpu, graph: &Graph, seed: u32) -> Result<Self> {
         let (specs, states) = (graph.parameters(), graph.states());
         let parameters = Self::allocate(gpu, specs, states, graph.weights()).await?;
@@ -120,11 +125,8 @@ impl Parameters {
         storage: WeightStorage,
     ) -> Result<Self> {
         let largest = gpu.largest_binding();
-        for spec in specs {
-            check_binding(gpu, &format!("parameter {}", spec.name), &spec.shape)?;
-        }
         let specs = trained::in_order(specs);
-        let (locations, segment_bytes, trained_segments) = trained::place(&specs, largest);
+        let (parts, segment_bytes, trained_segments) = trained::place(&specs, largest)?;
         let segments: Vec<_> =
             segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
@@ -149,7 +151,7 @@ impl Parameters {
             gpu: gpu.clone(),
             specs,
             states: states.to_vec(),
-            locations,
+            parts,
             state_locations,
             storage,
             segments,
@@ -163,22 +165,28 @@ impl Parameters {
     /// f32, and rounded to nearest where the storage rounds.
     pub fn initialize(&self, seed: u32) {
         // Drawn where they stay, or one after the other in a buffer for the largest.
-        let largest = self.specs.iter().map(|spec| spec.shape.bytes()).max();
+        let slots: Vec<_> = (0..self.specs.len()).map(|index| self.slot(index)).collect();
+        let parts = || slots.iter().flat_map(Slot::parts);
+        let largest = parts().map(|(_, part)| part.shape.with(Element::Real).bytes()).max();
         let drawn = match self.storage {
             WeightStorage::F32 => None,
             _ => largest.map(|bytes| self.gpu.buffer("drawn weights", bytes)),
         };
-        for (index, spec) in self.specs.iter().enumerate() {
+        for (spec, slot) in self.specs.iter().zip(&slots) {
             let distribution = spec.init.resolve(&spec.shape.dims);
-            let [rows, cols] = [spec.shape.rows(), spec.shape.cols()].map(to_u32);
-            let draw = Draw { rows, cols, seed, stream: spec.stream };
-            let Some(drawn) = &drawn else {
-                distribution.write(&self.gpu, draw, self.slot(index).binding());
-                continue;
-            };
-            let drawn = Slot::new(drawn.clone(), spec.shape.clone());
-            distribution.write(&self.gpu, draw, drawn.binding());
-            self.store(index, &drawn);
+            for (first, part) in slot.parts() {
+                let rows_per_entry = spec.shape.rows() / spec.shape.dims[0].max(1);
+                let [first_row, rows, cols] =
+                    [first * rows_per_entry, part.shape.rows(), part.shape.cols()].map(to_u32);
+                let draw = Draw { first_row, rows, cols, seed, stream: spec.stream };
+                let Some(drawn) = &drawn else {
+                    distribution.write(&self.gpu, draw, part.binding());
+                    continue;
+                };
+                let drawn = Slot::new(drawn.clone(), part.shape.with(Element::Real));
+                distribution.write(&self.gpu, draw, drawn.binding());
+                self.store(&part, &drawn);
+            }
         }
         for (index, spec) in self.states.iter().enumerate() {
             let slot = self.state_slot(index);
@@ -189,16 +197,15 @@ impl Parameters {
         }
     }
 
-    /// Brings the f32 values of one parameter into the storage.
-    fn store(&self, index: usize, values: &Slot) {
-        let Location { segment, offset } = self.locations[index];
+    /// Brings f32 values into the storage, where a parameter or a part of it lies.
+    fn store(&self, to: &Slot, values: &Slot) {
         let store = StoreWeights {
             params: StoreWeightsParams {
-                first: to_u32((offset / Precision::F32.quad_bytes()) as usize),
+                first: to_u32((to.offset / to.shape.precision.quad_bytes()) as usize),
                 quads: to_u32(values.shape.quads()),
             },
             x: values.binding(),
-            weight: self.weights[segment].as_entire_buffer_binding(),
+            weight: to.buffer.as_entire_buffer_binding(),
         };
         self.gpu.run_as(&store, self.storage);
     }
@@ -229,9 +236,15 @@ impl Parameters {
         padding(&self.specs)
     }
 
-    /// Where each parameter lies.
-    pub fn locations(&self) -> &[Location] {
-        &self.locations
+    /// Where all parameters lie, in the order of the layout: whole, or in parts where the device
+    /// has no binding for the whole.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().flatten()
+    }
+
+    /// Whether parameter `index` lies in more than one part.
+    pub fn is_in_parts(&self, index: usize) -> bool {
+        self.parts[index].len() > 1
     }
 
     /// How the optimizer holds the weights.
@@ -262,19 +275,24 @@ impl Parameters {
         self.copy_slot_in(&self.weights, index, self.storage.precision())
     }
 
-    /// The part that belongs to parameter `index` in flat buffers of the same layout, over f32.
+    /// What belongs to parameter `index` in flat buffers of the same layout, over f32.
     pub fn slot_in(&self, flat: &[wgpu::Buffer], index: usize, element: Element) -> Slot {
-        let Location { segment, offset } = self.locations[index];
-        let shape = self.specs[index].shape.with(element);
-        Slot { buffer: flat[segment].clone(), offset, shape, accumulate: false }
+        self.slot_over(flat, index, self.specs[index].shape.with(element))
     }
 
-    /// The part that belongs to the copy of parameter `index` in another precision, in flat
-    /// buffers of such copies.
+    /// What belongs to the copy of parameter `index` in another precision, in flat buffers of such
+    /// copies.
     pub fn copy_slot_in(&self, flat: &[wgpu::Buffer], index: usize, precision: Precision) -> Slot {
-        let slot = self.slot_in(flat, index, Element::Real);
-        let offset = slot.offset * precision.quad_bytes() / Precision::F32.quad_bytes();
-        Slot { offset, shape: slot.shape.stored_as(precision), ..slot }
+        self.slot_over(flat, index, self.specs[index].shape.stored_as(precision))
+    }
+
+    fn slot_over(&self, flat: &[wgpu::Buffer], index: usize, shape: Shape) -> Slot {
+        let parts = self.parts[index].iter().map(|part| {
+            let Location { segment, offset } = part.location;
+            let offset = offset * shape.precision.quad_bytes() / Precision::F32.quad_bytes();
+            Slot::at(flat[segment].clone(), offset, part.shape(&shape))
+        });
+        Slot::joined(shape.clone(), parts.collect())
     }
 
     /// Where state `index` lies among the committed ones.
@@ -285,8 +303,7 @@ impl Parameters {
     /// The part that belongs to state `index` in a flat buffer of the same layout.
     pub fn state_slot_in(&self, flat: &wgpu::Buffer, index: usize) -> Slot {
         let offset = self.state_locations[index].offset;
-        let shape = self.states[index].shape.clone();
-        Slot { buffer: flat.clone(), offset, shape, accumulate: false }
+        Slot::at(flat.clone(), offset, self.states[index].shape.clone())
     }
 
     /// The slot of the parameter or state with this name; see [`slot`](Self::slot).
@@ -318,13 +335,17 @@ impl Parameters {
         contents: impl Fn(&wgpu::Buffer) -> &'a [u8],
     ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let (slot, storage) = (self.find(name)?, self.storage_of(name));
-        let all = contents(&slot.buffer);
-        let at = |offset: u64| &all[offset as usize..][..slot.shape.bytes() as usize];
-        let beside = if keeps_beside(storage) { at(beside_offset(&slot)) } else { &[] };
-        let values = slot.shape.unpad(&storage.decode(at(slot.offset), beside));
-        let compensation = (storage == WeightStorage::Bf16Kahan)
-            .then(|| slot.shape.unpad(&slot.shape.precision.decode(beside)));
-        Ok((values, compensation))
+        let (mut values, mut compensation) = (Vec::new(), Vec::new());
+        for (_, part) in slot.parts() {
+            let all = contents(&part.buffer);
+            let at = |offset: u64| &all[offset as usize..][..part.shape.bytes() as usize];
+            let beside = if keeps_beside(storage) { at(beside_offset(&part)) } else { &[] };
+            values.extend(part.shape.unpad(&storage.decode(at(part.offset), beside)));
+            if storage == WeightStorage::Bf16Kahan {
+                compensation.extend(part.shape.unpad(&part.shape.precision.decode(beside)));
+            }
+        }
+        Ok((values, (storage == WeightStorage::Bf16Kahan).then_some(compensation)))
     }
 
     /// The very bits again that the values were made of which [`read`](Self::read) gave; as
@@ -342,13 +363,21 @@ impl Parameters {
         }
         // The sum was rounded to f32, far below the bf16 that is looked for.
         let weights: Vec<_> = values.iter().zip(compensation).map(|(v, c)| v - c).collect();
-        let encode = |dense: &[f32]| slot.shape.precision.encode(&slot.shape.pad(dense));
-        let [weights, beside] = [encode(&weights), encode(compensation)];
-        let stored = slot.shape.unpad(&WeightStorage::Bf16Kahan.decode(&weights, &beside));
-        let beside_at = beside_offset(&slot);
-        Ok((stored == values).then(|| {
-            vec![(slot.buffer.clone(), slot.offset, weights), (slot.buffer, beside_at, beside)]
-        }))
+        let mut encoded = Vec::new();
+        for (first, part) in slot.parts() {
+            let (shape, elements) = (&part.shape, elements(&slot, first, &part));
+            let encode =
+                |dense: &[f32]| shape.precision.encode(&shape.pad(&dense[elements.clone()]));
+            let [weights, beside] = [encode(&weights), encode(compensation)];
+            let stored = shape.unpad(&WeightStorage::Bf16Kahan.decode(&weights, &beside));
+            if stored != values[elements] {
+                return Ok(None);
+            }
+            let beside_at = beside_offset(&part);
+            encoded.push((part.buffer.clone(), part.offset, weights));
+            encoded.push((part.buffer, beside_at, beside));
+        }
+        Ok(Some(encoded))
     }
 
     /// States are f32.
@@ -388,19 +417,27 @@ impl Parameters {
             });
         }
         let storage = self.storage_of(name);
-        let [weights, beside] = storage.encode(&slot.shape.pad(data));
-        let stored = slot.shape.unpad(&storage.decode(&weights, &beside));
-        if let Some(index) = stored.iter().position(|x| !x.is_finite()) {
-            return Err(Error::NonFinite {
-                what: format!("the new value of {name}"),
-                index,
-                value: data[index],
-                advice: "training cannot start from it; check where the values come from".into(),
-            });
+        let mut encoded = Vec::new();
+        for (first, part) in slot.parts() {
+            let elements = elements(&slot, first, &part);
+            let dense = &data[elements.clone()];
+            let [weights, beside] = storage.encode(&part.shape.pad(dense));
+            let stored = part.shape.unpad(&storage.decode(&weights, &beside));
+            if let Some(index) = stored.iter().position(|x| !x.is_finite()) {
+                return Err(Error::NonFinite {
+                    what: format!("the new value of {name}"),
+                    index: elements.start + index,
+                    value: dense[index],
+                    advice: "training cannot start from it; check where the values come from"
+                        .into(),
+                });
+            }
+            encoded.push((part.buffer.clone(), part.offset, weights));
+            if !beside.is_empty() {
+                encoded.push((part.buffer.clone(), beside_offset(&part), beside));
+            }
         }
-        let beside = (!beside.is_empty()).then(|| (beside_offset(&slot), beside));
-        let parts = std::iter::once((slot.offset, weights)).chain(beside);
-        Ok(parts.map(|(offset, bytes)| (slot.buffer.clone(), offset, bytes)).collect())
+        Ok(encoded)
     }
 
     /// Reads a parameter or state, dense, row-major: of a parameter all that the storage knows, so
@@ -411,14 +448,18 @@ impl Parameters {
     /// [`Error::UnknownName`], [`Error::DeviceLost`].
     pub async fn read(&self, name: &str) -> Result<Vec<f32>> {
         let (slot, storage) = (self.find(name)?, self.storage_of(name));
-        let bytes = slot.shape.bytes() as usize;
-        let weights = self.gpu.read(&slot.buffer, slot.offset, bytes).await?;
-        let beside = if keeps_beside(storage) {
-            self.gpu.read(&slot.buffer, beside_offset(&slot), bytes).await?
-        } else {
-            Vec::new()
-        };
-        Ok(slot.shape.unpad(&storage.decode(&weights, &beside)))
+        let mut values = Vec::with_capacity(slot.shape.count());
+        for (_, part) in slot.parts() {
+            let bytes = part.shape.bytes() as usize;
+            let weights = self.gpu.read(&part.buffer, part.offset, bytes).await?;
+            let beside = if keeps_beside(storage) {
+                self.gpu.read(&part.buffer, beside_offset(&part), bytes).await?
+            } else {
+                Vec::new()
+            };
+            values.extend(part.shape.unpad(&storage.decode(&weights, &beside)));
+        }
+        Ok(values)
     }
 
     /// Checks that a graph's parameters and states are among these, with the same shapes, and that
@@ -475,6 +516,12 @@ fn keeps_beside(storage: WeightStorage) -> bool {
     !matches!(storage, WeightStorage::F32 | WeightStorage::Bf16Stochastic)
 }
 
+/// The elements of a dense tensor in the part that begins with row `first`.
+fn elements(whole: &Slot, first: usize, part: &Slot) -> Range<usize> {
+    let start = first * (whole.shape.count() / whole.shape.dims[0]);
+    start..start + part.shape.count()
+}
+
 /// Where what is kept beside the weights in a slot begins: as far into the second half of the
 /// buffer.
 fn beside_offset(slot: &Slot) -> u64 {
@@ -483,8 +530,12 @@ fn beside_offset(slot: &Slot) -> u64 {
 
 /// Reads one slot of values that are not u32, dense.
 pub async fn read_slot(gpu: &Gpu, slot: &Slot) -> Result<Vec<f32>> {
-    let bytes = gpu.read(&slot.buffer, slot.offset, slot.shape.bytes() as usize).await?;
-    Ok(slot.shape.unpad(&slot.shape.precision.decode(&bytes)))
+    let mut values = Vec::with_capacity(slot.shape.count());
+    for (_, part) in slot.parts() {
+        let bytes = gpu.read(&part.buffer, part.offset, part.shape.bytes() as usize).await?;
+        values.extend(part.shape.unpad(&part.shape.precision.decode(&bytes)));
+    }
+    Ok(values)
 }
 
 /// Fails if a tensor is too large to be bound.
@@ -501,7 +552,8 @@ pub fn check_binding(gpu: &Gpu, what: &str, shape: &Shape) -> Result<()> {
         needed,
         available,
         advice: format!(
-            "at this width {rows} rows fit: lower the batch, the context or the vocabulary"
+            "at this width {rows} rows fit: lower the batch or the context of a microbatch, and \
+             accumulate over more of them, or lower the vocabulary"
         ),
     })
 }

@@ -15,6 +15,7 @@ pub struct Recorder<'a> {
     dispatches: Vec<Dispatch>,
     page: Option<(wgpu::Buffer, u64)>,
     unused: Option<wgpu::Buffer>,
+    scratch: Option<wgpu::Buffer>,
     variant: Variant,
     native_f16: bool,
     /// Buffers that hold halves while an operation in half precision is recorded.
@@ -30,6 +31,7 @@ impl<'a> Recorder<'a> {
             dispatches: Vec::new(),
             page: None,
             unused: None,
+            scratch: None,
             variant: Variant::default(),
             native_f16: false,
             halves: Vec::new(),
@@ -54,6 +56,19 @@ impl<'a> Recorder<'a> {
     /// A small buffer to bind where a kernel has an optional buffer that is not used.
     pub fn unused(&mut self) -> wgpu::Buffer {
         self.unused.get_or_insert_with(|| self.gpu.buffer("unused", ALIGNMENT)).clone()
+    }
+
+    /// A buffer of at least so many bytes for what the dispatches of one operation hand on to each
+    /// other. The next operation may get the same one.
+    pub fn scratch(&mut self, bytes: u64) -> wgpu::Buffer {
+        let large_enough = self.scratch.take().filter(|scratch| scratch.size() >= bytes);
+        let scratch = large_enough.unwrap_or_else(|| self.gpu.buffer("scratch", bytes));
+        self.scratch.insert(scratch).clone()
+    }
+
+    /// Bytes of that buffer.
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        self.scratch.as_ref().map_or(0, wgpu::Buffer::size)
     }
 
     /// Compiles what is recorded from here on for this storage.
@@ -88,7 +103,7 @@ impl<'a> Recorder<'a> {
         let native_f16 = self.native_f16;
         self.set_variant(Variant { native_f16, ..precision.into() });
         let halves = operands.into_iter().filter(|s| s.shape.precision != Precision::F32);
-        self.halves = halves.map(|slot| slot.buffer).collect();
+        self.halves = halves.flat_map(|slot| slot.parts()).map(|(_, part)| part.buffer).collect();
         record(self);
         self.halves.clear();
         self.set_variant(Variant::default());

@@ -43,6 +43,16 @@ pub fn matmul_direct(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
     matmul(a, b, size)
 }
 
+/// See [`matmul`].
+pub fn matmul_resumed(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
+    matmul(a, b, size)
+}
+
+/// See [`matmul`].
+pub fn matmul_resumed_direct(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
+    matmul(a, b, size)
+}
+
 /// See [`matmul_transposed_b`].
 pub fn matmul_transposed_b_direct(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
     matmul_transposed_b(a, b, size)

@@ -137,8 +137,21 @@ mod tests {
     fn checkpoint(steps: u64) -> Checkpoint {
         let data = bytemuck::cast_slice(&[1.5_f32, -2.0, 3.0]);
         let view = TensorView::new(Dtype::F32, vec![3], data).expect("a tensor");
-        let info = [("format", "evenkeel checkpoint 1".into()), ("steps", steps.to_string())];
-        let info: HashMap<_, _> = info.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let steps = steps.to_string();
+        let info = [
+            ("format", "evenkeel checkpoint 2"),
+            ("steps", &steps),
+            ("seed", "1"),
+            ("learning rate factor", "1"),
+            ("loss scale", "static"),
+            ("model", ""),
+            ("optimizer", "SGD"),
+            ("moments", ""),
+            ("weights", "f32"),
+            ("parameters", "weight"),
+            ("frozen", ""),
+        ];
+        let info: HashMap<_, _> = info.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let bytes = safetensors::serialize([("weight", view)], Some(info)).expect("a file");
         Checkpoint::from_bytes(&bytes).expect("a checkpoint")
     }

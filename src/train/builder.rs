@@ -18,7 +18,7 @@ use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::graph::{Graph, Phase, Value};
 use crate::kernel::{Precision, WeightStorage};
 use crate::kernels::{LossMean, LossMeanParams};
-use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
+use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters, parts};
 use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::{StepInput, StepState, TensorState};
 
@@ -275,6 +275,7 @@ pub(super) async fn build<M: Model>(
         None => Parameters::new(gpu, &graph, settings.seed).await?,
     };
     parameters.assert_unique_names();
+    settings.check_parts(&parameters)?;
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale();
@@ -403,6 +404,20 @@ impl Settings {
                       feature"
                 .into(),
         })
+    }
+
+    /// Fails if the optimizer needs the whole of a tensor that lies in parts.
+    fn check_parts(&self, parameters: &Parameters) -> Result<()> {
+        let mut specs = parameters.trained().iter().enumerate();
+        let refused = specs.find(|&(index, spec)| {
+            parameters.is_in_parts(index) && !self.optimizer.takes_parts(spec)
+        });
+        let Some((_, spec)) = refused else { return Ok(()) };
+        let what = format!("the optimizer {:?}", self.optimizer);
+        let instead = "its rule needs the whole tensor; take AdamW, Adam, AdamAtan2, Lion or Sgd, \
+                       not cautious, leave the tensor out of what Muon takes for hidden, or take a \
+                       device with larger bindings";
+        Err(parts::unsupported(&what, &spec.name, instead))
     }
 
     fn chosen_weights(&self, given: Option<&Parameters>) -> Result<WeightStorage> {

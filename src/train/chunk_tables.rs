@@ -60,7 +60,8 @@ impl ChunkTables {
                 if part.count == 0 {
                     part.first = to_u32(partial as usize);
                 }
-                part.count += 1;
+                // Between the parts of a tensor that spans segments lie partials of nothing.
+                part.count = to_u32(partial as usize) - part.first + 1;
             }
             let chunk_count = to_u32(table.len());
             segments.push(SegmentTable {
@@ -85,13 +86,13 @@ impl ChunkTables {
 /// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
 /// weights, gradients and moments alike.
 fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
-    let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
-    let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
+    let mine = parameters.parts().filter(|part| part.location.segment == segment);
     let mut table = Vec::new();
-    for (tensor, (spec, location)) in mine {
-        let elements = spec.shape.quads() as u64 * 4;
-        for mut chunk in chunks([(location.offset / 4, elements)]) {
-            chunk.tensor = to_u32(tensor);
+    for part in mine {
+        let shape = part.shape(&parameters.specs()[part.tensor].shape);
+        let elements = shape.quads() as u64 * 4;
+        for mut chunk in chunks([(part.location.offset / 4, elements)]) {
+            chunk.tensor = to_u32(part.tensor);
             table.push(chunk);
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::iter::repeat_n;
 
 use super::{Batch, Model, Trainer, finish};
 use crate::error::Result;
@@ -162,11 +163,11 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// A value and the size of its scan.
+/// A value and the sizes of its scans.
 struct Scanned {
     report: ValueReport,
-    /// Partials of the scan.
-    groups: usize,
+    /// For each part of the value its first element and the partials of its scan.
+    parts: Vec<(usize, usize)>,
 }
 
 impl<M: Model> Trainer<M> {
@@ -223,7 +224,8 @@ impl<M: Model> Trainer<M> {
 
         let nodes = &self.plan.nodes;
         let slots = nodes.iter().flat_map(|node| &node.outputs).filter(|(_, s)| is_real(s));
-        let groups = slots.map(|(_, slot)| scan_groups(slot) as usize).sum::<usize>();
+        let parts = slots.flat_map(|(_, slot)| slot.parts());
+        let groups = parts.map(|(_, part)| scan_groups(&part) as usize).sum::<usize>();
         let bytes = (groups * size_of::<ValuePartial>()) as u64;
         let partials = self.gpu.buffer("value partials", bytes);
         let mut index = HashMap::new();
@@ -235,19 +237,30 @@ impl<M: Model> Trainer<M> {
                 index.insert(*value, base + scanned.len());
                 let inputs = node.inputs.iter().filter_map(|input| index.get(input)).copied();
                 let report = report(node, value.output, slot, microbatch, inputs.collect());
-                let groups = scan_groups(slot);
-                let scan = scan(&self.gpu, slot, &partials, used, groups);
-                dispatches.push(scan);
-                scanned.push(Scanned { report, groups: groups as usize });
-                used += groups;
+                let mut parts = Vec::new();
+                for (row, part) in slot.parts() {
+                    let groups = scan_groups(&part);
+                    dispatches.push(scan(&self.gpu, &part, &partials, used, groups));
+                    let element = row * (slot.shape.count() / slot.shape.dims[0]);
+                    parts.push((element, groups as usize));
+                    used += groups;
+                }
+                scanned.push(Scanned { report, parts });
             }
         }
         self.run(&dispatches).await?;
-        let found: Vec<ValuePartial> = self.gpu.read(&partials, 0, groups).await?;
-        let mut rest = &found[..];
+        let mut found: Vec<ValuePartial> = self.gpu.read(&partials, 0, groups).await?;
+        let mut rest = &mut found[..];
         let mut reports = Vec::with_capacity(scanned.len());
-        for Scanned { report, groups, .. } in scanned {
-            let (mine, others) = rest.split_at(groups);
+        for Scanned { report, parts } in scanned {
+            let (mine, others) = rest.split_at_mut(parts.iter().map(|(_, groups)| groups).sum());
+            let of_parts = parts.iter().flat_map(|&(first, groups)| repeat_n(first, groups));
+            for (partial, first) in mine.iter_mut().zip(of_parts) {
+                // No part is as large as what stands for none.
+                if partial.first_nonfinite != u32::MAX {
+                    partial.first_nonfinite += to_u32(first);
+                }
+            }
             reports.push(report.with_range(mine));
             rest = others;
         }

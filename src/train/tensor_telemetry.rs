@@ -50,7 +50,8 @@ pub struct TensorTelemetry {
     /// Share of the gradient elements that a clip by value, or the guard of 1e18, cut.
     pub clipped_share: f64,
     /// Share of the elements whose second moment, corrected, has a root below eps: their updates
-    /// are smaller than their gradients ask for. `None` for an optimizer without such an eps.
+    /// are smaller than their gradients ask for. `None` for an optimizer without such an eps, and for a
+    /// tensor that is larger than a binding.
     pub eps_share: Option<f64>,
 }
 
@@ -96,6 +97,18 @@ pub(super) struct Watched<'a> {
     pub moments: &'a [Vec<wgpu::Buffer>],
 }
 
+/// What the records do not say of a tensor.
+#[derive(Debug)]
+struct Description {
+    name: String,
+    elements: usize,
+    /// Elements of padding.
+    padding: usize,
+    /// Optimizers measure the parts of a tensor one by one, and the share of the last would stand
+    /// for all.
+    is_in_parts: bool,
+}
+
 /// The ring, and what fills it.
 #[derive(Debug)]
 pub(super) struct TensorWatch {
@@ -108,8 +121,7 @@ pub(super) struct TensorWatch {
     /// After the update of a watched step.
     pub dispatches: Vec<Dispatch>,
     ring: wgpu::Buffer,
-    /// Name, elements and elements of padding of each tensor.
-    tensors: Vec<(String, usize, usize)>,
+    tensors: Vec<Description>,
     /// First step whose record was not read yet.
     read: u64,
 }
@@ -181,11 +193,13 @@ impl TensorWatch {
             eps_shares: eps_shares.as_entire_buffer_binding(),
             ring: ring.as_entire_buffer_binding(),
         });
-        let describe = |spec: &crate::graph::ParameterSpec| {
-            let elements = spec.shape.count();
-            (spec.name.clone(), elements, 4 * spec.shape.quads() - elements)
+        let describe = |(index, spec): (usize, &crate::graph::ParameterSpec)| {
+            let (name, elements) = (spec.name.clone(), spec.shape.count());
+            let (padding, is_in_parts) =
+                (4 * spec.shape.quads() - elements, parameters.is_in_parts(index));
+            Description { name, elements, padding, is_in_parts }
         };
-        let tensors = parameters.trained().iter().map(describe).collect();
+        let tensors = parameters.trained().iter().enumerate().map(describe).collect();
         let dispatches = recorder.take();
         Self { every, capacity, old, keep, dispatches, ring, tensors, read: 0 }
     }
@@ -222,9 +236,7 @@ impl TensorWatch {
             &records[slot * count..][..count]
         });
         let tensors = rows.flat_map(|row| row.iter().zip(&self.tensors));
-        Ok(tensors
-            .map(|(record, (name, elements, padding))| describe(record, name, *elements, *padding))
-            .collect())
+        Ok(tensors.map(|(record, tensor)| tensor.with(record)).collect())
     }
 }
 
@@ -234,24 +246,27 @@ fn norm(max_bits: u32, sum: f32) -> f64 {
     f64::from(sum).sqrt() * 2f64.powi(exponent)
 }
 
-fn describe(record: &TensorRecord, name: &str, elements: usize, padding: usize) -> TensorTelemetry {
-    let scale = f64::from(record.loss_scale);
-    let count = elements.max(1) as f64;
-    let weight_rms = norm(record.weight_max_bits, record.weight_sum) / count.sqrt();
-    let update_rms = norm(record.update_max_bits, record.update_sum) / count.sqrt();
-    TensorTelemetry {
-        step: u64::from(record.step),
-        name: name.to_owned(),
-        gradient_norm: norm(record.gradient_max_bits, record.gradient_sum) / scale,
-        largest_gradient: f64::from(f32::from_bits(record.gradient_max_bits)) / scale,
-        nonfinite_count: record.nonfinite_count,
-        zero_count: record.zero_count - to_u32(padding),
-        weight_rms,
-        largest_weight: f32::from_bits(record.weight_max_bits).into(),
-        update_rms,
-        update_to_weight: if weight_rms > 0.0 { update_rms / weight_rms } else { 0.0 },
-        frozen_share: f64::from(record.frozen_count) / count,
-        clipped_share: f64::from(record.cut_count) / count,
-        eps_share: (record.eps_share >= 0.0).then(|| record.eps_share.into()),
+impl Description {
+    fn with(&self, record: &TensorRecord) -> TensorTelemetry {
+        let scale = f64::from(record.loss_scale);
+        let count = self.elements.max(1) as f64;
+        let weight_rms = norm(record.weight_max_bits, record.weight_sum) / count.sqrt();
+        let update_rms = norm(record.update_max_bits, record.update_sum) / count.sqrt();
+        let is_measured = record.eps_share >= 0.0 && !self.is_in_parts;
+        TensorTelemetry {
+            step: u64::from(record.step),
+            name: self.name.clone(),
+            gradient_norm: norm(record.gradient_max_bits, record.gradient_sum) / scale,
+            largest_gradient: f64::from(f32::from_bits(record.gradient_max_bits)) / scale,
+            nonfinite_count: record.nonfinite_count,
+            zero_count: record.zero_count - to_u32(self.padding),
+            weight_rms,
+            largest_weight: f32::from_bits(record.weight_max_bits).into(),
+            update_rms,
+            update_to_weight: if weight_rms > 0.0 { update_rms / weight_rms } else { 0.0 },
+            frozen_share: f64::from(record.frozen_count) / count,
+            clipped_share: f64::from(record.cut_count) / count,
+            eps_share: is_measured.then(|| record.eps_share.into()),
+        }
     }
 }

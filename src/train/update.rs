@@ -1,6 +1,7 @@
 //! What follows the gradients in every step: scan, verdict, optimizer, commit, telemetry. The
 //! number of these dispatches depends on the segments of the flat buffers, not on the tensors.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
 use super::chunk_tables::ChunkTables;
@@ -16,7 +17,7 @@ use crate::kernels::{
     Commit, CommitParams, LoadWeights, LoadWeightsParams, OVERFLOW_LARGEST, OVERFLOW_NONFINITE,
     Telemetry, TelemetryParams, TensorNorm, Verdict, VerdictParams,
 };
-use crate::plan::{Parameters, Sinks, parameters};
+use crate::plan::{Parameters, Sinks, parameters, parts};
 use crate::record::{Recorder, Slot, StepBuffers, to_u32};
 use crate::step::ScanPartial;
 
@@ -220,11 +221,24 @@ impl Update<'_> {
         let (index_of, _) = self.parameters.index_of(self.graph)?;
         for layer in self.graph.after_updates() {
             let value = |value: Value| self.values[&value].clone();
+            let in_parts = Cell::new(None);
             let parameter = |index: usize| {
-                let is_trained = index_of[index] < self.parameters.trained().len();
-                is_trained.then(|| self.parameters.slot(index_of[index]))
+                let index = index_of[index];
+                if index >= self.parameters.trained().len() {
+                    return None;
+                }
+                if self.parameters.is_in_parts(index) {
+                    in_parts.set(Some(index));
+                }
+                Some(self.parameters.slot(index))
             };
             layer.record(recorder, &value, &parameter);
+            if let Some(index) = in_parts.get() {
+                let instead = "leave it out (for QK-clip there is QK-norm), or take a device with \
+                               larger bindings";
+                let name = &self.parameters.specs()[index].name;
+                return Err(parts::unsupported("what acts after the update", name, instead));
+            }
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ fn hlsl_5_1_is_accepted_by_fxc() {
 /// What FXC optimizes for half a minute: it is compiled as wgpu does in programs built for debugging,
 /// by the same rules without optimization.
 fn fxc_takes_long(case: &Case) -> bool {
-    let tiled = ["matmul", "matmul_transposed_a", "matmul_transposed_b"];
+    let tiled = ["matmul", "matmul_resumed", "matmul_transposed_a", "matmul_transposed_b"];
     let is_optimized = |quads| quads == 1 && case.variant.precision == Precision::F32;
     tiled.contains(&case.kernel.name)
         || constant(case, "unroll_quads").is_some_and(|quads| !is_optimized(quads))

@@ -23,18 +23,43 @@ fn embedding(gpu: &Gpu) {
         let table = values(2, vocabulary * cols);
         let (gi, gt) = (gpu.upload("tokens", &ids), gpu.upload("table", &pad(&table, cols)));
         let y = gpu.upload("y", &vec![7.0f32; rows * cols.next_multiple_of(4)]);
+        let params =
+            EmbeddingParams::whole(rows as u32, cols.div_ceil(4) as u32, vocabulary as u32);
         gpu.run(&Embedding {
-            params: EmbeddingParams {
-                rows: rows as u32,
-                quads: cols.div_ceil(4) as u32,
-                vocabulary: vocabulary as u32,
-            },
+            params,
             tokens: gi.as_entire_buffer_binding(),
             table: gt.as_entire_buffer_binding(),
             y: y.as_entire_buffer_binding(),
         });
         let expected = reference::embedding::embedding(cols, &ids, &wide(&table));
         assert_close("embedding", &unpad(&read(gpu, &y), cols), &expected, EXACT);
+        if vocabulary > 2 {
+            gpu.write(&y, 0, bytemuck::cast_slice(&vec![7.0f32; y.size() as usize / 4]));
+            in_parts(gpu, params, &gi, &pad(&table, cols), &y);
+            assert_close("in parts", &unpad(&read(gpu, &y), cols), &expected, EXACT);
+        }
+    }
+}
+
+/// The table in three buffers, the last part first.
+fn in_parts(
+    gpu: &Gpu,
+    whole: EmbeddingParams,
+    tokens: &wgpu::Buffer,
+    table: &[f32],
+    y: &wgpu::Buffer,
+) {
+    let step = whole.vocabulary.div_ceil(3);
+    for first in [2 * step, step, 0].into_iter().filter(|&first| first < whole.vocabulary) {
+        let table_rows = step.min(whole.vocabulary - first);
+        let [start, count] = [first, table_rows].map(|rows| (rows * whole.quads * 4) as usize);
+        let part = gpu.upload("part", &table[start..start + count]);
+        gpu.run(&Embedding {
+            params: EmbeddingParams { first, table_rows, ..whole },
+            tokens: tokens.as_entire_buffer_binding(),
+            table: part.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        });
     }
 }
 
@@ -47,13 +72,27 @@ fn run_embedding_backward(
     before: &[f32],
     accumulate: u32,
 ) -> Vec<f32> {
+    run_part_of_embedding_backward(gpu, cols, 0, ids, dy, before, accumulate)
+}
+
+/// The same for rows of the gradient from id `first` on.
+fn run_part_of_embedding_backward(
+    gpu: &Gpu,
+    cols: usize,
+    first: usize,
+    ids: &[u32],
+    dy: &[f32],
+    before: &[f32],
+    accumulate: u32,
+) -> Vec<f32> {
     let (gi, gdy) = (gpu.upload("tokens", ids), gpu.upload("dy", &pad(dy, cols)));
     let gradient = gpu.upload("gradient", &pad(before, cols));
     gpu.run(&EmbeddingBackward {
         params: EmbeddingBackwardParams {
             rows: ids.len() as u32,
             quads: cols.div_ceil(4) as u32,
-            vocabulary: (before.len() / cols) as u32,
+            first: first as u32,
+            gradient_rows: (before.len() / cols) as u32,
             accumulate,
         },
         tokens: gi.as_entire_buffer_binding(),
@@ -93,6 +132,14 @@ fn embedding_backward(gpu: &Gpu) {
             let actual = run_embedding_backward(gpu, cols, &ids, &dy, &before, accumulate);
             let what = format!("embedding_backward {rows} {cols} {vocabulary} {accumulate}");
             assert_close(&what, &actual, expected, tolerance);
+            if vocabulary < 100 {
+                let parts = before.chunks(cols * vocabulary.div_ceil(3)).enumerate();
+                let part = |(index, before)| {
+                    let first = index * vocabulary.div_ceil(3);
+                    run_part_of_embedding_backward(gpu, cols, first, &ids, &dy, before, accumulate)
+                };
+                assert!(parts.flat_map(part).eq(actual), "{what}: other bits in parts");
+            }
         }
     }
     in_order_of_position(gpu);

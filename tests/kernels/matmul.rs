@@ -27,6 +27,7 @@ const SIZES: &[(usize, usize, usize)] = &[
 rows! {
     matmul, matmul_transposed_b, matmul_transposed_a,
     matmul_direct, matmul_transposed_b_direct, matmul_transposed_a_direct,
+    matmul_resumed, matmul_resumed_direct,
 }
 
 /// Terms are at most 1, partial sums a few: every addition may lose half a unit of 2^-22.
@@ -54,19 +55,21 @@ fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBi
 macro_rules! product_test {
     (
         $name:ident, $Kernel:ident, $Params:ident, a $a:expr, b $b:expr, $extra:ident
-        $(, spare $spare_read:ident, $spare_write:ident)?
+        $(, spare $spare_read:ident, $spare_write:ident)? $(, sums $sums:ident)?
     ) => {
         fn $name(gpu: &Gpu) {
             let shape_a: fn(Product) -> (usize, usize) = $a;
             let shape_b: fn(Product) -> (usize, usize) = $b;
             let launch = |params, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer| {
                 $(let $spare_write = gpu.buffer("spare", 16);)?
+                $(let $sums = gpu.buffer("sums", 16);)?
                 gpu.run(&$Kernel {
                     params,
                     a: a.as_entire_buffer_binding(),
                     b: b.as_entire_buffer_binding(),
                     $($spare_read: b.as_entire_buffer_binding(),
                     $spare_write: $spare_write.as_entire_buffer_binding(),)?
+                    $($sums: $sums.as_entire_buffer_binding(),)?
                     c: c.as_entire_buffer_binding(),
                 });
             };
@@ -218,6 +221,43 @@ macro_rules! many_tiles_test {
     };
 }
 
+/// In three dispatches, each with a part of the sums: the bits of one, and nothing is stored before
+/// the last.
+macro_rules! resumed_test {
+    ($gpu:ident, $Kernel:ident, $Params:ident) => {
+        let (rows, cols, inner) = (70, 37, 87);
+        let (a, b) = (values(8, rows * inner), values(9, inner * cols));
+        let ga = $gpu.upload("a", &guarded(&a, inner));
+        let gb = $gpu.upload("b", &guarded(&b, cols));
+        let before = pad(&values(10, rows * cols), cols);
+        let (c, sums) = ($gpu.upload("c", &before), $gpu.upload("sums", &before));
+        let bind = wgpu::Buffer::as_entire_buffer_binding;
+        let run = |params| {
+            let (a, b, sums, c) = (bind(&ga), bind(&gb), bind(&sums), bind(&c));
+            $gpu.run(&$Kernel { params, a, b, sums, c });
+        };
+        for accumulate in [0, 1] {
+            let whole = $Params { accumulate, ..$Params::dense(70, 37, 87) };
+            $gpu.write(&c, 0, bytemuck::cast_slice(&before));
+            run(whole);
+            let expected = read($gpu, &c);
+            $gpu.write(&c, 0, bytemuck::cast_slice(&before));
+            for (first, end) in [(0, 16), (16, 64), (64, 87)] {
+                assert_eq!(read($gpu, &c), before, "written before the last dispatch");
+                run($Params {
+                    inner: end - first,
+                    a_offset: first / 4,
+                    b_offset: first * 10,
+                    resume: u32::from(first > 0),
+                    unfinished: u32::from(end < 87),
+                    ..whole
+                });
+            }
+            assert_eq!(read($gpu, &c), expected, "in three dispatches");
+        }
+    };
+}
+
 /// Nothing beyond what every product is tested for.
 macro_rules! no_more {
     ($gpu:ident, $Kernel:ident, $Params:ident) => {};
@@ -262,6 +302,14 @@ product_test!(
     a | s | (s.rows, s.inner),
     b | s | (s.inner, s.cols),
     many_tiles_test
+);
+product_test!(
+    matmul_resumed, MatmulResumed, MatmulResumedParams,
+    a |s| (s.rows, s.inner), b |s| (s.inner, s.cols), resumed_test, sums sums
+);
+product_test!(
+    matmul_resumed_direct, MatmulResumedDirect, MatmulResumedDirectParams,
+    a |s| (s.rows, s.inner), b |s| (s.inner, s.cols), resumed_test, sums sums
 );
 product_test!(
     matmul_transposed_a,

@@ -174,19 +174,28 @@ fn draw(gpu: &Gpu, rows: u32, cols: u32, run: impl Fn(wgpu::BufferBinding<'_>)) 
 
 fn uniform(gpu: &Gpu, shape: [u32; 2], names: [u32; 2], bounds: [f32; 2]) -> Vec<f32> {
     let ([rows, cols], [seed, stream], [low, high]) = (shape, names, bounds);
-    let params = InitializeUniformParams { rows, cols, seed, stream, low, high };
+    let params = InitializeUniformParams { first_row: 0, rows, cols, seed, stream, low, high };
     draw(gpu, rows, cols, |w| gpu.run(&InitializeUniform { params, w }))
 }
 
 fn normal(gpu: &Gpu, shape: [u32; 2], names: [u32; 2], moments: [f32; 2]) -> Vec<f32> {
     let ([rows, cols], [seed, stream], [mean, deviation]) = (shape, names, moments);
-    let params = InitializeNormalParams { rows, cols, seed, stream, mean, deviation };
+    let params = InitializeNormalParams { first_row: 0, rows, cols, seed, stream, mean, deviation };
     draw(gpu, rows, cols, |w| gpu.run(&InitializeNormal { params, w }))
 }
 
 /// Sizes around a quad and a workgroup, rows that start at each of the four words of a block.
 const SHAPES: &[[u32; 2]] =
     &[[1, 1], [5, 3], [1, 4], [7, 5], [6, 6], [3, 255], [2, 256], [3, 257], [1, 1009]];
+
+/// Rows that are drawn apart are those of the tensor that is drawn as a whole.
+#[track_caller]
+fn assert_same_in_parts(whole: &[f32], cols: u32, part: impl Fn(u32, u32) -> Vec<f32>) {
+    let rows = whole.len() as u32 / cols;
+    let parts: Vec<_> =
+        (0..rows).step_by(3).map(|first| part(first, 3.min(rows - first))).collect();
+    assert_eq!(parts.concat(), whole, "{rows} rows of {cols}");
+}
 
 fn fill(gpu: &Gpu) {
     for &[rows, cols] in SHAPES {
@@ -211,6 +220,13 @@ fn initialize_uniform(gpu: &Gpu) {
                 because: "two products and a sum of magnitude 4; exact in (0, 1)",
             };
             assert_close(&format!("initialize_uniform {shape:?}"), &w, &expected, tolerance);
+            let cols = shape[1];
+            assert_same_in_parts(&w, cols, |first_row, rows| {
+                let (seed, stream) = (42, 7);
+                let params =
+                    InitializeUniformParams { first_row, rows, cols, seed, stream, low, high };
+                draw(gpu, rows, cols, |w| gpu.run(&InitializeUniform { params, w }))
+            });
         }
     }
     let w = uniform(gpu, [197, 101], [3, 4], [-0.5, 2.0]);

@@ -384,6 +384,7 @@ fn embedding(leaves: Leaves) -> Vec<Case> {
     for factor in [-2.0, 0.5, 1.5] {
         x = looked_up.graph.scale(x, factor);
     }
+    let looked_at = x;
 
     let mut tied = Builder::new("a table that is the head too", leaves);
     let table = tied.variable("table", &[7, 6]);
@@ -392,10 +393,16 @@ fn embedding(leaves: Leaves) -> Vec<Case> {
     let y = tied.graph.activation(y, Activation::Tanh);
     let y = tied.graph.linear(y, table, None, Activation::None);
 
+    let mut rows = Builder::new("some rows of a value", leaves);
+    let x = rows.variable("x", &[1, 5, 6]);
+    let x = rows.graph.activation(x, Activation::Tanh);
+    let positions = rows.tokens("positions", &[4], 5);
+    let some = rows.graph.embedding(x, positions);
+
     let mut rotary = Builder::new("rotary", leaves);
-    let rows = rotary.variable("x", &[2, 5, 20]);
-    let rotated = rotary.graph.rotary(rows, 2, 8, 100.0);
-    vec![looked_up.finish(x), tied.finish(y), rotary.finish(rotated)]
+    let x = rotary.variable("x", &[2, 5, 20]);
+    let rotated = rotary.graph.rotary(x, 2, 8, 100.0);
+    vec![looked_up.finish(looked_at), tied.finish(y), rows.finish(some), rotary.finish(rotated)]
 }
 
 pub fn attention_case(

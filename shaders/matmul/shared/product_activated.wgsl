@@ -1,5 +1,5 @@
 // A matrix product with a bias and an activation at its end: the parameters of shared/product.wgsl
-// and two more. What the activation was given is kept for its backward pass.
+// and three more. What the activation was given is kept for its backward pass.
 struct ActivatedProductParams {
     rows: u32,
     cols: u32,
@@ -9,6 +9,7 @@ struct ActivatedProductParams {
     accumulate: u32,
     has_bias: u32,
     activation: u32,
+    bias_offset: u32,
     alpha: f32,
     a_offset: u32,
     a_row_stride: u32,
@@ -28,7 +29,7 @@ struct ActivatedProductParams {
 
 fn store(at: u32, quad: u32, value: vec4<f32>) {
     var total = value;
-    if params.has_bias != 0u { total += unpack(bias[quad]); }
+    if params.has_bias != 0u { total += unpack(bias[params.bias_offset + quad]); }
     if params.activation != 0u {
         // The activation sees the rounded value that its backward pass will read.
         let stored = pack(total);

@@ -1,5 +1,6 @@
 // One 64 x 64 tile of C per workgroup without workgroup memory: each invocation reads the quads
 // that its 8 x 8 elements need. Faster where shaders run on a CPU, whose caches do the sharing.
+// Another fragment says what the sums begin with.
 fn add_row(c: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
     return fma(a.wwww, b[3], fma(a.zzzz, b[2], fma(a.yyyy, b[1], fma(a.xxxx, b[0], c))));
 }
@@ -27,10 +28,12 @@ fn multiply(tile: u32, lane: u32) {
         let origin_b0 = b_origin(outer, inner, col);
         let origin_b1 = b_origin(outer, inner, col + 1u);
         let inner_quads = (params.inner + 3u) / 4u;
-        var c00 = mat4x4<f32>();
-        var c01 = mat4x4<f32>();
-        var c10 = mat4x4<f32>();
-        var c11 = mat4x4<f32>();
+        let first = params.c_offset + outer * params.c_outer_stride
+            + inner * params.c_inner_stride;
+        var c00 = opening(first, row, col);
+        var c01 = opening(first, row, col + 1u);
+        var c10 = opening(first, row + 1u, col);
+        var c11 = opening(first, row + 1u, col + 1u);
         for (var k = 0u; k < inner_quads; k++) {
             let b0 = b_block(origin_b0, k);
             let b1 = b_block(origin_b1, k);
@@ -41,8 +44,6 @@ fn multiply(tile: u32, lane: u32) {
             c10 = add_product(c10, a1, b0);
             c11 = add_product(c11, a1, b1);
         }
-        let first = params.c_offset + outer * params.c_outer_stride
-            + inner * params.c_inner_stride;
         store_blocks(first, row, col, 1u, c00, c01, c10, c11);
     }
 }

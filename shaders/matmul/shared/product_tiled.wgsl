@@ -1,6 +1,7 @@
 // One 64 x 64 tile of C per workgroup, 16 elements of `inner` at a time through workgroup memory.
 // Each invocation owns 8 x 8 elements as four blocks: matrix columns are rows of C. Another
-// fragment gives Term, what is multiplied, and Sum, what a step of `inner` adds up to.
+// fragment gives Term, what is multiplied, and Sum, what a step of `inner` adds up to; one more says
+// what the sums begin with.
 const TILE_PITCH = 17u; // 16 quads and one, so that transposed stores meet fewer bank conflicts
 var<workgroup> tile_a: array<Term, 272>; // (16 inner, 64 rows)
 var<workgroup> tile_b: array<Term, 272>; // (16 inner, 64 cols)
@@ -17,10 +18,14 @@ fn multiply(tile: u32, lane: u32) {
         let origin_a = a_origin(outer, inner, row + lane / 4u);
         let origin_b = b_origin(outer, inner, col + lane / 4u);
         let inner_quads = (params.inner + 3u) / 4u;
-        var c00 = mat4x4<f32>();
-        var c01 = mat4x4<f32>();
-        var c10 = mat4x4<f32>();
-        var c11 = mat4x4<f32>();
+        let first = params.c_offset + outer * params.c_outer_stride
+            + inner * params.c_inner_stride;
+        let row_quad = row + lane / 8u;
+        let col_quad = col + lane % 8u;
+        var c00 = opening(first, row_quad, col_quad);
+        var c01 = opening(first, row_quad, col_quad + 8u);
+        var c10 = opening(first, row_quad + 8u, col_quad);
+        var c11 = opening(first, row_quad + 8u, col_quad + 8u);
         for (var k = 0u; k < inner_quads; k += 4u) {
             var block_a = mat4x4<f32>();
             var block_b = mat4x4<f32>();
@@ -58,9 +63,6 @@ fn multiply(tile: u32, lane: u32) {
             c11 = close_sum(c11, s11);
             workgroupBarrier();
         }
-        let first = params.c_offset + outer * params.c_outer_stride
-            + inner * params.c_inner_stride;
-        let row_quad = row + lane / 8u;
-        store_blocks(first, row_quad, col + lane % 8u, 8u, c00, c01, c10, c11);
+        store_blocks(first, row_quad, col_quad, 8u, c00, c01, c10, c11);
     }
 }

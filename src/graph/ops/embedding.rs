@@ -17,7 +17,8 @@ fn token_ids(data: &[f64]) -> Vec<u32> {
     data.iter().map(|&token| token as u32).collect()
 }
 
-/// y = table rows; inputs table (vocabulary, width), tokens (..).
+/// y = table rows; inputs table (vocabulary, width), perhaps with dimensions of 1 in front, and
+/// tokens (..).
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -28,7 +29,8 @@ impl Op for Embedding {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         let (table, tokens) = (&inputs[0], &inputs[1]);
-        assert_eq!(table.dims.len(), 2, "embedding: the table is {table}");
+        let is_matrix = table.dims.len() > 1 && table.rows() == table.dims[table.dims.len() - 2];
+        assert!(is_matrix, "embedding: the table is {table}");
         assert_eq!(tokens.element, Element::U32, "embedding: the tokens are {tokens}");
         vec![Shape::real([&tokens.dims[..], &[table.cols()]].concat())]
     }
@@ -39,22 +41,30 @@ impl Op for Embedding {
         node: &Node,
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
-        let vocabulary = graph.shape(node.inputs[0]).dims[0];
-        let op = EmbeddingBackward { vocabulary };
+        let table = graph.shape(node.inputs[0]);
+        let op = EmbeddingBackward { vocabulary: table.rows(), leading: table.dims.len() - 2 };
         vec![Some(graph.apply(op, &[node.inputs[1], first(upstream)])), None]
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        recorder.dispatch(&EmbeddingKernel {
-            params: EmbeddingParams {
-                rows: to_u32(outputs[0].shape.rows()),
-                quads: to_u32(outputs[0].shape.row_quads()),
-                vocabulary: to_u32(inputs[0].shape.dims[0]),
-            },
-            tokens: inputs[1].binding(),
-            table: inputs[0].binding(),
-            y: outputs[0].binding(),
-        });
+        for (first, table) in inputs[0].parts() {
+            recorder.dispatch(&EmbeddingKernel {
+                params: EmbeddingParams {
+                    rows: to_u32(outputs[0].shape.rows()),
+                    quads: to_u32(outputs[0].shape.row_quads()),
+                    first: to_u32(first),
+                    table_rows: to_u32(table.shape.rows()),
+                    vocabulary: to_u32(inputs[0].shape.rows()),
+                },
+                tokens: inputs[1].binding(),
+                table: table.binding(),
+                y: outputs[0].binding(),
+            });
+        }
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        !inputs[1].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -68,6 +78,8 @@ impl Op for Embedding {
 pub struct EmbeddingBackward {
     /// Rows of the table.
     pub vocabulary: usize,
+    /// Dimensions of 1 in front of them.
+    pub leading: usize,
 }
 
 impl Op for EmbeddingBackward {
@@ -76,7 +88,9 @@ impl Op for EmbeddingBackward {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![Shape::f32([self.vocabulary, inputs[1].cols()])]
+        let mut dims = vec![1; self.leading];
+        dims.extend([self.vocabulary, inputs[1].cols()]);
+        vec![Shape::f32(dims)]
     }
 
     fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
@@ -84,17 +98,24 @@ impl Op for EmbeddingBackward {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        recorder.dispatch(&EmbeddingBackwardKernel {
-            params: EmbeddingBackwardParams {
-                rows: to_u32(inputs[1].shape.rows()),
-                quads: to_u32(inputs[1].shape.row_quads()),
-                vocabulary: to_u32(self.vocabulary),
-                accumulate: u32::from(outputs[0].accumulate),
-            },
-            tokens: inputs[0].binding(),
-            dy: inputs[1].binding(),
-            gradient: outputs[0].binding(),
-        });
+        for (first, gradient) in outputs[0].parts() {
+            recorder.dispatch(&EmbeddingBackwardKernel {
+                params: EmbeddingBackwardParams {
+                    rows: to_u32(inputs[1].shape.rows()),
+                    quads: to_u32(inputs[1].shape.row_quads()),
+                    first: to_u32(first),
+                    gradient_rows: to_u32(gradient.shape.rows()),
+                    accumulate: u32::from(gradient.accumulate),
+                },
+                tokens: inputs[0].binding(),
+                dy: inputs[1].binding(),
+                gradient: gradient.binding(),
+            });
+        }
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        !inputs.iter().any(Slot::is_in_parts)
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -141,15 +162,23 @@ impl Op for AddPositions {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         let time = shape.dims[shape.dims.len() - 2];
+        // The positions in use lie in the first part.
+        let (_, table) = &inputs[1].parts()[0];
         recorder.dispatch(&BroadcastAdd {
             params: BroadcastAddParams {
                 quads: quads(shape),
                 period_quads: to_u32(time * shape.row_quads()),
             },
             x: inputs[0].binding(),
-            b: inputs[1].binding(),
+            b: table.binding(),
             y: outputs[0].binding(),
         });
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
+        let shape = &inputs[0].shape;
+        let (_, table) = &inputs[1].parts()[0];
+        shape.dims[shape.dims.len() - 2] <= table.shape.rows() && !inputs[0].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -182,13 +211,17 @@ impl Op for PositionBackward {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         let time = shape.dims[shape.dims.len() - 2];
-        let gradient = &outputs[0];
-        if self.context > time && !gradient.accumulate {
-            // Rows beyond `time` receive no gradient, and the slot may hold anything.
-            let [rows, cols] = [self.context, shape.cols()].map(to_u32);
-            let params = FillParams { rows, cols, value: 0.0 };
-            recorder.dispatch(&Fill { params, w: gradient.binding() });
+        let parts = outputs[0].parts();
+        for (first, gradient) in &parts {
+            if first + gradient.shape.rows() > time && !gradient.accumulate {
+                // Rows beyond `time` receive no gradient, and the slot may hold anything.
+                let [rows, cols] = [gradient.shape.rows(), shape.cols()].map(to_u32);
+                let params = FillParams { rows, cols, value: 0.0 };
+                recorder.dispatch(&Fill { params, w: gradient.binding() });
+            }
         }
+        // The positions in use lie in the first part.
+        let (_, gradient) = &parts[0];
         recorder.dispatch(&PositionBackwardKernel {
             params: PositionBackwardParams {
                 batch: to_u32(shape.rows() / time),
@@ -198,6 +231,12 @@ impl Op for PositionBackward {
             dy: inputs[0].binding(),
             gradient: gradient.binding(),
         });
+    }
+
+    fn takes_parts(&self, inputs: &[Slot], outputs: &[Slot]) -> bool {
+        let shape = &inputs[0].shape;
+        let (_, gradient) = &outputs[0].parts()[0];
+        shape.dims[shape.dims.len() - 2] <= gradient.shape.rows() && !inputs[0].is_in_parts()
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -289,7 +328,8 @@ impl Op for Rotary {
 }
 
 impl Graph {
-    /// Rows of a table (vocabulary, width) by tokens (..), to (.., width).
+    /// Rows of a table (vocabulary, width) by tokens (..), to (.., width). The table may be any value
+    /// of that shape, and have dimensions of 1 in front.
     #[track_caller]
     pub fn embedding(&mut self, table: Value, tokens: Value) -> Value {
         self.apply(Embedding, &[table, tokens])

@@ -1,14 +1,14 @@
-//! Matrix products and linear layers.
+//! Matrix products.
 
-use super::{ActivationBackward, first};
+use super::first;
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels::{
-    Activation, Matmul, MatmulDirect, MatmulParams, MatmulTransposedA, MatmulTransposedADirect,
-    MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
+    Matmul, MatmulDirect, MatmulParams, MatmulResumed, MatmulResumedDirect, MatmulResumedParams,
+    MatmulTransposedA, MatmulTransposedADirect, MatmulTransposedAParams, MatmulTransposedB,
+    MatmulTransposedBDirect, MatmulTransposedBParams,
 };
 use crate::record::{Recorder, Slot, to_u32};
-use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;
 
@@ -36,6 +36,7 @@ pub struct Product {
 }
 
 /// Sizes of one product and how often it is done.
+#[derive(Clone, Copy)]
 struct Sizes {
     rows: usize,
     cols: usize,
@@ -70,6 +71,125 @@ impl Product {
             self.transposed
         );
         Sizes { rows, cols, inner, batch: a_batch }
+    }
+}
+
+/// A dimension of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dimension {
+    Rows,
+    Cols,
+    Inner,
+}
+
+/// What one dispatch computes of a product: all of it, or a range of one dimension.
+struct Piece {
+    sizes: Sizes,
+    /// The dimension of the range.
+    along: Option<Dimension>,
+    /// A, B and C: whole, but one of them may be the part that has just this range.
+    slots: [Slot; 3],
+    /// Where the range begins in each, in quads.
+    offsets: [u32; 3],
+    /// Quads from row to row of each.
+    row_strides: [u32; 3],
+    /// Quads from one product to the next in each.
+    strides: [u32; 3],
+}
+
+impl Product {
+    /// Which dimension of the product the stored rows of A, B and C are, and which their columns.
+    fn stored(&self) -> [[Dimension; 2]; 3] {
+        use Dimension::{Cols, Inner, Rows};
+        let a = if self.transposed == Transposed::A { [Inner, Rows] } else { [Rows, Inner] };
+        let b = if self.transposed == Transposed::B { [Cols, Inner] } else { [Inner, Cols] };
+        [a, b, [Rows, Cols]]
+    }
+
+    /// The dispatches that make up the product of A and B: one for each part of the operand that
+    /// lies in parts.
+    fn pieces(&self, operands: [&Slot; 3]) -> Vec<Piece> {
+        let sizes = self.sizes(&operands[0].shape, &operands[1].shape);
+        let whole = |along, sizes, offsets| Piece {
+            sizes,
+            along,
+            slots: operands.map(Slot::clone),
+            offsets,
+            row_strides: operands.map(|slot| to_u32(slot.shape.row_quads())),
+            strides: operands.map(|slot| to_u32(slot.shape.quads() / sizes.batch)),
+        };
+        let Some(divided) = operands.iter().position(|slot| slot.is_in_parts()) else {
+            return vec![whole(None, sizes, [0; 3])];
+        };
+        let stored = self.stored();
+        let along = stored[divided][0];
+        let pieces = operands[divided].parts().into_iter().map(|(first, part)| {
+            let mut sizes = sizes;
+            *sizes.along(along) = part.shape.rows();
+            let offset = |operand: usize| match stored[operand] {
+                _ if operand == divided => 0,
+                [rows, _] if rows == along => first * operands[operand].shape.row_quads(),
+                [_, cols] if cols == along => first / 4,
+                _ => 0,
+            };
+            let mut piece = whole(Some(along), sizes, [0, 1, 2].map(|i| to_u32(offset(i))));
+            piece.slots[divided] = part;
+            piece
+        });
+        pieces.collect()
+    }
+
+    /// Records one piece; `ends` says whether it is the first and whether it is the last.
+    fn record_piece(&self, recorder: &mut Recorder<'_>, piece: &Piece, ends: [bool; 2]) {
+        let [a, b, c] = piece.slots.each_ref();
+        let Sizes { rows, cols, inner, batch } = piece.sizes;
+        let [rows, cols, inner, batch] = [rows, cols, inner, batch].map(to_u32);
+        macro_rules! strided {
+            ($Params:ident) => {
+                $Params {
+                    batch,
+                    accumulate: u32::from(c.accumulate),
+                    a_offset: piece.offsets[0],
+                    a_row_stride: piece.row_strides[0],
+                    a_outer_stride: piece.strides[0],
+                    b_offset: piece.offsets[1],
+                    b_row_stride: piece.row_strides[1],
+                    b_outer_stride: piece.strides[1],
+                    c_offset: piece.offsets[2],
+                    c_row_stride: piece.row_strides[2],
+                    c_outer_stride: piece.strides[2],
+                    ..$Params::dense(rows, cols, inner)
+                }
+            };
+        }
+        match self.transposed {
+            Transposed::Neither if piece.along == Some(Dimension::Inner) => {
+                let [is_first, is_last] = ends;
+                let params = MatmulResumedParams {
+                    resume: u32::from(!is_first),
+                    unfinished: u32::from(!is_last),
+                    ..strided!(MatmulResumedParams)
+                };
+                record_resumed(recorder, params, [a, b, c]);
+            }
+            Transposed::Neither => record_ab(recorder, strided!(MatmulParams), [a, b, c]),
+            Transposed::A => record_at_b(recorder, strided!(MatmulTransposedAParams), [a, b, c]),
+            Transposed::B => {
+                let unused = Slot::new(recorder.unused(), Shape::real([4]));
+                let params = strided!(MatmulTransposedBParams);
+                record_ab_t(recorder, params, [a, b, b, c, &unused]);
+            }
+        }
+    }
+}
+
+impl Sizes {
+    fn along(&mut self, dimension: Dimension) -> &mut usize {
+        match dimension {
+            Dimension::Rows => &mut self.rows,
+            Dimension::Cols => &mut self.cols,
+            Dimension::Inner => &mut self.inner,
+        }
     }
 }
 
@@ -116,33 +236,22 @@ impl Op for Product {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let (a, b, c) = (&inputs[0], &inputs[1], &outputs[0]);
-        let Sizes { rows, cols, inner, batch } = self.sizes(&a.shape, &b.shape);
-        let matrix = |slot: &Slot| to_u32(slot.shape.quads() / batch);
-        let accumulate = u32::from(c.accumulate);
-        let [rows, cols, inner, count] = [rows, cols, inner, batch].map(to_u32);
-        macro_rules! strided {
-            ($Params:ident) => {
-                $Params {
-                    batch: count,
-                    accumulate,
-                    a_outer_stride: matrix(a),
-                    b_outer_stride: matrix(b),
-                    c_outer_stride: matrix(c),
-                    ..$Params::dense(rows, cols, inner)
-                }
-            };
+        let pieces = self.pieces([&inputs[0], &inputs[1], &outputs[0]]);
+        let last = pieces.len() - 1;
+        for (index, piece) in pieces.iter().enumerate() {
+            self.record_piece(recorder, piece, [index == 0, index == last]);
         }
-        match self.transposed {
-            Transposed::Neither => record_ab(recorder, strided!(MatmulParams), [a, b, c]),
-            Transposed::A => record_at_b(recorder, strided!(MatmulTransposedAParams), [a, b, c]),
-            Transposed::B => {
-                let unused = recorder.unused();
-                let unused = Slot::new(unused, Shape::real([4]));
-                let params = strided!(MatmulTransposedBParams);
-                record_ab_t(recorder, params, [a, b, b, c, &unused]);
-            }
-        }
+    }
+
+    /// One matrix product, with one of its three matrices in parts. Of Aᵀ·B that is C, as in the
+    /// gradient of a weight.
+    fn takes_parts(&self, inputs: &[Slot], outputs: &[Slot]) -> bool {
+        let operands = [&inputs[0], &inputs[1], &outputs[0]];
+        let in_parts: Vec<_> = (0..3).filter(|&i| operands[i].is_in_parts()).collect();
+        let [operand] = in_parts[..] else { return in_parts.is_empty() };
+        let is_one = self.sizes(&inputs[0].shape, &inputs[1].shape).batch == 1;
+        let is_matrix = operands[operand].shape.dims.len() == 2;
+        is_one && is_matrix && (self.transposed != Transposed::A || operand == 2)
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -173,6 +282,19 @@ fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slo
     }
 }
 
+/// Records one of several dispatches whose sums go on from one to the next.
+fn record_resumed(recorder: &mut Recorder<'_>, params: MatmulResumedParams, [a, b, c]: [&Slot; 3]) {
+    let sums = recorder.scratch(16 * c.shape.quads() as u64);
+    let [a, b, c] = [a, b, c].map(Slot::binding);
+    let sums = sums.as_entire_buffer_binding();
+    if !recorder.tiled_products() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulResumedDirect { params, a, b, sums, c });
+    } else {
+        recorder.dispatch(&MatmulResumed { params, a, b, sums, c });
+    }
+}
+
 fn record_at_b(
     recorder: &mut Recorder<'_>,
     params: MatmulTransposedAParams,
@@ -187,7 +309,7 @@ fn record_at_b(
     }
 }
 
-fn record_ab_t(
+pub(super) fn record_ab_t(
     recorder: &mut Recorder<'_>,
     params: MatmulTransposedBParams,
     [a, b, bias, c, pre_activation]: [&Slot; 5],
@@ -202,101 +324,7 @@ fn record_ab_t(
     }
 }
 
-/// y = f(x Wᵀ + b); inputs x (.., in), W (out, in), and b (out) if there is one. With an
-/// activation the second output is its argument.
-#[derive(Clone, Copy, Debug)]
-pub struct Linear {
-    /// f.
-    pub activation: Activation,
-}
-
-impl Op for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        let (x, weight) = (&inputs[0], &inputs[1]);
-        assert!(
-            weight.dims.len() == 2 && x.dims.len() > 1 && x.cols() == weight.cols(),
-            "linear: x is {x}, the weight (out, in) is {weight}"
-        );
-        let outputs = weight.dims[0];
-        if let Some(bias) = inputs.get(2) {
-            assert_eq!(bias.dims, [outputs], "linear: the bias does not fit the weight {weight}");
-        }
-        let mut y = x.with(Element::Real);
-        *y.dims.last_mut().expect("not empty") = outputs;
-        if self.activation == Activation::None { vec![y] } else { vec![y.clone(), y] }
-    }
-
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        node: &Node,
-        upstream: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        let mut dy = first(upstream);
-        if self.activation != Activation::None {
-            let op = ActivationBackward { kind: self.activation };
-            dy = graph.apply(op, &[node.output(1), dy]);
-        }
-        let flat = |transposed, element| Product { transposed, flat: true, element };
-        let (x, weight) = (node.inputs[0], node.inputs[1]);
-        let dx = graph.apply(flat(Transposed::Neither, Element::Real), &[dy, weight]);
-        let dw = graph.apply(flat(Transposed::A, Element::F32), &[dy, x]);
-        let mut gradients = vec![Some(dx), Some(dw)];
-        if node.inputs.len() > 2 {
-            gradients.push(Some(graph.column_sum(dy)));
-        }
-        gradients
-    }
-
-    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let (x, weight) = (&inputs[0], &inputs[1]);
-        let bias = inputs.get(2);
-        let unused = Slot::new(recorder.unused(), Shape::real([4]));
-        let [rows, cols, inner] =
-            [x.shape.rows(), weight.shape.dims[0], weight.shape.cols()].map(to_u32);
-        let params = MatmulTransposedBParams {
-            has_bias: u32::from(bias.is_some()),
-            activation: self.activation as u32,
-            ..MatmulTransposedBParams::dense(rows, cols, inner)
-        };
-        let pre_activation = outputs.get(1).unwrap_or(&unused);
-        let slots = [x, weight, bias.unwrap_or(weight), &outputs[0], pre_activation];
-        record_ab_t(recorder, params, slots);
-    }
-
-    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
-        let (x, weight) = (inputs[0], inputs[1]);
-        let (rows, cols, inner) = (x.shape.rows(), weight.shape.dims[0], weight.shape.cols());
-        let size = reference::Product { rows, cols, inner };
-        let mut y = reference::matmul_transposed_b(x.data, weight.data, size);
-        if let Some(bias) = inputs.get(2) {
-            y = elementwise::broadcast_add(&y, bias.data);
-        }
-        if self.activation == Activation::None {
-            return vec![y];
-        }
-        vec![elementwise::activate(self.activation, &y), y]
-    }
-}
-
 impl Graph {
-    /// activation(x Wᵀ + bias): x (.., in), weight (out, in), bias (out).
-    #[track_caller]
-    pub fn linear(
-        &mut self,
-        x: Value,
-        weight: Value,
-        bias: Option<Value>,
-        activation: Activation,
-    ) -> Value {
-        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
-        self.apply(Linear { activation }, &inputs)
-    }
-
     /// A·B of (.., rows, inner) and (.., inner, cols), with equal leading dimensions.
     #[track_caller]
     pub fn matmul(&mut self, a: Value, b: Value) -> Value {

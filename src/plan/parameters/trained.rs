@@ -5,6 +5,7 @@
 use super::{Location, Parameters, beside_offset, keeps_beside, layout};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::plan::parts::{Part, divide};
 
 /// Trained tensors in front, otherwise in the order of the model.
 pub(super) fn in_order(specs: &[ParameterSpec]) -> Vec<ParameterSpec> {
@@ -18,21 +19,36 @@ pub(super) fn trained_count(specs: &[ParameterSpec]) -> usize {
     specs.partition_point(|spec| spec.requires_grad)
 }
 
-/// Places tensors [in order](in_order): segments of trained ones, then of frozen ones, of at most
-/// `largest` bytes. Returns the locations, the bytes of each segment, and the number of segments of
-/// trained tensors, which is 1 at least.
-pub(super) fn place(specs: &[ParameterSpec], largest: u64) -> (Vec<Location>, Vec<u64>, usize) {
-    let (trained, frozen) = specs.split_at(trained_count(specs));
-    let lay_out = |specs: &[ParameterSpec]| layout(specs.iter().map(|s| s.shape.bytes()), largest);
-    let (mut locations, mut segments) = lay_out(trained);
+/// Places tensors [in order](in_order), each in parts where a binding of `largest` bytes does not
+/// hold it: segments of trained ones, then of frozen ones. Returns the parts by tensor, the bytes of
+/// each segment, and the number of segments of trained tensors, which is 1 at least.
+///
+/// # Errors
+/// Those of [`divide`].
+pub(super) fn place(
+    specs: &[ParameterSpec],
+    largest: u64,
+) -> Result<(Vec<Vec<Part>>, Vec<u64>, usize)> {
+    let mut parts = Vec::with_capacity(specs.len());
+    for (tensor, spec) in specs.iter().enumerate() {
+        let part = |rows| Part { tensor, rows, location: Location::default() };
+        parts.push(divide(spec, largest)?.into_iter().map(part).collect::<Vec<_>>());
+    }
+    let lay_out = |parts: &mut [Vec<Part>], first_segment: usize| {
+        let sizes = parts.iter().flatten().map(|p| p.shape(&specs[p.tensor].shape).bytes());
+        let (locations, segments) = layout(sizes, largest);
+        for (part, at) in parts.iter_mut().flatten().zip(locations) {
+            part.location = Location { segment: first_segment + at.segment, ..at };
+        }
+        segments
+    };
+    let (trained, frozen) = parts.split_at_mut(trained_count(specs));
+    let mut segments = lay_out(trained, 0);
     let trained_segments = segments.len();
     if !frozen.is_empty() {
-        let (rest, bytes) = lay_out(frozen);
-        let behind = |at: Location| Location { segment: at.segment + trained_segments, ..at };
-        locations.extend(rest.into_iter().map(behind));
-        segments.extend(bytes);
+        segments.extend(lay_out(frozen, trained_segments));
     }
-    (locations, segments, trained_segments)
+    Ok((parts, segments, trained_segments))
 }
 
 impl Parameters {
@@ -89,11 +105,14 @@ impl Parameters {
         };
         for (index, spec) in self.specs.iter().enumerate() {
             let target = moved.position(&spec.name).expect("the same names");
-            let (from, to) = (self.slot(index), moved.slot(target));
-            let bytes = from.shape.bytes();
-            copy(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
-            if keeps_beside(self.storage) {
-                copy(&from.buffer, beside_offset(&from), &to.buffer, beside_offset(&to), bytes);
+            // One device divides a tensor in one way, wherever the parts lie.
+            let parts = self.slot(index).parts().into_iter().zip(moved.slot(target).parts());
+            for ((_, from), (_, to)) in parts {
+                let bytes = from.shape.bytes();
+                copy(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
+                if keeps_beside(self.storage) {
+                    copy(&from.buffer, beside_offset(&from), &to.buffer, beside_offset(&to), bytes);
+                }
             }
         }
         copy(&self.committed, 0, &moved.committed, 0, self.committed.size());
@@ -122,16 +141,48 @@ mod tests {
         let specs = in_order(&specs);
         let streams: Vec<_> = specs.iter().map(|spec| spec.stream).collect();
         assert_eq!((streams, trained_count(&specs)), (vec![1, 3, 0, 2, 4], 2));
-        let (locations, segments, trained) = place(&specs, 1536);
+        let (parts, segments, trained) = place(&specs, 1536).expect("placed");
         let at = |segment, offset| Location { segment, offset };
-        assert_eq!(locations, [at(0, 0), at(0, 512), at(1, 0), at(2, 0), at(3, 0)]);
+        assert_eq!(locations(&parts), [at(0, 0), at(0, 512), at(1, 0), at(2, 0), at(3, 0)]);
         assert_eq!((segments, trained), (vec![1024, 512, 1536, 512], 1));
         // As if there were no such thing as freezing.
         let all: Vec<_> =
             specs.iter().map(|s| ParameterSpec { requires_grad: true, ..s.clone() }).collect();
         let all = in_order(&all);
         let sizes = all.iter().map(|spec| spec.shape.bytes());
-        let (locations, segments) = layout(sizes, 1536);
-        assert_eq!(place(&all, 1536), (locations, segments.clone(), segments.len()));
+        let (expected, segments) = layout(sizes, 1536);
+        let (parts, bytes, trained) = place(&all, 1536).expect("placed");
+        assert_eq!(
+            (locations(&parts), bytes, trained),
+            (expected, segments.clone(), segments.len())
+        );
+    }
+
+    fn locations(parts: &[Vec<Part>]) -> Vec<Location> {
+        parts.iter().flatten().map(|part| part.location).collect()
+    }
+
+    #[test]
+    fn a_tensor_in_parts_is_trained_or_frozen_as_a_whole() {
+        // Rows of 16 bytes, 64 to a segment.
+        let spec = |(stream, rows, requires_grad): (u32, usize, bool)| ParameterSpec {
+            name: format!("w{stream}"),
+            shape: Shape::real([rows, 4]),
+            init: Init::ZERO,
+            stream,
+            requires_grad,
+        };
+        let specs = [(0, 70, false), (1, 8, true), (2, 130, true), (3, 8, false)].map(spec);
+        let specs = in_order(&specs);
+        let (parts, segments, trained) = place(&specs, 1024).expect("placed");
+        let rows: Vec<_> = parts.iter().flatten().map(|part| part.rows.clone()).collect();
+        assert_eq!(rows, [0..8, 0..64, 64..128, 128..130, 0..64, 64..70, 0..8]);
+        let at = |segment, offset| Location { segment, offset };
+        let trained_at = [at(0, 0), at(1, 0), at(2, 0), at(3, 0)];
+        let frozen_at = [at(4, 0), at(5, 0), at(5, 512)];
+        assert_eq!(locations(&parts), [&trained_at[..], &frozen_at].concat());
+        assert_eq!((segments, trained), (vec![512, 1024, 1024, 512, 1024, 1024], 4));
+        let tensors: Vec<_> = parts.iter().flatten().map(|part| part.tensor).collect();
+        assert_eq!(tensors, [0, 1, 1, 1, 2, 2, 3]);
     }
 }

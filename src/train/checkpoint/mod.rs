@@ -118,6 +118,15 @@ impl Checkpoint {
         self.entries.insert(name.to_owned(), entry);
     }
 
+    /// Some rows of a tensor, behind those before them.
+    fn append_floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return self.put_floats(name, shape, values);
+        };
+        entry.shape[0] += shape[0];
+        entry.words.extend_from_slice(bytemuck::cast_slice(values));
+    }
+
     fn put_words(&mut self, name: &str, words: &[u32]) {
         let entry = Entry { shape: vec![words.len()], is_float: false, words: words.to_vec() };
         self.entries.insert(name.to_owned(), entry);

@@ -1,6 +1,7 @@
 //! From a checkpoint to a trainer. All that will be written is put together first, so that a
 //! checkpoint that does not fit leaves no trace.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::check::{check_names, check_state, check_tensor, continued};
@@ -9,6 +10,7 @@ use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{compensation_name, invalid, list, moment_name};
 use crate::error::Result;
 use crate::kernel::WeightStorage;
+use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
 use crate::train::{Model, Trainer};
@@ -212,23 +214,28 @@ impl<M: Model> Trainer<M> {
         let specs = self.parameters.specs();
         let not_negative = self.settings.optimizer().squares();
         let mut writes = Vec::new();
-        for Moment { name, moment, tensor, buffer, offset, shape } in self.moments_of_tensors() {
-            let padded = if frozen.contains(specs[tensor].name.as_str())
-                && !checkpoint.entries.contains_key(&name)
-            {
-                vec![0.0; 4 * shape.quads()]
+        for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
+            let Moment { name, moment, tensor, shape, .. } = &parts[0];
+            let whole = rows_of(shape, parts.iter().map(|part| part.shape.dims[0]).sum());
+            let was_frozen = frozen.contains(specs[*tensor].name.as_str());
+            let values = if was_frozen && !checkpoint.entries.contains_key(name) {
+                Cow::Owned(vec![0.0; whole.count()])
             } else {
-                let values = checkpoint.floats(&name, &shape.dims)?;
-                let negative = values.iter().position(|&value| value < 0.0);
-                if let Some(index) = negative.filter(|_| not_negative.contains(&moment)) {
-                    let value = values[index];
-                    let reason =
-                        format!("{name} holds {value} at index {index}: a mean of squares");
-                    return Err(invalid(reason));
-                }
-                shape.pad(values)
+                Cow::Borrowed(checkpoint.floats(name, &whole.dims)?)
             };
-            writes.push((buffer.clone(), offset, bytemuck::cast_slice(&padded).to_vec()));
+            let negative = values.iter().position(|&value| value < 0.0);
+            if let Some(index) = negative.filter(|_| not_negative.contains(moment)) {
+                let value = values[index];
+                let reason = format!("{name} holds {value} at index {index}: a mean of squares");
+                return Err(invalid(reason));
+            }
+            let mut rest = &values[..];
+            for Moment { buffer, offset, shape, .. } in parts {
+                let (dense, others) = rest.split_at(shape.count());
+                let bytes = bytemuck::cast_slice(&shape.pad(dense)).to_vec();
+                writes.push(((*buffer).clone(), *offset, bytes));
+                rest = others;
+            }
         }
         Ok(writes)
     }

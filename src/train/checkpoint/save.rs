@@ -11,7 +11,7 @@ use crate::train::host_copy::{Contents, HostCopy};
 use crate::train::optimizers::SegmentTensor;
 use crate::train::{LossScale, Model, Trainer};
 
-/// What the optimizer keeps of one tensor in one of its buffers.
+/// What the optimizer keeps of one tensor, or of a part of it, in one of its buffers.
 pub(super) struct Moment<'a> {
     /// Its name in the file.
     pub name: String,
@@ -79,7 +79,7 @@ impl<M: Model> Trainer<M> {
         for Moment { name, buffer, offset, shape, .. } in &moments {
             let bytes = &contents.of(buffer)[*offset as usize..][..16 * shape.quads()];
             let dense = shape.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes));
-            checkpoint.put_floats(name, &shape.dims, &dense);
+            checkpoint.append_floats(name, &shape.dims, &dense);
         }
         let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
         let rows = |buffer, bytes: usize, rows| words(buffer)[..bytes / 4 * rows].to_vec();
@@ -116,7 +116,8 @@ impl<M: Model> Trainer<M> {
         specs.into_iter().map(|spec| spec.name.as_str())
     }
 
-    /// All that the optimizer keeps, tensor by tensor.
+    /// All that the optimizer keeps, tensor by tensor in the order of their names in the file; what
+    /// belongs to the parts of one tensor follows each other as they do.
     pub(super) fn moments_of_tensors(&self) -> Vec<Moment<'_>> {
         let mut all = Vec::new();
         for (segment, buffers) in self.moments.iter().enumerate() {
@@ -133,6 +134,7 @@ impl<M: Model> Trainer<M> {
                 }));
             }
         }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 }

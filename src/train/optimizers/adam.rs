@@ -3,6 +3,7 @@
 use super::adamw::amsgrad_params;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::{AdamParams, AmsgradParams};
 use crate::record::Recorder;
 
@@ -74,6 +75,10 @@ impl Optimizer for Adam {
         check_rates(self.learning_rate, self.betas)?;
         check_not_negative("eps", self.eps)?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {

@@ -2,6 +2,7 @@
 
 use super::{Optimizer, Rule, Segment, check_not_negative, check_positive, check_rates, rounded};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::AdamAtan2Params;
 use crate::record::Recorder;
 
@@ -75,6 +76,10 @@ impl Optimizer for AdamAtan2 {
         check_positive("a", self.a)?;
         check_positive("b", self.b)?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {

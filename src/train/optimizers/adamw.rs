@@ -3,6 +3,7 @@
 use super::tensor_means::record_agreement;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::{Error, Result};
+use crate::graph::ParameterSpec;
 use crate::kernels::{AdamwParams, AdamwScaledParams, AmsgradParams, FACTOR_AGREEING, FACTOR_NONE};
 use crate::record::Recorder;
 
@@ -93,6 +94,11 @@ impl Optimizer for AdamW {
             });
         }
         Ok(())
+    }
+
+    /// A cautious update depends on the whole tensor.
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        !self.cautious
     }
 
     fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {

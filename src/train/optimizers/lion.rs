@@ -3,6 +3,7 @@
 use super::tensor_means::record_agreement;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
+use crate::graph::ParameterSpec;
 use crate::kernels::LionParams;
 use crate::record::Recorder;
 
@@ -60,6 +61,11 @@ impl Optimizer for Lion {
     fn validate(&self) -> Result<()> {
         check_rates(self.learning_rate, self.betas)?;
         check_not_negative("weight_decay", self.weight_decay)
+    }
+
+    /// A cautious update depends on the whole tensor.
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        !self.cautious
     }
 
     fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {

@@ -46,6 +46,7 @@ mod stable_adamw;
 mod tensor_means;
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 pub use adafactor::Adafactor;
 pub use adam::Adam;
@@ -61,13 +62,18 @@ use crate::error::{Error, Result};
 use crate::graph::{ParameterSpec, Shape};
 use crate::kernels::CHUNK_QUADS;
 use crate::plan::Parameters;
+use crate::plan::parts::rows_of;
 use crate::record::{Recorder, to_u32};
 
-/// One tensor of a segment.
+/// One tensor of a segment, or some rows of one that no binding holds.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentTensor<'a> {
-    /// Its name and shape.
+    /// Its name and shape, as a whole.
     pub spec: &'a ParameterSpec,
+    /// Which entry of its first dimension is the first here: 0, unless it lies in parts.
+    pub first_row: usize,
+    /// How many of them lie here: all, unless it lies in parts.
+    pub rows: usize,
     /// Its row of the tensor table.
     pub index: u32,
     /// Its first quad in the flat buffers.
@@ -82,11 +88,11 @@ impl<'a> SegmentTensor<'a> {
     /// The tensors of one segment of the parameters, in the order of the layout.
     pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
         let mut first_chunk = 0;
-        let tensors = parameters.specs().iter().zip(parameters.locations()).enumerate();
-        let mine = tensors.filter(|(_, (_, location))| location.segment == segment);
-        mine.map(|(index, (spec, location))| {
-            let offset = to_u32((location.offset / 16) as usize);
-            let tensor = Self::new(spec, to_u32(index), offset, first_chunk);
+        let mine = parameters.parts().filter(|part| part.location.segment == segment);
+        mine.map(|part| {
+            let spec = &parameters.specs()[part.tensor];
+            let offset = to_u32((part.location.offset / 16) as usize);
+            let tensor = Self::part(spec, &part.rows, to_u32(part.tensor), offset, first_chunk);
             first_chunk += tensor.chunk_count;
             tensor
         })
@@ -96,13 +102,29 @@ impl<'a> SegmentTensor<'a> {
     /// A tensor at this quad whose chunks, as [`chunks`](crate::kernels::chunks) makes them, begin
     /// at `first_chunk`.
     pub fn new(spec: &'a ParameterSpec, index: u32, offset: u32, first_chunk: u32) -> Self {
-        let chunk_count = to_u32(spec.shape.quads()).div_ceil(CHUNK_QUADS);
-        Self { spec, index, offset, first_chunk, chunk_count }
+        Self::part(spec, &(0..spec.shape.dims[0]), index, offset, first_chunk)
+    }
+
+    fn part(
+        spec: &'a ParameterSpec,
+        rows: &Range<usize>,
+        index: u32,
+        offset: u32,
+        first_chunk: u32,
+    ) -> Self {
+        let (first_row, rows) = (rows.start, rows.len());
+        let tensor = Self { spec, first_row, rows, index, offset, first_chunk, chunk_count: 0 };
+        Self { chunk_count: tensor.quads().div_ceil(CHUNK_QUADS), ..tensor }
+    }
+
+    /// The shape of what lies here: that of the tensor, or of some of its rows.
+    pub fn shape(&self) -> Shape {
+        rows_of(&self.spec.shape, self.rows)
     }
 
     /// Quads, padding included.
     pub fn quads(&self) -> u32 {
-        to_u32(self.spec.shape.quads())
+        to_u32(self.shape().quads())
     }
 }
 
@@ -161,13 +183,14 @@ pub trait Optimizer: Debug {
 
     /// Where each tensor of a segment has its share of each of the buffers, by buffer; a tensor of
     /// which nothing is kept in one has none there. Checkpoints hold the shares under the names of
-    /// the tensors, so that a run goes on where segments are others. The default is that of buffers
+    /// the tensors, so that a run goes on where segments are others; those of a tensor
+    /// [in parts](Self::takes_parts) are joined by their first dimension. The default is that of buffers
     /// that are laid out as the gradients are.
     fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
         let shares = tensors.iter().enumerate().map(|(index, tensor)| MomentShare {
             tensor: index,
             first: tensor.offset,
-            shape: tensor.spec.shape.clone(),
+            shape: tensor.shape(),
         });
         vec![shares.collect(); self.moments().len()]
     }
@@ -208,6 +231,15 @@ pub trait Optimizer: Debug {
     /// Records the update of one segment: passes and [`rule`](Self::rule).
     fn record(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) {
         self.rule(recorder, segment).record(recorder, segment);
+    }
+
+    /// Whether the update of some rows of this tensor needs nothing of its other rows. A tensor that
+    /// no binding of the device holds lies in parts, in several segments, and
+    /// [`record`](Self::record) sees them one by one; where the answer is no, as it is by default,
+    /// the trainer refuses to train such a tensor.
+    fn takes_parts(&self, spec: &ParameterSpec) -> bool {
+        let _ = spec;
+        false
     }
 
     /// Records a look at the second moments, after the update: `shares`, an f32 per tensor of the

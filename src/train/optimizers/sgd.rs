@@ -2,6 +2,7 @@
 
 use super::{Optimizer, Rule, Segment, check_decay_rate, check_not_negative};
 use crate::error::{Error, Result};
+use crate::graph::ParameterSpec;
 use crate::kernels::SgdParams;
 use crate::record::Recorder;
 
@@ -67,6 +68,10 @@ impl Optimizer for Sgd {
             });
         }
         Ok(())
+    }
+
+    fn takes_parts(&self, _: &ParameterSpec) -> bool {
+        true
     }
 
     fn rule(&self, _recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {

@@ -48,9 +48,11 @@ fn unit_count(shape: &Shape) -> usize {
 }
 
 fn units(tensor: &SegmentTensor<'_>) -> impl Iterator<Item = ClipUnit> {
-    let count = unit_count(&tensor.spec.shape);
-    let (offset, quads) = (tensor.offset, to_u32(tensor.spec.shape.quads() / count));
-    (0..to_u32(count)).map(move |u| ClipUnit { offset: offset + u * quads, quads })
+    // A tensor that lies in parts has a unit per row.
+    let count = if unit_count(&tensor.spec.shape) > 1 { tensor.rows } else { 1 };
+    let count = to_u32(count);
+    let (offset, quads) = (tensor.offset, tensor.quads() / count);
+    (0..count).map(move |u| ClipUnit { offset: offset + u * quads, quads })
 }
 
 impl Policy for AdaptiveGradientClip {

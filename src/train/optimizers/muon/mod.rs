@@ -161,7 +161,7 @@ impl Optimizer for Muon {
                 MomentShare {
                     tensor: found.expect("one of the tensors"),
                     first: first - tensor.quads(),
-                    shape: tensor.spec.shape.clone(),
+                    shape: tensor.shape(),
                 }
             });
             shares.collect::<Vec<_>>()
@@ -196,6 +196,11 @@ impl Optimizer for Muon {
             });
         }
         Ok(())
+    }
+
+    /// Only a whole matrix can be orthogonalised.
+    fn takes_parts(&self, spec: &ParameterSpec) -> bool {
+        !(spec.shape.dims.len() == 2 && (self.hidden)(spec))
     }
 
     fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule {
