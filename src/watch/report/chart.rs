@@ -126,10 +126,10 @@ impl Chart<'_> {
         let lines = self.lines.iter().map(|line| (line.class, &line.label));
         let levels = self.levels.iter().map(|(label, _)| ("level", label));
         let entries: Vec<_> = lines.chain(levels).collect();
-        if let [(_, label)] = entries[..] {
-            if label.is_empty() {
-                return;
-            }
+        if let [(_, label)] = entries[..]
+            && label.is_empty()
+        {
+            return;
         }
         let mut right = self.size.0 - RIGHT;
         for (class, label) in entries.into_iter().rev() {
