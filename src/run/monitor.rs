@@ -124,7 +124,7 @@ impl Monitor {
         if let Some(folder) = &outputs.tensorboard {
             let events = match start {
                 0 => TensorBoard::create(folder)?,
-                step => TensorBoard::resume(folder, step)?,
+                step => TensorBoard::create(folder)?.continuing(step)?,
             };
             self.files.push(Output::new(folder, events));
         }

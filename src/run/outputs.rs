@@ -117,15 +117,13 @@ fn check_file(path: &Path, option: &str) -> Result<()> {
 /// No file is written twice, or read and written, or where the program's own output goes.
 fn check_distinct(written: &[Named], read: &[Named]) -> Result<()> {
     for (at, (option, path)) in written.iter().enumerate() {
-        let others = written[..at].iter().chain(read);
+        // The run's own files have names of their own; a kill may leave the last save as the
+        // previous one too, under both names.
+        let own = |other: &Named| option == "--out" && other.0 == "--out";
+        let others = written[..at].iter().chain(read).filter(|other| !own(other));
         if let Some((other, _)) = others.into_iter().find(|(_, other)| is_same(path, other)) {
             let reason = format!(
-                "{} this file; choose another with {}",
-                if option == other {
-                    format!("{option} stands twice for")
-                } else {
-                    format!("{other} and {option} both name")
-                },
+                "{other} and {option} both name this file; choose another with {}",
                 if option == "--out" { other } else { option },
             );
             return Err(Error::File { path: path.clone(), reason });
@@ -184,6 +182,8 @@ mod tests {
         let named = |option: &str, name: &str| (option.to_owned(), path(name));
         let written = [named("--csv", "x"), named("--report", "y"), named("--out", "z")];
         check_distinct(&written, &[named("--text", "a.txt")]).expect("distinct");
+        let saves = [named("--out", "a.txt"), named("--out", "hard")];
+        check_distinct(&saves, &[]).expect("as a kill in the middle of a save leaves them");
         let error = check_distinct(&written, &[named("--text", "y")]).expect_err("one file");
         let error = error.to_string();
         assert!(error.contains("--text and --report both name"), "{error}");

@@ -1,7 +1,7 @@
 //! Where records go.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::watch::Record;
@@ -87,7 +87,7 @@ impl<W: Write> Output<W> {
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn at(self, path: &Path) -> Self {
+    pub fn at(self, path: &std::path::Path) -> Self {
         Self { path: Some(path.to_owned()), ..self }
     }
 

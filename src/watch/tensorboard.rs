@@ -38,6 +38,21 @@ impl<W: Write, C: FnMut() -> f64> TensorBoard<W, C> {
         Ok(sink)
     }
 
+    /// Says that this is a run that goes on at `step`: what files before this one have of that step
+    /// and later ones, TensorBoard leaves out. To be said before the first record.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn continuing(mut self, step: u64) -> Result<Self> {
+        self.event(|event| {
+            event.integer(event::STEP, step);
+            let mut session = Message::default();
+            session.integer(session::STATUS, session::START);
+            event.message(event::SESSION_LOG, &session);
+        })?;
+        Ok(self)
+    }
+
     fn event(&mut self, fill: impl FnOnce(&mut Message)) -> Result<()> {
         let mut event = Message::default();
         event.double(event::WALL_TIME, (self.clock)());
@@ -57,22 +72,6 @@ impl TensorBoard<LogFile, fn() -> f64> {
         let path = event_file(folder.as_ref())?;
         let output = Output::new(LogFile::resume(&path, 0)?, "TensorBoard events").at(&path);
         Self::begin(output, system_time)
-    }
-
-    /// [`create`](Self::create)s an event file of a run that goes on at `step`: what files before it
-    /// have of this step and later ones, TensorBoard leaves out.
-    ///
-    /// # Errors
-    /// [`Error::File`](crate::Error::File).
-    pub fn resume(folder: impl AsRef<std::path::Path>, step: u64) -> Result<Self> {
-        let mut sink = Self::create(folder)?;
-        sink.event(|event| {
-            event.integer(event::STEP, step);
-            let mut session = Message::default();
-            session.integer(session::STATUS, session::START);
-            event.message(event::SESSION_LOG, &session);
-        })?;
-        Ok(sink)
     }
 }
 

@@ -121,13 +121,14 @@ fn a_killed_run_goes_on_bit_by_bit() {
         let [word, ..] = threefry4x32([tries, 0, 0, 0], [seed, 0, 0, 0]);
         tries += 1;
         let mut child = again();
-        let child = child.stdout(Stdio::null()).stderr(Stdio::null());
+        let errors = place.path("errors");
+        let child = child.stderr(fs::File::create(&errors).expect("a file")).stdout(Stdio::null());
         let mut child = child.spawn().expect("started");
         sleep(most.mul_f64(uniform_unit(word)));
         child.kill().expect("killed");
         // Without a code where the kill came before the end.
         if let Some(code) = child.wait().expect("an end").code() {
-            assert_eq!(code, 0, "seed {seed}, try {tries}");
+            assert_eq!(code, 0, "seed {seed}, try {tries}: {}", place.read("errors"));
             ended += 1;
             most = most.mul_f64(0.5);
             println!("{killed} kills: the run came to its end");

@@ -233,3 +233,17 @@ fn every_run_has_a_file_of_its_own() {
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 2]);
 }
+
+#[test]
+fn a_run_that_goes_on_says_from_which_step() {
+    let mut bytes = Vec::new();
+    let sink = TensorBoard::new(&mut bytes, || 1.5).expect("begun");
+    let mut sink = sink.continuing(300).expect("said");
+    sink.record(&Record::new(300).with("loss", 1.0)).expect("written");
+    drop(sink);
+    let frames = frames(&bytes);
+    assert_eq!(frames.len(), 3);
+    // event.proto: step is field 2; session_log field 7, whose status (field 1) START is 1.
+    let wall_time = [&[0x09][..], &1.5_f64.to_le_bytes()].concat();
+    assert_eq!(frames[1], [&wall_time[..], &[0x10, 0xac, 0x02, 0x3a, 2, 0x08, 1]].concat());
+}
