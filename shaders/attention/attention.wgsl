@@ -78,7 +78,8 @@ fn main(
             let at = output_at(sequence, head, query);
             for (var d = 0u; d < quads; d++) { output[at + d] = pack(o[d] / total); }
             let row = statistic_at(sequence, head, query);
-            statistics[row] = vec2(top, log(total));
+            // Some drivers give a number for the logarithm of NaN.
+            statistics[row] = vec2(top, poisoned(vec4(total), vec4(log(total))).x);
             if watch != 0u {
                 let entropy = log(total) + spread / total;
                 let score = max(max(largest.x, largest.y), max(largest.z, largest.w));
