@@ -146,8 +146,8 @@ pub trait Optimizer: Debug {
     fn moments(&self) -> &'static [&'static str];
 
     /// The update of one segment. What it has to know of whole tensors, passes recorded here find
-    /// in front of it. Nothing that the optimizer keeps and no weight may change unless the verdict is
-    /// to apply the step, and what it keeps of a tensor counts as empty where
+    /// in front of it. Nothing that the optimizer keeps and no weight may change unless the verdict
+    /// is to apply the step, and what it keeps of a tensor counts as empty where
     /// [`TensorState::steps`](crate::step::TensorState::steps) is 1.
     fn rule(&self, recorder: &mut Recorder<'_>, segment: &Segment<'_>) -> Rule;
 
