@@ -1,4 +1,4 @@
-//! An optimizer that the crate does not have: RMSprop, its rule and what describes it, in a trainer.
+//! An optimizer that the crate does not have, in a trainer: RMSprop, a rule and its description.
 
 #[macro_use]
 mod support;

@@ -24,8 +24,8 @@ adam_rule! {
 }
 
 adam_rule! {
-    /// Adam (Kingma and Ba, 2015) with L2 decay, as torch.optim.Adam: the weight decay is the factor
-    /// of the weight in the gradient.
+    /// Adam (Kingma and Ba, 2015) with L2 decay, as torch.optim.Adam: the weight decay is the
+    /// factor of the weight in the gradient.
     pub Adam = [wgsl!("../../../shaders/optimizer/adam.wgsl")];
     uniform AdamParams {
         /// Added to the root of the second moment.
