@@ -71,10 +71,6 @@ impl Op for SquaredReluOp {
         "squared_relu"
     }
 
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
     fn gradient(
         &self,
         graph: &mut Graph,
@@ -105,14 +101,6 @@ struct SquaredReluBackwardOp;
 impl Op for SquaredReluBackwardOp {
     fn name(&self) -> &'static str {
         "squared_relu_backward"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        panic!("{} is a gradient operation; second derivatives are not built", node.label)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

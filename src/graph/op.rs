@@ -24,18 +24,25 @@ pub trait Op: Debug {
     /// Name for labels and reports, usually the kernel's.
     fn name(&self) -> &'static str;
 
-    /// Shapes of the outputs. Panics with both shapes where the inputs do not fit.
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape>;
+    /// Shapes of the outputs. Panics with both shapes where the inputs do not fit. The default is one
+    /// output of the shape of the first input.
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
 
     /// Adds the operations that turn the gradients of the outputs into gradients of the inputs:
     /// one entry per input, `None` for an input that has none. `upstream` has one entry per
-    /// output, `None` where nothing depends on that output; at least one is given.
+    /// output, `None` where nothing depends on that output; at least one is given. The default, for
+    /// gradient operations, panics: [`Graph::backward`] only walks what came before the loss.
     fn gradient(
         &self,
         graph: &mut Graph,
         node: &Node,
         upstream: &[Option<Value>],
-    ) -> Vec<Option<Value>>;
+    ) -> Vec<Option<Value>> {
+        let _ = (graph, upstream);
+        panic!("{} has no gradient: what gradients are made of is not differentiated", node.label)
+    }
 
     /// Records the dispatches that compute the outputs from the inputs.
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]);

@@ -1,7 +1,7 @@
 //! Causal self-attention, without a matrix of scores in memory.
 
 use super::logits::AttentionSummary;
-use super::{AttentionLogits, first, no_second_derivative};
+use super::{AttentionLogits, first};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::record::{Recorder, Slot, to_u32};
@@ -152,10 +152,6 @@ impl Op for AttentionBackward {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         vec![inputs[0].clone(), Shape::f32([inputs[2].count() / 2])]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

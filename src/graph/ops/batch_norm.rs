@@ -1,7 +1,7 @@
 //! BatchNorm over features, with running statistics that the verdict commits.
 
+use super::first;
 use super::row_norm::{assert_width, rows_cols};
-use super::{first, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::record::{Recorder, Slot, to_u32};
@@ -138,10 +138,6 @@ impl Op for BatchNormBackward {
         vec![inputs[0].clone(), features.clone(), features]
     }
 
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let [rows, features] = rows_cols(&inputs[0].shape);
         let accumulate = outputs[1].accumulate;
@@ -199,10 +195,6 @@ impl Op for BatchNormRunning {
         let running = &inputs[1];
         assert_eq!(inputs[0].dims, [4, running.cols()], "batch_norm_running: {running}");
         vec![inputs[1].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

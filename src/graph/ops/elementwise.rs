@@ -96,10 +96,6 @@ impl Op for Scale {
         "scale"
     }
 
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
     fn gradient(
         &self,
         graph: &mut Graph,
@@ -132,10 +128,6 @@ pub struct ActivationOp {
 impl Op for ActivationOp {
     fn name(&self) -> &'static str {
         "activate"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
     }
 
     fn gradient(
@@ -176,10 +168,6 @@ impl Op for ActivationBackward {
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         assert_same_shape("activate_backward", &inputs[0], &inputs[1]);
         vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        super::no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
@@ -246,14 +234,6 @@ impl Op for SwiGluBackward {
         "swiglu_backward"
     }
 
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        super::no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[1].shape;
         recorder.dispatch(&SwigluBackwardKernel {
@@ -283,10 +263,6 @@ pub struct SoftCap {
 impl Op for SoftCap {
     fn name(&self) -> &'static str {
         "soft_cap"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
     }
 
     fn gradient(
@@ -327,10 +303,6 @@ impl Op for SoftCapBackward {
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         assert_same_shape("soft_cap_backward", &inputs[0], &inputs[1]);
         vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        super::no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

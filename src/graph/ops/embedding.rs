@@ -93,10 +93,6 @@ impl Op for EmbeddingBackward {
         vec![Shape::f32(dims)]
     }
 
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        super::no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         for (first, gradient) in outputs[0].parts() {
             recorder.dispatch(&EmbeddingBackwardKernel {
@@ -202,10 +198,6 @@ impl Op for PositionBackward {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         vec![Shape::f32([self.context, inputs[0].cols()])]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        super::no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

@@ -1,7 +1,7 @@
 //! Norms of queries and keys, and summaries of logits.
 
 use super::reduce::ColumnSum;
-use super::{AttentionLayout, CrossEntropy, first, no_second_derivative};
+use super::{AttentionLayout, CrossEntropy, first};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels::IGNORE;
 use crate::kernels::{self, head_norm_blocks};
@@ -133,10 +133,6 @@ impl Op for HeadNormBackward {
         let (_, blocks) = head_norm_blocks(to_u32(inputs[0].rows()));
         let partials = Shape::f32([blocks as usize, self.0.layout.head_dim]);
         vec![inputs[0].clone(), partials.clone(), partials]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

@@ -3,7 +3,7 @@
 //! Where the number of targets differs between the microbatches of a step, each microbatch divides by
 //! its even share of all of them: [`CountTargets`] counts them before the first one runs.
 
-use super::{assert_same_shape, first, no_second_derivative};
+use super::{assert_same_shape, first};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels;
@@ -179,14 +179,6 @@ impl Op for CrossEntropyBackward {
         "cross_entropy_backward"
     }
 
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let logits = &inputs[0].shape;
         let [logits_slot, targets, statistics, mean, upstream] =
@@ -278,14 +270,6 @@ pub struct MeanSquaredErrorBackward;
 impl Op for MeanSquaredErrorBackward {
     fn name(&self) -> &'static str {
         "mean_squared_error_backward"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

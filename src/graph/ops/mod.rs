@@ -24,7 +24,7 @@ pub use loss::{CountTargets, CrossEntropy, MeanSquaredError};
 pub use matmul::{Product, Transposed};
 pub use step::SeedGradient;
 
-use super::{Node, Shape, Value};
+use super::{Shape, Value};
 
 /// The gradient of an operation's only differentiable output.
 fn first(upstream: &[Option<Value>]) -> Value {
@@ -34,10 +34,4 @@ fn first(upstream: &[Option<Value>]) -> Value {
 #[track_caller]
 fn assert_same_shape(what: &str, a: &Shape, b: &Shape) {
     assert_eq!(a.dims, b.dims, "{what}: the operands have shapes {a} and {b}");
-}
-
-/// Gradient operations are not differentiated again: [`Graph::backward`](super::Graph::backward)
-/// only walks what came before the loss.
-fn no_second_derivative(node: &Node) -> Vec<Option<Value>> {
-    panic!("{} is a gradient operation; second derivatives are not built", node.label)
 }

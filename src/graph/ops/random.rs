@@ -1,7 +1,7 @@
 //! Operations that draw random numbers.
 
 use super::first;
-use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::graph::{Dense, Graph, Node, Op, Value};
 use crate::kernels::{Dropout as DropoutKernel, DropoutParams};
 use crate::record::{Recorder, Slot, quads};
 use crate::reference::random as reference;
@@ -20,10 +20,6 @@ pub struct Dropout {
 impl Op for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
     }
 
     fn gradient(

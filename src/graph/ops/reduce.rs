@@ -1,7 +1,6 @@
 //! Sums over rows: gradients of everything that is added to, or multiplies, every row.
 
-use super::no_second_derivative;
-use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::graph::{Dense, Graph, Op, Shape, Value};
 use crate::kernels::{
     ColumnPartials as ColumnPartialsKernel, ColumnPartialsParams, ColumnSum as ColumnSumKernel,
     ColumnSumParams, row_blocks,
@@ -31,10 +30,6 @@ impl Op for ColumnPartials {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         vec![partials_shape(&inputs[0])]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
@@ -70,10 +65,6 @@ impl Op for ColumnSum {
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         vec![Shape::f32([inputs[0].cols()])]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

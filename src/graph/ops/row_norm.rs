@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm over rows, with the residual addition fused in.
 
+use super::assert_same_shape;
 use super::reduce::{ColumnSum, blocks, partials_shape};
-use super::{assert_same_shape, no_second_derivative};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::record::{Recorder, Slot, to_u32};
@@ -191,14 +191,6 @@ impl Op for RowNormBackward {
         }
     }
 
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let [rows, cols] = rows_cols(&inputs[0].shape);
         let [x, weight, dy, statistics] = [0, 1, 2, 3].map(|i| inputs[i].binding());
@@ -263,10 +255,6 @@ impl Op for RowNormPartials {
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         let outputs = if self.kind == RowNormKind::Layer { 2 } else { 1 };
         vec![partials_shape(&inputs[0]); outputs]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {

@@ -1,6 +1,6 @@
 //! Softmax and log-sum-exp over rows.
 
-use super::{assert_same_shape, first, no_second_derivative};
+use super::{assert_same_shape, first};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels;
 use crate::record::{Recorder, Slot, to_u32};
@@ -86,10 +86,6 @@ impl Op for SoftmaxBackward {
         vec![inputs[0].clone()]
     }
 
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
-    }
-
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[0].shape;
         recorder.dispatch(&kernels::SoftmaxBackward {
@@ -164,14 +160,6 @@ pub struct LogSumExpBackward;
 impl Op for LogSumExpBackward {
     fn name(&self) -> &'static str {
         "log_sum_exp_backward"
-    }
-
-    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        vec![inputs[0].clone()]
-    }
-
-    fn gradient(&self, _: &mut Graph, node: &Node, _: &[Option<Value>]) -> Vec<Option<Value>> {
-        no_second_derivative(node)
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
