@@ -8,6 +8,7 @@
 //! list, and a third list for the others.
 
 mod copies;
+mod layout;
 pub mod parameters;
 pub mod parts;
 mod prologue;

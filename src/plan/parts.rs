@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::parameters::Location;
+use super::layout::Location;
 use super::{Sink, Slot};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ParameterSpec, Shape, Source, Value};
