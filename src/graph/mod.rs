@@ -8,28 +8,22 @@
 
 mod backward;
 mod evaluate;
+mod leaves;
+mod node;
 mod op;
 pub mod ops;
+mod specs;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
+pub use node::{Node, Source, Value};
 pub use op::{AfterUpdate, Dense, Op};
+pub use specs::{InputSpec, ParameterSpec, StateSpec};
 
-use crate::init::Init;
 use crate::kernel::{Precision, WeightStorage};
-use crate::record::{Recorder, Slot};
 pub use crate::shape::{Element, Shape};
-
-/// One output of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value {
-    /// Index of the node.
-    pub node: usize,
-    /// Index of the output.
-    pub output: usize,
-}
 
 /// Whether a graph is built for training or for evaluation: dropout and batch statistics differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,99 +32,6 @@ pub enum Phase {
     Train,
     /// Dropout is the identity, BatchNorm uses its running statistics.
     Evaluate,
-}
-
-/// What a node is.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// Written by the host before a step.
-    Input(usize),
-    /// Trained, or frozen.
-    Parameter(usize),
-    /// Kept between steps, changed only by steps that are applied.
-    State(usize),
-    /// The same in every step.
-    Constant(Rc<[f32]>),
-    /// Computed.
-    Op(Rc<dyn Op>),
-}
-
-/// A node: what it is, what it reads, what it gives.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// What the node is.
-    pub source: Source,
-    /// The values it reads.
-    pub inputs: Vec<Value>,
-    /// The shapes of its outputs.
-    pub shapes: Vec<Shape>,
-    /// Scope and name, for messages and reports.
-    pub label: String,
-    /// The storage precision of the values an operation reads and writes.
-    pub precision: Precision,
-    index: usize,
-}
-
-impl Node {
-    /// Output `output` of this node as a value.
-    pub fn output(&self, output: usize) -> Value {
-        Value { node: self.index, output }
-    }
-
-    /// Records the node's operation in its storage precision.
-    pub(crate) fn record(
-        &self,
-        op: &dyn Op,
-        recorder: &mut Recorder<'_>,
-        inputs: &[Slot],
-        outputs: &[Slot],
-    ) {
-        let operands = inputs.iter().chain(outputs).cloned();
-        recorder.operation(self.precision, operands, |recorder| {
-            op.record(recorder, inputs, outputs);
-        });
-    }
-}
-
-/// An input that the host writes before each step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputSpec {
-    /// Name.
-    pub name: String,
-    /// Shape of one microbatch.
-    pub shape: Shape,
-    /// Token ids must lie below this.
-    pub bound: Option<u32>,
-    /// Whether ids may also be [`IGNORE`](crate::train::IGNORE): targets of a cross-entropy may.
-    pub ignorable: bool,
-}
-
-/// A parameter: a tensor that is trained, or frozen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParameterSpec {
-    /// Dotted name, as PyTorch would have it.
-    pub name: String,
-    /// Shape, in f32.
-    pub shape: Shape,
-    /// How it starts.
-    pub init: Init,
-    /// Random stream of the initialiser; the parameter's position in the model.
-    pub stream: u32,
-    /// Whether it is trained. A frozen tensor has a value, and no gradient; see
-    /// [`Graph::frozen`].
-    pub requires_grad: bool,
-}
-
-/// Tensors that are kept between steps and changed only by applied steps: the rows of one matrix,
-/// each with a name of its own.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StateSpec {
-    /// Dotted name of each row.
-    pub names: Vec<String>,
-    /// (rows, cols), of [`Element::F32`].
-    pub shape: Shape,
-    /// What every element of a row starts with, by row.
-    pub initial: Vec<f32>,
 }
 
 /// Operations, their leaves, and where their results go.
@@ -218,33 +119,6 @@ impl Graph {
         result
     }
 
-    /// Runs `build` with frozen parameters: no parameter that it asks for is trained, wherever else
-    /// in the graph it is used (tied weights). [`ParameterSpec::requires_grad`] says so.
-    ///
-    /// A frozen tensor counts as a constant. It has no gradient, and the gradient operations of
-    /// whatever depends on frozen tensors and inputs alone are left out; gradients pass through
-    /// frozen layers to what is trained below them. All else is as in training: dropout drops, and
-    /// running statistics of BatchNorm move, as they do in PyTorch with `requires_grad` false.
-    pub fn frozen<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
-        let outside = std::mem::replace(&mut self.requires_grad, false);
-        let result = build(self);
-        self.requires_grad = outside;
-        result
-    }
-
-    /// Freezes the parameters made so far that `is_frozen` chooses, as [`frozen`](Self::frozen)
-    /// does. Those that are frozen already stay so.
-    ///
-    /// # Panics
-    /// After [`backward`](Self::backward).
-    #[track_caller]
-    pub fn freeze(&mut self, is_frozen: impl Fn(&ParameterSpec) -> bool) {
-        assert!(self.gradients.is_empty(), "the graph is differentiated already");
-        for spec in &mut self.parameters {
-            spec.requires_grad &= !is_frozen(spec);
-        }
-    }
-
     /// Runs `build` with operations that store their values in `precision`. Inputs of another
     /// precision are cast; parameters, inputs and constants are cast where they are read, from f32
     /// or, for parameters, from what [`with_weights`](Self::with_weights) says. Reductions,
@@ -283,93 +157,6 @@ impl Graph {
             path.push('.');
         }
         path + name
-    }
-
-    /// An input that the host writes before each step. Asking again for a name gives the same.
-    #[track_caller]
-    pub fn input(&mut self, name: &str, shape: Shape) -> Value {
-        self.leaf_input(name, shape, None)
-    }
-
-    /// An input of token ids, all of which must lie below `bound`.
-    #[track_caller]
-    pub fn tokens(&mut self, name: &str, dims: impl Into<Vec<usize>>, bound: usize) -> Value {
-        self.leaf_input(name, Shape::u32(dims), Some(bound as u32))
-    }
-
-    #[track_caller]
-    fn leaf_input(&mut self, name: &str, shape: Shape, bound: Option<u32>) -> Value {
-        let spec = InputSpec { name: name.to_owned(), shape, bound, ignorable: false };
-        if let Some(index) = self.inputs.iter().position(|input| input.name == name) {
-            let found = &self.inputs[index];
-            let same = found.shape == spec.shape && found.bound == spec.bound;
-            assert!(same, "input {name:?} was made with another shape: {}", found.shape);
-            return self.leaf(|source| matches!(source, Source::Input(i) if *i == index));
-        }
-        self.inputs.push(spec.clone());
-        self.push(Source::Input(self.inputs.len() - 1), vec![], vec![spec.shape], spec.name)
-    }
-
-    /// A parameter under the current scope, trained unless it is [frozen](Self::frozen). Asking
-    /// again for a name gives the same tensor: that ties weights.
-    #[track_caller]
-    pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
-        let (name, shape) = (self.path(name), Shape::real(dims));
-        if let Some(index) = self.parameters.iter().position(|p| p.name == name) {
-            let found = &mut self.parameters[index];
-            assert_eq!(found.shape, shape, "parameter {name:?} was made with another shape");
-            found.requires_grad &= self.requires_grad;
-            return self.leaf(|source| matches!(source, Source::Parameter(i) if *i == index));
-        }
-        let stream = self.parameters.len() as u32;
-        self.parameters.push(ParameterSpec {
-            name: name.clone(),
-            shape: shape.clone(),
-            init,
-            stream,
-            requires_grad: self.requires_grad,
-        });
-        let stored = shape.stored_as(self.weights.precision());
-        self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![stored], name)
-    }
-
-    /// Tensors of `cols` elements under the current scope that are kept between steps: (name,
-    /// initial value) for each row of one matrix. [`stage`](Self::stage) gives it a new value,
-    /// which only an applied step commits.
-    #[track_caller]
-    pub fn state(&mut self, rows: &[(&str, f32)], cols: usize) -> Value {
-        let names: Vec<_> = rows.iter().map(|(name, _)| self.path(name)).collect();
-        let initial = rows.iter().map(|&(_, initial)| initial).collect();
-        let spec = StateSpec { names, shape: Shape::f32([rows.len(), cols]), initial };
-        if let Some(index) = self.states.iter().position(|s| s.names == spec.names) {
-            assert_eq!(self.states[index], spec, "a state was made with another shape");
-            return self.leaf(|source| matches!(source, Source::State(i) if *i == index));
-        }
-        self.states.push(spec.clone());
-        let label = spec.names.join(", ");
-        self.push(Source::State(self.states.len() - 1), vec![], vec![spec.shape], label)
-    }
-
-    /// Makes `new` the next value of `state`, committed by the verdict. The operation behind
-    /// `new` writes in place; with gradient accumulation, [`Slot::accumulate`] tells it to go on
-    /// from what it wrote for the microbatch before.
-    ///
-    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
-    #[track_caller]
-    pub fn stage(&mut self, state: Value, new: Value) {
-        let Source::State(index) = self.nodes[state.node].source else {
-            panic!("{} is not a state", self.nodes[state.node].label);
-        };
-        assert_eq!(self.shape(state), self.shape(new), "a state keeps its shape");
-        self.staged.push((index, new));
-    }
-
-    /// A tensor that is the same in every step, of the given shape, dense.
-    #[track_caller]
-    pub fn constant(&mut self, label: &str, shape: Shape, data: &[f32]) -> Value {
-        assert_eq!(shape.count(), data.len(), "constant {label} of shape {shape}");
-        assert_ne!(shape.element, Element::U32, "constants hold f32");
-        self.push(Source::Constant(data.into()), vec![], vec![shape], label.to_owned())
     }
 
     /// Applies an operation and returns its first output. It runs in the current precision, or
@@ -413,13 +200,6 @@ impl Graph {
         copies.filter_map(|(&(from, _), &copy)| Some((self.parameter_behind(from)?, from, copy)))
     }
 
-    /// Lets an input hold [`IGNORE`](crate::train::IGNORE).
-    fn allow_ignored(&mut self, value: Value) {
-        if let Source::Input(index) = self.nodes[value.node].source {
-            self.inputs[index].ignorable = true;
-        }
-    }
-
     fn push(
         &mut self,
         source: Source,
@@ -431,11 +211,6 @@ impl Graph {
         let precision = Precision::F32;
         self.nodes.push(Node { source, inputs, shapes, label, precision, index });
         Value { node: index, output: 0 }
-    }
-
-    fn leaf(&self, matches: impl Fn(&Source) -> bool) -> Value {
-        let node = self.nodes.iter().position(|node| matches(&node.source));
-        Value { node: node.expect("a leaf has a node"), output: 0 }
     }
 
     /// The by-product `output` of the operation that made `value`.
@@ -492,26 +267,6 @@ impl Graph {
     /// All nodes, each after its inputs.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
-    }
-
-    /// The inputs, in the order they were made.
-    pub fn inputs(&self) -> &[InputSpec] {
-        &self.inputs
-    }
-
-    /// The parameters, in the order they were made.
-    pub fn parameters(&self) -> &[ParameterSpec] {
-        &self.parameters
-    }
-
-    /// The states, in the order they were made.
-    pub fn states(&self) -> &[StateSpec] {
-        &self.states
-    }
-
-    /// New values of states: (state, value).
-    pub fn staged(&self) -> &[(usize, Value)] {
-        &self.staged
     }
 
     /// Contributions to gradients of parameters, in order: (parameter, value). Filled by

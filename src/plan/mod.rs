@@ -8,9 +8,14 @@
 //! list, and a third list for the others.
 
 mod copies;
+mod dispatches;
+mod layout;
+mod lifetimes;
 pub mod parameters;
+mod part_checks;
 pub mod parts;
 mod prologue;
+mod sinks;
 pub mod slots;
 
 use std::collections::HashMap;
@@ -18,22 +23,12 @@ use std::ops::Range;
 
 use copies::Copies;
 pub use parameters::Parameters;
-use slots::Lifetime;
+pub use sinks::Sinks;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
-use crate::graph::{Element, Graph, InputSpec, Node, Source, Value};
-use crate::kernels::{Accumulate, AccumulateParams};
+use crate::graph::{Graph, InputSpec, Node, Source, Value};
 use crate::record::{Recorder, Slot, StepBuffers};
-
-/// Flat buffers that receive gradients and new states.
-#[derive(Debug)]
-pub struct Sinks {
-    /// Gradients, one buffer per [trained segment](Parameters::trained_segments) of the parameters.
-    pub gradients: Vec<wgpu::Buffer>,
-    /// New values of the states.
-    pub staged: wgpu::Buffer,
-}
 
 /// What a plan is made of.
 #[derive(Debug)]
@@ -127,17 +122,6 @@ pub struct Plan {
     pub report: Report,
 }
 
-/// A value that goes to a gradient or staged buffer once its node has run.
-#[derive(Debug)]
-struct Sink {
-    value: Value,
-    slot: Slot,
-    /// The first contribution of a step's first microbatch overwrites.
-    first: bool,
-    /// The operation writes there itself; otherwise a dispatch of its own adds the value.
-    in_place: bool,
-}
-
 impl Plan {
     /// Records a graph.
     ///
@@ -150,12 +134,12 @@ impl Plan {
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
-        check_gradients(request, &parameter_index)?;
+        sinks::check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
         let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
-        let sinks = sinks(request, &parameter_index, &state_index);
-        parts::check_gradients(graph, &sinks)?;
-        let lifetimes = lifetimes(graph, request, &needed, &sinks);
+        let sinks = sinks::sinks(request, &parameter_index, &state_index);
+        part_checks::check_gradients(graph, &sinks)?;
+        let lifetimes = lifetimes::lifetimes(graph, request, &needed, &sinks);
         for (value, _) in &lifetimes {
             let node = &graph.nodes()[value.node];
             let shape = graph.shape(*value);
@@ -211,7 +195,7 @@ impl Plan {
         }
 
         values.extend(copies.slots(request.parameters, &parameter_index));
-        parts::check_operations(graph, &needed, &values)?;
+        part_checks::check_operations(graph, &needed, &values)?;
 
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
@@ -220,7 +204,7 @@ impl Plan {
         prologue::record(graph, &spanning, &values, true, &mut recorder);
         let prologue = recorder.len();
         let mut list = |first: bool| {
-            let ranges = record(graph, &needed, &values, &sinks, first, &mut recorder);
+            let ranges = dispatches::record(graph, &needed, &values, &sinks, first, &mut recorder);
             (recorder.take(), ranges)
         };
         let (first, first_ranges) = list(true);
@@ -228,7 +212,7 @@ impl Plan {
             if request.microbatches > 1 { list(false) } else { Default::default() };
         prologue::record(graph, &spanning, &values, false, &mut recorder);
         let count_next = recorder.take();
-        let nodes = recorded_nodes(graph, &values, &first_ranges, &next_ranges);
+        let nodes = dispatches::recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
             nodes: needed.iter().filter(|&&n| n).count(),
             values: lives.len(),
@@ -238,23 +222,10 @@ impl Plan {
             leaf_bytes,
             copy_bytes: copies.bytes(),
             dispatches: first.len(),
-            kernels: by_kernel(&first),
+            kernels: dispatches::by_kernel(&first),
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
         Ok(Self { first, next, prologue, count_next, inputs, outputs, values, nodes, report })
-    }
-}
-
-/// Fails for a gradient that has no place among the sinks.
-fn check_gradients(request: &PlanRequest<'_>, parameter_index: &[usize]) -> Result<()> {
-    let trained = request.parameters.trained().len();
-    let gradients = request.sinks.map_or(&[][..], |_| request.graph.gradients());
-    match gradients.iter().find(|&&(parameter, _)| parameter_index[parameter] >= trained) {
-        None => Ok(()),
-        Some(&(parameter, _)) => Err(crate::Error::Unsupported {
-            what: format!("a gradient of {:?}", request.graph.parameters()[parameter].name),
-            instead: "it is frozen in the parameters: freeze it in the graph as well".into(),
-        }),
     }
 }
 
@@ -280,180 +251,4 @@ fn needed(graph: &Graph, request: &PlanRequest<'_>) -> Vec<bool> {
 fn leaves<'g>(graph: &'g Graph, needed: &'g [bool]) -> impl Iterator<Item = &'g Node> {
     let is_leaf = |node: &&Node| matches!(node.source, Source::Input(_) | Source::Constant(_));
     graph.nodes().iter().zip(needed).filter(|&(_, &needed)| needed).map(|(n, _)| n).filter(is_leaf)
-}
-
-/// Where gradients and staged states go, sorted by the node that makes them.
-fn sinks(request: &PlanRequest<'_>, parameter_index: &[usize], state_index: &[usize]) -> Vec<Sink> {
-    let (graph, Some(buffers)) = (request.graph, request.sinks) else { return Vec::new() };
-    let mut uses: HashMap<Value, usize> = HashMap::new();
-    let all_inputs = graph.nodes().iter().flat_map(|node| &node.inputs);
-    let all_sinks = graph.gradients().iter().chain(graph.staged()).map(|(_, value)| value);
-    for value in all_inputs.chain(all_sinks).chain(request.outputs) {
-        *uses.entry(*value).or_default() += 1;
-    }
-    let in_place = |value: Value| match &graph.nodes()[value.node].source {
-        Source::Op(op) => op.accumulates(value.output) && uses[&value] == 1,
-        _ => false,
-    };
-    let mut contributions = graph.gradients().to_vec();
-    contributions.sort_unstable_by_key(|&(_, value)| value);
-    let mut written = vec![false; graph.parameters().len()];
-    let mut sinks = Vec::new();
-    for (parameter, value) in contributions {
-        let index = parameter_index[parameter];
-        let slot = request.parameters.slot_in(&buffers.gradients, index, Element::F32);
-        let first = !std::mem::replace(&mut written[parameter], true);
-        sinks.push(Sink { value, slot, first, in_place: in_place(value) });
-    }
-    for &(state, value) in graph.staged() {
-        let label = &graph.nodes()[value.node].label;
-        assert!(in_place(value), "{label} must write the staged state in place, and only there");
-        let slot = request.parameters.state_slot_in(&buffers.staged, state_index[state]);
-        sinks.push(Sink { value, slot, first: true, in_place: true });
-    }
-    sinks.sort_unstable_by_key(|sink| sink.value);
-    for group in sinks.chunk_by_mut(|a, b| a.value.node == b.value.node) {
-        let node = &graph.nodes()[group[0].value.node];
-        let Source::Op(op) = &node.source else { continue };
-        let adding = (0..node.shapes.len()).filter(|&output| op.accumulates(output)).count();
-        let in_place = group.iter().filter(|sink| sink.in_place).count();
-        if in_place < adding || group.iter().any(|sink| sink.first != group[0].first) {
-            group.iter_mut().for_each(|sink| sink.in_place = false);
-        }
-    }
-    sinks
-}
-
-/// The lifetime of every value that needs a slot, sorted by where it begins.
-///
-/// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
-/// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values and
-/// those that span the step, which outlive a microbatch.
-fn lifetimes(
-    graph: &Graph,
-    request: &PlanRequest<'_>,
-    needed: &[bool],
-    sinks: &[Sink],
-) -> Vec<(Value, Lifetime)> {
-    let mut last: HashMap<Value, usize> = HashMap::new();
-    for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
-        for &input in &node.inputs {
-            last.insert(input, index);
-        }
-    }
-    last.extend(request.outputs.iter().map(|&value| (value, usize::MAX)));
-    let placed = |value: Value| sinks.iter().any(|s| s.in_place && s.value == value);
-    let mut lifetimes = Vec::new();
-    for (first, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
-        if !matches!(node.source, Source::Op(_)) {
-            continue;
-        }
-        for (output, shape) in node.shapes.iter().enumerate() {
-            let value = node.output(output);
-            if placed(value) {
-                continue;
-            }
-            let bytes = shape.bytes().next_multiple_of(16);
-            let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
-            let outlives = is_observed(graph, value) || prologue::spans_step(&node.source);
-            let life = if padded || outlives {
-                Lifetime { bytes, first: 0, last: usize::MAX }
-            } else {
-                let last = last.get(&value).copied().unwrap_or(first);
-                Lifetime { bytes, first, last }
-            };
-            lifetimes.push((value, life));
-        }
-    }
-    lifetimes.sort_unstable_by_key(|(_, life)| life.first);
-    lifetimes
-}
-
-/// Where the dispatches of each operation lie, by the index of its node.
-type Ranges = HashMap<usize, Range<usize>>;
-
-/// The nodes that have values, with their dispatches.
-fn recorded_nodes(
-    graph: &Graph,
-    values: &HashMap<Value, Slot>,
-    first: &Ranges,
-    next: &Ranges,
-) -> Vec<RecordedNode> {
-    let mut recorded = Vec::new();
-    for (index, node) in graph.nodes().iter().enumerate() {
-        let outputs = (0..node.shapes.len()).map(|output| node.output(output));
-        let outputs: Option<Vec<_>> =
-            outputs.map(|value| Some((value, values.get(&value)?.clone()))).collect();
-        let Some(outputs) = outputs else { continue };
-        let range = |ranges: &Ranges| ranges.get(&index).cloned().unwrap_or(0..0);
-        recorded.push(RecordedNode {
-            source: node.source.clone(),
-            label: node.label.clone(),
-            inputs: node.inputs.clone(),
-            outputs,
-            first: range(first),
-            next: range(next),
-        });
-    }
-    recorded
-}
-
-/// Records every needed node, and behind it the dispatches that add its gradients.
-fn record(
-    graph: &Graph,
-    needed: &[bool],
-    values: &HashMap<Value, Slot>,
-    sinks: &[Sink],
-    first_microbatch: bool,
-    recorder: &mut Recorder<'_>,
-) -> Ranges {
-    let mut ranges = Ranges::new();
-    for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
-        let sinks: Vec<_> = sinks.iter().filter(|sink| sink.value.node == index).collect();
-        let start = recorder.len();
-        if prologue::spans_step(&node.source) {
-            continue;
-        }
-        if let Source::Op(op) = &node.source {
-            let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
-            let mut outputs: Vec<_> =
-                (0..node.shapes.len()).map(|o| values[&node.output(o)].clone()).collect();
-            for (o, output) in outputs.iter_mut().enumerate() {
-                output.accumulate = !first_microbatch && is_observed(graph, node.output(o));
-            }
-            for sink in sinks.iter().filter(|sink| sink.in_place) {
-                outputs[sink.value.output].accumulate = !(sink.first && first_microbatch);
-            }
-            node.record(&**op, recorder, &inputs, &outputs);
-        }
-        for sink in sinks.iter().filter(|sink| !sink.in_place) {
-            recorder.dispatch(&Accumulate {
-                params: AccumulateParams {
-                    quads: sink.slot.shape.quads() as u32,
-                    factor: 1.0,
-                    accumulate: u32::from(!(sink.first && first_microbatch)),
-                },
-                x: values[&sink.value].binding(),
-                y: sink.slot.binding(),
-            });
-        }
-        if matches!(node.source, Source::Op(_)) {
-            ranges.insert(index, start..recorder.len());
-        }
-    }
-    ranges
-}
-
-fn is_observed(graph: &Graph, value: Value) -> bool {
-    graph.observations().iter().any(|&(_, observed)| observed == value)
-}
-
-fn by_kernel(dispatches: &[Dispatch]) -> Vec<(&'static str, usize)> {
-    let mut counts: HashMap<&'static str, usize> = HashMap::new();
-    for dispatch in dispatches {
-        *counts.entry(dispatch.name).or_default() += 1;
-    }
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
-    counts
 }

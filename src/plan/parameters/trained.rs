@@ -2,9 +2,11 @@
 //! tensors come first, in segments of their own, so that gradients, moments and whatever works on
 //! them know nothing of the frozen ones.
 
-use super::{Location, Parameters, beside_offset, keeps_beside, layout};
+use super::Parameters;
+use super::values::{beside_offset, keeps_beside};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::plan::layout::{Location, layout};
 use crate::plan::parts::{Part, divide};
 
 /// Trained tensors in front, otherwise in the order of the model.

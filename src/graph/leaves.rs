@@ -1,0 +1,152 @@
+//! The leaves of a graph: inputs, parameters (trained or frozen), states and constants.
+
+use super::{Element, Graph, InputSpec, ParameterSpec, Shape, Source, StateSpec, Value};
+use crate::init::Init;
+
+impl Graph {
+    /// An input that the host writes before each step. Asking again for a name gives the same.
+    #[track_caller]
+    pub fn input(&mut self, name: &str, shape: Shape) -> Value {
+        self.leaf_input(name, shape, None)
+    }
+
+    /// An input of token ids, all of which must lie below `bound`.
+    #[track_caller]
+    pub fn tokens(&mut self, name: &str, dims: impl Into<Vec<usize>>, bound: usize) -> Value {
+        self.leaf_input(name, Shape::u32(dims), Some(bound as u32))
+    }
+
+    #[track_caller]
+    fn leaf_input(&mut self, name: &str, shape: Shape, bound: Option<u32>) -> Value {
+        let spec = InputSpec { name: name.to_owned(), shape, bound, ignorable: false };
+        if let Some(index) = self.inputs.iter().position(|input| input.name == name) {
+            let found = &self.inputs[index];
+            let same = found.shape == spec.shape && found.bound == spec.bound;
+            assert!(same, "input {name:?} was made with another shape: {}", found.shape);
+            return self.leaf(|source| matches!(source, Source::Input(i) if *i == index));
+        }
+        self.inputs.push(spec.clone());
+        self.push(Source::Input(self.inputs.len() - 1), vec![], vec![spec.shape], spec.name)
+    }
+
+    /// A parameter under the current scope, trained unless it is [frozen](Self::frozen). Asking
+    /// again for a name gives the same tensor: that ties weights.
+    #[track_caller]
+    pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
+        let (name, shape) = (self.path(name), Shape::real(dims));
+        if let Some(index) = self.parameters.iter().position(|p| p.name == name) {
+            let found = &mut self.parameters[index];
+            assert_eq!(found.shape, shape, "parameter {name:?} was made with another shape");
+            found.requires_grad &= self.requires_grad;
+            return self.leaf(|source| matches!(source, Source::Parameter(i) if *i == index));
+        }
+        let stream = self.parameters.len() as u32;
+        self.parameters.push(ParameterSpec {
+            name: name.clone(),
+            shape: shape.clone(),
+            init,
+            stream,
+            requires_grad: self.requires_grad,
+        });
+        let stored = shape.stored_as(self.weights.precision());
+        self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![stored], name)
+    }
+
+    /// Tensors of `cols` elements under the current scope that are kept between steps: (name,
+    /// initial value) for each row of one matrix. [`stage`](Self::stage) gives it a new value,
+    /// which only an applied step commits.
+    #[track_caller]
+    pub fn state(&mut self, rows: &[(&str, f32)], cols: usize) -> Value {
+        let names: Vec<_> = rows.iter().map(|(name, _)| self.path(name)).collect();
+        let initial = rows.iter().map(|&(_, initial)| initial).collect();
+        let spec = StateSpec { names, shape: Shape::f32([rows.len(), cols]), initial };
+        if let Some(index) = self.states.iter().position(|s| s.names == spec.names) {
+            assert_eq!(self.states[index], spec, "a state was made with another shape");
+            return self.leaf(|source| matches!(source, Source::State(i) if *i == index));
+        }
+        self.states.push(spec.clone());
+        let label = spec.names.join(", ");
+        self.push(Source::State(self.states.len() - 1), vec![], vec![spec.shape], label)
+    }
+
+    /// Makes `new` the next value of `state`, committed by the verdict. The operation behind
+    /// `new` writes in place; with gradient accumulation, [`Slot::accumulate`] tells it to go on
+    /// from what it wrote for the microbatch before.
+    ///
+    /// [`Slot::accumulate`]: crate::record::Slot::accumulate
+    #[track_caller]
+    pub fn stage(&mut self, state: Value, new: Value) {
+        let Source::State(index) = self.nodes[state.node].source else {
+            panic!("{} is not a state", self.nodes[state.node].label);
+        };
+        assert_eq!(self.shape(state), self.shape(new), "a state keeps its shape");
+        self.staged.push((index, new));
+    }
+
+    /// A tensor that is the same in every step, of the given shape, dense.
+    #[track_caller]
+    pub fn constant(&mut self, label: &str, shape: Shape, data: &[f32]) -> Value {
+        assert_eq!(shape.count(), data.len(), "constant {label} of shape {shape}");
+        assert_ne!(shape.element, Element::U32, "constants hold f32");
+        self.push(Source::Constant(data.into()), vec![], vec![shape], label.to_owned())
+    }
+
+    /// Runs `build` with frozen parameters: no parameter that it asks for is trained, wherever else
+    /// in the graph it is used (tied weights). [`ParameterSpec::requires_grad`] says so.
+    ///
+    /// A frozen tensor counts as a constant. It has no gradient, and the gradient operations of
+    /// whatever depends on frozen tensors and inputs alone are left out; gradients pass through
+    /// frozen layers to what is trained below them. All else is as in training: dropout drops, and
+    /// running statistics of BatchNorm move, as they do in PyTorch with `requires_grad` false.
+    pub fn frozen<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outside = std::mem::replace(&mut self.requires_grad, false);
+        let result = build(self);
+        self.requires_grad = outside;
+        result
+    }
+
+    /// Freezes the parameters made so far that `is_frozen` chooses, as [`frozen`](Self::frozen)
+    /// does. Those that are frozen already stay so.
+    ///
+    /// # Panics
+    /// After [`backward`](Self::backward).
+    #[track_caller]
+    pub fn freeze(&mut self, is_frozen: impl Fn(&ParameterSpec) -> bool) {
+        assert!(self.gradients.is_empty(), "the graph is differentiated already");
+        for spec in &mut self.parameters {
+            spec.requires_grad &= !is_frozen(spec);
+        }
+    }
+
+    /// Lets an input hold [`IGNORE`](crate::train::IGNORE).
+    pub(super) fn allow_ignored(&mut self, value: Value) {
+        if let Source::Input(index) = self.nodes[value.node].source {
+            self.inputs[index].ignorable = true;
+        }
+    }
+
+    fn leaf(&self, matches: impl Fn(&Source) -> bool) -> Value {
+        let node = self.nodes.iter().position(|node| matches(&node.source));
+        Value { node: node.expect("a leaf has a node"), output: 0 }
+    }
+
+    /// The inputs, in the order they were made.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    /// The parameters, in the order they were made.
+    pub fn parameters(&self) -> &[ParameterSpec] {
+        &self.parameters
+    }
+
+    /// The states, in the order they were made.
+    pub fn states(&self) -> &[StateSpec] {
+        &self.states
+    }
+
+    /// New values of states: (state, value).
+    pub fn staged(&self) -> &[(usize, Value)] {
+        &self.staged
+    }
+}
