@@ -1,4 +1,4 @@
-// The step's steering blocks; src/step.rs holds the Rust halves and says what each field means.
+// The step's steering blocks; src/step holds the Rust halves and says what each field means.
 const APPLY = 1u;
 const SKIP = 0u;
 const REASON_NONE = 0u;

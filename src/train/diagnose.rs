@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::iter::repeat_n;
 
-use super::{Batch, Model, Trainer, finish};
+use super::trainer::finish;
+use super::{Batch, Model, Trainer};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing};
 use crate::graph::{Element, Shape, Source};

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::builder::build;
+use super::builder::assembly::build;
 use super::checkpoint::Checkpoint;
 use super::{Model, Trainer};
 use crate::error::{Error, Result};

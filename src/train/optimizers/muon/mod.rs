@@ -1,10 +1,16 @@
 //! Muon: momentum of hidden matrices, orthogonalised by matrix products.
 
+mod hidden;
 mod orthogonalize;
+mod packing;
+mod scale;
 
 use std::fmt;
 
+pub use hidden::is_hidden_matrix;
 use orthogonalize::{Batch, Scratch};
+use packing::{Packed, packed_chunks};
+pub use scale::MuonScale;
 
 use super::tensor_means::record_eps_shares;
 use super::{
@@ -14,46 +20,9 @@ use super::{
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::ParameterSpec;
-use crate::kernels::{AdamwPackedParams, MuonMomentum, MuonMomentumParams, MuonParams, chunks};
+use crate::kernels::{AdamwPackedParams, MuonMomentum, MuonMomentumParams, MuonParams};
 use crate::record::{Recorder, to_u32};
 use crate::step::Chunk;
-
-/// The most quads that matrices orthogonalised together have: 32 MiB, which bounds the scratch.
-/// A larger matrix is alone.
-const BATCH_QUADS: u32 = 2 << 20;
-
-/// How the size of an update follows from the shape of its matrix.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MuonScale {
-    /// √max(1, rows / cols), with weights stored as (out, in): Jordan's.
-    #[default]
-    Original,
-    /// 0.2 √max(rows, cols): updates have the RMS that AdamW's usually have, so its learning rate
-    /// and weight decay can be taken over (Liu et al. 2025, <https://arxiv.org/abs/2502.16982>).
-    MatchRmsAdamW,
-    /// √(rows / cols), which bounds the change of outputs whatever the width (Bernstein 2025,
-    /// <https://jeremybernste.in/writing/deriving-muon>).
-    Spectral,
-}
-
-impl MuonScale {
-    /// The factor for a matrix of this shape.
-    pub fn factor(self, rows: usize, cols: usize) -> f64 {
-        let ratio = rows as f64 / cols as f64;
-        match self {
-            Self::Original => ratio.max(1.0).sqrt(),
-            Self::MatchRmsAdamW => 0.2 * (rows.max(cols) as f64).sqrt(),
-            Self::Spectral => ratio.sqrt(),
-        }
-    }
-}
-
-/// Whether a tensor is a hidden matrix by its shape and name: it has two dimensions, and no part of
-/// its dotted name is `head` or `lm_head` or contains `embedding`.
-pub fn is_hidden_matrix(spec: &ParameterSpec) -> bool {
-    let outer = |part: &str| part == "head" || part == "lm_head" || part.contains("embedding");
-    spec.shape.dims.len() == 2 && !spec.name.split('.').any(outer)
-}
 
 /// Muon (Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>), as `torch.optim.Muon`
 /// in f32: for hidden matrices the momentum, orthogonalised. All other tensors go by
@@ -240,36 +209,6 @@ impl Optimizer for Muon {
 }
 
 impl Muon {
-    /// The hidden matrices in batches, and all other tensors.
-    fn divide<'t>(
-        &self,
-        tensors: &[SegmentTensor<'t>],
-    ) -> (Vec<Batch<'t>>, Vec<SegmentTensor<'t>>) {
-        let (mut batches, mut others) = (Vec::<Batch<'t>>::new(), Vec::new());
-        for tensor in tensors {
-            let dims = &tensor.spec.shape.dims;
-            if dims.len() != 2 || tensor.quads() == 0 || !(self.hidden)(tensor.spec) {
-                others.push(*tensor);
-                continue;
-            }
-            let (rows, cols) = (to_u32(dims[0]), to_u32(dims[1]));
-            let fits = |batch: &&mut Batch<'_>| {
-                (batch.rows, batch.cols) == (rows, cols)
-                    && batch.quads() + batch.matrix_quads() <= BATCH_QUADS
-            };
-            match batches.iter_mut().find(fits) {
-                Some(batch) => batch.tensors.push(*tensor),
-                None => batches.push(Batch { rows, cols, tensors: vec![*tensor], base: 0 }),
-            }
-        }
-        let mut base = 0;
-        for batch in &mut batches {
-            batch.base = base;
-            base += batch.quads();
-        }
-        (batches, others)
-    }
-
     /// The update of a batch: momentum, orthogonalised, moves its matrices.
     fn record_batch(
         &self,
@@ -326,102 +265,5 @@ impl Muon {
             learning_rate_factor: (self.adamw.learning_rate / self.learning_rate) as f32,
         });
         packed.bind(rule).bind("m", &segment.moments[1]).bind("v", &segment.moments[2])
-    }
-}
-
-/// The chunks of some of the tensors, and where what is kept of them lies packed.
-struct Packed {
-    chunks: wgpu::Buffer,
-    /// By chunk, the first quad.
-    offsets: wgpu::Buffer,
-    chunk_count: u32,
-}
-
-impl Packed {
-    fn new(gpu: &Gpu, tensors: &[SegmentTensor<'_>], base: u32) -> Self {
-        let (chunks, offsets) = packed_chunks(tensors, base);
-        Self {
-            chunks: gpu.upload("packed chunks", &chunks),
-            offsets: gpu.upload("packed offsets", &offsets),
-            chunk_count: to_u32(chunks.len()),
-        }
-    }
-
-    fn bind(&self, rule: Rule) -> Rule {
-        rule.bind("chunks", &self.chunks).bind("packed", &self.offsets)
-    }
-}
-
-/// The chunks of these tensors in the flat buffers, and for each its first quad where the tensors
-/// lie one after the other from `base` on.
-fn packed_chunks(tensors: &[SegmentTensor<'_>], base: u32) -> (Vec<Chunk>, Vec<u32>) {
-    let (mut table, mut packed, mut first) = (Vec::new(), Vec::new(), base);
-    for tensor in tensors {
-        let place = (4 * u64::from(tensor.offset), 4 * u64::from(tensor.quads()));
-        for chunk in chunks([place]) {
-            packed.push(first + chunk.offset - tensor.offset);
-            table.push(Chunk { tensor: tensor.index, ..chunk });
-        }
-        first += tensor.quads();
-    }
-    (table, packed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::Shape;
-    use crate::nn::Init;
-
-    fn spec(name: &str, dims: &[usize]) -> ParameterSpec {
-        let (name, shape) = (name.to_owned(), Shape::real(dims));
-        ParameterSpec { name, shape, init: Init::Constant(0.0), stream: 0, requires_grad: true }
-    }
-
-    #[test]
-    fn hidden_matrices_are_found_by_shape_and_name() {
-        for (name, dims, hidden) in [
-            ("blocks.0.attention.qkv.weight", &[48, 16][..], true),
-            ("heads.weight", &[4, 4], true),
-            ("blocks.0.attention.qkv.bias", &[48], false),
-            ("token_embedding.weight", &[27, 16], false),
-            ("head.weight", &[27, 16], false),
-            ("lm_head.weight", &[27, 16], false),
-            ("convolution.weight", &[8, 3, 3, 3], false),
-        ] {
-            assert_eq!(is_hidden_matrix(&spec(name, dims)), hidden, "{name}");
-        }
-    }
-
-    #[test]
-    fn batches_hold_one_shape_and_have_a_bound() {
-        let shapes =
-            [[1024, 4096], [4096, 4096], [1024, 4096], [4096, 1024], [1024, 4096], [4096, 4096]];
-        let specs: Vec<_> = shapes.iter().map(|dims| spec("w", dims)).collect();
-        let mut offset = 0;
-        let tensors = specs.iter().zip(0..).map(|(spec, index)| {
-            let tensor = SegmentTensor::new(spec, index, offset, 0);
-            offset += tensor.quads();
-            tensor
-        });
-        let tensors: Vec<_> = tensors.collect();
-        let (batches, others) = Muon::default().divide(&tensors);
-        assert!(others.is_empty());
-        let indices = |batch: &Batch<'_>| batch.tensors.iter().map(|t| t.index).collect::<Vec<_>>();
-        let found: Vec<_> =
-            batches.iter().map(|batch| (batch.base >> 20, indices(batch))).collect();
-        let expected = [(0, vec![0, 2]), (2, vec![1]), (6, vec![3]), (7, vec![4]), (8, vec![5])];
-        assert_eq!(found, expected);
-        let bytes = Muon::default().moment_bytes(&tensors);
-        assert_eq!(bytes, [16 * u64::from(offset), 0, 0]);
-    }
-
-    #[test]
-    fn scales_follow_from_shapes() {
-        use MuonScale::*;
-        assert_eq!(Original.factor(4, 16), 1.0);
-        assert_eq!(Original.factor(16, 4), 2.0);
-        assert_eq!(MatchRmsAdamW.factor(4, 16), 0.8);
-        assert_eq!(Spectral.factor(4, 16), 0.5);
     }
 }

@@ -1,0 +1,217 @@
+//! What a run is told before it begins, setting by setting.
+
+pub(super) mod assembly;
+pub(super) mod settings;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use assembly::build;
+use settings::Settings;
+
+use super::stability::Policy;
+use super::{Clip, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::kernel::{Precision, WeightStorage};
+use crate::plan::Parameters;
+
+/// Settings of a training run. What is not set has a default: AdamW, no clipping, constant
+/// learning rate, one microbatch per step, seed 0.
+#[derive(Debug)]
+pub struct TrainerBuilder<M: Model> {
+    model: M,
+    pub(super) settings: Settings,
+    parameters: Option<Parameters>,
+}
+
+impl<M: Model> TrainerBuilder<M> {
+    pub(super) fn new(model: M) -> Self {
+        Self { model, settings: Settings::default(), parameters: None }
+    }
+
+    /// The optimizer.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
+        self.settings.optimizer = Box::new(optimizer);
+        self
+    }
+
+    /// Which norm of the gradients is measured, and clipped by.
+    #[must_use]
+    pub fn norm(mut self, norm: Norm) -> Self {
+        self.settings.norm = norm;
+        self
+    }
+
+    /// How gradients are clipped.
+    #[must_use]
+    pub fn clip(mut self, clip: Clip) -> Self {
+        self.settings.clip = clip;
+        self
+    }
+
+    /// How the loss is scaled before the backward pass. The default is not at all, and
+    /// [`LossScale::dynamic`] in f16.
+    #[must_use]
+    pub fn loss_scale(mut self, loss_scale: LossScale) -> Self {
+        self.settings.loss_scale = Some(loss_scale);
+        self
+    }
+
+    /// Gives up after this many skipped steps in a row: the device skips all further steps, and
+    /// [`Trainer::step`] fails once [`Trainer::telemetry`] has seen it. 100 by default; 0 never.
+    #[must_use]
+    pub fn give_up_after(mut self, skipped_in_row: u32) -> Self {
+        self.settings.give_up_after = skipped_in_row;
+        self
+    }
+
+    /// Adds a policy; see [`stability`](super::stability). Policies act in the order they are
+    /// added.
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.settings.policies.push(Rc::new(policy));
+        self
+    }
+
+    /// The learning rate over applied steps.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.settings.schedule = schedule;
+        self
+    }
+
+    /// Storage of activations and of the weights to compute with. Moments, gradients of parameters
+    /// and all arithmetic stay f32, and so do the weights that the optimizer updates unless
+    /// [`weights`](Self::weights) says otherwise. A model chooses another precision for a part of
+    /// itself by [`Graph::with_precision`](crate::graph::Graph::with_precision).
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.settings.precision = precision;
+        self
+    }
+
+    /// How the optimizer holds the weights. The default is f32, or what the given
+    /// [`parameters`](Self::parameters) have.
+    #[must_use]
+    pub fn weights(mut self, weights: WeightStorage) -> Self {
+        self.settings.weights = Some(weights);
+        self
+    }
+
+    /// Lets matrix products multiply in f16 with [`Precision::F16`]; see
+    /// [`Graph::set_native_f16`](crate::graph::Graph::set_native_f16). Off by default.
+    #[must_use]
+    pub fn native_f16(mut self, native: bool) -> Self {
+        self.settings.native_f16 = native;
+        self
+    }
+
+    /// Microbatches per step: the loss that a step descends is the mean of theirs, and that of a
+    /// cross-entropy is the mean over the targets of all of them, as in one large batch, however
+    /// unevenly they are spread.
+    #[must_use]
+    pub fn accumulation(mut self, microbatches: usize) -> Self {
+        self.settings.microbatches = microbatches;
+        self
+    }
+
+    /// Seed of initial values and dropout.
+    #[must_use]
+    pub fn seed(mut self, seed: u32) -> Self {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// Steps the telemetry ring holds before old ones are overwritten: at least 1 and at most
+    /// 1,048,576, which take 72 MiB.
+    #[must_use]
+    pub fn telemetry_capacity(mut self, steps: u32) -> Self {
+        self.settings.ring = steps.clamp(1, 1 << 20);
+        self
+    }
+
+    /// Measures every tensor in each `every`-th step, from step 0 on: norm of the gradient, size of
+    /// weights and update, shares that were clipped or stood still. Read by
+    /// [`Trainer::tensor_telemetry`]. 0, the default, never does; it takes a copy of the weights.
+    #[must_use]
+    pub fn watch_tensors(mut self, every: u32) -> Self {
+        self.settings.watch_every = every;
+        self
+    }
+
+    /// Makes [`Trainer::telemetry`] fail at the first step whose gradients, loss or new running
+    /// statistics are not finite. Such a step changes nothing either way.
+    #[must_use]
+    pub fn error_if_nonfinite(mut self, stop: bool) -> Self {
+        self.settings.error_if_nonfinite = stop;
+        self
+    }
+
+    /// Trains these parameters instead of freshly initialised ones, in the storage they have. Which
+    /// of them are frozen is up to this model and these settings, not to those they come from; where
+    /// that is another choice, they move to other buffers, so that predictors are to be made of
+    /// [`Trainer::parameters`].
+    #[must_use]
+    pub fn parameters(mut self, parameters: Parameters) -> Self {
+        self.parameters = Some(parameters);
+        self
+    }
+
+    /// Takes a snapshot for the host after every `every`-th step: all that
+    /// [`Trainer::checkpoint`] holds, without waiting for it. It is there a step or two later
+    /// ([`Trainer::host_snapshot`]), and still there once the device is lost, to go on from
+    /// ([`Trainer::rebuild`]). 0, the default, takes none.
+    ///
+    /// It costs the bytes of weights, moments and policies' memories (12 per parameter with AdamW
+    /// in f32) once more in memory that the host can map, and twice in the host's own; every
+    /// `every` steps a copy of them on the device, a map, and a copy on the host. What is lost with
+    /// the device is at most `every` steps and the two or three in flight.
+    #[must_use]
+    pub fn host_snapshots(mut self, every: u32) -> Self {
+        self.settings.snapshot_every = every;
+        self
+    }
+
+    /// What a submit may take before the step is split into several; [`SUBMIT_BUDGET`], half a
+    /// second, by default. Drivers and browsers reset the device when a submit takes a few seconds,
+    /// and a display that is drawn by the same adapter stands still meanwhile, so a page that is to
+    /// stay smooth may want less. Splitting changes no bit of the results.
+    ///
+    /// The first step of a trainer is submitted in parts, from one dispatch up, that are waited for
+    /// and measured. Later steps are one submit where they fit, and wait for nothing; see
+    /// [`Trainer::submits`]. The budget holds for [`Trainer::evaluate`] and [`Trainer::diagnose`]
+    /// too.
+    ///
+    /// [`SUBMIT_BUDGET`]: crate::gpu::SUBMIT_BUDGET
+    #[must_use]
+    pub fn submit_budget(mut self, budget: Duration) -> Self {
+        self.settings.submit_budget = budget;
+        self
+    }
+
+    /// Builds everything on the device.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
+    /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
+    /// and [`Error::OutOfMemory`] for a model too large, [`Error::NonFinite`] for initial parameters
+    /// that are NaN or Inf.
+    ///
+    /// [`Error::Setting`]: crate::Error::Setting
+    /// [`Error::UnknownName`]: crate::Error::UnknownName
+    /// [`Error::Limit`]: crate::Error::Limit
+    /// [`Error::OutOfMemory`]: crate::Error::OutOfMemory
+    /// [`Error::NonFinite`]: crate::Error::NonFinite
+    pub async fn build(self, gpu: &Gpu) -> Result<Trainer<M>> {
+        build(&Rc::new(self.settings), Rc::new(self.model), self.parameters, gpu).await
+    }
+}
+
+impl<M: Model> Trainer<M> {
+    /// Starts to describe a training run of `model`.
+    pub fn builder(model: M) -> TrainerBuilder<M> {
+        TrainerBuilder::new(model)
+    }
+}

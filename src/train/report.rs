@@ -1,0 +1,84 @@
+//! What a trainer takes: memory and dispatches.
+
+use super::host_snapshot::HostSnapshots;
+use super::tensor_telemetry::TensorWatch;
+use super::{Model, Trainer};
+use crate::graph::ParameterSpec;
+
+/// What a trainer holds on the device, in bytes, and what a step dispatches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainerReport {
+    /// Trained elements.
+    pub parameters: usize,
+    /// Trained tensors.
+    pub tensors: usize,
+    /// Elements of frozen tensors.
+    pub frozen_parameters: usize,
+    /// Frozen tensors.
+    pub frozen_tensors: usize,
+    /// Weights, trained and frozen, and states.
+    pub parameter_bytes: u64,
+    /// The frozen weights among them.
+    pub frozen_bytes: u64,
+    /// Gradients and staged states.
+    pub gradient_bytes: u64,
+    /// The optimizer's moments.
+    pub moment_bytes: u64,
+    /// Activations, inputs and constants.
+    pub activation_bytes: u64,
+    /// Copies of the weights in another precision than that of their storage.
+    pub copy_bytes: u64,
+    /// What policies keep: memories, snapshots.
+    pub policy_bytes: u64,
+    /// The copy of the weights that watched steps keep.
+    pub watch_bytes: u64,
+    /// Copies for [host snapshots](super::TrainerBuilder::host_snapshots), in memory that the host
+    /// maps: not counted in the total.
+    pub snapshot_bytes: u64,
+    /// Dispatches of forward and backward of one microbatch.
+    pub model_dispatches: usize,
+    /// Dispatches of scan, verdict, optimizer, commit and telemetry.
+    pub update_dispatches: usize,
+    /// The plan's own report.
+    pub plan: crate::plan::Report,
+}
+
+impl TrainerReport {
+    /// All bytes on the device.
+    pub fn total_bytes(&self) -> u64 {
+        self.parameter_bytes
+            + self.copy_bytes
+            + self.watch_bytes
+            + self.gradient_bytes
+            + self.moment_bytes
+            + self.activation_bytes
+            + self.policy_bytes
+    }
+}
+
+impl<M: Model> Trainer<M> {
+    /// Memory and dispatches.
+    pub fn report(&self) -> TrainerReport {
+        let size = wgpu::Buffer::size;
+        let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
+        TrainerReport {
+            parameters: count(self.parameters.trained()),
+            tensors: self.parameters.trained().len(),
+            frozen_parameters: count(self.parameters.frozen()),
+            frozen_tensors: self.parameters.frozen().len(),
+            parameter_bytes: self.parameters.bytes(),
+            frozen_bytes: self.parameters.frozen_bytes(),
+            gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
+                + self.sinks.staged.size(),
+            moment_bytes: self.moments.iter().flatten().map(size).sum(),
+            activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
+            copy_bytes: self.plan.report.copy_bytes,
+            policy_bytes: self.policy_bytes,
+            watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
+            snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
+            model_dispatches: self.plan.first.len(),
+            update_dispatches: self.update.len(),
+            plan: self.plan.report.clone(),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The trainer: it submits steps, tells about them later, and evaluates.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures::future::join;
+
+use super::batch::Batch;
+use super::builder::settings::Settings;
+use super::checkpoint::HostState;
+use super::host_snapshot::HostSnapshots;
+use super::model::Model;
+use super::predictor::Predictor;
+use super::sequence::Sequence;
+use super::stability::ActivePolicy;
+use super::telemetry::{Telemetry, TelemetryRing};
+use super::tensor_telemetry::{TensorTelemetry, TensorWatch};
+use crate::error::Result;
+use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
+use crate::graph::Graph;
+use crate::kernel::Precision;
+use crate::plan::{Parameters, Plan, Sinks};
+use crate::record::StepBuffers;
+use crate::step::StepInput;
+
+/// Steps that may be submitted and not yet finished.
+const IN_FLIGHT: usize = 2;
+
+/// Waits for all that is in flight.
+pub(super) async fn finish(
+    gpu: &Gpu,
+    pacing: &mut Pacing,
+    in_flight: &mut VecDeque<Submitted>,
+) -> Result<()> {
+    while let Some(oldest) = in_flight.pop_front() {
+        pacing.finish(gpu, oldest).await?;
+    }
+    Ok(())
+}
+
+/// Brings the inputs of one of several microbatches from where they wait to where the plan reads
+/// them.
+fn copy_inputs(
+    encoder: &mut wgpu::CommandEncoder,
+    plan: &Plan,
+    step: &StepBuffers,
+    staging: &[wgpu::Buffer],
+    microbatch: usize,
+) {
+    let inputs = plan.inputs.iter().map(|i| (&i.buffer, i.spec.shape.bytes()));
+    let all = inputs.chain([(&step.input, size_of::<StepInput>() as u64)]);
+    for ((buffer, bytes), staging) in all.zip(staging) {
+        encoder.copy_buffer_to_buffer(staging, bytes * microbatch as u64, buffer, 0, bytes);
+    }
+}
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Trainer<M: Model> {
+    pub(super) gpu: Gpu,
+    pub(super) model: Rc<M>,
+    pub(super) settings: Rc<Settings>,
+    pub(super) parameters: Parameters,
+    pub(super) plan: Plan,
+    pub(super) precision: Precision,
+    pub(super) sinks: Sinks,
+    /// The optimizer's moments by segment, each in the order of `Optimizer::moments`.
+    pub(super) moments: Vec<Vec<wgpu::Buffer>>,
+    pub(super) moment_names: &'static [&'static str],
+    pub(super) step: StepBuffers,
+    /// (tensors) [`TensorState`](crate::step::TensorState)
+    pub(super) tensors: wgpu::Buffer,
+    pub(super) policies: Vec<ActivePolicy>,
+    pub(super) policy_bytes: u64,
+    /// Names of what the model observes; the plan's outputs behind the loss.
+    pub(super) observations: Vec<String>,
+    /// Scan, norm, policies, verdict, optimizer, commit, telemetry.
+    pub(super) update: Vec<Dispatch>,
+    pub(super) ring: TelemetryRing,
+    pub(super) watch: Option<TensorWatch>,
+    pub(super) microbatches: usize,
+    /// Where the inputs of several microbatches wait, one buffer per input, then the step inputs.
+    pub(super) staging: Vec<wgpu::Buffer>,
+    pub(super) seed: u32,
+    pub(super) attempted: u64,
+    pub(super) learning_rate_factor: f32,
+    /// Where the dispatches of a step are cut into submits.
+    pub(super) pacing: Pacing,
+    pub(super) in_flight: VecDeque<Submitted>,
+    pub(super) host_snapshots: Option<HostSnapshots>,
+    pub(super) evaluator: Option<Predictor>,
+    pub(super) error_if_nonfinite: bool,
+    pub(super) gave_up: Option<Telemetry>,
+}
+
+impl<M: Model> Trainer<M> {
+    /// Submits one step and returns; nothing is read back. It waits only while two earlier steps
+    /// have not finished, and in the first step, which finds out how to keep each submit within the
+    /// [budget]. The batch holds all microbatches of the step. The
+    /// future is to be awaited to its end: what the first step submits may be a part of it.
+    ///
+    /// # Errors
+    /// What is wrong with the batch (then nothing was written),
+    /// [`Error::GaveUp`](crate::Error::GaveUp) once telemetry has shown it, or
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost): then [`rebuild`](Self::rebuild) goes on.
+    ///
+    /// [budget]: super::TrainerBuilder::submit_budget
+    pub async fn step(&mut self, batch: &Batch) -> Result<()> {
+        self.gpu.check()?;
+        if let Some(last) = &self.gave_up {
+            return Err(last.gave_up_error());
+        }
+        let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
+        let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        let sequence =
+            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        let watched = self.watch.as_ref().is_some_and(|watch| watch.is_watched(self.attempted));
+        let list = sequence.of_step(watched);
+        // What is to be measured has the device to itself.
+        let most = if self.pacing.is_measured(list.clone()) { IN_FLIGHT } else { 1 };
+        while self.in_flight.len() >= most {
+            let oldest = self.in_flight.pop_front().expect("not empty");
+            self.pacing.finish(&self.gpu, oldest).await?;
+        }
+        self.write_inputs(&inputs);
+        let host = HostState { steps: self.attempted + 1, ..self.host_state() };
+        let snapshots = self.host_snapshots.as_mut();
+        let copy = snapshots.and_then(|snapshots| snapshots.copy_after(host.steps));
+        let encode = |encoder: &mut wgpu::CommandEncoder, piece: Range<usize>| {
+            let begin = |encoder: &mut wgpu::CommandEncoder, microbatch| {
+                copy_inputs(encoder, &self.plan, &self.step, &self.staging, microbatch);
+            };
+            sequence.encode(&self.gpu, encoder, piece.clone(), begin);
+            if let Some(copy) = copy.filter(|_| piece.end == list.end) {
+                copy.encode(encoder);
+            }
+        };
+        let copies = copy.is_some();
+        let submitted = self.pacing.submit(&self.gpu, list.clone(), encode).await?;
+        self.in_flight.push_back(submitted);
+        if let Some(snapshots) = self.host_snapshots.as_mut().filter(|_| copies) {
+            snapshots.copied(&self.gpu, host);
+        }
+        self.attempted += 1;
+        Ok(())
+    }
+
+    /// Writes a step's inputs to where the plan reads them, or those of several microbatches to
+    /// where they wait.
+    fn write_inputs(&self, inputs: &[Vec<u8>]) {
+        let steps: Vec<_> = (0..self.microbatches).map(|m| self.step_input(m as u32)).collect();
+        let steps: &[u8] = bytemuck::cast_slice(&steps);
+        let all = inputs.iter().map(Vec::as_slice).chain([steps]);
+        if self.microbatches == 1 {
+            let buffers = self.plan.inputs.iter().map(|input| &input.buffer);
+            for (buffer, bytes) in buffers.chain([&self.step.input]).zip(all) {
+                self.gpu.write(buffer, 0, bytes);
+            }
+        } else {
+            for (buffer, bytes) in self.staging.iter().zip(all) {
+                self.gpu.write(buffer, 0, bytes);
+            }
+        }
+    }
+
+    pub(super) fn step_input(&self, microbatch: u32) -> StepInput {
+        StepInput {
+            seed: self.seed,
+            step: self.attempted as u32,
+            microbatch,
+            learning_rate_factor: self.learning_rate_factor,
+        }
+    }
+
+    /// The steps since the last call, as far as the ring still holds them (1,024 by default).
+    /// Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost); with
+    /// [`TrainerBuilder::error_if_nonfinite`] also those of [`Telemetry::error_if_nonfinite`], and
+    /// the records of this call are gone. To keep them, ask each one.
+    ///
+    /// [`TrainerBuilder::error_if_nonfinite`]: super::TrainerBuilder::error_if_nonfinite
+    pub async fn telemetry(&mut self) -> Result<Vec<Telemetry>> {
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
+        let (finished, records) = join(finished, self.ring.read(&self.gpu, self.attempted)).await;
+        finished?;
+        let records = records?;
+        if self.gave_up.is_none() {
+            self.gave_up = records.iter().find(|record| record.gave_up.is_some()).copied();
+        }
+        if self.error_if_nonfinite {
+            records.iter().try_for_each(Telemetry::error_if_nonfinite)?;
+        }
+        Ok(records)
+    }
+
+    /// What each tensor held in the watched steps since the last call, as far as the ring still
+    /// holds them (64 steps); see [`TrainerBuilder::watch_tensors`]. Steps in order, in each the
+    /// trained tensors in the order of [`Parameters::trained`]. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    ///
+    /// [`TrainerBuilder::watch_tensors`]: super::TrainerBuilder::watch_tensors
+    pub async fn tensor_telemetry(&mut self) -> Result<Vec<TensorTelemetry>> {
+        let Some(watch) = &mut self.watch else { return Ok(Vec::new()) };
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight);
+        let (finished, records) = join(finished, watch.read(&self.gpu, self.attempted)).await;
+        finished?;
+        records
+    }
+
+    /// The loss on a batch of one microbatch, in evaluation mode: no dropout, running statistics.
+    ///
+    /// # Errors
+    /// As [`Predictor::run`].
+    pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
+        self.evaluate_all(std::slice::from_ref(batch)).await
+    }
+
+    /// The loss on several batches of one microbatch each, as if they were one: a cross-entropy is
+    /// the mean over the targets of all, which the mean of their losses is only where all have
+    /// equally many.
+    ///
+    /// # Errors
+    /// As [`Predictor::mean`].
+    pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
+        let evaluator = match self.evaluator.take() {
+            Some(evaluator) => evaluator,
+            None => {
+                let build = |graph: &mut Graph| vec![self.model.build(graph).loss];
+                let budget = self.pacing.budget();
+                Predictor::in_precision(&self.gpu, &self.parameters, self.precision, build)
+                    .await?
+                    .with_submit_budget(budget)
+            }
+        };
+        // What is measured is not to wait for steps before it.
+        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
+        let outputs = evaluator.mean(batches).await;
+        self.evaluator = Some(evaluator);
+        finished?;
+        Ok(outputs?[0][0] as f32)
+    }
+
+    /// Multiplies the scheduled learning rate from the next step on.
+    ///
+    /// # Panics
+    /// For a factor that is negative, NaN or Inf.
+    #[track_caller]
+    pub fn set_learning_rate_factor(&mut self, factor: f32) {
+        assert!(factor >= 0.0 && factor.is_finite(), "a learning-rate factor of {factor}");
+        self.learning_rate_factor = factor;
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The parameters, trained and frozen, and states, by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Seed of the run: what the builder was given, or what came with the checkpoint that was
+    /// restored. For whoever draws batches with it.
+    pub fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// Steps submitted so far, skipped ones included.
+    pub fn steps(&self) -> u64 {
+        self.attempted
+    }
+
+    /// Storage of activations.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Microbatches per step.
+    pub fn microbatches(&self) -> usize {
+        self.microbatches
+    }
+
+    /// The recorded forward and backward pass.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The dispatches of a step in order: forward, backward, and the update. With gradient
+    /// accumulation those of the first microbatch and the update.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.plan.first.iter().chain(&self.update)
+    }
+
+    /// How a step is split into submits, as far as it was measured: one, where it fits the
+    /// [budget](super::TrainerBuilder::submit_budget).
+    pub fn submits(&self) -> SubmitReport {
+        let sequence =
+            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        self.pacing.report(sequence.of_step(false), |index| sequence.name(index))
+    }
+}
