@@ -208,8 +208,8 @@ fn gpt_refuses_bad_settings_and_keeps_files() {
         (&["--dropout", "1"], &["--dropout is 1", "[0, 1)"]),
         (&["--temperature", "-1"], &["--temperature is -1", "not negative"]),
         (
-            &["--width", "65536", "--heads", "512"],
-            &["of shape (196608, 65536)", "maxStorageBufferBindingSize", "51539607552", "fit"],
+            &["--batch", "4000000"],
+            &["of shape (4000000, 16, 16)", "maxStorageBufferBindingSize", "4096000000", "fit"],
         ),
     ];
     for (more, parts) in cases {

@@ -10,6 +10,15 @@ struct BatchNormStatisticsParams {
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, features)
 @group(0) @binding(2) var<storage, read_write> statistics: array<vec4<f32>>; // (4, features)
 
+var<workgroup> agreement: u32;
+
+// What invocation 0 wants, in all of them: FXC cannot see that they want the same.
+fn agreed(lane: u32, wanted: bool) -> bool {
+    if lane == 0u { agreement = u32(wanted); }
+    let all = workgroupUniformLoad(&agreement);
+    return all != 0u;
+}
+
 struct ColumnMoments { rest: vec4<f32>, squares: vec4<f32> }
 
 fn moments_about(
@@ -60,13 +69,13 @@ fn main(
         var scale = vec4(1.0);
         var found = moments_about(lane, quad, shift, scale, zero);
         let huge = bitcast<vec4<u32>>(found.squares) >= vec4(OVERFLOWED);
-        if any(huge) {
+        if agreed(lane, any(huge)) {
             scale = select(scale, column_scales(lane, quad), huge);
             shift = first * scale;
             found = moments_about(lane, quad, shift, scale, zero);
         }
         let far = found.rest * found.rest > FAR * (found.squares / f32(params.rows));
-        if any(far) {
+        if agreed(lane, any(far)) {
             shift = select(shift, shift + found.rest, far);
             found = moments_about(lane, quad, shift, scale, zero);
         }
