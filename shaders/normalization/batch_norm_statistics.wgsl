@@ -71,7 +71,7 @@ fn main(
         let huge = bitcast<vec4<u32>>(found.squares) >= vec4(OVERFLOWED);
         if agreed(lane, any(huge)) {
             scale = select(scale, column_scales(lane, quad), huge);
-            shift = first * scale;
+            shift = scaled_shift(first, scale, zero);
             found = moments_about(lane, quad, shift, scale, zero);
         }
         let far = found.rest * found.rest > FAR * (found.squares / f32(params.rows));

@@ -24,7 +24,7 @@ fn scaled_moments(start: u32, zero: u32) -> HeadMoments {
     var found = HeadMoments(0.0, 0.0, 1.0, scale_below(largest));
     let count = 4.0 * f32(params.head_quads);
     if params.centered != 0u {
-        found.shift = unpack(x[start]).x * found.scale;
+        found.shift = scaled_shift(unpack(x[start]), vec4(found.scale), zero).x;
         var sum = 0.0;
         for (var q = 0u; q < params.head_quads; q++) {
             sum += sum4(unpack(x[start + q]) * found.scale - found.shift);

@@ -31,7 +31,8 @@ fn row_moments(lane: u32, base: u32, cols: u32, first: f32, zero: u32) -> RowMom
     var found = moments_about(lane, base, cols, first, 1.0, zero);
     if overflowed(found.squares) {
         let scale = row_scale(lane, base, row_quads(cols));
-        found = moments_about(lane, base, cols, first * scale, scale, zero);
+        let shift = scaled_shift(vec4(first), vec4(scale), zero).x;
+        found = moments_about(lane, base, cols, shift, scale, zero);
     }
     if found.rest * found.rest > FAR * (found.squares / f32(cols)) {
         let mean = found.shift + found.rest;
