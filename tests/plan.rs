@@ -379,6 +379,24 @@ fn linear_of_any_shape() {
     });
 }
 
+/// Where a weight's gradient has too few tiles for a GPU, its sums are split and added up.
+#[test]
+fn gradients_over_many_rows_are_split_on_gpus() {
+    let Some(gpu) = support::gpu() else { return };
+    let hardware = support::gpu_with_hardware_kernels().expect("the same device");
+    for (rows, is_split) in [(127, false), (128, true), (2 * 65, true), (515, false), (1024, true)] {
+        let case = cases::linear_case(Leaves::Once, &[rows], [20, 13], Activation::GeluTanh, false);
+        compare_loss(&hardware, &case);
+        let sums = |gpu: &Gpu| {
+            let output = [case.loss.unwrap_or(case.output)];
+            let recorded = Recorded::new(gpu, &case.graph, &case.data, &output);
+            recorded.plan.first.iter().filter(|dispatch| dispatch.name == "column_sum").count()
+        };
+        let more = if gpu.is_software() { sums(&hardware) - sums(&gpu) } else { sums(&gpu) };
+        assert_eq!(more, usize::from(is_split), "{rows} rows");
+    }
+}
+
 #[test]
 fn matmul_of_any_shape() {
     let form = prop::sample::select(&[Form::Ab, Form::AbT, Form::AtB][..]);

@@ -39,7 +39,9 @@ fn main(
         if i >= quads {
             // A single row has no unbiased variance; its biased one, 0, stands in.
             let unbiased = f32(params.rows) / f32(max(params.rows, 2u) - 1u);
-            latest = narrowed(batch[2u * quads + q] * unbiased / scale / scale);
+            // Divided twice: the square of a scale may be below the normal range.
+            let once = hidden(batch[2u * quads + q] * unbiased / scale, hidden_zero(groups));
+            latest = narrowed(once / scale);
         }
         let values = (1.0 - params.momentum) * previous + params.momentum * latest;
         staged[i] = masked(values, keep);

@@ -43,7 +43,8 @@ impl Gpu {
     /// Makes a dispatch that owns its uniform block, of the given variant: usually a
     /// [`Precision`](crate::Precision), the storage of tensors.
     pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
-        self.prepare_any(&AnyKernel::of(kernel), variant.into())
+        let variant = variant.into();
+        self.prepare_any(&AnyKernel::of(kernel, variant), variant)
     }
 
     fn prepare_any(&self, kernel: &AnyKernel<'_>, variant: Variant) -> Dispatch {

@@ -77,7 +77,13 @@ impl Declaration {
 
     /// `@workgroup_size` of a variant.
     pub fn workgroup_size_of(&self, variant: Variant) -> [u32; 3] {
-        if self.variant(variant).few_lanes { [4, 1, 1] } else { self.workgroup_size }
+        if self.variant(variant).few_lanes {
+            [4, 1, 1]
+        } else if self.has_fragment("product_tile_64") {
+            [variant.product_tile.invocations(), 1, 1]
+        } else {
+            self.workgroup_size
+        }
     }
 
     /// Whether the kernel reads or writes tensors through `unpack` and `pack`.
@@ -99,6 +105,9 @@ impl Declaration {
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
         if self.has_fragment("head_quads_32") {
             mine.head_quads = variant.head_quads;
+        }
+        if self.has_fragment("product_tile_64") {
+            mine.product_tile = variant.product_tile;
         }
         mine
     }
@@ -126,8 +135,8 @@ pub trait Kernel {
     fn uniform(&self) -> &[u8];
     /// Values of the pipeline-overridable constants, in the order of the declaration.
     fn overrides(&self) -> Vec<u32>;
-    /// How many workgroups cover this dispatch's work.
-    fn grid(&self) -> [u32; 3];
+    /// How many workgroups of a variant cover this dispatch's work.
+    fn grid(&self, variant: Variant) -> [u32; 3];
 }
 
 /// A kernel of whatever type with its buffers and parameters: what is common to all is compiled
@@ -141,13 +150,13 @@ pub(crate) struct AnyKernel<'a> {
 }
 
 impl<'a> AnyKernel<'a> {
-    pub fn of<K: Kernel>(kernel: &'a K) -> Self {
+    pub fn of<K: Kernel>(kernel: &'a K, variant: Variant) -> Self {
         Self {
             declaration: const { &K::DECLARATION },
             buffers: kernel.buffers(),
             uniform: kernel.uniform(),
             overrides: kernel.overrides(),
-            grid: kernel.grid(),
+            grid: kernel.grid(variant),
         }
     }
 }
@@ -207,7 +216,7 @@ macro_rules! kernel {
         $(#[$doc:meta])*
         pub $Kernel:ident = [$($fragment:expr),+ $(,)?];
         workgroup $size:tt;
-        grid |$p:ident| $grid:expr;
+        grid |$p:ident $(, $variant:ident)?| $grid:expr;
         $(overrides { $($(#[$override_doc:meta])* $override:ident),+ $(,)? })?
         uniform $Params:ident { $($(#[$field_doc:meta])* $field:ident: $field_type:ident),* $(,)? }
         buffers { $($(#[$buffer_doc:meta])* $access:ident $buffer:ident),* $(,)? }
@@ -253,8 +262,9 @@ macro_rules! kernel {
             fn overrides(&self) -> Vec<u32> {
                 vec![$($(self.$override),+)?]
             }
-            fn grid(&self) -> [u32; 3] {
+            fn grid(&self, _variant: $crate::kernel::Variant) -> [u32; 3] {
                 let $p = &self.params;
+                $(let $variant = _variant;)?
                 $grid
             }
         }

@@ -22,4 +22,4 @@ pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;
 pub use precision::{Precision, WeightStorage};
-pub use variant::{HeadQuads, Variant};
+pub use variant::{HeadQuads, ProductTile, Variant};

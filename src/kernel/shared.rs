@@ -50,6 +50,11 @@ pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
 /// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
 /// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
 pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
+/// The tile of a matrix product; where [`product_tile`](crate::kernel::Variant::product_tile) is the
+/// smaller one, [`PRODUCT_TILE_32`] stands for it.
+pub const PRODUCT_TILE_64: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_64.wgsl");
+/// The smaller tile of a matrix product.
+pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_32.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.
 pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f16, with sums of

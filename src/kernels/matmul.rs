@@ -11,8 +11,8 @@
 //! `*_direct` in registers only, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
-use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, QUAD_F32};
-use crate::kernel::{Declaration, Fragment, Kernel, grid};
+use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32};
+use crate::kernel::{Declaration, Fragment, Kernel, ProductTile, grid};
 use crate::{kernel, wgsl};
 
 /// `ProductParams` of a batched matrix product.
@@ -31,20 +31,13 @@ pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/produ
 pub const PRODUCT_FROM_ZERO: Fragment = wgsl!("../../shaders/matmul/shared/product_from_zero.wgsl");
 /// `ResumedProductParams`, an `opening` and a `store` of sums that go on from dispatch to dispatch.
 pub const PRODUCT_RESUMED: Fragment = wgsl!("../../shaders/matmul/shared/product_resumed.wgsl");
-/// `multiply`: one tile of C per workgroup, through workgroup memory; wants
+/// `multiply`: one tile of C per workgroup, through workgroup memory; wants [`PRODUCT_TILE_64`],
 /// [`PRODUCT_TERMS_F32`] and [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_tiled.wgsl");
 /// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`].
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
-/// `store_blocks`: what exists of four blocks goes to the kernel's `store`.
+/// `store_row`: what exists of a quad goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
-
-/// Rows and columns of C that one workgroup computes.
-const TILE: u32 = 64;
-
-const fn tiles(rows: u32, cols: u32, batch: u32) -> [u32; 3] {
-    grid(rows.div_ceil(TILE) * cols.div_ceil(TILE) * batch)
-}
 
 /// A product kernel: the parameters that all have in common, then those of its own.
 macro_rules! product {
@@ -52,6 +45,7 @@ macro_rules! product {
         $(#[$doc:meta])*
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
         rows of A, B are |$rows:ident, $cols:ident, $inner:ident| $a_row:ident, $b_row:ident;
+        tile |$variant:ident| $tile:expr;
         own { $($(#[$field_doc:meta])* $field:ident: $field_type:ident),* $(,)? }
         buffers { $($buffers:tt)* }
     ) => {
@@ -59,7 +53,7 @@ macro_rules! product {
             $(#[$doc])*
             pub $Kernel = [$($fragment),+];
             workgroup [64, 1, 1];
-            grid |params| tiles(params.rows, params.cols, params.batch);
+            grid |params, $variant| grid($tile.count(params.rows, params.cols, params.batch));
             uniform $Params {
                 /// Rows of C.
                 rows: u32,
@@ -144,10 +138,11 @@ product! {
     /// C = alpha A·B: the data gradient of a linear layer.
     pub Matmul, MatmulParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
+    tile |variant| variant.product_tile;
     own {}
     buffers {
         /// (batch, rows, inner)
@@ -164,9 +159,10 @@ product! {
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
+    tile |variant| variant.product_tile;
     own {
         /// 1 where there is a bias.
         has_bias: u32,
@@ -194,10 +190,11 @@ product! {
     /// C = alpha Aᵀ·B: the weight gradient of a linear layer.
     pub MatmulTransposedA, MatmulTransposedAParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
+    tile |variant| variant.product_tile;
     own {}
     buffers {
         /// (batch, inner, rows)
@@ -217,6 +214,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
+    tile |_variant| ProductTile::Of64;
     own {}
     buffers {
         /// (batch, rows, inner)
@@ -236,6 +234,7 @@ product! {
         PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
+    tile |_variant| ProductTile::Of64;
     own {
         /// 1 where there is a bias.
         has_bias: u32,
@@ -267,6 +266,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
+    tile |_variant| ProductTile::Of64;
     own {}
     buffers {
         /// (batch, inner, rows)
@@ -285,9 +285,10 @@ product! {
     /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
     pub MatmulResumed, MatmulResumedParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
+    tile |variant| variant.product_tile;
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,
@@ -313,6 +314,7 @@ product! {
         PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
+    tile |_variant| ProductTile::Of64;
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,

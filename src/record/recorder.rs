@@ -2,7 +2,7 @@
 
 use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
-use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, Variant};
+use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, ProductTile, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -81,6 +81,12 @@ impl<'a> Recorder<'a> {
         self.variant.head_quads = HeadQuads::fitting(quads);
     }
 
+    /// Compiles the matrix products recorded until the end of the operation for the tile that is
+    /// fastest for `batch` products of `rows` x `cols`.
+    pub fn set_product_size(&mut self, rows: u32, cols: u32, batch: u32) {
+        self.variant.product_tile = ProductTile::fitting(rows, cols, batch);
+    }
+
     /// Lets matrix products of f16 tensors multiply in f16.
     pub(crate) fn set_native_f16(&mut self, native: bool) {
         self.native_f16 = native;
@@ -115,7 +121,7 @@ impl<'a> Recorder<'a> {
     /// In an operation in half precision, for a kernel that reads or writes such a value without
     /// the fragment [`QUAD_F32`](crate::kernel::shared::QUAD_F32).
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
-        self.dispatch_any(&AnyKernel::of(kernel));
+        self.dispatch_any(&AnyKernel::of(kernel, self.variant));
     }
 
     pub(crate) fn dispatch_any(&mut self, kernel: &AnyKernel<'_>) {

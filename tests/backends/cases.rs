@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use evenkeel::kernel::{Declaration, HeadQuads, Precision, Variant, WeightStorage};
+use evenkeel::kernel::{Declaration, HeadQuads, Precision, ProductTile, Variant, WeightStorage};
 use evenkeel::kernels;
 
 /// One pipeline: a kernel, its storage, its constants.
@@ -58,7 +58,8 @@ impl Case {
 /// A name that is also one of a file.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { precision, weights, native_f16, few_lanes, head_quads } = self.variant;
+        let Variant { precision, weights, native_f16, few_lanes, head_quads, product_tile } =
+            self.variant;
         f.write_str(self.kernel.name)?;
         if precision != Precision::F32 {
             write!(f, ".{precision}")?;
@@ -77,6 +78,9 @@ impl fmt::Display for Case {
         }
         if head_quads != HeadQuads::default() {
             write!(f, ".{}-quads", head_quads.most())?;
+        }
+        if product_tile != ProductTile::default() {
+            write!(f, ".tile-{}", product_tile.size())?;
         }
         for (name, value) in self.kernel.overrides.iter().zip(&self.overrides) {
             write!(f, ".{name}-{value}")?;

@@ -1,7 +1,7 @@
 //! Matrix products. Sizes below, at and above a tile of 64 x 64 and a step of 16 along the sum;
-//! heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
+//! tiles of all sizes, which give the same bits; heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
 
-use evenkeel::kernel::Variant;
+use evenkeel::kernel::{Kernel, ProductTile, Variant};
 use evenkeel::kernels::*;
 use evenkeel::reference::matmul::Product;
 use evenkeel::{Gpu, Precision, reference};
@@ -51,6 +51,13 @@ fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBi
     wgpu::BufferBinding { buffer, offset: bytes * index, size: std::num::NonZeroU64::new(bytes) }
 }
 
+/// Those over f32 storage: the tiles that a kernel exists for.
+fn tiles<K: Kernel>() -> Vec<Variant> {
+    let mut variants = K::DECLARATION.variants();
+    variants.retain(|variant| variant.precision == Precision::F32);
+    variants
+}
+
 /// One test per kernel. `a` and `b` give the stored shape (rows, cols) of an operand.
 macro_rules! product_test {
     (
@@ -60,10 +67,10 @@ macro_rules! product_test {
         fn $name(gpu: &Gpu) {
             let shape_a: fn(Product) -> (usize, usize) = $a;
             let shape_b: fn(Product) -> (usize, usize) = $b;
-            let launch = |params, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer| {
+            let launch = |variant: Variant, params, [a, b, c]: [&wgpu::Buffer; 3]| {
                 $(let $spare_write = gpu.buffer("spare", 16);)?
                 $(let $sums = gpu.buffer("sums", 16);)?
-                gpu.run(&$Kernel {
+                let kernel = $Kernel {
                     params,
                     a: a.as_entire_buffer_binding(),
                     b: b.as_entire_buffer_binding(),
@@ -71,7 +78,8 @@ macro_rules! product_test {
                     $spare_write: $spare_write.as_entire_buffer_binding(),)?
                     $($sums: $sums.as_entire_buffer_binding(),)?
                     c: c.as_entire_buffer_binding(),
-                });
+                };
+                gpu.run_as(&kernel, variant);
             };
 
             for &(rows, cols, inner) in SIZES {
@@ -80,20 +88,25 @@ macro_rules! product_test {
                 let ga = gpu.upload("a", &guarded(&a, shape_a(size).1));
                 let gb = gpu.upload("b", &guarded(&b, shape_b(size).1));
                 let before = values(3, rows * cols);
-                let c = gpu.upload("c", &pad(&before, cols));
-                let mut params = $Params::dense(rows as u32, cols as u32, inner as u32);
-                let mut expected = reference::matmul::$name(&wide(&a), &wide(&b), size);
-                let what = format!("{rows} x {cols} x {inner}");
-                launch(params, &ga, &gb, &c);
-                assert_close(&what, &unpad(&read(gpu, &c), cols), &expected, rounding(inner));
+                let product = reference::matmul::$name(&wide(&a), &wide(&b), size);
+                let mut first = None;
+                for variant in tiles::<$Kernel<'_>>() {
+                    let c = gpu.upload("c", &pad(&before, cols));
+                    let mut params = $Params::dense(rows as u32, cols as u32, inner as u32);
+                    let what = format!("{rows} x {cols} x {inner}, {:?}", variant.product_tile);
+                    launch(variant, params, [&ga, &gb, &c]);
+                    let found = read(gpu, &c);
+                    assert_close(&what, &unpad(&found, cols), &product, rounding(inner));
+                    assert!(first.get_or_insert_with(|| found.clone()) == &found, "bits, {what}");
 
-                gpu.write(&c, 0, bytemuck::cast_slice(&pad(&before, cols)));
-                (params.accumulate, params.alpha) = (1, -0.5);
-                launch(params, &ga, &gb, &c);
-                for (e, before) in expected.iter_mut().zip(&before) {
-                    *e = f64::from(*before) - 0.5 * *e;
+                    gpu.write(&c, 0, bytemuck::cast_slice(&pad(&before, cols)));
+                    (params.accumulate, params.alpha) = (1, -0.5);
+                    launch(variant, params, [&ga, &gb, &c]);
+                    let added = before.iter().zip(&product);
+                    let added: Vec<_> =
+                        added.map(|(before, p)| f64::from(*before) - 0.5 * p).collect();
+                    assert_close(&what, &unpad(&read(gpu, &c), cols), &added, rounding(inner));
                 }
-                assert_close(&what, &unpad(&read(gpu, &c), cols), &expected, rounding(inner));
             }
 
             // Two sequences, four heads side by side in the columns, two heads per matrix of B.
@@ -103,42 +116,40 @@ macro_rules! product_test {
             let ga = gpu.upload("a", &a);
             let gb = gpu.upload("b", &b);
             let c = gpu.buffer("c", 2 * 12 * 4 * 20 * 4);
-            launch(
-                $Params {
-                    batch: 8,
-                    inner_count: 4,
-                    a_row_stride: ac as u32,
-                    a_outer_stride: (ar * ac) as u32,
-                    a_inner_stride: ac as u32 / 4,
-                    b_offset: 1,
-                    b_row_stride: 1 + bc as u32 / 2,
-                    b_outer_stride: br as u32 * (1 + bc as u32 / 2),
-                    b_inner_stride: bc as u32 / 4,
-                    b_inner_group: 2,
-                    c_row_stride: 20,
-                    c_outer_stride: 12 * 20,
-                    c_inner_stride: 5,
-                    ..$Params::dense(12, 20, 8)
-                },
-                &ga,
-                &gb,
-                &c,
-            );
-            let c = read(gpu, &c);
-            for (outer, head) in (0..8).map(|z| (z / 4, z % 4)) {
-                let a = &a[outer * ar * 4 * ac..][..ar * 4 * ac];
-                let b = &b[outer * br * (4 + 2 * bc)..][..br * (4 + 2 * bc)];
-                let expected = reference::matmul::$name(
-                    &heads(a, 4 * ac, head * ac, ac),
-                    &heads(b, 4 + 2 * bc, 4 + head / 2 * bc, bc),
-                    size,
-                );
-                let actual: Vec<_> = (0..12)
-                    .flat_map(|t| &c[(outer * 12 + t) * 80 + head * 20..][..20])
-                    .copied()
-                    .collect();
-                let what = format!("sequence {outer}, head {head}");
-                assert_close(&what, &actual, &expected, rounding(8));
+            let params = $Params {
+                batch: 8,
+                inner_count: 4,
+                a_row_stride: ac as u32,
+                a_outer_stride: (ar * ac) as u32,
+                a_inner_stride: ac as u32 / 4,
+                b_offset: 1,
+                b_row_stride: 1 + bc as u32 / 2,
+                b_outer_stride: br as u32 * (1 + bc as u32 / 2),
+                b_inner_stride: bc as u32 / 4,
+                b_inner_group: 2,
+                c_row_stride: 20,
+                c_outer_stride: 12 * 20,
+                c_inner_stride: 5,
+                ..$Params::dense(12, 20, 8)
+            };
+            for variant in tiles::<$Kernel<'_>>() {
+                launch(variant, params, [&ga, &gb, &c]);
+                let c = read(gpu, &c);
+                for (outer, head) in (0..8).map(|z| (z / 4, z % 4)) {
+                    let a = &a[outer * ar * 4 * ac..][..ar * 4 * ac];
+                    let b = &b[outer * br * (4 + 2 * bc)..][..br * (4 + 2 * bc)];
+                    let expected = reference::matmul::$name(
+                        &heads(a, 4 * ac, head * ac, ac),
+                        &heads(b, 4 + 2 * bc, 4 + head / 2 * bc, bc),
+                        size,
+                    );
+                    let actual: Vec<_> = (0..12)
+                        .flat_map(|t| &c[(outer * 12 + t) * 80 + head * 20..][..20])
+                        .copied()
+                        .collect();
+                    let what = format!("sequence {outer}, head {head}, {variant:?}");
+                    assert_close(&what, &actual, &expected, rounding(8));
+                }
             }
 
             $extra!(gpu, $Kernel, $Params);
@@ -410,8 +421,11 @@ fn products_of_halves() {
         println!("skipped native f16: {} has no shader-f16", gpu.info.name);
     }
     for variant in variants {
-        for (rows, cols, inner) in [(65, 67, 257), (3, 5, 33), (64, 64, 16)] {
-            over_halves(&gpu, variant, Product { rows, cols, inner });
+        for product_tile in ProductTile::ALL {
+            for (rows, cols, inner) in [(65, 67, 257), (3, 5, 33), (64, 64, 16)] {
+                let variant = Variant { product_tile, ..variant };
+                over_halves(&gpu, variant, Product { rows, cols, inner });
+            }
         }
     }
 }

@@ -1,4 +1,6 @@
 // A stored as (inner, rows). Quads beyond the last repeat it: their products are not stored.
+const A_ALONG_INNER = false; // whether a stored row is one of `inner`
+
 fn a_origin(outer: u32, inner: u32, quad: u32) -> vec4<u32> {
     let first = params.a_offset + outer * params.a_outer_stride
         + inner / params.a_inner_group * params.a_inner_stride;

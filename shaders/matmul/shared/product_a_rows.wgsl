@@ -1,4 +1,6 @@
 // A stored as (rows, inner). Rows beyond the last repeat it: their products are not stored.
+const A_ALONG_INNER = true; // whether a stored row is one of `inner`
+
 fn a_origin(outer: u32, inner: u32, quad: u32) -> vec4<u32> {
     let first = params.a_offset + outer * params.a_outer_stride
         + inner / params.a_inner_group * params.a_inner_stride;

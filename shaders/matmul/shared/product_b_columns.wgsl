@@ -1,4 +1,6 @@
 // B stored as (cols, inner). Columns beyond the last repeat it: their products are not stored.
+const B_ALONG_INNER = true; // whether a stored row is one of `inner`
+
 fn b_origin(outer: u32, inner: u32, quad: u32) -> vec4<u32> {
     let first = params.b_offset + outer * params.b_outer_stride
         + inner / params.b_inner_group * params.b_inner_stride;

@@ -44,6 +44,14 @@ fn multiply(tile: u32, lane: u32) {
             c10 = add_product(c10, a1, b0);
             c11 = add_product(c11, a1, b1);
         }
-        store_blocks(first, row, col, 1u, c00, c01, c10, c11);
+        var sums = array<vec4<f32>, 16>(
+            c00[0], c00[1], c00[2], c00[3],
+            c01[0], c01[1], c01[2], c01[3],
+            c10[0], c10[1], c10[2], c10[3],
+            c11[0], c11[1], c11[2], c11[3],
+        );
+        for (var i = 0u; i < 16u; i++) {
+            store_row(first, 4u * (row + i / 8u) + i % 4u, col + i / 4u % 2u, sums[i]);
+        }
     }
 }

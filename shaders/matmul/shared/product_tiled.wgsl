@@ -1,68 +1,99 @@
-// One 64 x 64 tile of C per workgroup, 16 elements of `inner` at a time through workgroup memory.
-// Each invocation owns 8 x 8 elements as four blocks: matrix columns are rows of C. Another
-// fragment gives Term, what is multiplied, and Sum, what a step of `inner` adds up to; one more says
-// what the sums begin with.
-const TILE_PITCH = 17u; // 16 quads and one, so that transposed stores meet fewer bank conflicts
-var<workgroup> tile_a: array<Term, 272>; // (16 inner, 64 rows)
-var<workgroup> tile_b: array<Term, 272>; // (16 inner, 64 cols)
+// One tile of C per workgroup, 16 elements of `inner` at a time through workgroup memory. Each
+// invocation owns COL_BLOCKS blocks of 4 x 4 elements, 32 columns apart: matrix columns are rows of C.
+// Other fragments give the tile, Term, what is multiplied, Sum, what a step of `inner` adds up to,
+// and what the sums begin with. The order of the sums is the same for all tiles.
+
+// Four quads of `inner`, A's (16 inner, rows) and then B's (16 inner, cols). Within a row the quads
+// are permuted, so that neither stores nor loads meet in a bank: see `swizzled`.
+var<workgroup> tiles: array<Term, 32u * TILE_QUADS>;
+
+struct Sums { left: Sum, right: Sum }
+
+// Where a quad of rows or columns lies in the four rows of quad k of `inner`.
+fn swizzled(quad: u32, k: u32) -> u32 { return 4u * k * TILE_QUADS + (quad ^ (2u * k)); }
+
+fn add_element(sums: Sums, at_a: u32, at_b: u32) -> Sums {
+    let a = tiles[at_a];
+    var next = sums;
+    next.left = add_outer(sums.left, a, tiles[at_b]);
+    if COL_BLOCKS > 1u { next.right = add_outer(sums.right, a, tiles[at_b + 8u]); }
+    return next;
+}
+
+// Written out, four elements of `inner` at a time: a loop around one costs GPUs a third of their speed.
+fn add_quad(sums: Sums, k: u32, row_quad: u32, col_quad: u32) -> Sums {
+    let a = swizzled(row_quad, k);
+    let b = 16u * TILE_QUADS + swizzled(col_quad, k);
+    var next = add_element(sums, a, b);
+    next = add_element(next, a + TILE_QUADS, b + TILE_QUADS);
+    next = add_element(next, a + 2u * TILE_QUADS, b + 2u * TILE_QUADS);
+    return add_element(next, a + 3u * TILE_QUADS, b + 3u * TILE_QUADS);
+}
 
 fn multiply(tile: u32, lane: u32) {
-    let tile_cols = (params.cols + 63u) / 64u;
-    let tiles = tile_cols * ((params.rows + 63u) / 64u);
-    let z = tile / tiles;
+    let tile_cols = (params.cols + 4u * TILE_QUADS - 1u) / (4u * TILE_QUADS);
+    let tiles_of_one = tile_cols * ((params.rows + 4u * TILE_QUADS - 1u) / (4u * TILE_QUADS));
+    let z = tile / tiles_of_one;
     if z < params.batch {
         let outer = z / params.inner_count;
         let inner = z % params.inner_count;
-        let row = tile % tiles / tile_cols * 16u;
-        let col = tile % tiles % tile_cols * 16u;
-        let origin_a = a_origin(outer, inner, row + lane / 4u);
-        let origin_b = b_origin(outer, inner, col + lane / 4u);
+        let row = tile % tiles_of_one / tile_cols * TILE_QUADS;
+        let col = tile % tiles_of_one % tile_cols * TILE_QUADS;
+
+        // Half of the invocations load A and half B, one block of 4 x 4 each. Neighbours load what
+        // lies side by side.
+        let loads_a = lane < INVOCATIONS / 2u;
+        let block = lane % (INVOCATIONS / 2u);
+        let along_inner = select(B_ALONG_INNER, A_ALONG_INNER, loads_a);
+        let block_quad = select(block % TILE_QUADS, block / 4u, along_inner);
+        let block_k = select(block / TILE_QUADS, block % 4u, along_inner);
+        let at = select(16u * TILE_QUADS, 0u, loads_a) + swizzled(block_quad, block_k);
+        var origin = vec4<u32>();
+        if loads_a {
+            origin = a_origin(outer, inner, row + block_quad);
+        } else {
+            origin = b_origin(outer, inner, col + block_quad);
+        }
+
         let inner_quads = (params.inner + 3u) / 4u;
         let first = params.c_offset + outer * params.c_outer_stride
             + inner * params.c_inner_stride;
-        let row_quad = row + lane / 8u;
-        let col_quad = col + lane % 8u;
-        var c00 = opening(first, row_quad, col_quad);
-        var c01 = opening(first, row_quad, col_quad + 8u);
-        var c10 = opening(first, row_quad + 8u, col_quad);
-        var c11 = opening(first, row_quad + 8u, col_quad + 8u);
+        let row_quad = lane / 8u;
+        let col_quad = lane % 8u;
+        var left = opening(first, row + row_quad, col + col_quad);
+        var right = mat4x4<f32>();
+        if COL_BLOCKS > 1u { right = opening(first, row + row_quad, col + col_quad + 8u); }
         for (var k = 0u; k < inner_quads; k += 4u) {
-            var block_a = mat4x4<f32>();
-            var block_b = mat4x4<f32>();
-            if k + lane % 4u < inner_quads {
-                block_a = transpose(a_block(origin_a, k + lane % 4u));
-                block_b = b_block(origin_b, k + lane % 4u);
+            var terms = mat4x4<f32>();
+            if k + block_k < inner_quads {
+                if loads_a {
+                    terms = transpose(a_block(origin, k + block_k));
+                } else {
+                    terms = b_block(origin, k + block_k);
+                }
             }
-            let at = lane % 4u * 4u * TILE_PITCH + lane / 4u;
-            tile_a[at] = Term(block_a[0]);
-            tile_a[at + TILE_PITCH] = Term(block_a[1]);
-            tile_a[at + 2u * TILE_PITCH] = Term(block_a[2]);
-            tile_a[at + 3u * TILE_PITCH] = Term(block_a[3]);
-            tile_b[at] = Term(block_b[0]);
-            tile_b[at + TILE_PITCH] = Term(block_b[1]);
-            tile_b[at + 2u * TILE_PITCH] = Term(block_b[2]);
-            tile_b[at + 3u * TILE_PITCH] = Term(block_b[3]);
+            tiles[at] = Term(terms[0]);
+            tiles[at + TILE_QUADS] = Term(terms[1]);
+            tiles[at + 2u * TILE_QUADS] = Term(terms[2]);
+            tiles[at + 3u * TILE_QUADS] = Term(terms[3]);
             workgroupBarrier();
-            var s00 = open_sum(c00);
-            var s01 = open_sum(c01);
-            var s10 = open_sum(c10);
-            var s11 = open_sum(c11);
-            for (var i = 0u; i < 16u * TILE_PITCH; i += TILE_PITCH) {
-                let a0 = tile_a[i + lane / 8u];
-                let a1 = tile_a[i + lane / 8u + 8u];
-                let b0 = tile_b[i + lane % 8u];
-                let b1 = tile_b[i + lane % 8u + 8u];
-                s00 = add_outer(s00, a0, b0);
-                s01 = add_outer(s01, a0, b1);
-                s10 = add_outer(s10, a1, b0);
-                s11 = add_outer(s11, a1, b1);
-            }
-            c00 = close_sum(c00, s00);
-            c01 = close_sum(c01, s01);
-            c10 = close_sum(c10, s10);
-            c11 = close_sum(c11, s11);
+            var sums = Sums(open_sum(left), open_sum(right));
+            sums = add_quad(sums, 0u, row_quad, col_quad);
+            sums = add_quad(sums, 1u, row_quad, col_quad);
+            sums = add_quad(sums, 2u, row_quad, col_quad);
+            sums = add_quad(sums, 3u, row_quad, col_quad);
+            left = close_sum(left, sums.left);
+            if COL_BLOCKS > 1u { right = close_sum(right, sums.right); }
             workgroupBarrier();
         }
-        store_blocks(first, row_quad, col_quad, 8u, c00, c01, c10, c11);
+
+        var rows = array<vec4<f32>, 8>(
+            left[0], left[1], left[2], left[3],
+            right[0], right[1], right[2], right[3],
+        );
+        for (var i = 0u; i < 4u * COL_BLOCKS; i++) {
+            let quad = col + col_quad + i / 4u * 8u;
+            store_row(first, 4u * (row + row_quad) + i % 4u, quad, rows[i]);
+        }
     }
 }

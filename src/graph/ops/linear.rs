@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use super::matmul::record_ab_t;
+use super::product_kernels::record_ab_t;
 use super::{ActivationBackward, Product, Transposed, first};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernels::{Activation, MatmulTransposedBParams};

@@ -1,12 +1,11 @@
 //! Matrix products.
 
 use super::first;
+use super::product_kernels::{record_ab, record_ab_t, record_at_b, record_resumed};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels::{
-    Matmul, MatmulDirect, MatmulParams, MatmulResumed, MatmulResumedDirect, MatmulResumedParams,
-    MatmulTransposedA, MatmulTransposedADirect, MatmulTransposedAParams, MatmulTransposedB,
-    MatmulTransposedBDirect, MatmulTransposedBParams,
+    MatmulParams, MatmulResumedParams, MatmulTransposedAParams, MatmulTransposedBParams,
 };
 use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::matmul as reference;
@@ -269,58 +268,6 @@ impl Op for Product {
 
     fn accumulates(&self, _: usize) -> bool {
         true
-    }
-}
-
-fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slot; 3]) {
-    let [a, b, c] = [a, b, c].map(Slot::binding);
-    if !recorder.tiled_products() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulDirect { params, a, b, c });
-    } else {
-        recorder.dispatch(&Matmul { params, a, b, c });
-    }
-}
-
-/// Records one of several dispatches whose sums go on from one to the next.
-fn record_resumed(recorder: &mut Recorder<'_>, params: MatmulResumedParams, [a, b, c]: [&Slot; 3]) {
-    let sums = recorder.scratch(16 * c.shape.quads() as u64);
-    let [a, b, c] = [a, b, c].map(Slot::binding);
-    let sums = sums.as_entire_buffer_binding();
-    if !recorder.tiled_products() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulResumedDirect { params, a, b, sums, c });
-    } else {
-        recorder.dispatch(&MatmulResumed { params, a, b, sums, c });
-    }
-}
-
-fn record_at_b(
-    recorder: &mut Recorder<'_>,
-    params: MatmulTransposedAParams,
-    [a, b, c]: [&Slot; 3],
-) {
-    let [a, b, c] = [a, b, c].map(Slot::binding);
-    if !recorder.tiled_products() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedADirect { params, a, b, c });
-    } else {
-        recorder.dispatch(&MatmulTransposedA { params, a, b, c });
-    }
-}
-
-pub(super) fn record_ab_t(
-    recorder: &mut Recorder<'_>,
-    params: MatmulTransposedBParams,
-    [a, b, bias, c, pre_activation]: [&Slot; 5],
-) {
-    let [a, b, bias, c] = [a, b, bias, c].map(Slot::binding);
-    let pre_activation = pre_activation.binding();
-    if !recorder.tiled_products() {
-        let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
-    } else {
-        recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
     }
 }
 

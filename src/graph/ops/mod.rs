@@ -9,6 +9,7 @@ mod linear;
 mod logits;
 mod loss;
 mod matmul;
+mod product_kernels;
 mod random;
 mod reduce;
 mod row_norm;

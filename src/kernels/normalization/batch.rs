@@ -105,7 +105,7 @@ kernel! {
     /// staged = (1 - momentum) previous + momentum batch, the variances made unbiased. They are
     /// staged first, so that a skipped step moves nothing. Inf counts as the largest variance.
     pub BatchNormRunning = [
-        GRID, ROW,
+        GRID, ROW, CENTRED,
         wgsl!("../../../shaders/normalization/batch_norm_running.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -195,6 +195,7 @@ fn record_gram_of_rows(
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
     } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
     }
 }
@@ -219,6 +220,7 @@ fn record_gram_of_cols(
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedADirect { params, a, b, c });
     } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&MatmulTransposedA { params, a, b, c });
     }
 }
@@ -233,6 +235,7 @@ fn record_product(
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulDirect { params, a, b, c });
     } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&Matmul { params, a, b, c });
     }
 }

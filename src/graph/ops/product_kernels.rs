@@ -1,0 +1,119 @@
+//! Which kernels make a matrix product: in registers only on software drivers, through workgroup
+//! memory on GPUs, there in tiles of the size that suits the matrix.
+
+use crate::kernel::ProductTile;
+use crate::kernels::{
+    ColumnSum, ColumnSumParams, Matmul, MatmulDirect, MatmulParams, MatmulResumed,
+    MatmulResumedDirect, MatmulResumedParams, MatmulTransposedA, MatmulTransposedADirect,
+    MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
+};
+use crate::record::{Recorder, Slot, to_u32};
+
+pub(super) fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slot; 3]) {
+    let [a, b, c] = [a, b, c].map(Slot::binding);
+    if !recorder.tiled_products() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulDirect { params, a, b, c });
+    } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
+        recorder.dispatch(&Matmul { params, a, b, c });
+    }
+}
+
+/// Records one of several dispatches whose sums go on from one to the next.
+pub(super) fn record_resumed(
+    recorder: &mut Recorder<'_>,
+    params: MatmulResumedParams,
+    [a, b, c]: [&Slot; 3],
+) {
+    let sums = recorder.scratch(16 * c.shape.quads() as u64);
+    let [a, b, c] = [a, b, c].map(Slot::binding);
+    let sums = sums.as_entire_buffer_binding();
+    if !recorder.tiled_products() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulResumedDirect { params, a, b, sums, c });
+    } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
+        recorder.dispatch(&MatmulResumed { params, a, b, sums, c });
+    }
+}
+
+/// Aᵀ·B, on a GPU as several products and their sum where C alone has too few tiles for it.
+pub(super) fn record_at_b(
+    recorder: &mut Recorder<'_>,
+    params: MatmulTransposedAParams,
+    [a, b, c]: [&Slot; 3],
+) {
+    let splits = splits(&params);
+    let partials = 16 * u64::from(splits) * c.shape.quads() as u64;
+    let [a_whole, b_whole, c_whole] = [a, b, c].map(Slot::binding);
+    if !recorder.tiled_products() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulTransposedADirect { params, a: a_whole, b: b_whole, c: c_whole });
+    } else if splits > 1 && partials <= recorder.gpu().largest_binding() {
+        record_split_at_b(recorder, params, splits, [a, b, c]);
+    } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
+        recorder.dispatch(&MatmulTransposedA { params, a: a_whole, b: b_whole, c: c_whole });
+    }
+}
+
+/// Into how many sums, each over a part of `inner`, a GPU should split those of Aᵀ·B: a weight's
+/// gradient is a small matrix whose sums are over all rows of a batch, and where it has few tiles,
+/// most processors would have none.
+fn splits(params: &MatmulTransposedAParams) -> u32 {
+    let tiles = ProductTile::Of64.count(params.rows, params.cols, params.batch);
+    let is_even = |splits: &u32| params.inner.is_multiple_of(*splits);
+    let long_enough = |splits: &u32| params.inner / splits >= SHORTEST_SPLIT;
+    let powers = std::iter::successors(Some(1), |splits| Some(2 * splits));
+    let possible = powers.take_while(|splits| is_even(splits) && long_enough(splits));
+    let last = possible.take_while(|splits| splits / 2 * tiles < ProductTile::ENOUGH).last();
+    if params.batch == 1 { last.unwrap_or(1) } else { 1 }
+}
+
+/// Below so many terms, adding up the parts costs more than it saves.
+const SHORTEST_SPLIT: u32 = 64;
+
+/// Aᵀ·B as one product for each part of `inner`, and their sum.
+fn record_split_at_b(
+    recorder: &mut Recorder<'_>,
+    params: MatmulTransposedAParams,
+    batch: u32,
+    [a, b, c]: [&Slot; 3],
+) {
+    let quads = to_u32(c.shape.quads());
+    let inner = params.inner / batch;
+    let partials = recorder.scratch(16 * u64::from(batch) * u64::from(quads));
+    let [a, b, c_whole] = [a, b, c].map(Slot::binding);
+    let params = MatmulTransposedAParams {
+        inner,
+        batch,
+        accumulate: 0,
+        a_outer_stride: inner * params.a_row_stride,
+        b_outer_stride: inner * params.b_row_stride,
+        c_outer_stride: quads,
+        ..params
+    };
+    let partials = partials.as_entire_buffer_binding();
+    recorder.set_product_size(params.rows, params.cols, batch);
+    recorder.dispatch(&MatmulTransposedA { params, a, b, c: partials.clone() });
+    let accumulate = u32::from(c.accumulate);
+    let params = ColumnSumParams { blocks: batch, col_quads: quads, accumulate };
+    recorder.dispatch(&ColumnSum { params, partials, y: c_whole });
+}
+
+pub(super) fn record_ab_t(
+    recorder: &mut Recorder<'_>,
+    params: MatmulTransposedBParams,
+    [a, b, bias, c, pre_activation]: [&Slot; 5],
+) {
+    let [a, b, bias, c] = [a, b, bias, c].map(Slot::binding);
+    let pre_activation = pre_activation.binding();
+    if !recorder.tiled_products() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
+    } else {
+        recorder.set_product_size(params.rows, params.cols, params.batch);
+        recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
+    }
+}
