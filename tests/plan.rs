@@ -384,7 +384,8 @@ fn linear_of_any_shape() {
 fn gradients_over_many_rows_are_split_on_gpus() {
     let Some(gpu) = support::gpu() else { return };
     let hardware = support::gpu_with_hardware_kernels().expect("the same device");
-    for (rows, is_split) in [(127, false), (128, true), (2 * 65, true), (515, false), (1024, true)] {
+    for (rows, is_split) in [(127, false), (128, true), (2 * 65, true), (515, false), (1024, true)]
+    {
         let case = cases::linear_case(Leaves::Once, &[rows], [20, 13], Activation::GeluTanh, false);
         compare_loss(&hardware, &case);
         let sums = |gpu: &Gpu| {

@@ -9,6 +9,7 @@ pub fn run(family: &mut Family<'_>) {
         cross_entropy(family, shape);
         mean_squared_error(family, shape);
     }
+    loss_mean(family);
 }
 
 fn cross_entropy(family: &mut Family<'_>, shape: Shape) {
@@ -72,6 +73,13 @@ fn cross_entropy(family: &mut Family<'_>, shape: Shape) {
     family.moves_its_buffers(shape, &backward);
     let params = CountCorrectParams { rows, row_quads, classes, ignore_index };
     family.moves_its_buffers(shape, &CountCorrect { params, logits, targets, correct });
+}
+
+/// Of two microbatches.
+fn loss_mean(family: &mut Family<'_>) {
+    let [loss, mean] = [family.vector(4), family.vector(4)];
+    let params = LossMeanParams { factor: 0.5, accumulate: 1 };
+    family.moves("1", 12, &LossMean { params, loss: bind(&loss), mean: bind(&mean) });
 }
 
 fn mean_squared_error(family: &mut Family<'_>, shape: Shape) {

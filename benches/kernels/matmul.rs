@@ -1,18 +1,23 @@
+use evenkeel::Precision;
+use evenkeel::kernel::{Kernel, ProductTile};
 use evenkeel::kernels::*;
 
 use crate::bench::{Family, Shape, bind};
 
 /// (rows, cols, inner)
 const SIZES: [(u32, u32, u32); 3] = [(512, 512, 512), (512, 512, 128), (512, 128, 512)];
+/// Those of a GPT of 124 M parameters, batch 8 and context 256, which take software drivers seconds.
+const GPU_SIZES: [(u32, u32, u32); 4] =
+    [(2048, 2048, 2048), (2048, 768, 768), (2048, 3072, 768), (768, 768, 2048)];
 
 /// One product at one size, with buffers that its dense form fills.
 macro_rules! product {
-    ($family:ident, $size:ident, $Kernel:ident, $Params:ident, $a:ident, $b:ident $(, $more:ident)*) => {{
+    ($family:ident, $size:ident, $Kernel:ident, $Params:ident, $a:ident, $b:ident $(, $more:ident $cols:expr)*) => {{
         let (rows, cols, inner) = $size;
         let [a] = $family.tensors(Shape { rows: $a.0, cols: $a.1 });
         let [b] = $family.tensors(Shape { rows: $b.0, cols: $b.1 });
         let [c] = $family.tensors(Shape { rows, cols });
-        $(let $more = $family.vector(cols);)*
+        $(let $more = $family.vector($cols);)*
         let flops = 2 * u64::from(rows) * u64::from(cols) * u64::from(inner);
         let kernel = $Kernel {
             params: $Params::dense(rows, cols, inner),
@@ -21,17 +26,38 @@ macro_rules! product {
             c: bind(&c),
             $($more: bind(&$more),)*
         };
-        $family.computes(format_args!("{rows} x {cols} x {inner}"), flops, &kernel);
+        for variant in $Kernel::DECLARATION.variants() {
+            if variant.precision == Precision::F32 {
+                let tile = match variant.product_tile {
+                    ProductTile::Of64 => "",
+                    ProductTile::Of32 => ", tiles of 32",
+                };
+                let size = format_args!("{rows} x {cols} x {inner}{tile}");
+                $family.computes_as(variant, size, flops, &kernel);
+            }
+        }
     }};
 }
 
 pub fn run(family: &mut Family<'_>) {
-    for size in SIZES {
+    let large = if family.gpu.is_software() { &[][..] } else { &GPU_SIZES };
+    for &size in SIZES.iter().chain(large) {
         let (rows, cols, inner) = size;
         let (plain_a, transposed_a) = ((rows, inner), (inner, rows));
         let (plain_b, transposed_b) = ((inner, cols), (cols, inner));
         product!(family, size, Matmul, MatmulParams, plain_a, plain_b);
         product!(family, size, MatmulDirect, MatmulDirectParams, plain_a, plain_b);
+        let all = rows * cols;
+        product!(family, size, MatmulResumed, MatmulResumedParams, plain_a, plain_b, sums all);
+        product!(
+            family,
+            size,
+            MatmulResumedDirect,
+            MatmulResumedDirectParams,
+            plain_a,
+            plain_b,
+            sums all
+        );
         product!(family, size, MatmulTransposedA, MatmulTransposedAParams, transposed_a, plain_b);
         product!(
             family,
@@ -48,8 +74,8 @@ pub fn run(family: &mut Family<'_>) {
             MatmulTransposedBParams,
             plain_a,
             transposed_b,
-            bias,
-            pre_activation
+            bias cols,
+            pre_activation cols
         );
         product!(
             family,
@@ -58,8 +84,8 @@ pub fn run(family: &mut Family<'_>) {
             MatmulTransposedBDirectParams,
             plain_a,
             transposed_b,
-            bias,
-            pre_activation
+            bias cols,
+            pre_activation cols
         );
     }
 }

@@ -186,7 +186,7 @@ impl Monitor {
             None => {}
             Some(Ok(flow)) => self.stop |= flow.is_break(),
             Some(Err(error)) => {
-                drop(self.dashboard.take());
+                self.dashboard = None;
                 warn(format!("{error}; the run goes on without the dashboard"));
             }
         }
@@ -231,7 +231,7 @@ impl Monitor {
     /// # Errors
     /// The first file that is not whole; the others are.
     pub fn finish(mut self) -> Result<()> {
-        drop(self.dashboard.take());
+        self.dashboard = None;
         self.bar.finish_and_clear();
         let mut written = Ok(());
         for mut file in std::mem::take(&mut self.files) {
