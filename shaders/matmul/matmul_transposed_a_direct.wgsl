@@ -1,4 +1,4 @@
-// C = alpha Aᵀ·B, overwriting or adding. One workgroup per 64 x 64 tile, in registers only.
+// C = alpha Aᵀ·B, overwriting or adding. One workgroup per tile, in registers only.
 @group(0) @binding(0) var<uniform> params: ProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, inner, rows)
 @group(0) @binding(2) var<storage, read> b: array<Quad>; // (batch, inner, cols)
@@ -10,7 +10,7 @@ fn store(at: u32, quad: u32, value: vec4<f32>) {
     c[at] = total;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(INVOCATIONS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

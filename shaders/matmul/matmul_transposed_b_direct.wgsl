@@ -1,4 +1,4 @@
-// C = f(alpha A·Bᵀ + bias), overwriting or adding. One workgroup per 64 x 64 tile, in registers only.
+// C = f(alpha A·Bᵀ + bias), overwriting or adding. One workgroup per tile, in registers only.
 @group(0) @binding(0) var<uniform> params: ActivatedProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, rows, inner)
 @group(0) @binding(2) var<storage, read> b: array<Quad>; // (batch, cols, inner)
@@ -6,7 +6,7 @@
 @group(0) @binding(4) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
 @group(0) @binding(5) var<storage, read_write> pre_activation: array<Quad>; // laid out as c
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(INVOCATIONS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

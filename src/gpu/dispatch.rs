@@ -43,7 +43,7 @@ impl Gpu {
     /// Makes a dispatch that owns its uniform block, of the given variant: usually a
     /// [`Precision`](crate::Precision), the storage of tensors.
     pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
-        let variant = variant.into();
+        let variant = self.fitted(variant.into());
         self.prepare_any(&AnyKernel::of(kernel, variant), variant)
     }
 
@@ -63,7 +63,6 @@ impl Gpu {
         offset: u64,
     ) -> Dispatch {
         let declaration = kernel.declaration;
-        let variant = Variant { few_lanes: self.is_software(), ..variant };
         let pipeline = self.pipeline(declaration, variant, &kernel.overrides);
         self.queue.write_buffer(uniforms, offset, kernel.uniform);
         let mut entries = vec![wgpu::BindGroupEntry {

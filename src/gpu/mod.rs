@@ -148,6 +148,15 @@ impl Gpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
+    /// A variant for this device: what is faster where shaders run on a CPU.
+    pub(crate) fn fitted(&self, variant: Variant) -> Variant {
+        let is_software = self.is_software();
+        let [fewest, most] = [self.info.subgroup_min_size, self.info.subgroup_max_size];
+        let has_subgroups = self.device.features().contains(wgpu::Features::SUBGROUP);
+        let subgroups_of_8 = is_software && has_subgroups && fewest == 8 && most == 8;
+        Variant { few_lanes: is_software, subgroups_of_8, ..variant }
+    }
+
     /// What was asked of this device so far.
     pub fn counters(&self) -> Counters {
         Counters {

@@ -77,8 +77,11 @@ impl Declaration {
 
     /// `@workgroup_size` of a variant.
     pub fn workgroup_size_of(&self, variant: Variant) -> [u32; 3] {
-        if self.variant(variant).few_lanes {
+        let mine = self.variant(variant);
+        if mine.few_lanes {
             [4, 1, 1]
+        } else if mine.subgroups_of_8 {
+            [8, 1, 1]
         } else if self.has_fragment("product_tile_64") {
             [variant.product_tile.invocations(), 1, 1]
         } else {
@@ -103,6 +106,7 @@ impl Declaration {
             mine.weights = variant.weights;
         }
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
+        mine.subgroups_of_8 = variant.subgroups_of_8 && self.has_fragment("product_direct");
         if self.has_fragment("head_quads_32") {
             mine.head_quads = variant.head_quads;
         }

@@ -55,6 +55,10 @@ pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl")
 pub const PRODUCT_TILE_64: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_64.wgsl");
 /// The smaller tile of a matrix product.
 pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_32.wgsl");
+/// `multiply` by subgroups of 8, which stands for
+/// [`PRODUCT_DIRECT`](crate::kernels::PRODUCT_DIRECT) where
+/// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) is set; the sums have the same bits.
+pub const PRODUCT_SUBGROUP: Fragment = wgsl!("../../shaders/matmul/shared/product_subgroup.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.
 pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f16, with sums of

@@ -19,6 +19,9 @@ pub struct Variant {
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
+    /// Whether matrix products in registers share what they load among subgroups of 8.
+    /// [`Gpu`](crate::Gpu) sets it where software has them.
+    pub subgroups_of_8: bool,
     /// Quads in a head of attention.
     pub head_quads: HeadQuads,
     /// The tile of a matrix product through workgroup memory.
@@ -159,11 +162,17 @@ impl Variant {
         lanes
             .flat_map(|variant| HeadQuads::ALL.map(|head_quads| Self { head_quads, ..variant }))
             .flat_map(|variant| ProductTile::ALL.map(|tile| Self { product_tile: tile, ..variant }))
+            .flat_map(|variant| {
+                [false, true].map(|subgroups_of_8| Self { subgroups_of_8, ..variant })
+            })
     }
 
     /// Features of the device that this variant needs.
     pub fn features(self) -> wgpu::Features {
-        if self.native_f16 { wgpu::Features::SHADER_F16 } else { wgpu::Features::empty() }
+        let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SHADER_F16, self.native_f16);
+        features.set(wgpu::Features::SUBGROUP, self.subgroups_of_8);
+        features
     }
 
     /// The fragments that stand for `fragment` in this variant.
@@ -173,6 +182,7 @@ impl Variant {
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "product_direct" if self.subgroups_of_8 => vec![shared::PRODUCT_SUBGROUP],
             "head_quads_32" => vec![self.head_quads.fragment()],
             "product_tile_64" if self.product_tile == ProductTile::Of32 => {
                 vec![shared::PRODUCT_TILE_32]

@@ -12,7 +12,7 @@
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
 use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32};
-use crate::kernel::{Declaration, Fragment, Kernel, ProductTile, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, ProductTile, Variant, grid};
 use crate::{kernel, wgsl};
 
 /// `ProductParams` of a batched matrix product.
@@ -38,6 +38,11 @@ pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_t
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
 /// `store_row`: what exists of a quad goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
+
+/// What one workgroup computes in registers only.
+const fn direct_tile(variant: Variant) -> ProductTile {
+    if variant.subgroups_of_8 { ProductTile::Of32 } else { ProductTile::Of64 }
+}
 
 /// A product kernel: the parameters that all have in common, then those of its own.
 macro_rules! product {
@@ -214,7 +219,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |_variant| ProductTile::Of64;
+    tile |variant| direct_tile(variant);
     own {}
     buffers {
         /// (batch, rows, inner)
@@ -234,7 +239,7 @@ product! {
         PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
-    tile |_variant| ProductTile::Of64;
+    tile |variant| direct_tile(variant);
     own {
         /// 1 where there is a bias.
         has_bias: u32,
@@ -266,7 +271,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
-    tile |_variant| ProductTile::Of64;
+    tile |variant| direct_tile(variant);
     own {}
     buffers {
         /// (batch, inner, rows)
@@ -314,7 +319,7 @@ product! {
         PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |_variant| ProductTile::Of64;
+    tile |variant| direct_tile(variant);
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,

@@ -121,7 +121,7 @@ impl<'a> Recorder<'a> {
     /// In an operation in half precision, for a kernel that reads or writes such a value without
     /// the fragment [`QUAD_F32`](crate::kernel::shared::QUAD_F32).
     pub fn dispatch<K: Kernel>(&mut self, kernel: &K) {
-        self.dispatch_any(&AnyKernel::of(kernel, self.variant));
+        self.dispatch_any(&AnyKernel::of(kernel, self.gpu.fitted(self.variant)));
     }
 
     pub(crate) fn dispatch_any(&mut self, kernel: &AnyKernel<'_>) {
@@ -145,7 +145,8 @@ impl<'a> Recorder<'a> {
             }
         };
         assert!(kernel.uniform.len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
-        self.dispatches.push(self.gpu.prepare_in(kernel, self.variant, &page, offset));
+        let variant = self.gpu.fitted(self.variant);
+        self.dispatches.push(self.gpu.prepare_in(kernel, variant, &page, offset));
         self.page = Some((page, offset + ALIGNMENT));
     }
 

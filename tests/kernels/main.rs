@@ -84,7 +84,8 @@ pub const FAMILIES: &[(&str, &[Test])] = &[
 fn run_row(name: &str, row: fn(&Gpu)) {
     let Some(gpu) = support::gpu() else { return };
     row(&gpu);
-    let has_variants = |kernel: &Declaration| kernel.variants().iter().any(|v| v.few_lanes);
+    let has_variants =
+        |kernel: &Declaration| kernel.variants().iter().any(|v| v.few_lanes || v.subgroups_of_8);
     if gpu.is_software() && kernels::all().any(|k| k.name == name && has_variants(k)) {
         row(&support::gpu_with_hardware_kernels().expect("the same adapter"));
     }

@@ -9,7 +9,7 @@ use evenkeel::{Gpu, Precision, reference};
 use super::support::{Tolerance, assert_close, block_on, pad, read, unpad, values, wide};
 
 tests! {
-    products_of_halves,
+    products_of_halves, subgroups_change_no_bit,
 }
 
 /// (rows, cols, inner)
@@ -51,10 +51,10 @@ fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBi
     wgpu::BufferBinding { buffer, offset: bytes * index, size: std::num::NonZeroU64::new(bytes) }
 }
 
-/// Those over f32 storage: the tiles that a kernel exists for.
+/// Those over f32 storage: all tiles. Whether subgroups share what they load is the device's choice.
 fn tiles<K: Kernel>() -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
-    variants.retain(|variant| variant.precision == Precision::F32);
+    variants.retain(|v| v.precision == Precision::F32 && !v.subgroups_of_8);
     variants
 }
 
@@ -93,7 +93,7 @@ macro_rules! product_test {
                 for variant in tiles::<$Kernel<'_>>() {
                     let c = gpu.upload("c", &pad(&before, cols));
                     let mut params = $Params::dense(rows as u32, cols as u32, inner as u32);
-                    let what = format!("{rows} x {cols} x {inner}, {:?}", variant.product_tile);
+                    let what = format!("{rows} x {cols} x {inner}, {variant:?}");
                     launch(variant, params, [&ga, &gb, &c]);
                     let found = read(gpu, &c);
                     assert_close(&what, &unpad(&found, cols), &product, rounding(inner));
@@ -408,6 +408,24 @@ fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
     // Gradients of parameters are f32.
     let tolerance = Tolerance { relative: 3e-7, ..tolerance };
     assert_close(&what("aᵀ b"), &read_as(Precision::F32), &expected, tolerance);
+}
+
+/// In registers: each invocation for itself, and in subgroups of 8 where a software driver has them.
+fn subgroups_change_no_bit() {
+    let Some(gpu) = super::support::gpu() else { return };
+    let alone = super::support::gpu_with_hardware_kernels().expect("the same adapter");
+    for &(rows, cols, inner) in SIZES {
+        let (a, b) = (values(11, rows * inner), values(12, inner * cols));
+        let [ga, gb] = [pad(&a, inner), pad(&b, cols)].map(|x| gpu.upload("operand", &x));
+        let product = |gpu: &Gpu| {
+            let c = gpu.buffer("c", (rows * cols.next_multiple_of(4) * 4) as u64);
+            let params = MatmulDirectParams::dense(rows as u32, cols as u32, inner as u32);
+            let [a, b, bound] = [&ga, &gb, &c].map(wgpu::Buffer::as_entire_buffer_binding);
+            gpu.run(&MatmulDirect { params, a, b, c: bound });
+            read(gpu, &c).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        assert!(product(&gpu) == product(&alone), "{rows} x {cols} x {inner}");
+    }
 }
 
 fn products_of_halves() {

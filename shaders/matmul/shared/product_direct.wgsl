@@ -1,6 +1,8 @@
 // One 64 x 64 tile of C per workgroup without workgroup memory: each invocation reads the quads
 // that its 8 x 8 elements need. Faster where shaders run on a CPU, whose caches do the sharing.
 // Another fragment says what the sums begin with.
+const INVOCATIONS = 64u;
+
 fn add_row(c: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
     return fma(a.wwww, b[3], fma(a.zzzz, b[2], fma(a.yyyy, b[1], fma(a.xxxx, b[0], c))));
 }
