@@ -1,8 +1,9 @@
-//! A whole training step of a small GPT: time on the device, time on the host, and how the step
-//! divides among its kernels.
+//! A whole training step of a GPT: time on the device, time on the host, and how the step divides
+//! among its kernels.
 //!
-//! `cargo bench --bench step`. The model is the one for which the README gives tokens per second:
-//! vocabulary 96, context 64, 4 layers, 4 heads, width 128, batch 8.
+//! `cargo bench --bench step`, or `cargo bench --bench step -- FILTER` with a part of a benchmark's
+//! name. The first model is the one for which the README gives tokens per second; the larger ones
+//! are for GPUs and left out on software drivers. `benches/peers/pytorch.py` times the same models.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions without docs")]
 
@@ -16,23 +17,62 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
 use pollster::block_on;
 
-const VOCABULARY: usize = 96;
-const CONTEXT: usize = 64;
-const BATCH: usize = 8;
-
-fn trainer(gpu: &Gpu) -> Trainer<LanguageModel> {
-    let gpt = Gpt::new(GptConfig::gpt2(VOCABULARY, CONTEXT, 4, 4, 128)).expect("valid");
-    let model = LanguageModel { gpt, batch: BATCH, time: CONTEXT };
-    let builder = Trainer::builder(model).optimizer(AdamW::default()).clip(Clip::Norm(1.0)).seed(1);
-    block_on(builder.build(gpu)).expect("a trainer")
+/// A model and its batch.
+struct Model {
+    name: &'static str,
+    vocabulary: usize,
+    context: usize,
+    layers: usize,
+    heads: usize,
+    width: usize,
+    batch: usize,
 }
 
-fn batch() -> Batch {
-    let count = BATCH * CONTEXT;
-    let token = |i: usize| (i * 7919 % VOCABULARY) as u32;
-    Batch::new()
-        .with("tokens", (0..count).map(token).collect::<Vec<_>>())
-        .with("targets", (1..=count).map(token).collect::<Vec<_>>())
+const MODELS: [Model; 3] = [
+    Model { name: "0.8 M", vocabulary: 96, context: 64, layers: 4, heads: 4, width: 128, batch: 8 },
+    Model {
+        name: "10.8 M",
+        vocabulary: 96,
+        context: 256,
+        layers: 6,
+        heads: 6,
+        width: 384,
+        batch: 32,
+    },
+    Model {
+        name: "124 M",
+        vocabulary: 50_257,
+        context: 256,
+        layers: 12,
+        heads: 12,
+        width: 768,
+        batch: 8,
+    },
+];
+
+impl Model {
+    fn trainer(&self, gpu: &Gpu) -> Trainer<LanguageModel> {
+        let Self { vocabulary, context, layers, heads, width, .. } = *self;
+        let gpt = Gpt::new(GptConfig::gpt2(vocabulary, context, layers, heads, width));
+        let model =
+            LanguageModel { gpt: gpt.expect("valid"), batch: self.batch, time: self.context };
+        let builder =
+            Trainer::builder(model).optimizer(AdamW::default()).clip(Clip::Norm(1.0)).seed(1);
+        block_on(builder.build(gpu)).expect("a trainer")
+    }
+
+    fn tokens(&self) -> usize {
+        self.batch * self.context
+    }
+
+    /// Tokens in no order.
+    fn data(&self) -> Batch {
+        let token =
+            |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) % self.vocabulary as u32;
+        Batch::new()
+            .with("tokens", (0..self.tokens()).map(token).collect::<Vec<_>>())
+            .with("targets", (1..=self.tokens()).map(token).collect::<Vec<_>>())
+    }
 }
 
 /// Waits until the device has done everything.
@@ -40,13 +80,21 @@ fn finish(gpu: &Gpu) {
     gpu.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device");
 }
 
-fn step(criterion: &mut Criterion) {
+fn steps(criterion: &mut Criterion) {
     let gpu = block_on(Gpu::new()).expect("an adapter");
     println!("adapter: {} ({})", gpu.info.name, gpu.info.driver_info);
-    let (mut trainer, batch) = (trainer(&gpu), batch());
+    let models = if gpu.is_software() { &MODELS[..1] } else { &MODELS };
+    for model in models {
+        step(criterion, &gpu, model);
+    }
+}
+
+fn step(criterion: &mut Criterion, gpu: &Gpu, model: &Model) {
+    let (mut trainer, batch) = (model.trainer(gpu), model.data());
     let report = trainer.report();
     println!(
-        "{} parameters in {} tensors, {} + {} dispatches, {:.1} MB on the device",
+        "{}: {} parameters in {} tensors, {} + {} dispatches, {:.1} MB on the device",
+        model.name,
         report.parameters,
         report.tensors,
         report.model_dispatches,
@@ -54,16 +102,16 @@ fn step(criterion: &mut Criterion) {
         report.total_bytes() as f64 / 1e6
     );
 
-    let mut group = criterion.benchmark_group("step");
-    group.sample_size(10).throughput(Throughput::Elements((BATCH * CONTEXT) as u64));
+    let mut group = criterion.benchmark_group(format!("step {}", model.name));
+    group.sample_size(10).throughput(Throughput::Elements(model.tokens() as u64));
     group.bench_function("tokens", |bencher| {
         bencher.iter_custom(|count| {
-            finish(&gpu);
+            finish(gpu);
             let start = Instant::now();
             for _ in 0..count {
                 block_on(trainer.step(black_box(&batch))).expect("a step");
             }
-            finish(&gpu);
+            finish(gpu);
             start.elapsed()
         });
     });
@@ -71,7 +119,7 @@ fn step(criterion: &mut Criterion) {
         bencher.iter_custom(|count| {
             let mut host = Duration::ZERO;
             for _ in 0..count {
-                finish(&gpu);
+                finish(gpu);
                 let start = Instant::now();
                 block_on(trainer.step(black_box(&batch))).expect("a step");
                 host += start.elapsed();
@@ -85,21 +133,24 @@ fn step(criterion: &mut Criterion) {
     for dispatch in trainer.dispatches() {
         by_kernel.entry(dispatch.name).or_default().push(dispatch);
     }
-    let mut group = criterion.benchmark_group("step by kernel");
+    let mut group = criterion.benchmark_group(format!("step {} by kernel", model.name));
     group.sample_size(10).measurement_time(Duration::from_secs(2));
     group.warm_up_time(Duration::from_millis(300));
     for (name, dispatches) in by_kernel {
         let count = dispatches.len();
         group.bench_function(format!("{name} x {count}"), |bencher| {
             bencher.iter_custom(|repeats| {
-                finish(&gpu);
+                finish(gpu);
                 let start = Instant::now();
-                for _ in 0..repeats {
+                // Many at once, since a submit takes a GPU as long as some kernels.
+                for first in (0..repeats).step_by(PER_SUBMIT) {
                     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                    gpu.encode(&mut encoder, dispatches.iter().copied());
+                    for _ in first..repeats.min(first + PER_SUBMIT as u64) {
+                        gpu.encode(&mut encoder, dispatches.iter().copied());
+                    }
                     gpu.submit(encoder);
-                    finish(&gpu);
                 }
+                finish(gpu);
                 start.elapsed()
             });
         });
@@ -107,5 +158,8 @@ fn step(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, step);
+/// Repetitions of a kernel's dispatches per submit.
+const PER_SUBMIT: usize = 16;
+
+criterion_group!(benches, steps);
 criterion_main!(benches);
