@@ -64,12 +64,7 @@ const LARGEST: u64 = 64 << 10;
 
 fn small_device() -> Option<Exclusive> {
     static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
-    let gpu = GPU.get_or_init(|| {
-        let limits =
-            wgpu::Limits { max_storage_buffer_binding_size: LARGEST, ..wgpu::Limits::default() };
-        let (device, queue, info) = support::device(limits)?;
-        Some(Gpu::from_device(device, queue, info))
-    });
+    let gpu = GPU.get_or_init(|| support::gpu_with_bindings(LARGEST));
     gpu.clone().map(Exclusive::new)
 }
 

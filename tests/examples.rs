@@ -366,7 +366,7 @@ fn mixed_precision_stays_close() {
     }
 }
 
-/// What was injected is skipped or undone, or the program fails.
+/// Each fault is skipped or undone, and the run ends near the clean one, or the program fails.
 #[test]
 fn spikes_are_survived() {
     let Some(_) = support::gpu() else { return };
@@ -378,6 +378,8 @@ fn spikes_are_survived() {
     {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+    let answers = [": skipped", ": undone in step"].map(|answer| text.matches(answer).count());
+    assert_eq!(answers.iter().sum::<usize>(), 4, "{text}");
     let svg = place.read("spikes.svg");
     let document = roxmltree::Document::parse(&svg).expect("well-formed");
     let lines = document.descendants().filter(|node| node.has_tag_name("polyline")).count();

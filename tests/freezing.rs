@@ -759,10 +759,7 @@ fn dispatches_do_not_grow_with_frozen_tensors() {
 /// Trained and frozen tensors that fill several segments each.
 #[test]
 fn segments_are_of_trained_or_of_frozen_tensors() {
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, ..wgpu::Limits::default() };
-    let Some((device, queue, info)) = support::device(limits) else { return };
-    let gpu = Gpu::from_device(device, queue, info);
+    let Some(gpu) = support::gpu_with_bindings(64 << 10) else { return };
     // 25 KiB each: two in a segment.
     let model = |count| Terms { tensors: vec![(vec![100, 64], 1.0); count] };
     let frozen = [1, 3, 4];

@@ -256,9 +256,7 @@ fn a_llama_trains_on_a_device_with_default_limits() {
 #[test]
 fn parameters_in_several_segments_train_as_in_one() {
     let Some(one) = default_gpu() else { return };
-    let small = wgpu::Limits { max_storage_buffer_binding_size: 4096, ..wgpu::Limits::default() };
-    let Some((device, queue, info)) = support::device(small) else { return };
-    let several = Gpu::from_device(device, queue, info);
+    let Some(several) = support::gpu_with_bindings(4096) else { return };
     for storage in [WeightStorage::F32, WeightStorage::Bf16Kahan] {
         compare_segments(&one, &several, storage);
     }

@@ -835,10 +835,7 @@ fn runs_repeat_and_steps_read_nothing_back() {
 /// A ring whose snapshots do not fit one binding is kept in parts.
 #[test]
 fn snapshots_fit_the_limits_of_the_device() {
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 128 << 10, ..wgpu::Limits::default() };
-    let Some((device, queue, info)) = support::device(limits) else { return };
-    let gpu = Gpu::from_device(device, queue, info);
+    let Some(gpu) = support::gpu_with_bindings(128 << 10) else { return };
     // 100 KiB of weights; 4 of them take 4 parts at least.
     let model = Terms { tensors: vec![(vec![100, 256], 1.0)] };
     let ring = SnapshotRing { snapshots: 4, every: 2, after: 1, ..SnapshotRing::default() };

@@ -22,9 +22,8 @@ tests! {
     a_run_with_inf_is_refused_before_anything_is_written, loss_scales_follow_the_table,
     storages_and_precisions_change, moments_need_their_optimizer, settings_are_those_of_the_new_run,
     a_run_that_had_given_up_goes_on, policies_may_come_and_go, frozen_tensors_begin_empty,
-    weights_alone_begin_anew, moments_fit_other_segments, schedules_hold_at_every_step,
-    copies_of_parameters_stay, snapshots_from_before_are_gone,
-    models_with_other_heads_are_told_apart,
+    weights_alone_begin_anew, schedules_hold_at_every_step, copies_of_parameters_stay,
+    snapshots_from_before_are_gone, models_with_other_heads_are_told_apart,
 }
 
 fn terms() -> TrainerBuilder<Terms> {
@@ -560,11 +559,10 @@ fn weights_alone_begin_anew() {
 }
 
 /// What optimizers pack by segments is stored by tensors.
+#[test]
 fn moments_fit_other_segments() {
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 12 << 10, ..wgpu::Limits::default() };
-    let Some((device, queue, info)) = support::device(limits) else { return };
-    let (small, large) = (Gpu::from_device(device, queue, info), support::gpu().expect("a GPU"));
+    let Some(small) = support::gpu_with_bindings(12 << 10) else { return };
+    let large = support::gpu().expect("a GPU");
     let tensors = [vec![24, 40], vec![24, 40], vec![7], vec![31, 33], vec![2, 3, 5]];
     let model = || Terms { tensors: tensors.iter().map(|dims| (dims.clone(), 1.0)).collect() };
     let batch = model().data(1, 1).batch();

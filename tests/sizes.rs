@@ -15,8 +15,7 @@ use support::block_on;
 use support::models::Terms;
 
 tests! {
-    sizes_out_of_range_are_named, the_largest_sizes_train, many_factors_need_a_binding,
-    windows_of_any_length,
+    sizes_out_of_range_are_named, the_largest_sizes_train, windows_of_any_length,
 }
 
 fn terms() -> TrainerBuilder<Terms> {
@@ -101,11 +100,9 @@ fn the_largest_sizes_train() {
     assert_eq!(block_on(trainer.tensor_telemetry()).expect("records").len(), 2);
 }
 
+#[test]
 fn many_factors_need_a_binding() {
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: 12 << 10, ..wgpu::Limits::default() };
-    let Some((device, queue, info)) = support::device(limits) else { return };
-    let gpu = Gpu::from_device(device, queue, info);
+    let Some(gpu) = support::gpu_with_bindings(12 << 10) else { return };
     let error = refused(&gpu, terms().schedule(Schedule::Factors(vec![1.0; 3073])));
     assert!(error.contains("a schedule of 3073 factors"), "{error}");
     let fits = terms().schedule(Schedule::Factors(vec![1.0; 3072]));

@@ -12,8 +12,8 @@
 //! learns of it from telemetry, afterwards. Each run goes on until as many steps were *applied*, so
 //! what was skipped or undone is made up for.
 //!
-//! The program prints what was injected and what was done, draws the three losses, and fails if the
-//! guarded run ends more than 2 % above the clean one.
+//! The program prints what was injected and what was done, draws the three losses, and fails if a
+//! fault was neither skipped nor undone, or the guarded run ends more than 2 % above the clean one.
 
 mod plot;
 
@@ -26,6 +26,7 @@ use evenkeel::data::{Corpus, Split};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference::random::threefry4x32;
 use evenkeel::run::{finish, say};
+use evenkeel::step::Reason;
 use evenkeel::train::stability::{Reaction, SnapshotRing, SpikeGuard};
 use evenkeel::train::{AdamW, Batch, Clip, Schedule, Telemetry, Trainer};
 use evenkeel::{Error, Gpu, Result};
@@ -38,6 +39,8 @@ const VALIDATION_BATCHES: u64 = 8;
 const ALLOWED: f32 = 0.02;
 /// Steps between two looks at telemetry.
 const CHUNK: u64 = 20;
+/// Samples that the guard judges by, in a run long enough.
+const WINDOW: usize = 64;
 
 /// Trains with and without faults, with and without policies.
 #[derive(Debug, Parser)]
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
     finish(pollster::block_on(run(&Options::parse())))
 }
 
-/// Faults by step. The window of the guard must have filled before the first.
+/// Faults by step. The first comes when the loss no longer falls fast, see [`window`].
 fn faults(steps: usize) -> BTreeMap<u64, Fault> {
     let at = |share: f64| (share * steps as f64) as u64;
     let random = [0.4, 0.7].map(|share| (at(share), Fault::RandomBatch));
@@ -92,7 +95,49 @@ fn faults(steps: usize) -> BTreeMap<u64, Fault> {
     random.into_iter().chain(rate).collect()
 }
 
-/// Whether the guarded run ends near the clean one.
+/// Samples that the guard judges by. In a short run fewer than [`WINDOW`], so that those before the
+/// first fault are of steps that were like it, not of the fall from the first loss: beside that, a
+/// batch of noise is no spike.
+fn window(steps: usize) -> u32 {
+    WINDOW.min(steps / 5) as u32
+}
+
+/// What was done about the fault of a step, if anything was: the step was skipped, or the run went
+/// back to a snapshot from before it.
+fn answer(records: &[Telemetry], step: u64) -> Option<String> {
+    let fault = records.iter().find(|record| record.step == step)?;
+    if !fault.applied {
+        return Some("skipped".to_owned());
+    }
+    let is_undone = |later: &&Telemetry| {
+        let is_later = later.step > step && later.reason == Reason::RolledBack;
+        is_later && later.applied_total < fault.applied_total
+    };
+    let undone = records.iter().find(is_undone)?;
+    Some(format!("undone in step {}", undone.step))
+}
+
+/// Prints what the policies did. Whether all faults were answered.
+fn tell(records: &[Telemetry], faults: &BTreeMap<u64, Fault>) -> bool {
+    say!("\nwhat the policies did:");
+    for record in records.iter().filter(|record| record.event_bits != 0) {
+        let events: Vec<_> = record.events().map(|event| format!("{event:?}")).collect();
+        if events != ["Snapshot"] {
+            let (step, value) = (record.step, record.event_value);
+            say!("  step {step:>5}  z-score {value:>10.3e}  {}", events.join(", "));
+        }
+    }
+    say!("\nwhat became of the faults:");
+    let mut all = true;
+    for (&step, fault) in faults {
+        let answer = answer(records, step);
+        say!("  step {step:>5}  {fault:?}: {}", answer.as_deref().unwrap_or("applied"));
+        all &= answer.is_some();
+    }
+    all
+}
+
+/// Whether all faults were answered and the guarded run ends near the clean one.
 async fn run(options: &Options) -> Result<bool> {
     if options.steps < 100 {
         let value = options.steps.to_string();
@@ -123,20 +168,13 @@ async fn run(options: &Options) -> Result<bool> {
         );
         outcomes.push((name, outcome));
     }
-    say!("\nwhat the policies did:");
-    for record in outcomes[2].1.records.iter().filter(|record| record.event_bits != 0) {
-        let events: Vec<_> = record.events().map(|event| format!("{event:?}")).collect();
-        if events != ["Snapshot"] {
-            let (step, value) = (record.step, record.event_value);
-            say!("  step {step:>5}  z-score {value:>10.3e}  {}", events.join(", "));
-        }
-    }
+    let is_answered = tell(&outcomes[2].1.records, &faults);
     let curves = outcomes.iter().map(|(name, outcome)| (*name, &outcome.records[..]));
     plot::draw(&options.out, &curves.collect::<Vec<_>>(), &faults)?;
     say!("\nplot     {}", options.out.display());
     let [clean, _, guarded] = [0, 1, 2].map(|index| outcomes[index].1.validation);
     say!("guarded against clean: {:+.2} %", 100.0 * (guarded / clean - 1.0));
-    Ok(guarded <= clean * (1.0 + ALLOWED))
+    Ok(is_answered && guarded <= clean * (1.0 + ALLOWED))
 }
 
 async fn train(
@@ -158,7 +196,7 @@ async fn train(
         // A batch of noise is skipped; a second spike right after it means that the weights are
         // to blame, so the next reaction is to go back.
         let guard = SpikeGuard {
-            window: 64,
+            window: window(steps),
             reactions: vec![Reaction::Skip, Reaction::RollBack],
             repeats: 2,
             within: 10,

@@ -20,17 +20,7 @@ use evenkeel::train::{
     TrainerBuilder, ValueKind, group_norms,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
-use support::{block_on, tokens, values};
-
-/// A device of the adapter with bindings of so many bytes.
-fn device(largest: u64) -> Option<Gpu> {
-    let limits =
-        wgpu::Limits { max_storage_buffer_binding_size: largest, ..wgpu::Limits::default() };
-    let (device, queue, info) = support::device(limits)?;
-    let gpu = Gpu::from_device(device, queue, info);
-    assert_eq!(gpu.largest_binding(), largest);
-    Some(gpu)
-}
+use support::{block_on, gpu_with_bindings, tokens, values};
 
 /// Bindings that hold 512 and 384 rows of a table of 32 columns in f32.
 const HALF: u64 = 65_536;
@@ -39,7 +29,10 @@ const THIRD: u64 = 49_152;
 /// Bindings for everything, for 512 and for 384 rows of a table of 32 columns.
 fn devices() -> Option<&'static [Gpu; 3]> {
     static DEVICES: OnceLock<Option<[Gpu; 3]>> = OnceLock::new();
-    let make = || Some([device(128 << 20)?, device(HALF)?, device(THIRD)?]);
+    let make = || {
+        let [all, half, third] = [128 << 20, HALF, THIRD].map(gpu_with_bindings);
+        Some([all?, half?, third?])
+    };
     DEVICES.get_or_init(make).as_ref()
 }
 
@@ -225,7 +218,7 @@ fn stochastic_rounding_in_parts() {
 #[test]
 fn tiled_products_over_many_parts() {
     let build = |largest: u64| {
-        let gpu = device(largest)?;
+        let gpu = gpu_with_bindings(largest)?;
         let device_type = wgpu::DeviceType::DiscreteGpu;
         let info = wgpu::AdapterInfo { device_type, ..gpu.info.clone() };
         let gpu = Gpu::from_device(gpu.device.clone(), gpu.queue.clone(), info);
@@ -272,7 +265,7 @@ impl Model for Layer {
 /// Parts that end at any multiple of 4 rows: gradients against f64, and every bit of the whole.
 #[test]
 fn layers_whose_weights_lie_in_parts() {
-    let [Some(whole), Some(parts)] = [128 << 20, 16_384].map(device) else { return };
+    let [Some(whole), Some(parts)] = [128 << 20, 16_384].map(gpu_with_bindings) else { return };
     // 8 rows fit, and 6, so 4.
     for cols in [512, 640] {
         let layer = || Layer { rows: 30, cols };
@@ -637,7 +630,7 @@ fn the_vocabulary_of_gpt2() {
     let Some(adapter) = support::gpu() else { return };
     let is_slow = adapter.info.name.contains("SwiftShader");
     let (width, heads, largest) = if is_slow { (24, 6, 4 << 20) } else { (768, 12, 128 << 20) };
-    let Some(gpu) = device(largest) else { return };
+    let Some(gpu) = gpu_with_bindings(largest) else { return };
     let vocabulary = 50_257;
     let config = GptConfig { hidden: 64, ..GptConfig::gpt2(vocabulary, 4, 1, heads, width) };
     let gpt = Gpt::new(config).expect("valid");

@@ -126,6 +126,18 @@ pub fn device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue, wgpu::
     Some((device, queue, wanted))
 }
 
+/// A device of the same adapter whose bindings hold so many bytes. Not in pages, which give no device
+/// less than WebGPU's default limits: tests that need one are `#[test]` and not among [`tests!`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn gpu_with_bindings(largest: u64) -> Option<Gpu> {
+    let limits =
+        wgpu::Limits { max_storage_buffer_binding_size: largest, ..wgpu::Limits::default() };
+    let (device, queue, info) = device(limits)?;
+    let gpu = Gpu::from_device(device, queue, info);
+    assert_eq!(gpu.largest_binding(), largest);
+    Some(gpu)
+}
+
 /// `count` values in [-1, 1), the same for the same seed (a 64-bit linear congruence).
 pub fn values(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
