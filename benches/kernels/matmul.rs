@@ -27,7 +27,7 @@ macro_rules! product {
             $($more: bind(&$more),)*
         };
         for variant in $Kernel::DECLARATION.variants() {
-            if variant.precision == Precision::F32 {
+            if variant.precision == Precision::F32 && !variant.subgroups_of_8 {
                 let tile = match variant.product_tile {
                     ProductTile::Of64 => "",
                     ProductTile::Of32 => ", tiles of 32",
