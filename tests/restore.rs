@@ -9,8 +9,8 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::plan::Parameters;
 use evenkeel::step::{Reason, StepState, TensorSettings, TensorState};
 use evenkeel::train::{
-    AdaGc, Adafactor, AdamW, AutoClip, Batch, Checkpoint, Clip, DynamicLossScale, Lion, LossScale,
-    Model, Muon, Schedule, Sgd, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder, ZClip,
+    AdaGc, AdamW, AutoClip, Batch, Checkpoint, Clip, DynamicLossScale, Lion, LossScale, Model,
+    Muon, Schedule, Sgd, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder, ZClip,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
 use support::block_on;
@@ -567,7 +567,7 @@ fn moments_fit_other_segments() {
     let model = || Terms { tensors: tensors.iter().map(|dims| (dims.clone(), 1.0)).collect() };
     let batch = model().data(1, 1).batch();
     let builders: [fn(TrainerBuilder<Terms>) -> TrainerBuilder<Terms>; 3] = [
-        |builder| builder.optimizer(Adafactor::default()),
+        |builder| builder.optimizer(evenkeel::train::Adafactor::default()),
         |builder| {
             builder.optimizer(Muon { hidden: |s| s.shape.dims == [24, 40], ..Muon::default() })
         },
