@@ -1,5 +1,6 @@
 //! Matrix products. Sizes below, at and above a tile of 64 x 64 and a step of 16 along the sum;
-//! tiles of all sizes, which give the same bits; heads inside wider rows; more than 65,535 tiles; garbage where a matrix ends.
+//! tiles of all sizes, which give the same bits; heads inside wider rows; more than 65,535 tiles;
+//! garbage where a matrix ends.
 
 use evenkeel::kernel::{Kernel, ProductTile, Variant};
 use evenkeel::kernels::*;
