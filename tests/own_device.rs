@@ -44,6 +44,7 @@ fn every_kernel_fits_the_default_limits() {
         let choices: &[Vec<u32>] = match declaration.overrides {
             [] => &[vec![]],
             ["unroll_quads"] => &[vec![0], vec![4]],
+            ["watch"] => &[vec![0], vec![1]],
             ["unroll_quads", "watch"] => &[vec![0, 0], vec![4, 0], vec![0, 1], vec![4, 1]],
             other => panic!("{}: no values for {other:?}", declaration.name),
         };

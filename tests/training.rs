@@ -281,7 +281,7 @@ fn gpt_with_rms_norm() {
 
 fn gpt_with_the_kernels_of_hardware_adapters() {
     let Some(gpu) = support::gpu() else { return };
-    // Matrix products through workgroup memory and unrolled attention, whatever the adapter is.
+    // Products through workgroup memory, those of attention too, whatever the adapter is.
     let info = wgpu::AdapterInfo { device_type: wgpu::DeviceType::DiscreteGpu, ..gpu.info.clone() };
     let gpu = Gpu::from_device(gpu.device, gpu.queue, info);
     assert!(!gpu.is_software());
@@ -289,6 +289,10 @@ fn gpt_with_the_kernels_of_hardware_adapters() {
     let mut trainer = trainer(&gpu, &fixture, rms_norm_gpt(), adamw());
     let kernels: Vec<_> = trainer.dispatches().map(|dispatch| dispatch.name).collect();
     assert!(kernels.contains(&"matmul") && !kernels.contains(&"matmul_direct"), "{kernels:?}");
+    let tiled =
+        ["", "_backward_query", "_backward_key_value"].map(|x| format!("attention_tiled{x}"));
+    assert!(tiled.iter().all(|name| kernels.contains(&name.as_str())), "{kernels:?}");
+    assert!(!kernels.contains(&"attention"), "{kernels:?}");
     compare_logits(&trainer, &fixture);
     compare(&mut trainer, &fixture, "tokens", "");
 }

@@ -1,53 +1,79 @@
+use std::fmt;
+
 use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
 
 use crate::bench::{Family, Shape, bind};
 
 const BATCH: u32 = 8;
-const HEADS: u32 = 4;
-const HEAD_DIM: u32 = 32;
-const SCALE: f32 = 0.176_776_7;
 
-/// The parameters, the same for all kernels of online attention.
-macro_rules! params {
-    ($Params:ident, $time:expr) => {
-        $Params {
+/// A size of the kernels of online attention.
+#[derive(Clone, Copy)]
+struct Size {
+    time: u32,
+    heads: u32,
+    head_dim: u32,
+}
+
+/// The last is that of a GPT of 124 million parameters.
+const SIZES: [Size; 3] = [
+    Size { time: 64, heads: 4, head_dim: 32 },
+    Size { time: 256, heads: 4, head_dim: 32 },
+    Size { time: 256, heads: 12, head_dim: 64 },
+];
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{BATCH} x {}, {} heads of {}", self.time, self.heads, self.head_dim)
+    }
+}
+
+impl Size {
+    /// The parameters, the same for all kernels.
+    fn params(self) -> AttentionParams {
+        AttentionParams {
             batch: BATCH,
-            time: $time,
-            heads: HEADS,
-            kv_heads: HEADS,
-            head_quads: HEAD_DIM / 4,
-            scale: SCALE,
+            time: self.time,
+            heads: self.heads,
+            kv_heads: self.heads,
+            head_quads: self.head_dim / 4,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
             soft_cap: 0.0,
         }
-    };
+    }
+
+    /// Operations of one product: two per element of a head and pair of a position with itself
+    /// and those before it.
+    fn product(self) -> u64 {
+        let pairs = u64::from(BATCH * self.heads) * u64::from(self.time * (self.time + 1) / 2);
+        2 * u64::from(self.head_dim) * pairs
+    }
 }
 
 pub fn run(family: &mut Family<'_>) {
+    for size in SIZES {
+        online(family, size);
+    }
     for time in [64, 256] {
-        online(family, time);
         causal_softmax(family, time);
     }
 }
 
-/// Arithmetic counts the pairs of a position with itself and those before it: per pair and element
-/// of a head two operations for each product that the kernel makes.
-fn online(family: &mut Family<'_>, time: u32) {
-    let size = format!("{BATCH} x {time}, {HEADS} heads of {HEAD_DIM}");
-    let pairs = u64::from(BATCH * HEADS) * u64::from(time * (time + 1) / 2);
-    let product = 2 * u64::from(HEAD_DIM) * pairs;
-    let (rows, width) = (BATCH * time, HEADS * HEAD_DIM);
-    let heads = HeadQuads::fitting(HEAD_DIM / 4);
-    let unroll_quads = if family.gpu.is_software() { 0 } else { HEAD_DIM / 4 };
+/// Counts the products that a kernel makes: with a row to an invocation and in tiles.
+fn online(family: &mut Family<'_>, size: Size) {
+    let (rows, width) = (BATCH * size.time, size.heads * size.head_dim);
+    let heads = HeadQuads::fitting(size.head_dim / 4);
+    let (params, product) = (size.params(), size.product());
+    let unroll_quads = if family.gpu.is_software() { 0 } else { params.head_quads };
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
-    let [statistics, delta] = [2, 1].map(|numbers| family.vector(numbers * rows * HEADS));
-    let row_logits = family.vector(2 * rows * HEADS);
+    let [statistics, delta] = [2, 1].map(|numbers| family.vector(numbers * rows * size.heads));
+    let row_logits = family.vector(2 * rows * size.heads);
     let row_logits = bind(&row_logits);
     let [qkv, qkv_gradient, output, output_gradient, statistics, delta] =
         [&qkv, &qkv_gradient, &output, &output_gradient, &statistics, &delta].map(bind);
     let forward = Attention {
-        params: params!(AttentionParams, time),
+        params,
         unroll_quads,
         qkv: qkv.clone(),
         output: output.clone(),
@@ -56,20 +82,31 @@ fn online(family: &mut Family<'_>, time: u32) {
         row_logits: row_logits.clone(),
     };
     family.gpu.run_as(&forward, heads);
-    family.computes_as(heads, &size, 2 * product, &forward);
+    family.computes_as(heads, size, 2 * product, &forward);
     let watching = Attention { watch: 1, ..forward };
     family.computes_as(heads, format!("{size}, watched"), 2 * product, &watching);
+    let tiled = AttentionTiled {
+        params: bytemuck::cast(params),
+        qkv: qkv.clone(),
+        output: output.clone(),
+        statistics: statistics.clone(),
+        watch: 0,
+        row_logits,
+    };
+    family.computes(size, 2 * product, &tiled);
+    let watching = AttentionTiled { watch: 1, ..tiled };
+    family.computes(format!("{size}, watched"), 2 * product, &watching);
     let subtracted = AttentionDelta {
-        params: params!(AttentionDeltaParams, time),
+        params: bytemuck::cast(params),
         unroll_quads,
         output,
         output_gradient: output_gradient.clone(),
         delta: delta.clone(),
     };
     family.gpu.run(&subtracted);
-    family.moves_its_buffers(&size, &subtracted);
+    family.moves_its_buffers(size, &subtracted);
     let backward = AttentionBackwardQuery {
-        params: params!(AttentionBackwardQueryParams, time),
+        params: bytemuck::cast(params),
         unroll_quads,
         qkv: qkv.clone(),
         output_gradient: output_gradient.clone(),
@@ -77,24 +114,42 @@ fn online(family: &mut Family<'_>, time: u32) {
         delta: delta.clone(),
         qkv_gradient: qkv_gradient.clone(),
     };
-    family.computes_as(heads, &size, 3 * product, &backward);
+    family.computes_as(heads, size, 3 * product, &backward);
+    let tiled = AttentionTiledBackwardQuery {
+        params: bytemuck::cast(params),
+        qkv: qkv.clone(),
+        output_gradient: output_gradient.clone(),
+        statistics: statistics.clone(),
+        delta: delta.clone(),
+        qkv_gradient: qkv_gradient.clone(),
+    };
+    family.computes(size, 3 * product, &tiled);
     let backward = AttentionBackwardKeyValue {
-        params: params!(AttentionBackwardKeyValueParams, time),
+        params: bytemuck::cast(params),
         unroll_quads,
+        qkv: qkv.clone(),
+        output_gradient: output_gradient.clone(),
+        statistics: statistics.clone(),
+        delta: delta.clone(),
+        qkv_gradient: qkv_gradient.clone(),
+    };
+    family.computes_as(heads, size, 4 * product, &backward);
+    let tiled = AttentionTiledBackwardKeyValue {
+        params: bytemuck::cast(params),
         qkv,
         output_gradient,
         statistics,
         delta,
         qkv_gradient,
     };
-    family.computes_as(heads, &size, 4 * product, &backward);
+    family.computes(size, 4 * product, &tiled);
 }
 
-/// Half of the scores are never read.
+/// The scores of 4 heads of 32. Half of them are never read.
 fn causal_softmax(family: &mut Family<'_>, time: u32) {
-    let shape = Shape { rows: BATCH * HEADS * time, cols: time };
+    let shape = Shape { rows: BATCH * 4 * time, cols: time };
     let [scores, probabilities] = family.tensors(shape);
-    let params = CausalSoftmaxParams { rows: shape.rows, time, scale: SCALE, soft_cap: 0.0 };
+    let params = CausalSoftmaxParams { rows: shape.rows, time, scale: 0.176_776_7, soft_cap: 0.0 };
     let bytes = scores.size() / 2 + probabilities.size();
     let [scores, probabilities] = [&scores, &probabilities].map(bind);
     family.moves(shape, bytes, &CausalSoftmax { params, scores, probabilities });

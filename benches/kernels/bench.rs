@@ -126,6 +126,11 @@ impl<'b> Family<'b> {
         self.measure(name, size, Work::Bytes(bytes), &[dispatch]);
     }
 
+    /// A kernel that does `flops` additions and multiplications.
+    pub fn computes<K: Kernel>(&mut self, size: impl fmt::Display, flops: u64, kernel: &K) {
+        self.computes_as(Variant::default(), size, flops, kernel);
+    }
+
     /// A variant of a kernel that does `flops` additions and multiplications.
     pub fn computes_as<K: Kernel>(
         &mut self,

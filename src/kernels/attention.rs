@@ -6,6 +6,11 @@
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
+//! Each of the three products' kernels exists twice with the same parameters and buffers, but for
+//! `unroll_quads`: `attention_tiled*` multiplies tiles through workgroup memory, which GPUs want;
+//! those without the word give a row to an invocation, which is faster where
+//! [`Gpu::is_software`](crate::Gpu::is_software) holds.
+//!
 //! Run as the [`HeadQuads`](crate::kernel::HeadQuads) that fit the heads, the kernels compile
 //! faster and take less memory; without, they fit every head.
 //!
@@ -19,11 +24,21 @@ use crate::kernel::shared::{
 use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
 
-/// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`] and
-/// [`NUMERICS`].
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`NUMERICS`],
+/// [`ACTIVATION`] and a `head_quads`.
 pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
-/// Two tiles of rows in workgroup memory and their products with one invocation's row.
+/// `head_quads`: a constant or the uniform's.
+pub const ATTENTION_UNROLLED: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_unrolled.wgsl");
+/// Two tiles of rows in workgroup memory and their products with one invocation's row; wants
+/// [`HEAD_QUADS_32`].
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
+/// Products of 64 rows with 64 columns through workgroup memory, and `head_quads`.
+pub const ATTENTION_PRODUCT: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_product.wgsl");
+/// Output gradients in those products, and gradients of scores.
+pub const ATTENTION_PRODUCT_BACKWARD: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_product_backward.wgsl");
 
 /// The largest `head_quads`.
 pub const MAX_HEAD_QUADS: u32 = 32;
@@ -31,11 +46,19 @@ pub const MAX_HEAD_QUADS: u32 = 32;
 /// Rows of a head that one workgroup computes.
 const BLOCK: u32 = 64;
 
-/// An attention kernel: all have the same parameters and constant.
+/// Quads of a head's columns that one workgroup of a tiled kernel computes.
+const COLUMN_QUADS: u32 = 16;
+
+const fn tiles(time: u32, head_quads: u32, heads: u32) -> [u32; 3] {
+    grid(time.div_ceil(BLOCK) * head_quads.div_ceil(COLUMN_QUADS) * heads)
+}
+
+/// An attention kernel: all have the same parameters.
 macro_rules! attention_kernel {
     (
         $(#[$doc:meta])*
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
+        workgroup $size:tt;
         grid |$p:ident| $grid:expr;
         $(overrides { $($overrides:tt)* })?
         buffers { $($buffers:tt)* }
@@ -43,15 +66,9 @@ macro_rules! attention_kernel {
         kernel! {
             $(#[$doc])*
             pub $Kernel = [$($fragment),+];
-            workgroup [64, 1, 1];
+            workgroup $size;
             grid |$p| $grid;
-            overrides {
-                /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
-                /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
-                /// faster and is right where [`Gpu::is_software`](crate::Gpu::is_software) holds.
-                unroll_quads,
-                $($($overrides)*)?
-            }
+            $(overrides { $($overrides)* })?
             uniform $Params {
                 /// Sequences.
                 batch: u32,
@@ -73,14 +90,41 @@ macro_rules! attention_kernel {
     };
 }
 
-attention_kernel! {
+/// One with an invocation per row, which may be compiled for one width of heads.
+macro_rules! unrolled_kernel {
+    (
+        $(#[$doc:meta])*
+        pub $Kernel:ident, $Params:ident = $fragments:tt;
+        grid |$p:ident| $grid:expr;
+        $(overrides { $($overrides:tt)* })?
+        buffers { $($buffers:tt)* }
+    ) => {
+        attention_kernel! {
+            $(#[$doc])*
+            pub $Kernel, $Params = $fragments;
+            workgroup [64, 1, 1];
+            grid |$p| $grid;
+            overrides {
+                /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
+                /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
+                /// faster and is right where [`Gpu::is_software`](crate::Gpu::is_software) holds.
+                unroll_quads,
+                $($($overrides)*)?
+            }
+            buffers { $($buffers)* }
+        }
+    };
+}
+
+unrolled_kernel! {
     /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
     ///
     /// Probabilities are never stored: they multiply the values in f32 and are summed in f32,
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
+        ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -103,10 +147,11 @@ attention_kernel! {
     }
 }
 
-attention_kernel! {
+unrolled_kernel! {
     /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
     pub AttentionDelta, AttentionDeltaParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, wgsl!("../../shaders/attention/attention_delta.wgsl"),
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_UNROLLED,
+        wgsl!("../../shaders/attention/attention_delta.wgsl"),
     ];
     grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
     buffers {
@@ -119,10 +164,11 @@ attention_kernel! {
     }
 }
 
-attention_kernel! {
+unrolled_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
+        ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
@@ -140,13 +186,85 @@ attention_kernel! {
     }
 }
 
-attention_kernel! {
+unrolled_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
+        ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];
     grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head)
+        Read output_gradient,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
+        /// f32 (batch, heads, time)
+        Read delta,
+        /// Laid out as `qkv`; the columns of the keys and values are overwritten.
+        Write qkv_gradient,
+    }
+}
+
+attention_kernel! {
+    /// [`Attention`] by products of tiles.
+    pub AttentionTiled, AttentionTiledParams = [
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
+        wgsl!("../../shaders/attention/attention_tiled.wgsl"),
+    ];
+    workgroup [128, 1, 1];
+    grid |params| tiles(params.time, params.head_quads, params.batch * params.heads);
+    overrides {
+        /// 1 writes `row_logits`, 0 leaves them out.
+        watch
+    }
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head), overwritten.
+        Write output,
+        /// What [`Attention`] writes, f32 (batch, heads, time, 2).
+        Write statistics,
+        /// What [`Attention`] writes, f32 (batch, heads, time, 2), where `watch` is 1, else any
+        /// buffer.
+        Write row_logits,
+    }
+}
+
+attention_kernel! {
+    /// [`AttentionBackwardQuery`] by products of tiles.
+    pub AttentionTiledBackwardQuery, AttentionTiledBackwardQueryParams = [
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
+        ATTENTION_PRODUCT_BACKWARD,
+        wgsl!("../../shaders/attention/attention_tiled_backward_query.wgsl"),
+    ];
+    workgroup [128, 1, 1];
+    grid |params| tiles(params.time, params.head_quads, params.batch * params.heads);
+    buffers {
+        /// (batch * time, (heads + 2 kv_heads) * head)
+        Read qkv,
+        /// (batch * time, heads * head)
+        Read output_gradient,
+        /// f32 (batch, heads, time, 2): what [`Attention`] left.
+        Read statistics,
+        /// f32 (batch, heads, time)
+        Read delta,
+        /// Laid out as `qkv`; the columns of the queries are overwritten.
+        Write qkv_gradient,
+    }
+}
+
+attention_kernel! {
+    /// [`AttentionBackwardKeyValue`] by products of tiles.
+    pub AttentionTiledBackwardKeyValue, AttentionTiledBackwardKeyValueParams = [
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
+        ATTENTION_PRODUCT_BACKWARD,
+        wgsl!("../../shaders/attention/attention_tiled_backward_key_value.wgsl"),
+    ];
+    workgroup [128, 1, 1];
+    grid |params| tiles(params.time, params.head_quads, params.batch * params.kv_heads);
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,
@@ -193,5 +311,8 @@ pub(super) const ALL: &[Declaration] = &[
     AttentionDelta::DECLARATION,
     AttentionBackwardQuery::DECLARATION,
     AttentionBackwardKeyValue::DECLARATION,
+    AttentionTiled::DECLARATION,
+    AttentionTiledBackwardQuery::DECLARATION,
+    AttentionTiledBackwardKeyValue::DECLARATION,
     CausalSoftmax::DECLARATION,
 ];

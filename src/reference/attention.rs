@@ -121,6 +121,11 @@ pub fn attention(qkv: &[f64], size: &Attention) -> (Vec<f64>, Vec<f64>) {
     (output, log_sum_exp)
 }
 
+/// See [`attention`].
+pub fn attention_tiled(qkv: &[f64], size: &Attention) -> (Vec<f64>, Vec<f64>) {
+    attention(qkv, size)
+}
+
 /// The largest score after the soft cap and the log-sum-exp less it, in turn, of each row: (batch,
 /// heads, time, 2).
 pub fn row_statistics(qkv: &[f64], size: &Attention) -> Vec<f64> {
@@ -194,6 +199,24 @@ pub fn attention_backward_key_value(
         add_scaled(&mut gradient[size.value_at(b, h, j)], p, upstream);
     });
     gradient
+}
+
+/// See [`attention_backward_query`].
+pub fn attention_tiled_backward_query(
+    qkv: &[f64],
+    output_gradient: &[f64],
+    size: &Attention,
+) -> Vec<f64> {
+    attention_backward_query(qkv, output_gradient, size)
+}
+
+/// See [`attention_backward_key_value`].
+pub fn attention_tiled_backward_key_value(
+    qkv: &[f64],
+    output_gradient: &[f64],
+    size: &Attention,
+) -> Vec<f64> {
+    attention_backward_key_value(qkv, output_gradient, size)
 }
 
 /// Softmax of each row r of `time` scores over the first `r % time + 1`, after `scale` and

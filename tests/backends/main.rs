@@ -119,6 +119,7 @@ fn fxc_takes_long(case: &Case) -> bool {
     let tiled = ["matmul", "matmul_resumed", "matmul_transposed_a", "matmul_transposed_b"];
     let is_optimized = |quads| quads == 1 && case.variant.precision == Precision::F32;
     tiled.contains(&case.kernel.name)
+        || case.kernel.name.starts_with("attention_tiled")
         || constant(case, "unroll_quads").is_some_and(|quads| !is_optimized(quads))
 }
 

@@ -1,15 +1,19 @@
-//! Attention. Positions around a block of 64 and a tile of 8; grouped queries, soft cap, huge
-//! logits; the backward pass twice; the plain form against the online form.
+//! Attention, by row and in tiles. Positions around a block of 64 and a tile of 8, heads around 64
+//! columns; grouped queries, soft cap, huge logits; the backward pass twice; the plain form against
+//! the online form.
 
-use evenkeel::kernel::HeadQuads;
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
 use evenkeel::{Gpu, reference};
 
+use super::attention_run::{
+    Buffers, Kernels, backward_key_value, backward_query, forward, run_forward,
+};
 use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
 
 rows! {
     attention, attention_delta, attention_backward_query, attention_backward_key_value,
+    attention_tiled, attention_tiled_backward_query, attention_tiled_backward_key_value,
     causal_softmax,
 }
 
@@ -33,6 +37,9 @@ const CASES: &[Size] = &[
     size(1, 10, 1, 1, 64),
     Size { soft_cap: 0.8, ..size(2, 17, 6, 2, 16) },
     size(1, 67, 1, 1, 128),
+    size(1, 128, 2, 1, 32),
+    size(2, 193, 2, 1, 72),
+    Size { soft_cap: 0.8, ..size(1, 34, 3, 1, 36) },
 ];
 
 pub const ROUNDING: Tolerance = Tolerance {
@@ -40,103 +47,6 @@ pub const ROUNDING: Tolerance = Tolerance {
     relative: 2e-5,
     because: "f32 sums over positions and heads, exp at 3 + 2|x| units in the last place",
 };
-
-/// The buffers of one attention, forward and backward.
-pub struct Buffers {
-    pub qkv: wgpu::Buffer,
-    pub output: wgpu::Buffer,
-    pub statistics: wgpu::Buffer,
-    pub row_logits: wgpu::Buffer,
-    pub output_gradient: wgpu::Buffer,
-    pub delta: wgpu::Buffer,
-    pub qkv_gradient: wgpu::Buffer,
-}
-
-/// Fills a kernel's parameters, which are the same for all.
-macro_rules! params {
-    ($Params:ident, $size:expr) => {
-        $Params {
-            batch: $size.batch as u32,
-            time: $size.time as u32,
-            heads: $size.heads as u32,
-            kv_heads: $size.kv_heads as u32,
-            head_quads: $size.head_dim as u32 / 4,
-            scale: $size.scale as f32,
-            soft_cap: $size.soft_cap as f32,
-        }
-    };
-}
-
-/// Heads of 8 compile for their size, the others read it from the uniform.
-fn unrolled(size: &Size) -> u32 {
-    if size.head_dim == 8 { 2 } else { 0 }
-}
-
-fn fitting(size: &Size) -> HeadQuads {
-    HeadQuads::fitting(size.head_dim as u32 / 4)
-}
-
-pub fn forward(gpu: &Gpu, size: &Size, qkv: &[f32], output_gradient: &[f32]) -> Buffers {
-    let statistics = (size.batch * size.heads * size.time * 4) as u64;
-    let buffers = Buffers {
-        qkv: gpu.upload("qkv", qkv),
-        output: gpu.buffer("output", (size.output_len() * 4) as u64),
-        statistics: gpu.buffer("statistics", 2 * statistics),
-        row_logits: gpu.buffer("row_logits", 2 * statistics),
-        output_gradient: gpu.upload("output_gradient", output_gradient),
-        delta: gpu.buffer("delta", statistics),
-        qkv_gradient: gpu.upload("qkv_gradient", &vec![7.0f32; size.qkv_len()]),
-    };
-    run_forward(gpu, size, &buffers, 1);
-    let kernel = AttentionDelta {
-        params: params!(AttentionDeltaParams, size),
-        unroll_quads: unrolled(size),
-        output: buffers.output.as_entire_buffer_binding(),
-        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
-        delta: buffers.delta.as_entire_buffer_binding(),
-    };
-    gpu.run_as(&kernel, fitting(size));
-    buffers
-}
-
-fn run_forward(gpu: &Gpu, size: &Size, buffers: &Buffers, watch: u32) {
-    let kernel = Attention {
-        params: params!(AttentionParams, size),
-        unroll_quads: unrolled(size),
-        watch,
-        qkv: buffers.qkv.as_entire_buffer_binding(),
-        output: buffers.output.as_entire_buffer_binding(),
-        statistics: buffers.statistics.as_entire_buffer_binding(),
-        row_logits: buffers.row_logits.as_entire_buffer_binding(),
-    };
-    gpu.run_as(&kernel, fitting(size));
-}
-
-pub fn backward_query(gpu: &Gpu, size: &Size, buffers: &Buffers) {
-    let kernel = AttentionBackwardQuery {
-        params: params!(AttentionBackwardQueryParams, size),
-        unroll_quads: unrolled(size),
-        qkv: buffers.qkv.as_entire_buffer_binding(),
-        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
-        statistics: buffers.statistics.as_entire_buffer_binding(),
-        delta: buffers.delta.as_entire_buffer_binding(),
-        qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
-    };
-    gpu.run_as(&kernel, fitting(size));
-}
-
-pub fn backward_key_value(gpu: &Gpu, size: &Size, buffers: &Buffers) {
-    let kernel = AttentionBackwardKeyValue {
-        params: params!(AttentionBackwardKeyValueParams, size),
-        unroll_quads: unrolled(size),
-        qkv: buffers.qkv.as_entire_buffer_binding(),
-        output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
-        statistics: buffers.statistics.as_entire_buffer_binding(),
-        delta: buffers.delta.as_entire_buffer_binding(),
-        qkv_gradient: buffers.qkv_gradient.as_entire_buffer_binding(),
-    };
-    gpu.run_as(&kernel, fitting(size));
-}
 
 fn data(size: &Size) -> (Vec<f32>, Vec<f32>) {
     (values(1, size.qkv_len()), values(2, size.output_len()))
@@ -164,9 +74,17 @@ pub fn log_sum_exps(gpu: &Gpu, size: &Size, buffers: &Buffers) -> Vec<f32> {
 }
 
 fn attention(gpu: &Gpu) {
+    outputs(gpu, Kernels::ByRow);
+}
+
+fn attention_tiled(gpu: &Gpu) {
+    outputs(gpu, Kernels::Tiled);
+}
+
+fn outputs(gpu: &Gpu, kernels: Kernels) {
     for size in CASES {
         let (qkv, output_gradient) = data(size);
-        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let buffers = forward(gpu, kernels, size, &qkv, &output_gradient);
         let (output, log_sum_exp) = attention::attention(&wide(&qkv), size);
         assert_close(&format!("{size:?}"), &read(gpu, &buffers.output), &output, ROUNDING);
         let actual = log_sum_exps(gpu, size, &buffers);
@@ -175,20 +93,22 @@ fn attention(gpu: &Gpu) {
         let actual = &read(gpu, &buffers.row_logits)[..row_logits.len()];
         assert_close(&format!("row logits of {size:?}"), actual, &row_logits, ROUNDING);
     }
-    unwatched(gpu);
-    ties_at_the_top(gpu);
-    huge_logits(gpu);
-    nan_stays_visible(gpu);
-    plain_form_agrees(gpu);
+    unwatched(gpu, kernels);
+    ties_at_the_top(gpu, kernels);
+    huge_logits(gpu, kernels);
+    nan_stays_visible(gpu, kernels);
+    what_is_not_finite_stays_in_its_tile(gpu, kernels);
+    many_blocks(gpu, kernels);
+    plain_form_agrees(gpu, kernels);
 }
 
 /// Logits up to about 1e4: a softmax that is all but one-hot, and log-sum-exps of that size.
-fn huge_logits(gpu: &Gpu) {
+fn huge_logits(gpu: &Gpu, kernels: Kernels) {
     let size = Size { scale: 2500.0, ..size(1, 70, 2, 1, 8) };
     let (qkv, output_gradient) = data(&size);
-    let buffers = forward(gpu, &size, &qkv, &output_gradient);
-    backward_query(gpu, &size, &buffers);
-    backward_key_value(gpu, &size, &buffers);
+    let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
+    backward_query(gpu, kernels, &size, &buffers);
+    backward_key_value(gpu, kernels, &size, &buffers);
     let (output, log_sum_exp) = attention::attention(&wide(&qkv), &size);
     assert!(log_sum_exp.iter().any(|x| x.abs() > 5e3), "the logits are huge");
     // A score of 1e4 is rounded by up to 2^-11 in each of its eight products and sums.
@@ -205,11 +125,11 @@ fn huge_logits(gpu: &Gpu) {
 }
 
 /// A NaN in a key reaches every query that sees the key, and no query before it.
-fn nan_stays_visible(gpu: &Gpu) {
+fn nan_stays_visible(gpu: &Gpu, kernels: Kernels) {
     let size = size(1, 40, 1, 1, 4);
     let (mut qkv, output_gradient) = data(&size);
     qkv[20 * 12 + 4] = f32::NAN;
-    let buffers = forward(gpu, &size, &qkv, &output_gradient);
+    let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
     for (i, x) in read(gpu, &buffers.output).iter().enumerate() {
         assert_eq!(x.is_finite(), i / 4 < 20, "position {}: {x}", i / 4);
     }
@@ -218,11 +138,48 @@ fn nan_stays_visible(gpu: &Gpu) {
     }
 }
 
+/// A value or key that is not finite, where its weight or the gradient of its score is zero because
+/// of the mask: at most the rows from the start of its eight on show it. A query or an output
+/// gradient: at most the keys up to the end of its eight.
+fn what_is_not_finite_stays_in_its_tile(gpu: &Gpu, kernels: Kernels) {
+    let size = size(1, 90, 1, 1, 4);
+    for (bad, column) in [10, 45, 76].into_iter().flat_map(|bad| [0, 4, 8, 12].map(|c| (bad, c))) {
+        let (mut qkv, mut output_gradient) = data(&size);
+        if column < 12 {
+            qkv[bad * 12 + column] = f32::INFINITY;
+        } else {
+            output_gradient[bad * 4] = f32::INFINITY;
+        }
+        let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
+        backward_query(gpu, kernels, &size, &buffers);
+        backward_key_value(gpu, kernels, &size, &buffers);
+        let what = format!("column {column} of {bad}");
+        let gradient = read(gpu, &buffers.qkv_gradient);
+        let (queries, others) = split(&size, &gradient);
+        let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        let before = bad / 8 * 8;
+        assert!(finite(&read(gpu, &buffers.output)[..4 * before]), "{what}: output");
+        assert!(finite(&queries[..4 * before]), "{what}: dq");
+        let behind = if column == 0 || column == 12 { before + 8 } else { size.time };
+        assert!(finite(&others[8 * behind..]), "{what}: dk, dv");
+        assert!(!finite(&gradient), "{what}: it shows");
+    }
+}
+
+/// More heads than a dispatch has workgroups in one dimension, of one position: each is its value.
+fn many_blocks(gpu: &Gpu, kernels: Kernels) {
+    let size = size(32_769, 1, 2, 2, 4);
+    let (qkv, output_gradient) = data(&size);
+    let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
+    let values: Vec<_> = qkv.chunks(24).flat_map(|row| &row[16..]).copied().collect();
+    assert!(read(gpu, &buffers.output) == values, "{size:?}");
+}
+
 /// Without `watch` nothing is written of the rows, and the output has the same bits.
-fn unwatched(gpu: &Gpu) {
+fn unwatched(gpu: &Gpu, kernels: Kernels) {
     for size in [size(2, 65, 3, 3, 12), Size { soft_cap: 0.8, ..size(1, 33, 4, 2, 4) }] {
         let (qkv, output_gradient) = data(&size);
-        let buffers = forward(gpu, &size, &qkv, &output_gradient);
+        let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
         let all = || [&buffers.output, &buffers.statistics].map(|buffer| bits(&read(gpu, buffer)));
         let watched = all();
         let untouched = vec![7.0f32; read(gpu, &buffers.row_logits).len()];
@@ -230,7 +187,7 @@ fn unwatched(gpu: &Gpu) {
             let sevens = vec![7.0f32; read(gpu, buffer).len()];
             gpu.write(buffer, 0, bytemuck::cast_slice(&sevens));
         }
-        run_forward(gpu, &size, &buffers, 0);
+        run_forward(gpu, kernels, &size, &buffers, 0);
         assert!(watched == all(), "{size:?}: the output differs");
         assert_eq!(read(gpu, &buffers.row_logits), untouched, "{size:?}");
     }
@@ -239,7 +196,7 @@ fn unwatched(gpu: &Gpu) {
 /// Scores that tie at the top of a row all have weight 1 before the division. Were their sum with
 /// values of one sign rounded to 16 bits on the way, the error would be biased (arXiv 2510.04212),
 /// and a single such rounding, of 2^-9 or 2^-12, is over a hundred times what is allowed here.
-fn ties_at_the_top(gpu: &Gpu) {
+fn ties_at_the_top(gpu: &Gpu, kernels: Kernels) {
     let size = size(1, 257, 1, 1, 4);
     // Half of the keys tie with the largest score, the others lie 12 below it.
     let mut qkv = Vec::new();
@@ -249,7 +206,7 @@ fn ties_at_the_top(gpu: &Gpu) {
         // Values between -1.5 and -1 use all 24 bits.
         qkv.extend([0.0, 0.1, 0.2, 0.3].map(|shift| -1.25 + 0.25 * x * (1.0 - shift)));
     }
-    let buffers = forward(gpu, &size, &qkv, &vec![1.0; size.output_len()]);
+    let buffers = forward(gpu, kernels, &size, &qkv, &vec![1.0; size.output_len()]);
     let (expected, _) = attention::attention(&wide(&qkv), &size);
     let actual = read(gpu, &buffers.output);
     // 33 tiles, each added with an error of at most 2^-24 of the sum so far, half the sum on average.
@@ -267,7 +224,7 @@ fn ties_at_the_top(gpu: &Gpu) {
 fn attention_delta(gpu: &Gpu) {
     for size in CASES {
         let (qkv, output_gradient) = data(size);
-        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let buffers = forward(gpu, Kernels::ByRow, size, &qkv, &output_gradient);
         let output = wide(&read(gpu, &buffers.output));
         let expected = attention::attention_delta(&output, &wide(&output_gradient), size);
         let actual = statistics(gpu, size, &buffers.delta);
@@ -276,14 +233,22 @@ fn attention_delta(gpu: &Gpu) {
 }
 
 fn attention_backward_query(gpu: &Gpu) {
+    query_gradients(gpu, Kernels::ByRow);
+}
+
+fn attention_tiled_backward_query(gpu: &Gpu) {
+    query_gradients(gpu, Kernels::Tiled);
+}
+
+fn query_gradients(gpu: &Gpu, kernels: Kernels) {
     for size in CASES {
         let (qkv, output_gradient) = data(size);
-        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let buffers = forward(gpu, kernels, size, &qkv, &output_gradient);
         let expected =
             attention::attention_backward_query(&wide(&qkv), &wide(&output_gradient), size);
         let mut first = Vec::new();
         for _ in 0..2 {
-            backward_query(gpu, size, &buffers);
+            backward_query(gpu, kernels, size, &buffers);
             let gradient = read(gpu, &buffers.qkv_gradient);
             let (queries, others) = split(size, &gradient);
             assert_close(&format!("{size:?}"), &queries, &split(size, &expected).0, ROUNDING);
@@ -295,14 +260,22 @@ fn attention_backward_query(gpu: &Gpu) {
 }
 
 fn attention_backward_key_value(gpu: &Gpu) {
+    key_value_gradients(gpu, Kernels::ByRow);
+}
+
+fn attention_tiled_backward_key_value(gpu: &Gpu) {
+    key_value_gradients(gpu, Kernels::Tiled);
+}
+
+fn key_value_gradients(gpu: &Gpu, kernels: Kernels) {
     for size in CASES {
         let (qkv, output_gradient) = data(size);
-        let buffers = forward(gpu, size, &qkv, &output_gradient);
+        let buffers = forward(gpu, kernels, size, &qkv, &output_gradient);
         let expected =
             attention::attention_backward_key_value(&wide(&qkv), &wide(&output_gradient), size);
         let mut first = Vec::new();
         for _ in 0..2 {
-            backward_key_value(gpu, size, &buffers);
+            backward_key_value(gpu, kernels, size, &buffers);
             let gradient = read(gpu, &buffers.qkv_gradient);
             let (queries, others) = split(size, &gradient);
             assert_close(&format!("{size:?}"), &others, &split(size, &expected).1, ROUNDING);
@@ -365,10 +338,10 @@ fn many_rows(gpu: &Gpu) {
 
 /// Scores by a strided product over heads, a softmax, and a product with the values: the same
 /// output as the online form.
-fn plain_form_agrees(gpu: &Gpu) {
+fn plain_form_agrees(gpu: &Gpu, kernels: Kernels) {
     let size = Size { soft_cap: 1.5, ..size(2, 37, 4, 2, 8) };
     let (qkv, output_gradient) = data(&size);
-    let online = forward(gpu, &size, &qkv, &output_gradient);
+    let online = forward(gpu, kernels, &size, &qkv, &output_gradient);
     let (time, heads, head) = (37, 4, 2);
     let (row, matrix) = (8 * head, 37 * 10);
     let scores = gpu.buffer("scores", 2 * 4 * matrix * 16);

@@ -5,9 +5,8 @@ use evenkeel::Gpu;
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self as reference, Attention as Size};
 
-use super::attention::{
-    ROUNDING, backward_key_value, backward_query, forward, log_sum_exps, size, split,
-};
+use super::attention::{ROUNDING, log_sum_exps, size, split};
+use super::attention_run::{Kernels, backward_key_value, backward_query, forward};
 use super::support::{self, Tolerance, assert_close, pad, read, unpad, values, wide};
 
 tests! {
@@ -52,12 +51,14 @@ fn a_huge_negative_score_does_not_show_the_future() {
         [-2e31, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 100.0, 100.0, 100.0, 100.0],
     ];
     let size = Size { scale: 1.0, ..size(1, 2, 1, 1, 4) };
-    let buffers = forward(&gpu, &size, qkv.as_flattened(), &[1.0; 8]);
-    assert_eq!(read(&gpu, &buffers.output)[..8], [[1.0; 4], [100.0; 4]].concat());
-    assert_eq!(read(&gpu, &buffers.row_logits)[..4], [-2e31, 0.0, 0.0, 0.0]);
-    backward_key_value(&gpu, &size, &buffers);
-    let gradient = read(&gpu, &buffers.qkv_gradient);
-    assert_eq!([&gradient[8..12], &gradient[20..24]], [[1.0; 4]; 2], "each has its own gradient");
+    for kernels in Kernels::ALL {
+        let buffers = forward(&gpu, kernels, &size, qkv.as_flattened(), &[1.0; 8]);
+        assert_eq!(read(&gpu, &buffers.output)[..8], [[1.0; 4], [100.0; 4]].concat());
+        assert_eq!(read(&gpu, &buffers.row_logits)[..4], [-2e31, 0.0, 0.0, 0.0]);
+        backward_key_value(&gpu, kernels, &size, &buffers);
+        let gradient = read(&gpu, &buffers.qkv_gradient);
+        assert_eq!([&gradient[8..12], &gradient[20..24]], [[1.0; 4]; 2], "{kernels:?}");
+    }
 }
 
 fn finite_scores_at_the_ends_of_f32() {
@@ -69,16 +70,18 @@ fn finite_scores_at_the_ends_of_f32() {
             qkv = qkv.chunks(TIME * 12).flat_map(|sequence| &sequence[..12]).copied().collect();
         }
         let size = Size { scale: 1.0, soft_cap, ..size(scores.len(), time, 1, 1, 4) };
-        check(&gpu, &size, &qkv);
+        for kernels in Kernels::ALL {
+            check(&gpu, kernels, &size, &qkv);
+        }
     }
 }
 
-fn check(gpu: &Gpu, size: &Size, qkv: &[f32]) {
+fn check(gpu: &Gpu, kernels: Kernels, size: &Size, qkv: &[f32]) {
     let output_gradient = values(33, size.output_len());
-    let buffers = forward(gpu, size, qkv, &output_gradient);
-    backward_query(gpu, size, &buffers);
-    backward_key_value(gpu, size, &buffers);
-    let what = format!("time {}, soft cap {}", size.time, size.soft_cap);
+    let buffers = forward(gpu, kernels, size, qkv, &output_gradient);
+    backward_query(gpu, kernels, size, &buffers);
+    backward_key_value(gpu, kernels, size, &buffers);
+    let what = format!("{kernels:?}, time {}, soft cap {}", size.time, size.soft_cap);
     let (wide_qkv, wide_gradient) = (wide(qkv), wide(&output_gradient));
     let (output, log_sum_exp) = reference::attention(&wide_qkv, size);
     assert_close(&what, &read(gpu, &buffers.output), &output, ROUNDING);
@@ -118,16 +121,16 @@ fn scores_that_overflow_show() {
         [f32::NAN, 0.0, 0.0, 0.0],
     ];
     for (key, soft_cap) in keys.into_iter().flat_map(|key| [(key, 0.0), (key, 2.0)]) {
-        for bad in [0, 10] {
+        for (bad, kernels) in [0, 10].into_iter().flat_map(|bad| Kernels::ALL.map(|k| (bad, k))) {
             let size = Size { scale: 1.0, soft_cap, ..size(1, TIME, 1, 1, 4) };
             let mut qkv = values(34, size.qkv_len());
             // Products of 6e38, or two whose sum is neither.
             qkv.chunks_mut(12).for_each(|row| row[..2].fill(2.0));
             qkv[bad * 12 + 4..][..4].copy_from_slice(&key);
-            let buffers = forward(&gpu, &size, &qkv, &values(35, size.output_len()));
-            backward_query(&gpu, &size, &buffers);
-            backward_key_value(&gpu, &size, &buffers);
-            let what = format!("key {bad} of {key:?}, soft cap {soft_cap}");
+            let buffers = forward(&gpu, kernels, &size, &qkv, &values(35, size.output_len()));
+            backward_query(&gpu, kernels, &size, &buffers);
+            backward_key_value(&gpu, kernels, &size, &buffers);
+            let what = format!("{kernels:?}, key {bad} of {key:?}, soft cap {soft_cap}");
             let all = |values: &[f32], width: usize, name: &str| {
                 for (t, row) in values.chunks(width).take(TIME).enumerate() {
                     let count = row.iter().filter(|x| nonfinite(x)).count();

@@ -27,6 +27,7 @@ pub type Test = (&'static str, fn());
 
 mod attention;
 mod attention_extremes;
+mod attention_run;
 mod elementwise;
 mod embedding;
 mod logits;

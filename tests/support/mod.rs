@@ -72,8 +72,8 @@ pub fn gpu() -> Option<Gpu> {
     })
 }
 
-/// The same device with the kernels that hardware adapters get: matrix products through workgroup
-/// memory, unrolled attention.
+/// The same device with the kernels that hardware adapters get: matrix products and attention through
+/// workgroup memory, 64 invocations to a row.
 pub fn gpu_with_hardware_kernels() -> Option<Gpu> {
     once!(|| {
         let Gpu { device, queue, info, .. } = gpu()?;

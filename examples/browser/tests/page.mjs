@@ -11,8 +11,8 @@ import { Demo, PATIENCE } from './harness.mjs';
 const LEARNED = 1.8;
 /**
  * Gzipped wasm, in KB of 1000 bytes; gzip -9 gets 458. It was 400 before restore checked all of a file, and
- * before freezing, tensors in parts, long schedules and encodings of texts, and less before
- * products in tiles of two sizes.
+ * before freezing, tensors in parts, long schedules and encodings of texts, and 10 less before attention
+ * and products in tiles for GPUs.
  */
 const WASM_KB = 470;
 /**

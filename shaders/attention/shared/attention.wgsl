@@ -9,17 +9,11 @@ struct AttentionParams {
     soft_cap: f32, // 0: none
 }
 
-// Quads in a head, at most MAX_HEAD_QUADS, where the compiler may unroll over them, so that private
-// arrays become registers; 0 leaves the number to the uniform and compiles faster.
-override unroll_quads: u32 = 0u;
-
-const BLOCK = 64u; // rows per workgroup, one per invocation
-const TILE = 8u; // rows of the other side in workgroup memory at a time
+const BLOCK = 64u; // rows per workgroup
 // Where a running maximum begins: the lowest f32. A score may be as low, so what a query sees is
 // decided by position alone. In hexadecimal, since Tint rejects a decimal that must be rounded.
 const LOWEST = -0x1.fffffep+127;
 
-fn head_quads() -> u32 { return select(unroll_quads, params.head_quads, unroll_quads == 0u); }
 fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.

@@ -1,5 +1,7 @@
 // Two tiles of TILE rows, row-major, and their products with one invocation's own row or weights.
 // The eight numbers that belong to the rows of a tile travel as a mat2x4, four to a column.
+const TILE = 8u; // rows of the other side in workgroup memory at a time
+
 var<workgroup> tile_x: array<vec4<f32>, TILE * MAX_HEAD_QUADS>;
 var<workgroup> tile_y: array<vec4<f32>, TILE * MAX_HEAD_QUADS>;
 

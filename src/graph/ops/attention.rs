@@ -67,12 +67,6 @@ impl Attention {
         }
     }
 
-    /// Unrolled loops over a head keep its row in registers, which GPUs need; software drivers
-    /// only compile longer.
-    fn unroll_quads(&self, recorder: &Recorder<'_>) -> u32 {
-        if recorder.gpu().is_software() { 0 } else { self.head_quads() }
-    }
-
     fn head_quads(&self) -> u32 {
         to_u32(self.layout.head_dim / 4)
     }
@@ -115,18 +109,34 @@ impl Op for Attention {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        recorder.set_head_quads(self.head_quads());
         let unused = recorder.unused();
         let row_logits = outputs.get(2).map(Slot::binding);
-        recorder.dispatch(&kernels::Attention {
-            params: self.params(&inputs[0].shape),
-            unroll_quads: self.unroll_quads(recorder),
-            watch: u32::from(self.watch),
-            qkv: inputs[0].binding(),
-            output: outputs[0].binding(),
-            statistics: outputs[1].binding(),
-            row_logits: row_logits.unwrap_or_else(|| unused.as_entire_buffer_binding()),
-        });
+        let row_logits = row_logits.unwrap_or_else(|| unused.as_entire_buffer_binding());
+        let params = self.params(&inputs[0].shape);
+        let watch = u32::from(self.watch);
+        let [qkv, output, statistics] = [&inputs[0], &outputs[0], &outputs[1]].map(Slot::binding);
+        if recorder.gpu().is_software() {
+            recorder.set_head_quads(self.head_quads());
+            recorder.dispatch(&kernels::Attention {
+                params,
+                unroll_quads: 0,
+                watch,
+                qkv,
+                output,
+                statistics,
+                row_logits,
+            });
+        } else {
+            let params = bytemuck::cast(params);
+            recorder.dispatch(&kernels::AttentionTiled {
+                params,
+                watch,
+                qkv,
+                output,
+                statistics,
+                row_logits,
+            });
+        }
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -156,35 +166,54 @@ impl Op for AttentionBackward {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let params = self.0.params(&inputs[0].shape);
-        recorder.set_head_quads(self.0.head_quads());
-        let unroll_quads = self.0.unroll_quads(recorder);
+        let is_software = recorder.gpu().is_software();
         let [qkv, output, statistics, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
         let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());
         recorder.dispatch(&kernels::AttentionDelta {
             params: bytemuck::cast(params),
-            unroll_quads,
+            unroll_quads: if is_software { 0 } else { self.0.head_quads() },
             output,
             output_gradient: output_gradient.clone(),
             delta: delta.clone(),
         });
-        recorder.dispatch(&kernels::AttentionBackwardQuery {
-            params: bytemuck::cast(params),
-            unroll_quads,
-            qkv: qkv.clone(),
-            output_gradient: output_gradient.clone(),
-            statistics: statistics.clone(),
-            delta: delta.clone(),
-            qkv_gradient: qkv_gradient.clone(),
-        });
-        recorder.dispatch(&kernels::AttentionBackwardKeyValue {
-            params: bytemuck::cast(params),
-            unroll_quads,
-            qkv,
-            output_gradient,
-            statistics,
-            delta,
-            qkv_gradient,
-        });
+        if is_software {
+            recorder.set_head_quads(self.0.head_quads());
+            recorder.dispatch(&kernels::AttentionBackwardQuery {
+                params: bytemuck::cast(params),
+                unroll_quads: 0,
+                qkv: qkv.clone(),
+                output_gradient: output_gradient.clone(),
+                statistics: statistics.clone(),
+                delta: delta.clone(),
+                qkv_gradient: qkv_gradient.clone(),
+            });
+            recorder.dispatch(&kernels::AttentionBackwardKeyValue {
+                params: bytemuck::cast(params),
+                unroll_quads: 0,
+                qkv,
+                output_gradient,
+                statistics,
+                delta,
+                qkv_gradient,
+            });
+        } else {
+            recorder.dispatch(&kernels::AttentionTiledBackwardQuery {
+                params: bytemuck::cast(params),
+                qkv: qkv.clone(),
+                output_gradient: output_gradient.clone(),
+                statistics: statistics.clone(),
+                delta: delta.clone(),
+                qkv_gradient: qkv_gradient.clone(),
+            });
+            recorder.dispatch(&kernels::AttentionTiledBackwardKeyValue {
+                params: bytemuck::cast(params),
+                qkv,
+                output_gradient,
+                statistics,
+                delta,
+                qkv_gradient,
+            });
+        }
     }
 
     fn is_f32(&self, input: usize) -> bool {
