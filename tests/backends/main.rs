@@ -123,9 +123,11 @@ fn fxc_takes_long(case: &Case) -> bool {
         || constant(case, "unroll_quads").is_some_and(|quads| !is_optimized(quads))
 }
 
-/// Of attention, every head width in f32 and the narrowest in every storage, with all code on.
+/// Of attention, every head width in f32 and the narrowest in every storage, with all code on; in
+/// tiles f32 alone.
 fn is_left_out_of_fxc(case: &Case) -> bool {
-    let is_wide = constant(case, "unroll_quads").is_some_and(|n| n != 1);
+    let is_wide = constant(case, "unroll_quads").is_some_and(|n| n != 1)
+        || case.kernel.name.starts_with("attention_tiled");
     is_wide && case.variant.precision != Precision::F32 || constant(case, "watch") == Some(0)
 }
 

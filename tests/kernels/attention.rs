@@ -1,14 +1,11 @@
-//! Attention, by row and in tiles. Positions around a block of 64 and a tile of 8, heads around 64
-//! columns; grouped queries, soft cap, huge logits; the backward pass twice; the plain form against
-//! the online form.
+//! Attention, by row and in tiles. Positions around a block of 64 and a tile of 8; grouped queries,
+//! soft cap, huge logits; the backward pass twice; the plain form against the online form.
 
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::{self, Attention as Size};
 use evenkeel::{Gpu, reference};
 
-use super::attention_run::{
-    Buffers, Kernels, backward_key_value, backward_query, forward, run_forward,
-};
+use super::attention_run::{self as run, Buffers, Kernels, forward};
 use super::support::{Tolerance, assert_close, pad, read, unpad, values, wide};
 
 rows! {
@@ -107,8 +104,8 @@ fn huge_logits(gpu: &Gpu, kernels: Kernels) {
     let size = Size { scale: 2500.0, ..size(1, 70, 2, 1, 8) };
     let (qkv, output_gradient) = data(&size);
     let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
-    backward_query(gpu, kernels, &size, &buffers);
-    backward_key_value(gpu, kernels, &size, &buffers);
+    run::backward_query(gpu, kernels, &size, &buffers);
+    run::backward_key_value(gpu, kernels, &size, &buffers);
     let (output, log_sum_exp) = attention::attention(&wide(&qkv), &size);
     assert!(log_sum_exp.iter().any(|x| x.abs() > 5e3), "the logits are huge");
     // A score of 1e4 is rounded by up to 2^-11 in each of its eight products and sums.
@@ -151,8 +148,8 @@ fn what_is_not_finite_stays_in_its_tile(gpu: &Gpu, kernels: Kernels) {
             output_gradient[bad * 4] = f32::INFINITY;
         }
         let buffers = forward(gpu, kernels, &size, &qkv, &output_gradient);
-        backward_query(gpu, kernels, &size, &buffers);
-        backward_key_value(gpu, kernels, &size, &buffers);
+        run::backward_query(gpu, kernels, &size, &buffers);
+        run::backward_key_value(gpu, kernels, &size, &buffers);
         let what = format!("column {column} of {bad}");
         let gradient = read(gpu, &buffers.qkv_gradient);
         let (queries, others) = split(&size, &gradient);
@@ -187,7 +184,7 @@ fn unwatched(gpu: &Gpu, kernels: Kernels) {
             let sevens = vec![7.0f32; read(gpu, buffer).len()];
             gpu.write(buffer, 0, bytemuck::cast_slice(&sevens));
         }
-        run_forward(gpu, kernels, &size, &buffers, 0);
+        run::run_forward(gpu, kernels, &size, &buffers, 0);
         assert!(watched == all(), "{size:?}: the output differs");
         assert_eq!(read(gpu, &buffers.row_logits), untouched, "{size:?}");
     }
@@ -248,7 +245,7 @@ fn query_gradients(gpu: &Gpu, kernels: Kernels) {
             attention::attention_backward_query(&wide(&qkv), &wide(&output_gradient), size);
         let mut first = Vec::new();
         for _ in 0..2 {
-            backward_query(gpu, kernels, size, &buffers);
+            run::backward_query(gpu, kernels, size, &buffers);
             let gradient = read(gpu, &buffers.qkv_gradient);
             let (queries, others) = split(size, &gradient);
             assert_close(&format!("{size:?}"), &queries, &split(size, &expected).0, ROUNDING);
@@ -275,7 +272,7 @@ fn key_value_gradients(gpu: &Gpu, kernels: Kernels) {
             attention::attention_backward_key_value(&wide(&qkv), &wide(&output_gradient), size);
         let mut first = Vec::new();
         for _ in 0..2 {
-            backward_key_value(gpu, kernels, size, &buffers);
+            run::backward_key_value(gpu, kernels, size, &buffers);
             let gradient = read(gpu, &buffers.qkv_gradient);
             let (queries, others) = split(size, &gradient);
             assert_close(&format!("{size:?}"), &others, &split(size, &expected).1, ROUNDING);
