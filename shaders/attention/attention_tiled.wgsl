@@ -36,22 +36,26 @@ fn capped_block(s: mat4x4<f32>) -> mat4x4<f32> {
 }
 fn highest(s: mat4x4<f32>) -> vec4<f32> { return max(max(s[0], s[1]), max(s[2], s[3])); }
 
-// The largest of what the invocations of a row put at [y][j], or the sum.
-fn row_max(y: u32, j: u32) -> vec4<f32> {
-    var top = vec4(LOWEST);
-    for (var i = 0u; i < 16u; i += 4u) {
-        let a = max(right[y][j][i], right[y][j][i + 1u]);
-        top = max(top, max(a, max(right[y][j][i + 2u], right[y][j][i + 3u])));
+// How many invocations share a row: 16, but compilers that know it write loops out.
+fn row_lanes() -> u32 { return min(16u, 16u * params.time); }
+
+// The largest of what the invocations of a row put at [y][0], for upper rows, and [y][1].
+fn row_max(y: u32) -> mat2x4<f32> {
+    var top = mat2x4(vec4(LOWEST), vec4(LOWEST));
+    for (var i = 0u; i < row_lanes(); i += 2u) {
+        let upper = max(right[y][0][i], right[y][0][i + 1u]);
+        let lower = max(right[y][1][i], right[y][1][i + 1u]);
+        top = mat2x4(max(top[0], upper), max(top[1], lower));
     }
     return top;
 }
-fn row_sum(y: u32, j: u32) -> vec4<f32> {
-    var sum = vec4(0.0);
-    for (var i = 0u; i < 16u; i += 4u) {
-        let a = right[y][j][i] + right[y][j][i + 1u];
-        sum += a + (right[y][j][i + 2u] + right[y][j][i + 3u]);
+// The sum of what they put at [y][j].
+fn row_sum(y: u32) -> mat4x4<f32> {
+    var sums = mat4x4<f32>();
+    for (var i = 0u; i < row_lanes(); i++) {
+        sums += mat4x4(right[y][0][i], right[y][1][i], right[y][2][i], right[y][3][i]);
     }
-    return sum;
+    return sums;
 }
 
 // exp(s - top) of four keys; of a score that is not finite NaN, not zero. `x` is the score before
@@ -163,8 +167,9 @@ fn main(
             right[y][0][x] = highest(s_upper);
             right[y][1][x] = highest(s_lower);
             workgroupBarrier();
-            let upper_top = max(upper.top, row_max(y, 0u));
-            let lower_top = max(lower.top, row_max(y, 1u));
+            let highest_seen = row_max(y);
+            let upper_top = max(upper.top, highest_seen[0]);
+            let lower_top = max(lower.top, highest_seen[1]);
             o.upper = scaled(o.upper, exp_of_minus(min(upper_top - upper.top, FAINT)));
             o.lower = scaled(o.lower, exp_of_minus(min(lower_top - lower.top, FAINT)));
             let upper_below = distances(upper_top, s_upper);
@@ -181,9 +186,9 @@ fn main(
                 terms_of_qkv(lane, v, t, COLUMN_QUADS * part);
                 workgroupBarrier();
                 if first < begin {
-                    o = add_terms(o, x, y);
+                    o = add_terms(o, end - t, x, y);
                 } else {
-                    for (var i = 0u; i < TERMS; i++) {
+                    for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
                         let seen = vec4(t + 4u * i);
                         o = choose_rows(seen <= upper_query, seen <= lower_query,
                             o, add_rows(o, i, y, right_block(i, x)));
@@ -197,22 +202,20 @@ fn main(
         right[y][2][x] = upper.spread;
         right[y][3][x] = lower.spread;
         workgroupBarrier();
-        let upper_total = row_sum(y, 0u);
-        let lower_total = row_sum(y, 1u);
-        let upper_spread = row_sum(y, 2u);
-        let lower_spread = row_sum(y, 3u);
+        let sums = row_sum(y); // totals, then spreads
         workgroupBarrier();
         right[y][0][x] = upper.largest;
         right[y][1][x] = lower.largest;
         workgroupBarrier();
         let at = output_at(sequence, head, 0u);
         let quad = COLUMN_QUADS * part + x;
-        store_outputs(at, upper_query, quad, o.upper, upper_total);
-        store_outputs(at, lower_query, quad, o.lower, lower_total);
+        store_outputs(at, upper_query, quad, o.upper, sums[0]);
+        store_outputs(at, lower_query, quad, o.lower, sums[1]);
         if part == 0u && x == 0u {
             let row = statistic_at(sequence, head, 0u);
-            store_rows(row, upper_query, upper, upper_total, upper_spread, row_max(y, 0u));
-            store_rows(row, lower_query, lower, lower_total, lower_spread, row_max(y, 1u));
+            let largest = row_max(y);
+            store_rows(row, upper_query, upper, sums[0], sums[2], largest[0]);
+            store_rows(row, lower_query, lower, sums[1], sums[3], largest[1]);
         }
     }
 }

@@ -112,17 +112,17 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
 
 // Adds the terms of 32 queries from t on; on the diagonal, where some keys are not seen, with care.
 fn add_queries(
-    before: Rows, is_diagonal: bool, t: u32, key: vec4<u32>, x: u32, y: u32,
+    before: Rows, is_diagonal: bool, t: u32, end: u32, key: vec4<u32>, x: u32, y: u32,
 ) -> Rows {
     var sums = before;
     if is_diagonal {
-        for (var i = 0u; i < TERMS; i++) {
+        for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
             let last = vec4(t + 4u * i + 3u);
             sums = choose_rows(last >= key, last >= key + 32u,
                 sums, add_rows(sums, i, y, right_block(i, x)));
         }
     } else {
-        sums = add_terms(sums, x, y);
+        sums = add_terms(sums, end - t, x, y);
     }
     return sums;
 }
@@ -182,12 +182,12 @@ fn main(
                     if is_mine { put_rows(x, y, p); }
                     terms_of_gradient(lane, o, t, column);
                     workgroupBarrier();
-                    dv = add_queries(dv, first == begin, t, key, x, y);
+                    dv = add_queries(dv, first == begin, t, end, key, x, y);
                     workgroupBarrier();
                     if is_mine { put_rows(x, y, ds); }
                     terms_of_qkv(lane, q, t, column);
                     workgroupBarrier();
-                    dk = add_queries(dk, first == begin, t, key, x, y);
+                    dk = add_queries(dk, first == begin, t, end, key, x, y);
                     workgroupBarrier();
                 }
             }

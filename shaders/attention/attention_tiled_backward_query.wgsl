@@ -116,9 +116,9 @@ fn main(
                 terms_of_qkv(lane, k, t, COLUMN_QUADS * part);
                 workgroupBarrier();
                 if first < begin {
-                    dq = add_terms(dq, x, y);
+                    dq = add_terms(dq, end - t, x, y);
                 } else {
-                    for (var i = 0u; i < TERMS; i++) {
+                    for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
                         let seen = vec4(t + 4u * i);
                         dq = choose_rows(seen <= upper_query, seen <= lower_query,
                             dq, add_rows(dq, i, y, right_block(i, x)));

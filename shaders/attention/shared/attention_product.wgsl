@@ -136,10 +136,12 @@ fn add_dots(c: Rows, quads: u32, x: u32, y: u32) -> Rows {
     }
     return sums;
 }
-// Adds the 32 terms in workgroup memory, each times its weight in every row.
-fn add_terms(c: Rows, x: u32, y: u32) -> Rows {
+// Adds the terms in workgroup memory that so many positions are left for, each times its weight in
+// every row. Were the number of turns a constant, some drivers would write them all out.
+fn add_terms(c: Rows, positions: u32, x: u32, y: u32) -> Rows {
+    let end = min(positions, 4u * TERMS);
     var sums = c;
-    for (var k = 0u; k < TERMS; k += 2u) {
+    for (var k = 0u; 4u * k < end; k += 2u) {
         sums = add_rows(sums, k, y, right_block(k, x));
         sums = add_rows(sums, k + 1u, y, right_block(k + 1u, x));
     }
