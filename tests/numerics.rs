@@ -15,6 +15,7 @@ use support::{block_on, gpu};
 tests! {
     what_training_relies_on_holds, errors_are_those_of_f32, known_drivers_are_found_as_they_are,
     a_device_with_default_limits_is_enough, asking_twice_gives_the_same_answers,
+    products_of_hardware_adapters_are_exact,
 }
 
 fn numerics() -> Option<Numerics> {
@@ -23,7 +24,7 @@ fn numerics() -> Option<Numerics> {
 }
 
 /// Every question, in order.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "NaN and Inf in bits",
     "NaN and Inf as floats",
     "NaN in arithmetic",
@@ -47,6 +48,7 @@ const NAMES: [&str; 27] = [
     "u32 to f32",
     "compensation",
     "reductions",
+    "matrix products",
     "races",
     "f16 arithmetic",
     "subgroups",
@@ -267,4 +269,12 @@ fn speed_is_plausible() {
     assert!((1e7..1e16).contains(&speed.product_operations_per_second), "{speed:?}");
     let expected = if speed.software { Outcome::Degraded } else { Outcome::Pass };
     assert!(speed.checks().iter().all(|check| check.outcome == expected));
+}
+
+/// One line for each kernel that training takes where shaders do not run on a CPU.
+fn products_of_hardware_adapters_are_exact() {
+    let Some(gpu) = support::gpu_with_hardware_kernels() else { return };
+    let numerics = block_on(gpu.numerics()).expect("an adapter that runs kernels");
+    assert_eq!(numerics.products.wrong, Vec::<String>::new());
+    assert_eq!(numerics.products.kernels, 6, "three products in tiles of two sizes");
 }

@@ -25,7 +25,7 @@ use loss::Loss;
 pub use numerics::Speed;
 pub use numerics::{
     Accuracy, Arithmetic, Check, Compensation, Conversions, NonFiniteTests, Numerics, Outcome,
-    Overflow, Races, Reductions, SpecialValue, Subnormals,
+    Overflow, Products, Races, Reductions, SpecialValue, Subnormals,
 };
 
 pub(crate) use pacing::{Pacing, Submitted};

@@ -9,6 +9,7 @@ mod arithmetic;
 mod bits;
 mod conversion;
 mod device;
+mod products;
 mod races;
 #[cfg(not(target_arch = "wasm32"))]
 mod speed;
@@ -19,6 +20,7 @@ use std::fmt;
 pub use arithmetic::{Accuracy, Arithmetic, Overflow, SpecialValue, Subnormals};
 pub use bits::NonFiniteTests;
 pub use conversion::Conversions;
+pub use products::Products;
 pub use races::Races;
 #[cfg(not(target_arch = "wasm32"))]
 pub use speed::Speed;
@@ -77,6 +79,8 @@ pub struct Numerics {
     pub compensation: Compensation,
     /// Whether sums with an exact result are exact.
     pub reductions: Reductions,
+    /// Whether the matrix products that training takes here are exact where the result is.
+    pub products: Products,
     /// Whether repeated runs give the same bits.
     pub races: Races,
     /// True if shaders may compute in f16.
@@ -105,6 +109,7 @@ struct Probes {
     arithmetic: arithmetic::Probe,
     conversion: conversion::Probe,
     sums: sums::Probe,
+    products: products::Probe,
     races: races::Probe,
 }
 
@@ -115,13 +120,15 @@ impl Probes {
             arithmetic: arithmetic::Probe::prepare(gpu),
             conversion: conversion::Probe::prepare(gpu),
             sums: sums::Probe::prepare(gpu),
+            products: products::Probe::prepare(gpu),
             races: races::Probe::prepare(gpu),
         }
     }
 }
 
 impl Gpu {
-    /// Asks the adapter what it does with numbers: some small dispatches, less than a second.
+    /// Asks the adapter what it does with numbers: some small dispatches, less than a
+    /// second on a GPU.
     ///
     /// ```no_run
     /// # async fn ask(gpu: &evenkeel::Gpu) -> evenkeel::Result<()> {
@@ -150,6 +157,7 @@ impl Gpu {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let small = probes.bits.dispatches().chain(probes.arithmetic.dispatches());
         let small = small.chain(probes.conversion.dispatches()).chain(probes.sums.dispatches());
+        let small = small.chain(probes.products.dispatches());
         self.encode(&mut encoder, small);
         probes.races.encode(self, &mut encoder);
         self.submit(encoder);
@@ -158,12 +166,13 @@ impl Gpu {
         let arithmetic = probes.arithmetic.read(self).await?;
         let conversions = probes.conversion.read(self).await?;
         let (compensation, reductions) = probes.sums.read(self, arithmetic.fma_is_fused).await?;
+        let products = probes.products.read(self).await?;
         let races = probes.races.read(self).await?;
         let (f16, subgroups) = (device::has_f16(self), device::has_subgroups(self));
         let mut checks = non_finite.checks();
         checks.extend(arithmetic.checks());
         checks.extend(conversions.checks());
-        checks.extend([compensation.check(), reductions.check(), races.check()]);
+        checks.extend([compensation.check(), reductions.check(), products.check(), races.check()]);
         checks.extend([device::check_f16(f16), device::check_subgroups(subgroups, &self.info)]);
         checks.push(device::check_limits(&self.device.limits()));
         Ok(Numerics {
@@ -173,6 +182,7 @@ impl Gpu {
             conversions,
             compensation,
             reductions,
+            products,
             races,
             f16,
             subgroups,
