@@ -106,7 +106,8 @@ impl Declaration {
             mine.weights = variant.weights;
         }
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
-        mine.subgroups_of_8 = variant.subgroups_of_8 && self.has_fragment("product_direct");
+        let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
+        mine.subgroups_of_8 = variant.subgroups_of_8 && shares;
         if self.has_fragment("head_quads_32") {
             mine.head_quads = variant.head_quads;
         }

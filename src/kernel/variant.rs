@@ -19,8 +19,8 @@ pub struct Variant {
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
-    /// Whether matrix products in registers share what they load among subgroups of 8.
-    /// [`Gpu`](crate::Gpu) sets it where software has them.
+    /// Whether matrix products in registers and attention share what they load among subgroups
+    /// of 8. [`Gpu`](crate::Gpu) sets it where software has them.
     pub subgroups_of_8: bool,
     /// Quads in a head of attention.
     pub head_quads: HeadQuads,
@@ -123,6 +123,14 @@ impl HeadQuads {
             Self::UpTo32 => shared::HEAD_QUADS_32,
         }
     }
+
+    /// How a subgroup of 8 holds tiles of such heads.
+    const fn subgroup_fragment(self) -> Fragment {
+        match self {
+            Self::UpTo4 | Self::UpTo8 => shared::ATTENTION_SUBGROUP_8,
+            Self::UpTo16 | Self::UpTo32 => shared::ATTENTION_SUBGROUP_32,
+        }
+    }
 }
 
 impl From<Precision> for Variant {
@@ -183,6 +191,12 @@ impl Variant {
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
             "product_direct" if self.subgroups_of_8 => vec![shared::PRODUCT_SUBGROUP],
+            "attention_tile" if self.subgroups_of_8 => {
+                vec![shared::ATTENTION_SUBGROUP, self.head_quads.subgroup_fragment()]
+            }
+            "attention_statistics" if self.subgroups_of_8 => {
+                vec![shared::ATTENTION_STATISTICS_SUBGROUP]
+            }
             "head_quads_32" => vec![self.head_quads.fragment()],
             "product_tile_64" if self.product_tile == ProductTile::Of32 => {
                 vec![shared::PRODUCT_TILE_32]

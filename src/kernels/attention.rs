@@ -16,27 +16,33 @@
 use crate::kernel::shared::{
     ACTIVATION, GRID, HEAD_QUADS_32, NUMERICS, QUAD_F32, REDUCE, ROW_LANES_64,
 };
-use crate::kernel::{Declaration, Fragment, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, Variant, grid};
 use crate::{kernel, wgsl};
 
 /// `AttentionParams`, the layout of heads, the transform of scores; wants [`HEAD_QUADS_32`] and
 /// [`NUMERICS`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
-/// Two tiles of rows in workgroup memory and their products with one invocation's row.
+/// Two tiles of rows in workgroup memory and their products with one invocation's row; wants
+/// [`ATTENTION`].
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
+/// What a tile's queries keep of the forward pass.
+pub const ATTENTION_STATISTICS: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_statistics.wgsl");
 
 /// The largest `head_quads`.
 pub const MAX_HEAD_QUADS: u32 = 32;
 
-/// Rows of a head that one workgroup computes.
-const BLOCK: u32 = 64;
+/// How many workgroups compute the `time` rows of a head.
+const fn blocks(time: u32, variant: Variant) -> u32 {
+    time.div_ceil(if variant.subgroups_of_8 { 8 } else { 64 })
+}
 
 /// An attention kernel: all have the same parameters and constant.
 macro_rules! attention_kernel {
     (
         $(#[$doc:meta])*
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
-        grid |$p:ident| $grid:expr;
+        grid |$p:ident $(, $variant:ident)?| $grid:expr;
         $(overrides { $($overrides:tt)* })?
         buffers { $($buffers:tt)* }
     ) => {
@@ -44,7 +50,7 @@ macro_rules! attention_kernel {
             $(#[$doc])*
             pub $Kernel = [$($fragment),+];
             workgroup [64, 1, 1];
-            grid |$p| $grid;
+            grid |$p $(, $variant)?| $grid;
             overrides {
                 /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
                 /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
@@ -83,7 +89,7 @@ attention_kernel! {
         QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.heads);
     overrides {
         /// 1 writes `row_logits`, 0 leaves them out.
         watch
@@ -125,7 +131,7 @@ attention_kernel! {
         QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.heads);
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,
@@ -144,9 +150,10 @@ attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
         QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        ATTENTION_STATISTICS,
         wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.kv_heads);
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,

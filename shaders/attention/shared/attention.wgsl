@@ -13,8 +13,7 @@ struct AttentionParams {
 // arrays become registers; 0 leaves the number to the uniform and compiles faster.
 override unroll_quads: u32 = 0u;
 
-const BLOCK = 64u; // rows per workgroup, one per invocation
-const TILE = 8u; // rows of the other side in workgroup memory at a time
+const BLOCK = 64u; // rows per workgroup
 // Where a running maximum begins: the lowest f32. A score may be as low, so what a query sees is
 // decided by position alone. In hexadecimal, since Tint rejects a decimal that must be rounded.
 const LOWEST = -0x1.fffffep+127;
