@@ -101,6 +101,7 @@ impl Declaration {
             mine.precision = variant.precision;
             let can = variant.precision == Precision::F16 && self.has_fragment("product_terms_f32");
             mine.native_f16 = variant.native_f16 && can;
+            mine.words_of_64 = variant.words_of_64 && variant.precision == Precision::F32;
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;

@@ -5,6 +5,9 @@ use crate::wgsl;
 
 /// `Quad`, `unpack`, `pack` over f32 storage.
 pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
+/// [`QUAD_F32`]'s functions over words of 64 bits, which stands for it where
+/// [`words_of_64`](crate::kernel::Variant::words_of_64) is set.
+pub const QUAD_F32_WORDS: Fragment = wgsl!("../../shaders/shared/quad_f32_words.wgsl");
 /// `Quad`, `unpack`, `pack` over f16 storage.
 pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
 /// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].

@@ -22,6 +22,9 @@ pub struct Variant {
     /// Whether matrix products in registers and attention share what they load among subgroups
     /// of 8. [`Gpu`](crate::Gpu) sets it where software has them.
     pub subgroups_of_8: bool,
+    /// Whether f32 tensors are read and written as words of 64 bits. [`Gpu`](crate::Gpu) sets it
+    /// where software runs subgroups of 8 and has such words.
+    pub words_of_64: bool,
     /// Quads in a head of attention.
     pub head_quads: HeadQuads,
     /// The tile of a matrix product through workgroup memory.
@@ -173,6 +176,7 @@ impl Variant {
             .flat_map(|variant| {
                 [false, true].map(|subgroups_of_8| Self { subgroups_of_8, ..variant })
             })
+            .flat_map(|variant| [false, true].map(|words_of_64| Self { words_of_64, ..variant }))
     }
 
     /// Features of the device that this variant needs.
@@ -180,12 +184,16 @@ impl Variant {
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SHADER_F16, self.native_f16);
         features.set(wgpu::Features::SUBGROUP, self.subgroups_of_8);
+        features.set(wgpu::Features::SHADER_INT64, self.words_of_64);
         features
     }
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
         match fragment.stem() {
+            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
+                vec![shared::QUAD_F32_WORDS]
+            }
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],

@@ -14,12 +14,13 @@ pub struct Case {
     pub overrides: Vec<u32>,
 }
 
-/// But those by subgroups of 8, which are for software drivers of Vulkan alone: the tests of kernels
-/// run them there.
+/// But those by subgroups of 8 and with words of 64 bits, which are for software drivers of Vulkan
+/// alone: the tests of kernels run them there.
 pub fn all() -> impl Iterator<Item = Case> {
     kernels::all().flat_map(|kernel| {
-        let variants = kernel.variants().into_iter().filter(|variant| !variant.subgroups_of_8);
-        variants.flat_map(move |variant| {
+        let mut variants = kernel.variants();
+        variants.retain(|variant| !variant.subgroups_of_8 && !variant.words_of_64);
+        variants.into_iter().flat_map(move |variant| {
             let case = move |overrides| Case { kernel, variant, overrides };
             overrides(kernel, variant).into_iter().map(case)
         })
