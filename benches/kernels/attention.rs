@@ -64,7 +64,6 @@ fn online(family: &mut Family<'_>, size: Size) {
     let (rows, width) = (BATCH * size.time, size.heads * size.head_dim);
     let heads = HeadQuads::fitting(size.head_dim / 4);
     let (params, product) = (size.params(), size.product());
-    let unroll_quads = if family.gpu.is_software() { 0 } else { params.head_quads };
     let [qkv, qkv_gradient] = family.tensors(Shape { rows, cols: 3 * width });
     let [output, output_gradient] = family.tensors(Shape { rows, cols: width });
     let [statistics, delta] = [2, 1].map(|numbers| family.vector(numbers * rows * size.heads));
@@ -74,7 +73,6 @@ fn online(family: &mut Family<'_>, size: Size) {
         [&qkv, &qkv_gradient, &output, &output_gradient, &statistics, &delta].map(bind);
     let forward = Attention {
         params,
-        unroll_quads,
         qkv: qkv.clone(),
         output: output.clone(),
         statistics: statistics.clone(),
@@ -98,7 +96,6 @@ fn online(family: &mut Family<'_>, size: Size) {
     family.computes(format!("{size}, watched"), 2 * product, &watching);
     let subtracted = AttentionDelta {
         params: bytemuck::cast(params),
-        unroll_quads,
         output,
         output_gradient: output_gradient.clone(),
         delta: delta.clone(),
@@ -107,7 +104,6 @@ fn online(family: &mut Family<'_>, size: Size) {
     family.moves_its_buffers(size, &subtracted);
     let backward = AttentionBackwardQuery {
         params: bytemuck::cast(params),
-        unroll_quads,
         qkv: qkv.clone(),
         output_gradient: output_gradient.clone(),
         statistics: statistics.clone(),
@@ -126,7 +122,6 @@ fn online(family: &mut Family<'_>, size: Size) {
     family.computes(size, 3 * product, &tiled);
     let backward = AttentionBackwardKeyValue {
         params: bytemuck::cast(params),
-        unroll_quads,
         qkv: qkv.clone(),
         output_gradient: output_gradient.clone(),
         statistics: statistics.clone(),

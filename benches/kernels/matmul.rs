@@ -27,7 +27,8 @@ macro_rules! product {
             $($more: bind(&$more),)*
         };
         for variant in $Kernel::DECLARATION.variants() {
-            if variant.precision == Precision::F32 && !variant.subgroups_of_8 {
+            let is_device_choice = variant.subgroups_of_8 || variant.words_of_64;
+            if variant.precision == Precision::F32 && !is_device_choice {
                 let tile = match variant.product_tile {
                     ProductTile::Of64 => "",
                     ProductTile::Of32 => ", tiles of 32",

@@ -1,5 +1,5 @@
 // o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over j <= t, with f the soft cap, by online
-// softmax. One workgroup per 64 queries of a head, one invocation per query. Where `watch` is set,
+// softmax. One workgroup per ROWS queries of a head, one invocation per query. Where `watch` is set,
 // row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score is not finite.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
@@ -10,10 +10,19 @@
 
 override watch: u32 = 0u; // a constant, so that what it switches off costs nothing
 
+// What is in the tiles, and rows that invocations hold.
+fn x_quad(i: u32) -> vec4<f32> { return unpack(qkv[i]); }
+fn y_quad(i: u32) -> vec4<f32> { return unpack(qkv[i]); }
+fn qkv_quads(at: u32) -> Row {
+    var row = Row();
+    for (var d = 0u; d < head_quads(); d++) { row[d] = unpack(qkv[at + d]); }
+    return row;
+}
+
 // exp(-FAINT) counts as zero; a difference of two scores beyond it may be Inf.
 const FAINT = 88.0;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(ROWS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -21,29 +30,28 @@ fn main(
 ) {
     let quads = head_quads();
     let flat = flat_group(group, groups);
-    let z = flat / blocks();
+    let blocks = (params.time + ROWS - 1u) / ROWS;
+    let z = flat / blocks;
     let sequence = z / params.heads;
     let head = z % params.heads;
     let kv_head = head / (params.heads / params.kv_heads);
-    let query = flat % blocks() * BLOCK + lane;
-    let end = min((flat % blocks() + 1u) * BLOCK, params.time);
+    let query = flat % blocks * ROWS + lane;
+    let end = min((flat % blocks + 1u) * ROWS, params.time);
     if sequence < params.batch {
         let q = query_at(sequence, head, min(query, params.time - 1u));
+        let pitch = qkv_row(0u, 1u);
+        let keys = Rows(key_at(sequence, kv_head, 0u), pitch);
+        let values = Rows(value_at(sequence, kv_head, 0u), pitch);
+        var q_row = qkv_quads(q);
         var top = LOWEST;
         var total = 0.0;
         var largest = vec4(LOWEST);
         var spread = 0.0; // sum of exp(s - top) (top - s): every term is at least 0, none cancels
-        var o = array<vec4<f32>, MAX_HEAD_QUADS>();
+        var o = Row();
         for (var first = 0u; first < end; first += TILE) {
-            for (var i = lane; i < TILE * quads; i += BLOCK) {
-                let key = min(first + i / quads, params.time - 1u);
-                tile_x[i] = unpack(qkv[key_at(sequence, kv_head, key) + i % quads]);
-                tile_y[i] = unpack(qkv[value_at(sequence, kv_head, key) + i % quads]);
-            }
-            workgroupBarrier();
-            if first <= query {
-                var s = mat2x4<f32>();
-                for (var d = 0u; d < quads; d++) { s += x_dots(unpack(qkv[q + d]), d); }
+            load_tiles(keys, values, first, lane);
+            if ROWS == TILE || first <= query {
+                var s = x_dots(&q_row);
                 let sees_x = seen(first, query);
                 let sees_y = seen(first + 4u, query);
                 let x = select(vec4(LOWEST), params.scale * s[0], sees_x);
@@ -68,10 +76,10 @@ fn main(
                     spread += dot(s[0], below[0]);
                     spread += dot(s[1], below[1]);
                 }
-                for (var d = 0u; d < quads; d++) { o[d] = o[d] * keep + y_sum(s, d); }
+                add_y(&o, keep, s);
                 top = new_top;
             }
-            workgroupBarrier();
+            leave_tiles();
         }
         if query < params.time {
             // The largest score has weight 1, so total is at least 1.

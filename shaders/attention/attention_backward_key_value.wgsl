@@ -1,5 +1,5 @@
 // dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over t >= j and the
-// query heads of the group. One workgroup per 64 keys of a kv head, one invocation per key.
+// query heads of the group. One workgroup per ROWS keys of a kv head, one invocation per key.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
@@ -8,13 +8,13 @@
 @group(0) @binding(4) var<storage, read> delta: array<f32>; // (batch, heads, time)
 @group(0) @binding(5) var<storage, read_write> qkv_gradient: array<Quad>; // key, value columns
 
-fn delta_of(i: vec4<u32>) -> vec4<f32> {
-    return vec4(delta[i.x], delta[i.y], delta[i.z], delta[i.w]);
-}
-
-// Where the statistics of four queries are.
-fn rows_of(at: u32, first: u32) -> vec4<u32> {
-    return at + min(first + vec4(0u, 1u, 2u, 3u), vec4(params.time - 1u));
+// What is in the tiles, and rows that invocations hold.
+fn x_quad(i: u32) -> vec4<f32> { return unpack(qkv[i]); }
+fn y_quad(i: u32) -> vec4<f32> { return unpack(output_gradient[i]); }
+fn qkv_quads(at: u32) -> Row {
+    var row = Row();
+    for (var d = 0u; d < head_quads(); d++) { row[d] = unpack(qkv[at + d]); }
+    return row;
 }
 
 // Which of four queries from `first` on see the key.
@@ -23,17 +23,7 @@ fn seen_by(first: u32, key: u32) -> vec4<bool> {
     return (t >= vec4(key)) & (t < vec4(params.time));
 }
 
-// With what probability four queries that see a key attend to it.
-fn probabilities(score: vec4<f32>, at: u32, first: u32) -> vec4<f32> {
-    let rows = rows_of(at, first);
-    let a = statistics[rows.x];
-    let b = statistics[rows.y];
-    let c = statistics[rows.z];
-    let d = statistics[rows.w];
-    return probability(score, vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
-}
-
-@compute @workgroup_size(64)
+@compute @workgroup_size(ROWS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -41,51 +31,46 @@ fn main(
 ) {
     let quads = head_quads();
     let flat = flat_group(group, groups);
-    let z = flat / blocks();
+    let blocks = (params.time + ROWS - 1u) / ROWS;
+    let z = flat / blocks;
     let sequence = z / params.kv_heads;
     let kv_head = z % params.kv_heads;
     let heads = params.heads / params.kv_heads;
-    let begin = flat % blocks() * BLOCK;
+    let begin = flat % blocks * ROWS;
     let key = begin + lane;
     if sequence < params.batch {
         let k = key_at(sequence, kv_head, min(key, params.time - 1u));
         let v = value_at(sequence, kv_head, min(key, params.time - 1u));
-        var dk = array<vec4<f32>, MAX_HEAD_QUADS>();
-        var dv = array<vec4<f32>, MAX_HEAD_QUADS>();
+        var k_row = qkv_quads(k);
+        var v_row = qkv_quads(v);
+        var dk = Row();
+        var dv = Row();
         for (var head = kv_head * heads; head < (kv_head + 1u) * heads; head++) {
             let at = statistic_at(sequence, head, 0u);
+            let queries = Rows(query_at(sequence, head, 0u), qkv_row(0u, 1u));
+            let gradients = Rows(output_at(sequence, head, 0u), params.heads * quads);
             for (var first = begin; first < params.time; first += TILE) {
-                for (var i = lane; i < TILE * quads; i += BLOCK) {
-                    let t = min(first + i / quads, params.time - 1u);
-                    let d = i % quads;
-                    tile_x[i] = unpack(qkv[query_at(sequence, head, t) + d]);
-                    tile_y[i] = unpack(output_gradient[output_at(sequence, head, t) + d]);
-                }
-                workgroupBarrier();
-                if key < first + TILE {
-                    var s = mat2x4<f32>();
-                    var dp = mat2x4<f32>();
-                    for (var d = 0u; d < quads; d++) {
-                        s += x_dots(unpack(qkv[k + d]), d);
-                        dp += y_dots(unpack(qkv[v + d]), d);
-                    }
+                load_tiles(queries, gradients, first, lane);
+                if ROWS == TILE || key < first + TILE {
+                    var s = x_dots(&k_row);
+                    var dp = y_dots(&v_row);
+                    let query = statistics_of(at, first, lane);
                     let by_x = seen_by(first, key);
                     let by_y = seen_by(first + 4u, key);
                     s = mat2x4(params.scale * s[0], params.scale * s[1]);
-                    let p = mat2x4(
-                        select(vec4(0.0), probabilities(s[0], at, first), by_x),
-                        select(vec4(0.0), probabilities(s[1], at, first + 4u), by_y),
+                    var p = mat2x4(
+                        probability(s[0], query.top[0], query.log_total[0]),
+                        probability(s[1], query.top[1], query.log_total[1]),
                     );
-                    let x = dp[0] - delta_of(rows_of(at, first));
-                    let y = dp[1] - delta_of(rows_of(at, first + 4u));
+                    p = mat2x4(select(vec4(0.0), p[0], by_x), select(vec4(0.0), p[1], by_y));
+                    let x = dp[0] - query.delta[0];
+                    let y = dp[1] - query.delta[1];
                     dp[0] = select(vec4(0.0), p[0] * x * capped_derivative(s[0]), by_x);
                     dp[1] = select(vec4(0.0), p[1] * y * capped_derivative(s[1]), by_y);
-                    for (var d = 0u; d < quads; d++) {
-                        dk[d] += x_sum(dp, d);
-                        dv[d] += y_sum(p, d);
-                    }
+                    add_x(&dk, 1.0, dp);
+                    add_y(&dv, 1.0, p);
                 }
-                workgroupBarrier();
+                leave_tiles();
             }
         }
         if key < params.time {

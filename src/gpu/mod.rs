@@ -101,8 +101,10 @@ impl Gpu {
     /// [`Error::NoDevice`] if the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let wanted =
-            wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::SHADER_F16
+            | wgpu::Features::SHADER_INT64
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("evenkeel"),
@@ -152,9 +154,14 @@ impl Gpu {
     pub(crate) fn fitted(&self, variant: Variant) -> Variant {
         let is_software = self.is_software();
         let [fewest, most] = [self.info.subgroup_min_size, self.info.subgroup_max_size];
-        let has_subgroups = self.device.features().contains(wgpu::Features::SUBGROUP);
-        let subgroups_of_8 = is_software && has_subgroups && fewest == 8 && most == 8;
-        Variant { few_lanes: is_software, subgroups_of_8, ..variant }
+        let features = self.device.features();
+        let is_vector = is_software && fewest == 8 && most == 8;
+        Variant {
+            few_lanes: is_software,
+            subgroups_of_8: is_vector && features.contains(wgpu::Features::SUBGROUP),
+            words_of_64: is_vector && features.contains(wgpu::Features::SHADER_INT64),
+            ..variant
+        }
     }
 
     /// What was asked of this device so far.

@@ -101,12 +101,14 @@ impl Declaration {
             mine.precision = variant.precision;
             let can = variant.precision == Precision::F16 && self.has_fragment("product_terms_f32");
             mine.native_f16 = variant.native_f16 && can;
+            mine.words_of_64 = variant.words_of_64 && variant.precision == Precision::F32;
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;
         }
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
-        mine.subgroups_of_8 = variant.subgroups_of_8 && self.has_fragment("product_direct");
+        let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
+        mine.subgroups_of_8 = variant.subgroups_of_8 && shares;
         if self.has_fragment("head_quads_32") {
             mine.head_quads = variant.head_quads;
         }

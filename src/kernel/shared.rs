@@ -5,6 +5,9 @@ use crate::wgsl;
 
 /// `Quad`, `unpack`, `pack` over f32 storage.
 pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
+/// [`QUAD_F32`]'s functions over words of 64 bits, which stands for it where
+/// [`words_of_64`](crate::kernel::Variant::words_of_64) is set.
+pub const QUAD_F32_WORDS: Fragment = wgsl!("../../shaders/shared/quad_f32_words.wgsl");
 /// `Quad`, `unpack`, `pack` over f16 storage.
 pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
 /// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].
@@ -59,6 +62,19 @@ pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product
 /// [`PRODUCT_DIRECT`](crate::kernels::PRODUCT_DIRECT) where
 /// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) is set; the sums have the same bits.
 pub const PRODUCT_SUBGROUP: Fragment = wgsl!("../../shaders/matmul/shared/product_subgroup.wgsl");
+/// What stands for [`ATTENTION_TILE`](crate::kernels::ATTENTION_TILE) by subgroups of 8, beside
+/// [`ATTENTION_SUBGROUP_8`] or [`ATTENTION_SUBGROUP_32`]; the sums have the same bits.
+pub const ATTENTION_SUBGROUP: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_subgroup.wgsl");
+/// The tiles of heads with at most 8 quads; wants [`ATTENTION_SUBGROUP`].
+pub const ATTENTION_SUBGROUP_8: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_subgroup_8.wgsl");
+/// The tiles of wider heads; wants [`ATTENTION_SUBGROUP`].
+pub const ATTENTION_SUBGROUP_32: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_subgroup_32.wgsl");
+/// What stands for [`ATTENTION_STATISTICS`](crate::kernels::ATTENTION_STATISTICS) by subgroups of 8.
+pub const ATTENTION_STATISTICS_SUBGROUP: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_statistics_subgroup.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.
 pub const PRODUCT_TERMS_F32: Fragment = wgsl!("../../shaders/shared/product_terms_f32.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f16, with sums of

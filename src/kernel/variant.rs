@@ -19,9 +19,12 @@ pub struct Variant {
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
-    /// Whether matrix products in registers share what they load among subgroups of 8.
-    /// [`Gpu`](crate::Gpu) sets it where software has them.
+    /// Whether matrix products in registers and attention share what they load among subgroups
+    /// of 8. [`Gpu`](crate::Gpu) sets it where software has them.
     pub subgroups_of_8: bool,
+    /// Whether f32 tensors are read and written as words of 64 bits. [`Gpu`](crate::Gpu) sets it
+    /// where software runs subgroups of 8 and has such words.
+    pub words_of_64: bool,
     /// Quads in a head of attention.
     pub head_quads: HeadQuads,
     /// The tile of a matrix product through workgroup memory.
@@ -123,6 +126,14 @@ impl HeadQuads {
             Self::UpTo32 => shared::HEAD_QUADS_32,
         }
     }
+
+    /// How a subgroup of 8 holds tiles of such heads.
+    const fn subgroup_fragment(self) -> Fragment {
+        match self {
+            Self::UpTo4 | Self::UpTo8 => shared::ATTENTION_SUBGROUP_8,
+            Self::UpTo16 | Self::UpTo32 => shared::ATTENTION_SUBGROUP_32,
+        }
+    }
 }
 
 impl From<Precision> for Variant {
@@ -165,6 +176,7 @@ impl Variant {
             .flat_map(|variant| {
                 [false, true].map(|subgroups_of_8| Self { subgroups_of_8, ..variant })
             })
+            .flat_map(|variant| [false, true].map(|words_of_64| Self { words_of_64, ..variant }))
     }
 
     /// Features of the device that this variant needs.
@@ -172,17 +184,27 @@ impl Variant {
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SHADER_F16, self.native_f16);
         features.set(wgpu::Features::SUBGROUP, self.subgroups_of_8);
+        features.set(wgpu::Features::SHADER_INT64, self.words_of_64);
         features
     }
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
         match fragment.stem() {
+            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
+                vec![shared::QUAD_F32_WORDS]
+            }
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
             "product_direct" if self.subgroups_of_8 => vec![shared::PRODUCT_SUBGROUP],
+            "attention_tile" if self.subgroups_of_8 => {
+                vec![shared::ATTENTION_SUBGROUP, self.head_quads.subgroup_fragment()]
+            }
+            "attention_statistics" if self.subgroups_of_8 => {
+                vec![shared::ATTENTION_STATISTICS_SUBGROUP]
+            }
             "head_quads_32" => vec![self.head_quads.fragment()],
             "product_tile_64" if self.product_tile == ProductTile::Of32 => {
                 vec![shared::PRODUCT_TILE_32]

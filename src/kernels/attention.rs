@@ -6,8 +6,8 @@
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
-//! Each of the three products' kernels exists twice with the same parameters and buffers, but for
-//! `unroll_quads`: `attention_tiled*` multiplies tiles through workgroup memory, which GPUs want;
+//! Each of the three products' kernels exists twice with the same parameters and buffers:
+//! `attention_tiled*` multiplies tiles through workgroup memory, which GPUs want;
 //! those without the word give a row to an invocation, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 //!
@@ -21,19 +21,19 @@
 use crate::kernel::shared::{
     ACTIVATION, GRID, HEAD_QUADS_32, NUMERICS, QUAD_F32, REDUCE, ROW_LANES_64,
 };
-use crate::kernel::{Declaration, Fragment, Kernel, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, Variant, grid};
 use crate::{kernel, wgsl};
 
-/// `AttentionParams`, the layout of heads, the transform of scores; wants [`NUMERICS`],
-/// [`ACTIVATION`] and a `head_quads`.
+/// `AttentionParams`, the layout of heads, the transform of scores; wants [`NUMERICS`] and
+/// [`ACTIVATION`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
-/// `head_quads`: a constant or the uniform's.
-pub const ATTENTION_UNROLLED: Fragment =
-    wgsl!("../../shaders/attention/shared/attention_unrolled.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row; wants
-/// [`HEAD_QUADS_32`].
+/// [`ATTENTION`] and [`HEAD_QUADS_32`].
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
-/// Products of 64 rows with 64 columns through workgroup memory, and `head_quads`.
+/// What a tile's queries keep of the forward pass.
+pub const ATTENTION_STATISTICS: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_statistics.wgsl");
+/// Products of 64 rows with 64 columns through workgroup memory.
 pub const ATTENTION_PRODUCT: Fragment =
     wgsl!("../../shaders/attention/shared/attention_product.wgsl");
 /// Output gradients in those products, and gradients of scores.
@@ -43,14 +43,16 @@ pub const ATTENTION_PRODUCT_BACKWARD: Fragment =
 /// The largest `head_quads`.
 pub const MAX_HEAD_QUADS: u32 = 32;
 
-/// Rows of a head that one workgroup computes.
-const BLOCK: u32 = 64;
+/// How many workgroups compute the `time` rows of a head.
+const fn blocks(time: u32, variant: Variant) -> u32 {
+    time.div_ceil(if variant.subgroups_of_8 { 8 } else { 64 })
+}
 
 /// Quads of a head's columns that one workgroup of a tiled kernel computes.
 const COLUMN_QUADS: u32 = 16;
 
 const fn tiles(time: u32, head_quads: u32, heads: u32) -> [u32; 3] {
-    grid(time.div_ceil(BLOCK) * head_quads.div_ceil(COLUMN_QUADS) * heads)
+    grid(time.div_ceil(64) * head_quads.div_ceil(COLUMN_QUADS) * heads)
 }
 
 /// An attention kernel: all have the same parameters.
@@ -59,7 +61,7 @@ macro_rules! attention_kernel {
         $(#[$doc:meta])*
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
         workgroup $size:tt;
-        grid |$p:ident| $grid:expr;
+        grid |$p:ident $(, $variant:ident)?| $grid:expr;
         $(overrides { $($overrides:tt)* })?
         buffers { $($buffers:tt)* }
     ) => {
@@ -67,7 +69,7 @@ macro_rules! attention_kernel {
             $(#[$doc])*
             pub $Kernel = [$($fragment),+];
             workgroup $size;
-            grid |$p| $grid;
+            grid |$p $(, $variant)?| $grid;
             $(overrides { $($overrides)* })?
             uniform $Params {
                 /// Sequences.
@@ -90,44 +92,19 @@ macro_rules! attention_kernel {
     };
 }
 
-/// One with an invocation per row, which may be compiled for one width of heads.
-macro_rules! unrolled_kernel {
-    (
-        $(#[$doc:meta])*
-        pub $Kernel:ident, $Params:ident = $fragments:tt;
-        grid |$p:ident| $grid:expr;
-        $(overrides { $($overrides:tt)* })?
-        buffers { $($buffers:tt)* }
-    ) => {
-        attention_kernel! {
-            $(#[$doc])*
-            pub $Kernel, $Params = $fragments;
-            workgroup [64, 1, 1];
-            grid |$p| $grid;
-            overrides {
-                /// `params.head_quads`, or 0 to leave it to the uniform. A constant lets compilers
-                /// unroll loops and keep a row in registers, which GPUs need; 0 compiles much
-                /// faster and is right where [`Gpu::is_software`](crate::Gpu::is_software) holds.
-                unroll_quads,
-                $($($overrides)*)?
-            }
-            buffers { $($buffers)* }
-        }
-    };
-}
-
-unrolled_kernel! {
+attention_kernel! {
     /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
     ///
     /// Probabilities are never stored: they multiply the values in f32 and are summed in f32,
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION,
         ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    workgroup [64, 1, 1];
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.heads);
     overrides {
         /// 1 writes `row_logits`, 0 leaves them out.
         watch
@@ -147,12 +124,13 @@ unrolled_kernel! {
     }
 }
 
-unrolled_kernel! {
+attention_kernel! {
     /// delta = sum over a head of output_gradient * output: what the softmax subtracts backward.
     pub AttentionDelta, AttentionDeltaParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_UNROLLED,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION,
         wgsl!("../../shaders/attention/attention_delta.wgsl"),
     ];
+    workgroup [64, 1, 1];
     grid |params| grid((params.batch * params.time * params.heads).div_ceil(64));
     buffers {
         /// (batch * time, heads * head)
@@ -164,14 +142,15 @@ unrolled_kernel! {
     }
 }
 
-unrolled_kernel! {
+attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION,
         ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.heads);
+    workgroup [64, 1, 1];
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.heads);
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,
@@ -186,14 +165,15 @@ unrolled_kernel! {
     }
 }
 
-unrolled_kernel! {
+attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_UNROLLED,
-        ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        ATTENTION_STATISTICS,
         wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];
-    grid |params| grid(params.time.div_ceil(BLOCK) * params.batch * params.kv_heads);
+    workgroup [64, 1, 1];
+    grid |params, variant| grid(blocks(params.time, variant) * params.batch * params.kv_heads);
     buffers {
         /// (batch * time, (heads + 2 kv_heads) * head)
         Read qkv,

@@ -14,23 +14,24 @@ pub struct Case {
     pub overrides: Vec<u32>,
 }
 
-/// But those by subgroups of 8, which are for software drivers of Vulkan alone: the tests of kernels
-/// run them there.
+/// But those by subgroups of 8 and with words of 64 bits, which are for software drivers of Vulkan
+/// alone: the tests of kernels run them there.
 pub fn all() -> impl Iterator<Item = Case> {
     kernels::all().flat_map(|kernel| {
-        let variants = kernel.variants().into_iter().filter(|variant| !variant.subgroups_of_8);
-        variants.flat_map(move |variant| {
+        let mut variants = kernel.variants();
+        variants.retain(|variant| !variant.subgroups_of_8 && !variant.words_of_64);
+        variants.into_iter().flat_map(move |variant| {
             let case = move |overrides| Case { kernel, variant, overrides };
-            overrides(kernel, variant).into_iter().map(case)
+            overrides(kernel).into_iter().map(case)
         })
     })
 }
 
-/// Every combination of the values that the constants of a kernel take in this variant.
-fn overrides(kernel: &Declaration, variant: Variant) -> Vec<Vec<u32>> {
+/// Every combination of the values that the constants of a kernel.
+fn overrides(kernel: &Declaration) -> Vec<Vec<u32>> {
     kernel.overrides.iter().fold(vec![Vec::new()], |combinations, name| {
         let extend = |before: Vec<u32>| {
-            values(name, variant).into_iter().map(move |value| {
+            values(name).into_iter().map(move |value| {
                 let mut combination = before.clone();
                 combination.push(value);
                 combination
@@ -40,12 +41,8 @@ fn overrides(kernel: &Declaration, variant: Variant) -> Vec<Vec<u32>> {
     })
 }
 
-fn values(name: &str, variant: Variant) -> Vec<u32> {
+fn values(name: &str) -> Vec<u32> {
     match name {
-        // Quads in a head: left to the uniform, as software adapters get it, or the most; of the
-        // smallest heads those of one quad.
-        "unroll_quads" if variant.head_quads == HeadQuads::UpTo4 => vec![0, 1],
-        "unroll_quads" => vec![0, variant.head_quads.most()],
         "watch" => vec![0, 1],
         _ => panic!("say here which values programs give to the constant {name}"),
     }

@@ -13,7 +13,7 @@ mod translate;
 
 use batch::Batch;
 use cases::Case;
-use evenkeel::kernel::{Declaration, Precision};
+use evenkeel::kernel::{Declaration, HeadQuads, Precision};
 use naga::back::glsl;
 use naga::back::hlsl::ShaderModel;
 use translate::{Kind, Vulkan, kinds};
@@ -117,23 +117,22 @@ fn hlsl_5_1_is_accepted_by_fxc() {
 /// by the same rules without optimization.
 fn fxc_takes_long(case: &Case) -> bool {
     let tiled = ["matmul", "matmul_resumed", "matmul_transposed_a", "matmul_transposed_b"];
-    let is_optimized = |quads| quads == 1 && case.variant.precision == Precision::F32;
-    tiled.contains(&case.kernel.name)
-        || case.kernel.name.starts_with("attention_tiled")
-        || constant(case, "unroll_quads").is_some_and(|quads| !is_optimized(quads))
+    tiled.contains(&case.kernel.name) || is_attention(case)
 }
 
 /// Of attention, every head width in f32 and the narrowest in every storage, with all code on; in
 /// tiles f32 alone.
 fn is_left_out_of_fxc(case: &Case) -> bool {
-    let is_wide = constant(case, "unroll_quads").is_some_and(|n| n != 1)
-        || case.kernel.name.starts_with("attention_tiled");
-    is_wide && case.variant.precision != Precision::F32 || constant(case, "watch") == Some(0)
+    let is_narrow = case.variant.head_quads == HeadQuads::UpTo4;
+    is_attention(case)
+        && (case.variant.precision != Precision::F32 && !is_narrow || case.overrides == [0])
 }
 
-fn constant(case: &Case, name: &str) -> Option<u32> {
-    let mut constants = std::iter::zip(case.kernel.overrides, &case.overrides);
-    constants.find(|(constant, _)| **constant == name).map(|(_, &value)| value)
+/// One of the kernels that multiply queries, keys and values.
+fn is_attention(case: &Case) -> bool {
+    let multiplies = |name| ["", "_backward_query", "_backward_key_value"].contains(&name);
+    let name = case.kernel.name.strip_prefix("attention");
+    name.is_some_and(|name| multiplies(name.strip_prefix("_tiled").unwrap_or(name)))
 }
 
 #[test]

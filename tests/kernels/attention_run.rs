@@ -42,11 +42,6 @@ fn params(size: &Size) -> AttentionParams {
     }
 }
 
-/// Heads of 8 compile for their size, the others read it from the uniform.
-fn unrolled(size: &Size) -> u32 {
-    if size.head_dim == 8 { 2 } else { 0 }
-}
-
 fn fitting(size: &Size) -> HeadQuads {
     HeadQuads::fitting(size.head_dim as u32 / 4)
 }
@@ -72,7 +67,6 @@ pub fn forward(
     run_forward(gpu, kernels, size, &buffers, 1);
     let kernel = AttentionDelta {
         params: bytemuck::cast(params(size)),
-        unroll_quads: unrolled(size),
         output: buffers.output.as_entire_buffer_binding(),
         output_gradient: buffers.output_gradient.as_entire_buffer_binding(),
         delta: buffers.delta.as_entire_buffer_binding(),
@@ -91,8 +85,7 @@ pub fn run_forward(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Buffers, 
         let params = bytemuck::cast(params);
         return gpu.run(&AttentionTiled { params, watch, qkv, output, statistics, row_logits });
     }
-    let unroll_quads = unrolled(size);
-    let kernel = Attention { params, unroll_quads, watch, qkv, output, statistics, row_logits };
+    let kernel = Attention { params, watch, qkv, output, statistics, row_logits };
     gpu.run_as(&kernel, fitting(size));
 }
 
@@ -117,7 +110,6 @@ pub fn backward_query(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Buffer
     }
     let kernel = AttentionBackwardQuery {
         params: bytemuck::cast(params),
-        unroll_quads: unrolled(size),
         qkv,
         output_gradient,
         statistics,
@@ -142,7 +134,6 @@ pub fn backward_key_value(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Bu
     }
     let kernel = AttentionBackwardKeyValue {
         params: bytemuck::cast(params),
-        unroll_quads: unrolled(size),
         qkv,
         output_gradient,
         statistics,

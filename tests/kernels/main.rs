@@ -28,6 +28,7 @@ pub type Test = (&'static str, fn());
 mod attention;
 mod attention_extremes;
 mod attention_run;
+mod attention_subgroups;
 mod elementwise;
 mod embedding;
 mod logits;
@@ -48,6 +49,7 @@ mod weights;
 /// Tests by family that are no rows.
 pub const OTHERS: &[(&str, &[Test])] = &[
     ("attention_extremes", attention_extremes::TESTS),
+    ("attention_subgroups", attention_subgroups::TESTS),
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
     ("norm_extremes", norm_extremes::TESTS),

@@ -14,6 +14,7 @@ const BLOCK = 64u; // rows per workgroup
 // decided by position alone. In hexadecimal, since Tint rejects a decimal that must be rounded.
 const LOWEST = -0x1.fffffep+127;
 
+fn head_quads() -> u32 { return params.head_quads; }
 fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.

@@ -16,8 +16,6 @@ struct Rows {
     lower: mat4x4<f32>,
 }
 
-fn head_quads() -> u32 { return params.head_quads; }
-
 // How many workgroups share the columns of a head, 64 each.
 fn parts() -> u32 { return (head_quads() + COLUMN_QUADS - 1u) / COLUMN_QUADS; }
 

@@ -1,9 +1,27 @@
-// Two tiles of TILE rows, row-major, and their products with one invocation's own row or weights.
+// Eight rows of X and eight of Y in workgroup memory, row-major, and their products with rows that an
+// invocation holds. A kernel says how the quads of X and of Y are read: `x_quad`, `y_quad`.
 // The eight numbers that belong to the rows of a tile travel as a mat2x4, four to a column.
-const TILE = 8u; // rows of the other side in workgroup memory at a time
+const ROWS = BLOCK; // rows per workgroup, one per invocation
+const TILE = 8u;
+alias Row = array<vec4<f32>, MAX_HEAD_QUADS>;
+
+// Where rows lie: the first of a sequence, and how far it is from one to the next.
+struct Rows { at: u32, pitch: u32 }
 
 var<workgroup> tile_x: array<vec4<f32>, TILE * MAX_HEAD_QUADS>;
 var<workgroup> tile_y: array<vec4<f32>, TILE * MAX_HEAD_QUADS>;
+
+// Rows from `first` on; what is beyond the last repeats it.
+fn load_tiles(x: Rows, y: Rows, first: u32, lane: u32) {
+    let quads = head_quads();
+    for (var i = lane; i < TILE * quads; i += ROWS) {
+        let t = min(first + i / quads, params.time - 1u);
+        tile_x[i] = x_quad(x.at + t * x.pitch + i % quads);
+        tile_y[i] = y_quad(y.at + t * y.pitch + i % quads);
+    }
+    workgroupBarrier();
+}
+fn leave_tiles() { workgroupBarrier(); }
 
 fn x_rows(row: u32, d: u32) -> mat4x4<f32> {
     let pitch = head_quads();
@@ -26,18 +44,34 @@ fn y_rows(row: u32, d: u32) -> mat4x4<f32> {
     );
 }
 
-// Dot products of a quad with quad d of every row.
-fn x_dots(v: vec4<f32>, d: u32) -> mat2x4<f32> {
-    return mat2x4(v * x_rows(0u, d), v * x_rows(4u, d));
+// Dot products of a row with those of a tile.
+fn x_dots(row: ptr<function, Row>) -> mat2x4<f32> {
+    var dots = mat2x4<f32>();
+    for (var d = 0u; d < head_quads(); d++) {
+        let v = (*row)[d];
+        dots += mat2x4(v * x_rows(0u, d), v * x_rows(4u, d));
+    }
+    return dots;
 }
-fn y_dots(v: vec4<f32>, d: u32) -> mat2x4<f32> {
-    return mat2x4(v * y_rows(0u, d), v * y_rows(4u, d));
+fn y_dots(row: ptr<function, Row>) -> mat2x4<f32> {
+    var dots = mat2x4<f32>();
+    for (var d = 0u; d < head_quads(); d++) {
+        let v = (*row)[d];
+        dots += mat2x4(v * y_rows(0u, d), v * y_rows(4u, d));
+    }
+    return dots;
 }
 
-// Sum over the rows of their weight times their quad d.
-fn x_sum(weights: mat2x4<f32>, d: u32) -> vec4<f32> {
-    return x_rows(0u, d) * weights[0] + x_rows(4u, d) * weights[1];
+// sums = keep sums + sum over the rows of a tile of their weight times them.
+fn add_x(sums: ptr<function, Row>, keep: f32, weights: mat2x4<f32>) {
+    for (var d = 0u; d < head_quads(); d++) {
+        let sum = x_rows(0u, d) * weights[0] + x_rows(4u, d) * weights[1];
+        (*sums)[d] = (*sums)[d] * keep + sum;
+    }
 }
-fn y_sum(weights: mat2x4<f32>, d: u32) -> vec4<f32> {
-    return y_rows(0u, d) * weights[0] + y_rows(4u, d) * weights[1];
+fn add_y(sums: ptr<function, Row>, keep: f32, weights: mat2x4<f32>) {
+    for (var d = 0u; d < head_quads(); d++) {
+        let sum = y_rows(0u, d) * weights[0] + y_rows(4u, d) * weights[1];
+        (*sums)[d] = (*sums)[d] * keep + sum;
+    }
 }

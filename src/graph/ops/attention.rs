@@ -119,7 +119,6 @@ impl Op for Attention {
             recorder.set_head_quads(self.head_quads());
             recorder.dispatch(&kernels::Attention {
                 params,
-                unroll_quads: 0,
                 watch,
                 qkv,
                 output,
@@ -166,21 +165,18 @@ impl Op for AttentionBackward {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let params = self.0.params(&inputs[0].shape);
-        let is_software = recorder.gpu().is_software();
         let [qkv, output, statistics, output_gradient] = [0, 1, 2, 3].map(|i| inputs[i].binding());
         let [qkv_gradient, delta] = [0, 1].map(|i| outputs[i].binding());
         recorder.dispatch(&kernels::AttentionDelta {
             params: bytemuck::cast(params),
-            unroll_quads: if is_software { 0 } else { self.0.head_quads() },
             output,
             output_gradient: output_gradient.clone(),
             delta: delta.clone(),
         });
-        if is_software {
+        if recorder.gpu().is_software() {
             recorder.set_head_quads(self.0.head_quads());
             recorder.dispatch(&kernels::AttentionBackwardQuery {
                 params: bytemuck::cast(params),
-                unroll_quads: 0,
                 qkv: qkv.clone(),
                 output_gradient: output_gradient.clone(),
                 statistics: statistics.clone(),
@@ -189,7 +185,6 @@ impl Op for AttentionBackward {
             });
             recorder.dispatch(&kernels::AttentionBackwardKeyValue {
                 params: bytemuck::cast(params),
-                unroll_quads: 0,
                 qkv,
                 output_gradient,
                 statistics,
