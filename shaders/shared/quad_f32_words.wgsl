@@ -1,5 +1,5 @@
-// The unit of storage: four consecutive elements as f32, here two words of 64 bits. Drivers that run
-// shaders on the vector units of a CPU pay for loads and stores by the word, however wide it is.
+// The unit of storage: four consecutive elements as f32, here two words of 64 bits. Drivers that
+// run shaders on the vector units of a CPU pay for loads and stores by the word, however wide.
 alias Quad = vec2<u64>;
 
 fn unpack(quad: Quad) -> vec4<f32> {

@@ -72,7 +72,8 @@ pub const ATTENTION_SUBGROUP_8: Fragment =
 /// The tiles of wider heads; wants [`ATTENTION_SUBGROUP`].
 pub const ATTENTION_SUBGROUP_32: Fragment =
     wgsl!("../../shaders/attention/shared/attention_subgroup_32.wgsl");
-/// What stands for [`ATTENTION_STATISTICS`](crate::kernels::ATTENTION_STATISTICS) by subgroups of 8.
+/// What stands for [`ATTENTION_STATISTICS`](crate::kernels::ATTENTION_STATISTICS) by subgroups
+/// of 8.
 pub const ATTENTION_STATISTICS_SUBGROUP: Fragment =
     wgsl!("../../shaders/attention/shared/attention_statistics_subgroup.wgsl");
 /// What [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) multiplies and adds up: f32.

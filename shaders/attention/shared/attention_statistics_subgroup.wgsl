@@ -1,5 +1,5 @@
-// What stands for attention_statistics.wgsl where a workgroup is one subgroup of 8: each invocation loads
-// what one query keeps.
+// What stands for attention_statistics.wgsl where a workgroup is one subgroup of 8: each invocation
+// loads what one query keeps.
 struct Kept {
     top: mat2x4<f32>,
     log_total: mat2x4<f32>,

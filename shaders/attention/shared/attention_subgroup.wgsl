@@ -1,7 +1,7 @@
 // What stands for attention_tile.wgsl where a workgroup is one subgroup of 8: of eight rows each
-// invocation loads a quad, and shuffles give it to the others. For drivers that run subgroups on the
-// vector units of a CPU, where a load costs as much as 50 of them. As many rows as a tile has see
-// some of every tile they load, so control flow is uniform. The order of the sums is the same.
+// invocation loads a quad, and shuffles give it to the others. For drivers that run subgroups on
+// the vector units of a CPU, where a load costs as much as 50 of them. As many rows as a tile has
+// see some of every tile they load, so control flow is uniform. The order of the sums is the same.
 const ROWS = 8u; // rows per workgroup, one per invocation
 const TILE = 8u;
 

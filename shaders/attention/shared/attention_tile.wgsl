@@ -1,5 +1,5 @@
-// Eight rows of X and eight of Y in workgroup memory, row-major, and their products with rows that an
-// invocation holds. A kernel says how the quads of X and of Y are read: `x_quad`, `y_quad`.
+// Eight rows of X and eight of Y in workgroup memory, row-major, and their products with rows that
+// an invocation holds. A kernel says how the quads of X and of Y are read: `x_quad`, `y_quad`.
 // The eight numbers that belong to the rows of a tile travel as a mat2x4, four to a column.
 const ROWS = BLOCK; // rows per workgroup, one per invocation
 const TILE = 8u;
