@@ -12,7 +12,8 @@
 //! the gradient norm and the speed; and ends with a sample of generated text. The folder
 //! `target/gpt` then holds the weights and all else that it takes to go on, a line of JSON per step,
 //! a plot of loss and gradient norm, and the sample; `--csv`, `--tensorboard` and `--report` write
-//! more. With `--features dashboard` there is `--dashboard`, which shows the run live. Ctrl-C saves
+//! more. `--profile` prints what one step takes on the device, by kernel and by module, and writes
+//! it as a timeline where it is given a file. With `--features dashboard` there is `--dashboard`, which shows the run live. Ctrl-C saves
 //! and ends the run; `--resume` goes on with it.
 //!
 //! What surrounds the training is [`evenkeel::run`], for programs of your own to use; here is what
@@ -90,7 +91,7 @@ async fn train(
     let windows = settings.batch * settings.accumulation;
     while run.goes_on(trainer.steps()) {
         let batch = split.training.batch(settings.seed, trainer.steps(), windows);
-        trainer.step(&batch).await?;
+        run.step(trainer, &batch).await?;
         let validate = async |trainer: &mut _| validation_loss(trainer, split, settings).await;
         run.after_step(trainer, validate).await?;
     }

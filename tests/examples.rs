@@ -135,6 +135,37 @@ fn gpt_shows_skipped_steps() {
     assert!(place.read("out/training.svg").contains("<rect class='skipped'"));
 }
 
+/// And the run is the one that it is without.
+#[test]
+fn gpt_profiles_a_step() {
+    let Some(_) = support::gpu() else { return };
+    let run = |more: &[&str]| {
+        let place = Place::new();
+        let trace = place.path("more/trace.json");
+        let more: Vec<_> =
+            more.iter().map(|&part| if part == "FILE" { &*trace } else { part }).collect();
+        let more = [&["--steps", "6", "--sample", "9", "--quiet"], &more[..]].concat();
+        let text = succeed("gpt", &borrowed(&place.arguments(None, &more)));
+        let losses: Vec<_> = lines(&place.read("out/metrics.jsonl")).iter().map(loss).collect();
+        let learned = (losses, place.read("out/sample.txt"));
+        let written = Path::new(&trace).exists().then(|| place.read("more/trace.json"));
+        assert_eq!(text.contains(&trace), written.is_some(), "{text}");
+        (text, learned, written)
+    };
+    let (plain, learned, written) = run(&[]);
+    assert!(!plain.contains("kernel ") && written.is_none(), "{plain}");
+    let (text, same, written) = run(&["--profile"]);
+    assert!(written.is_none() && same == learned, "{same:?} and {learned:?}");
+    for part in ["one step on ", "at best: ", "\nkernel ", "\nadamw ", "\nmodule ", "\nupdate "] {
+        assert_eq!(text.matches(part).count(), 1, "{part:?} in {text}");
+    }
+    let (text, same, written) = run(&["--profile", "FILE"]);
+    assert!(text.contains("\nblocks.0.attention ") && same == learned, "{text}");
+    let trace: Value = serde_json::from_str(&written.expect("a trace")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("events");
+    assert!(events.iter().any(|event| event["name"] == "adamw" && event["ph"] == "X"));
+}
+
 #[test]
 fn gpt_refuses_bad_texts_and_folders() {
     let Some(_) = support::gpu() else { return };
@@ -175,7 +206,7 @@ fn gpt_refuses_bad_texts_and_folders() {
     let folder = place.path("");
     let metrics = ["--out", &out, "--metrics", &folder];
     refuse(&[&text[..], &metrics].concat(), &["cannot be written", "--metrics"]);
-    for option in ["--csv", "--report"] {
+    for option in ["--csv", "--report", "--profile"] {
         let arguments = [&text[..], &["--out", &out, option, &folder]].concat();
         refuse(&arguments, &["cannot be written", option]);
     }

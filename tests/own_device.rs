@@ -17,6 +17,7 @@ use evenkeel::train::{AdamW, Batch, Clip, Trainer};
 use evenkeel::{Gpu, WeightStorage};
 use support::models::{small_gpt, small_gpt_batch};
 use support::{Tolerance, assert_close, block_on, read, tokens, unpad, values, wide};
+use wgpu::Features;
 
 /// A device with the limits that every WebGPU implementation has.
 fn default_gpu() -> Option<Gpu> {
@@ -249,6 +250,57 @@ fn a_gpt_trains_on_a_device_with_default_limits() {
     let (first, last) = (telemetry[0].loss, telemetry[39].loss);
     assert!(telemetry.iter().all(|step| step.applied));
     assert!((first - 27f32.ln()).abs() < 0.1 && last < 0.8 * first, "{first} to {last}");
+}
+
+/// Dispatches of a step with their workgroups, which tell the variants of products apart, and the
+/// losses of some steps.
+fn run_of(gpu: &Gpu) -> (Vec<(&'static str, [u32; 3])>, Vec<u32>) {
+    let gpt = Gpt::new(GptConfig::gpt2(27, 24, 1, 2, 48)).expect("valid");
+    let model = LanguageModel { gpt, batch: 3, time: 24 };
+    let mut trainer = block_on(Trainer::builder(model).seed(1).build(gpu)).expect("a trainer");
+    let batch = Batch::new().with("tokens", tokens(1, 72, 27)).with("targets", tokens(2, 72, 27));
+    for _ in 0..3 {
+        block_on(trainer.step(&batch)).expect("a step");
+    }
+    let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+    let dispatches = trainer.dispatches().map(|dispatch| (dispatch.name, dispatch.workgroups));
+    (dispatches.collect(), telemetry.iter().map(|step| step.loss.to_bits()).collect())
+}
+
+/// A device that is shared with another program is as fast as our own, if it was asked for what
+/// [`Gpu::requirements`] says.
+#[test]
+fn a_device_that_meets_the_requirements_runs_what_our_own_does() {
+    let (Some(own), Some(adapter)) = (support::gpu(), support::adapter()) else { return };
+    let wanted = Gpu::requirements(&adapter);
+    let used = [
+        Features::SHADER_F16,
+        Features::SHADER_INT64,
+        Features::SUBGROUP,
+        Features::TIMESTAMP_QUERY,
+    ];
+    let used = used.into_iter().fold(Features::empty(), |all, feature| all | feature);
+    assert_eq!(wanted.features, adapter.features() & used);
+    assert!(own.device.features().contains(wanted.features), "our own has them");
+    assert_eq!(wanted.limits, own.device.limits());
+    let mut shared = wanted.clone();
+    let others = adapter.features() & Features::MAPPABLE_PRIMARY_BUFFERS;
+    shared.features |= others;
+    let (device, queue) = block_on(adapter.request_device(&shared.descriptor())).expect("a device");
+    assert!(device.features().contains(wanted.features | others));
+    let shared = Gpu::from_device(device, queue, adapter.get_info());
+    let expected = run_of(&own);
+    assert_eq!(run_of(&shared), expected);
+    // Without the features the same kernels run, without the fast path where there is one.
+    let plain = run_of(&default_gpu().expect("the same adapter"));
+    let names = |run: &(Vec<(&'static str, _)>, _)| -> Vec<_> {
+        run.0.iter().map(|&(name, _)| name).collect()
+    };
+    assert_eq!((names(&plain), &plain.1), (names(&expected), &expected.1));
+    let subgroups = [own.info.subgroup_min_size, own.info.subgroup_max_size] == [8, 8];
+    let has_path =
+        own.is_software() && subgroups && adapter.features().contains(Features::SUBGROUP);
+    assert_eq!(plain.0 != expected.0, has_path);
 }
 
 /// Everything a Llama needs, heads of the largest width included.

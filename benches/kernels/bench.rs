@@ -2,8 +2,8 @@
 //! right after it the copy kernel over as many bytes, so that both see the same machine.
 
 use std::cell::Cell;
-use std::fmt;
 use std::time::{Duration, Instant};
+use std::{fmt, slice};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, SamplingMode, Throughput};
@@ -102,10 +102,15 @@ impl<'b> Family<'b> {
         self.gpu.upload("tokens", &ids.iter().map(|id| id % bound).collect::<Vec<_>>())
     }
 
-    /// A kernel that moves each of its buffers once.
+    /// A kernel that moves all that it is bound to.
     pub fn moves_its_buffers<K: Kernel>(&mut self, size: impl fmt::Display, kernel: &K) {
-        let bytes = kernel.buffers().iter().map(bound_bytes).sum();
-        self.moves(size, bytes, kernel);
+        let dispatch = self.gpu.prepare(kernel);
+        self.measure(
+            dispatch.name,
+            size,
+            Work::Bytes(dispatch.work.bytes()),
+            slice::from_ref(&dispatch),
+        );
     }
 
     /// A kernel that moves `bytes`.
@@ -131,6 +136,18 @@ impl<'b> Family<'b> {
         self.computes_as(Variant::default(), size, flops, kernel);
     }
 
+    /// A variant of a matrix product.
+    pub fn multiplies_as<K: Kernel>(
+        &mut self,
+        variant: impl Into<Variant>,
+        size: impl fmt::Display,
+        kernel: &K,
+    ) {
+        let dispatch = self.gpu.prepare_as(kernel, variant);
+        let work = Work::Flops(dispatch.work.operations);
+        self.measure(dispatch.name, size, work, slice::from_ref(&dispatch));
+    }
+
     /// A variant of a kernel that does `flops` additions and multiplications.
     pub fn computes_as<K: Kernel>(
         &mut self,
@@ -141,6 +158,7 @@ impl<'b> Family<'b> {
     ) {
         let name = const { K::DECLARATION.name };
         let dispatch = self.gpu.prepare_as(kernel, variant);
+        assert_eq!(dispatch.work.operations, flops, "{name}: operations as profiles count them");
         self.measure(name, size, Work::Flops(flops), &[dispatch]);
     }
 
@@ -178,10 +196,6 @@ impl<'b> Family<'b> {
         }
         !seconds.is_empty()
     }
-}
-
-fn bound_bytes(binding: &wgpu::BufferBinding<'_>) -> u64 {
-    binding.size.map_or(binding.buffer.size() - binding.offset, u64::from)
 }
 
 /// How long the device takes for a number of repetitions.

@@ -18,7 +18,6 @@ macro_rules! product {
         let [b] = $family.tensors(Shape { rows: $b.0, cols: $b.1 });
         let [c] = $family.tensors(Shape { rows, cols });
         $(let $more = $family.vector($cols);)*
-        let flops = 2 * u64::from(rows) * u64::from(cols) * u64::from(inner);
         let kernel = $Kernel {
             params: $Params::dense(rows, cols, inner),
             a: bind(&a),
@@ -34,7 +33,7 @@ macro_rules! product {
                     ProductTile::Of32 => ", tiles of 32",
                 };
                 let size = format_args!("{rows} x {cols} x {inner}{tile}");
-                $family.computes_as(variant, size, flops, &kernel);
+                $family.multiplies_as(variant, size, &kernel);
             }
         }
     }};

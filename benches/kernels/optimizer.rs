@@ -12,7 +12,7 @@ use evenkeel::train::optimizers::{Segment, SegmentTensor};
 use evenkeel::train::{self, Optimizer};
 
 use crate::bench::{Family, Work, bind};
-use crate::update::{Layout, PARAMETERS};
+use crate::update::Layout;
 
 /// The tensors of [`Layout`] when there are 148, the last of which is shorter.
 const MATRIX: [usize; 2] = [103, 656];
@@ -22,10 +22,8 @@ const BATCH: usize = 100;
 
 pub fn run(family: &mut Family<'_>) {
     let layout = Layout::new(family, 148);
-    let bytes = u64::from(PARAMETERS) * 4;
     let adamw = layout.adamw();
-    // The gradient is read; weight and moments are read and written.
-    family.moves("10 M in 148 tensors", 7 * bytes, &adamw);
+    family.moves_its_buffers("10 M in 148 tensors", &adamw);
     let AdamwParams {
         chunk_count,
         beta1,
@@ -53,7 +51,7 @@ pub fn run(family: &mut Family<'_>) {
         m: bind(&layout.m),
         v: bind(&layout.v),
     };
-    family.moves("10 M in 148 tensors", 7 * bytes, &adam);
+    family.moves_its_buffers("10 M in 148 tensors", &adam);
     let params =
         SgdParams { chunk_count, momentum: 0.9, dampening: 0.0, nesterov: 0, weight_decay };
     let sgd = Sgd {
@@ -65,7 +63,7 @@ pub fn run(family: &mut Family<'_>) {
         weight: bind(&layout.weight),
         momentum_buffer: bind(&layout.m),
     };
-    family.moves("10 M in 148 tensors", 5 * bytes, &sgd);
+    family.moves_its_buffers("10 M in 148 tensors", &sgd);
 
     let amsgrad = train::AdamW { amsgrad: true, ..Default::default() };
     let cautious = train::AdamW { cautious: true, ..Default::default() };

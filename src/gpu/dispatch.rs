@@ -1,9 +1,13 @@
 //! Kernels made ready, and encoded or run.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Gpu, pipeline};
-use crate::kernel::{AnyKernel, Declaration, Kernel, Variant};
+use super::{Gpu, Origin, pipeline};
+use crate::kernel::{Access, AnyKernel, Declaration, Kernel, Variant, Work};
+
+/// A part of a buffer: its first byte and how many.
+type Region = (wgpu::Buffer, u64, u64);
 
 /// One dispatch, ready to be encoded any number of times. A clone is the same dispatch over the same
 /// buffers.
@@ -13,6 +17,12 @@ pub struct Dispatch {
     pub name: &'static str,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
+    /// What it has to do.
+    pub work: Work,
+    /// What it is part of, where it is part of a plan or an update.
+    pub origin: Option<Arc<Origin>>,
+    /// What it writes.
+    pub(super) written: Arc<[Region]>,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
 }
@@ -82,7 +92,15 @@ impl Gpu {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Dispatch { name: declaration.name, workgroups: kernel.grid, pipeline, bind_group }
+        Dispatch {
+            name: declaration.name,
+            workgroups: kernel.grid,
+            work: Work::of(kernel),
+            origin: None,
+            written: written(kernel),
+            pipeline,
+            bind_group,
+        }
     }
 
     /// Encodes dispatches in order into one compute pass.
@@ -91,8 +109,19 @@ impl Gpu {
         encoder: &mut wgpu::CommandEncoder,
         dispatches: impl IntoIterator<Item = &'d Dispatch>,
     ) {
+        self.encode_pass(encoder, None, dispatches);
+    }
+
+    /// The same, between two timestamps.
+    pub(super) fn encode_pass<'d>(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+    ) {
         let mut count = 0;
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let description = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&description);
         for dispatch in dispatches {
             let [x, y, z] = dispatch.workgroups;
             pass.set_pipeline(&dispatch.pipeline);
@@ -118,4 +147,14 @@ impl Gpu {
         self.encode(&mut encoder, [dispatch]);
         self.submit(encoder);
     }
+}
+
+fn written(kernel: &AnyKernel<'_>) -> Arc<[Region]> {
+    let bound = kernel.declaration.buffers.iter().zip(&kernel.buffers);
+    let written = bound.filter(|((_, access), _)| *access == Access::Write);
+    let region = |binding: &wgpu::BufferBinding<'_>| {
+        let rest = binding.buffer.size() - binding.offset;
+        (binding.buffer.clone(), binding.offset, binding.size.map_or(rest, u64::from))
+    };
+    written.map(|(_, binding)| region(binding)).collect()
 }

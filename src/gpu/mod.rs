@@ -9,9 +9,12 @@ mod dispatch;
 mod loss;
 mod memory;
 mod numerics;
+mod origin;
 mod pacing;
 mod pipeline;
+mod requirements;
 mod submission;
+mod timing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -28,10 +31,14 @@ pub use numerics::{
     Overflow, Products, Races, Reductions, SpecialValue, Subnormals,
 };
 
+pub use origin::{Origin, Stage};
 pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
+pub use requirements::Requirements;
 pub(crate) use submission::Completion;
 pub use submission::Submission;
+pub use timing::{DeviceLimits, Timing};
+pub(crate) use timing::{Span, Timestamps};
 
 use crate::error::{Error, Result};
 use crate::kernel::Variant;
@@ -95,28 +102,18 @@ impl Gpu {
         Self::from_adapter(&adapter).await
     }
 
-    /// A device of the given adapter, with all of its limits and the features kernels can use.
+    /// A device of the given adapter, with all of its limits and the features kernels can use:
+    /// its [`requirements`](Self::requirements).
     ///
     /// # Errors
     /// [`Error::NoDevice`] if the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let wanted = wgpu::Features::SHADER_F16
-            | wgpu::Features::SHADER_INT64
-            | wgpu::Features::SUBGROUP
-            | wgpu::Features::TIMESTAMP_QUERY;
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("evenkeel"),
-                required_features: adapter.features() & wanted,
-                required_limits: adapter.limits(),
-                ..Default::default()
-            })
-            .await
-            .map_err(|error| Error::NoDevice {
-                adapter: info.name.clone(),
-                reason: error.to_string(),
-            })?;
+        let requested = adapter.request_device(&Self::requirements(adapter).descriptor()).await;
+        let (device, queue) = requested.map_err(|error| Error::NoDevice {
+            adapter: info.name.clone(),
+            reason: error.to_string(),
+        })?;
         let gpu = Self::from_device(device, queue, info);
         // What was made of a device that is lost is not valid; that is no news, and no reason to
         // panic as wgpu does by default. Browsers report such errors to the console.
@@ -130,8 +127,22 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// A device that the caller made. Its device-lost callback is set, which only the last one set
-    /// hears: make one `Gpu` of a device and clone that.
+    /// A device that the caller made, with WebGPU's default limits or more, best with what
+    /// [`requirements`](Self::requirements) says:
+    ///
+    /// ```no_run
+    /// # async fn share(adapter: wgpu::Adapter) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut wanted = evenkeel::Gpu::requirements(&adapter);
+    /// // What the rest of the program needs.
+    /// wanted.features |= wgpu::Features::INDIRECT_FIRST_INSTANCE;
+    /// let (device, queue) = adapter.request_device(&wanted.descriptor()).await?;
+    /// let gpu = evenkeel::Gpu::from_device(device.clone(), queue.clone(), adapter.get_info());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Its device-lost callback is set, which only the last one set hears: make one `Gpu` of a
+    /// device and clone that.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
         let shared = Shared {
             pipelines: Mutex::default(),

@@ -22,6 +22,7 @@ impl Graph {
         let mut upstream: Vec<Vec<Option<Value>>> =
             self.nodes[..forward].iter().map(|node| vec![None; node.shapes.len()]).collect();
         let scope = std::mem::take(&mut self.scope);
+        self.differentiated = Some(self.nodes[loss.node].module.clone());
         let seed = self.apply(SeedGradient { factor }, &[]);
         upstream[loss.node][loss.output] = Some(seed);
 
@@ -33,6 +34,7 @@ impl Graph {
             let Source::Op(op) = &node.source else { continue };
             // Labels of gradient operations say whose gradient they are part of.
             self.scope = vec![node.label.clone(), "gradient".to_owned()];
+            self.differentiated = Some(node.module.clone());
             let gradients = self.with_precision(node.precision, |graph| {
                 op.gradient(graph, &node, &upstream[index])
             });
@@ -45,6 +47,7 @@ impl Graph {
             }
         }
         self.scope = scope;
+        self.differentiated = None;
     }
 
     /// Adds one gradient to what an input has already received. Parameters keep their

@@ -59,6 +59,10 @@ pub struct Graph {
     observations: Vec<(String, Value)>,
     after_update: Vec<Rc<dyn AfterUpdate>>,
     scope: Vec<String>,
+    /// Scopes and modules.
+    module: Vec<String>,
+    /// The module of the operation whose gradient is being made.
+    differentiated: Option<String>,
     streams: u32,
     /// Whether parameters that are asked for from here on are trained.
     requires_grad: bool,
@@ -82,6 +86,8 @@ impl Graph {
             observations: Vec::new(),
             after_update: Vec::new(),
             scope: Vec::new(),
+            module: Vec::new(),
+            differentiated: None,
             streams: 0,
             requires_grad: true,
         }
@@ -113,9 +119,20 @@ impl Graph {
 
     /// Runs `build` with `name` added to the prefix of every parameter and state it makes.
     pub fn scope<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
-        self.scope.push(name.into());
-        let result = build(self);
+        let name = name.into();
+        self.scope.push(name.clone());
+        let result = self.module(name, build);
         self.scope.pop();
+        result
+    }
+
+    /// Runs `build` with what it computes counted as part of the module `name` in a
+    /// [profile](crate::train::Profile). Every [`scope`](Self::scope) is a module; this is for what
+    /// has a name of its own without being a prefix of others.
+    pub fn module<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.module.push(name.into());
+        let result = build(self);
+        self.module.pop();
         result
     }
 
@@ -209,7 +226,10 @@ impl Graph {
     ) -> Value {
         let index = self.nodes.len();
         let precision = Precision::F32;
-        self.nodes.push(Node { source, inputs, shapes, label, precision, index });
+        let is_gradient = self.differentiated.is_some();
+        let module = self.differentiated.clone().unwrap_or_else(|| self.module.join("."));
+        let node = Node { source, inputs, shapes, label, module, is_gradient, precision, index };
+        self.nodes.push(node);
         Value { node: index, output: 0 }
     }
 

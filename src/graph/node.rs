@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{Op, Shape};
+use crate::gpu::{Origin, Stage};
 use crate::kernel::Precision;
 use crate::record::{Recorder, Slot};
 
@@ -41,6 +42,11 @@ pub struct Node {
     pub shapes: Vec<Shape>,
     /// Scope and name, for messages and reports.
     pub label: String,
+    /// The [module](super::Graph::module) it was made in; a gradient operation has that of what it
+    /// differentiates.
+    pub module: String,
+    /// Whether it is part of the backward pass.
+    pub is_gradient: bool,
     /// The storage precision of the values an operation reads and writes.
     pub precision: Precision,
     pub(super) index: usize,
@@ -50,6 +56,12 @@ impl Node {
     /// Output `output` of this node as a value.
     pub fn output(&self, output: usize) -> Value {
         Value { node: self.index, output }
+    }
+
+    /// What the dispatches of this node are part of.
+    pub(crate) fn origin(&self) -> Origin {
+        let stage = if self.is_gradient { Stage::Backward } else { Stage::Forward };
+        Origin { module: self.module.clone(), label: self.label.clone(), stage }
     }
 
     /// Records the node's operation in its storage precision.

@@ -126,7 +126,7 @@ impl Declaration {
         variants
     }
 
-    fn has_fragment(&self, stem: &str) -> bool {
+    pub(super) fn has_fragment(&self, stem: &str) -> bool {
         self.fragments.iter().any(|fragment| fragment.stem() == stem)
     }
 }

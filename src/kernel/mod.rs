@@ -17,9 +17,11 @@ mod fragment;
 pub mod precision;
 pub mod shared;
 mod variant;
+mod work;
 
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;
 pub use precision::{Precision, WeightStorage};
 pub use variant::{HeadQuads, ProductTile, Variant};
+pub use work::Work;

@@ -195,12 +195,43 @@ kernel! {
     }
 }
 
+kernel! {
+    /// Eight chains of x ← factor x + addend per quad of y, in registers alone: how fast a device
+    /// multiplies and adds. Chain j of quad i begins with ((8 i + j) mod 64) / 64, and
+    /// `y[4 i + j]` is the sum of what chains j and j + 4 end with.
+    pub ProbeMultiplyAdd = [GRID, wgsl!("../../shaders/probe/probe_multiply_add.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform ProbeMultiplyAddParams {
+        /// Quads of y.
+        quads: u32,
+        /// Steps of each chain, a multiple of 4.
+        rounds: u32,
+        /// Factor.
+        factor: f32,
+        /// Addend.
+        addend: f32,
+    }
+    buffers {
+        /// f32 (4 quads), overwritten.
+        Write y,
+    }
+}
+
+impl ProbeMultiplyAddParams {
+    /// Multiplications and additions.
+    pub const fn operations(&self) -> u64 {
+        2 * 8 * self.quads as u64 * self.rounds as u64
+    }
+}
+
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     ProbeArithmetic::DECLARATION,
     ProbeBits::DECLARATION,
     ProbeCompensation::DECLARATION,
     ProbeConversion::DECLARATION,
+    ProbeMultiplyAdd::DECLARATION,
     ProbeRace::DECLARATION,
     ProbeReduction::DECLARATION,
 ];

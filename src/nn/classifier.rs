@@ -61,7 +61,9 @@ impl Model for Classifier {
         let inputs = graph.input("inputs", Shape::real([self.batch, self.mlp.inputs]));
         let targets = graph.tokens("targets", [self.batch], self.mlp.classes);
         let prediction = self.mlp.logits(graph, inputs);
-        let loss = graph.cross_entropy(prediction, targets, CrossEntropy::default());
+        let loss =
+            |graph: &mut Graph| graph.cross_entropy(prediction, targets, CrossEntropy::default());
+        let loss = graph.module("loss", loss);
         ModelOutput { loss, prediction }
     }
 }

@@ -31,7 +31,7 @@ impl Embedding {
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, tokens: Value) -> Value {
         let table = self.table(graph, name);
-        graph.embedding(table, tokens)
+        graph.module(name, |graph| graph.embedding(table, tokens))
     }
 }
 

@@ -303,7 +303,7 @@ impl Gpt {
         if config.positions == Positions::Learned {
             let positions = Embedding::new(config.context, config.width);
             let table = positions.table(graph, "position_embedding");
-            x = graph.add_positions(x, table);
+            x = graph.module("position_embedding", |graph| graph.add_positions(x, table));
         }
         let x = Dropout { probability: config.dropout }.forward(graph, x);
         let mut residual = Residual { stream: x, branch: None };
@@ -320,13 +320,13 @@ impl Gpt {
         let logits = if config.tied_head {
             let embedding = Embedding::new(config.vocabulary, config.width);
             let table = embedding.table(graph, "token_embedding");
-            graph.linear(x, table, None, Activation::None)
+            graph.module("head", |graph| graph.linear(x, table, None, Activation::None))
         } else {
             let head = Linear::new(config.width, config.vocabulary).bias(false).init(Init::GPT2);
             head.forward(graph, "head", x)
         };
         match config.logit_soft_cap {
-            Some(cap) => graph.soft_cap(logits, cap),
+            Some(cap) => graph.module("head", |graph| graph.soft_cap(logits, cap)),
             None => logits,
         }
     }
@@ -363,10 +363,12 @@ impl Model for LanguageModel {
         let prediction = self.gpt.logits(graph, tokens);
         let config = &self.gpt.config;
         if !config.watch_logits || graph.phase == Phase::Evaluate {
-            let loss = graph.cross_entropy(prediction, targets, config.loss);
+            let loss = |graph: &mut Graph| graph.cross_entropy(prediction, targets, config.loss);
+            let loss = graph.module("loss", loss);
             return ModelOutput { loss, prediction };
         }
-        let (loss, logits) = graph.watched_cross_entropy(prediction, targets, config.loss);
+        let (loss, logits) = graph
+            .module("loss", |graph| graph.watched_cross_entropy(prediction, targets, config.loss));
         graph.observe("max_logit", logits.max_logit);
         graph.observe("z_loss", logits.z_loss);
         ModelOutput { loss, prediction }

@@ -35,7 +35,7 @@ impl LayerNorm {
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         let [weight, bias] = self.parameters(graph, name);
-        graph.layer_norm(x, weight, bias, self.eps)
+        graph.module(name, |graph| graph.layer_norm(x, weight, bias, self.eps))
     }
 
     /// The norm of x + residual, and the sum itself.
@@ -48,7 +48,7 @@ impl LayerNorm {
         residual: Value,
     ) -> (Value, Value) {
         let [weight, bias] = self.parameters(graph, name);
-        graph.residual_layer_norm(x, residual, weight, bias, self.eps)
+        graph.module(name, |graph| graph.residual_layer_norm(x, residual, weight, bias, self.eps))
     }
 
     fn parameters(&self, graph: &mut Graph, name: &str) -> [Value; 2] {
@@ -66,7 +66,7 @@ impl RmsNorm {
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         let weight = self.parameter(graph, name);
-        graph.rms_norm(x, weight, self.eps)
+        graph.module(name, |graph| graph.rms_norm(x, weight, self.eps))
     }
 
     /// The norm of x + residual, and the sum itself.
@@ -79,7 +79,7 @@ impl RmsNorm {
         residual: Value,
     ) -> (Value, Value) {
         let weight = self.parameter(graph, name);
-        graph.residual_rms_norm(x, residual, weight, self.eps)
+        graph.module(name, |graph| graph.residual_rms_norm(x, residual, weight, self.eps))
     }
 
     fn parameter(&self, graph: &mut Graph, name: &str) -> Value {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Parameters, PlanRequest, parameters};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Origin, Stage};
 use crate::graph::{Source, Value};
 use crate::kernel::{Precision, Variant};
 use crate::kernels::{CastFromF32, CastFromF32Params, LoadWeights, LoadWeightsParams};
@@ -69,6 +69,7 @@ impl Copies {
     /// Records the casts. Copies in f32 get all that the storage knows of a weight; halves are made
     /// of them where the storage has other halves.
     pub fn record(&self, parameters: &Parameters, recorder: &mut Recorder<'_>) {
+        recorder.set_origin(Origin::of_step("weight_copies", Stage::Prologue));
         for (&precision, buffers) in &self.buffers {
             recorder.set_variant(Variant {
                 precision,

@@ -56,6 +56,7 @@ pub(super) fn record(
         if prologue::spans_step(&node.source) {
             continue;
         }
+        recorder.set_origin(node.origin());
         if let Source::Op(op) = &node.source {
             let inputs: Vec<_> = node.inputs.iter().map(|input| values[input].clone()).collect();
             let mut outputs: Vec<_> =

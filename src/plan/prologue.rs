@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Plan, Recorder, Slot};
-use crate::gpu::Dispatch;
+use crate::gpu::{Dispatch, Origin, Stage};
 use crate::graph::{Graph, Source, Value};
 
 /// Whether a node [spans the step](crate::graph::Op::spans_step).
@@ -50,6 +50,7 @@ pub(super) fn record(
         if op.spans_step() && !first_microbatch {
             outputs.iter_mut().for_each(|output| output.accumulate = true);
         }
+        recorder.set_origin(Origin { stage: Stage::Prologue, ..node.origin() });
         node.record(&**op, recorder, &inputs, &outputs);
     }
 }

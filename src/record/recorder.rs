@@ -1,7 +1,9 @@
 //! Turns kernels into dispatches, with all uniform blocks side by side in a few buffers.
 
+use std::sync::Arc;
+
 use super::{Slot, StepBuffers};
-use crate::gpu::{ALIGNMENT, Dispatch, Gpu};
+use crate::gpu::{ALIGNMENT, Dispatch, Gpu, Origin};
 use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, ProductTile, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
@@ -20,6 +22,7 @@ pub struct Recorder<'a> {
     native_f16: bool,
     /// Buffers that hold halves while an operation in half precision is recorded.
     halves: Vec<wgpu::Buffer>,
+    origin: Option<Arc<Origin>>,
 }
 
 impl<'a> Recorder<'a> {
@@ -35,6 +38,7 @@ impl<'a> Recorder<'a> {
             variant: Variant::default(),
             native_f16: false,
             halves: Vec::new(),
+            origin: None,
         }
     }
 
@@ -85,6 +89,11 @@ impl<'a> Recorder<'a> {
     /// fastest for `batch` products of `rows` x `cols`.
     pub fn set_product_size(&mut self, rows: u32, cols: u32, batch: u32) {
         self.variant.product_tile = ProductTile::fitting(rows, cols, batch);
+    }
+
+    /// Says what all that is recorded from here on is part of.
+    pub fn set_origin(&mut self, origin: Origin) {
+        self.origin = Some(Arc::new(origin));
     }
 
     /// Lets matrix products of f16 tensors multiply in f16.
@@ -146,7 +155,9 @@ impl<'a> Recorder<'a> {
         };
         assert!(kernel.uniform.len() as u64 <= ALIGNMENT, "a uniform block of 256 bytes at most");
         let variant = self.gpu.fitted(self.variant);
-        self.dispatches.push(self.gpu.prepare_in(kernel, variant, &page, offset));
+        let mut dispatch = self.gpu.prepare_in(kernel, variant, &page, offset);
+        dispatch.origin = self.origin.clone();
+        self.dispatches.push(dispatch);
         self.page = Some((page, offset + ALIGNMENT));
     }
 

@@ -90,6 +90,16 @@ pub fn probe_reduction(words: &[u32], values: &[f64]) -> ProbeReductions {
     }
 }
 
+/// Quads of pairs of chains x ← factor x + addend.
+pub fn probe_multiply_add(quads: usize, rounds: u32, factor: f64, addend: f64) -> Vec<f64> {
+    let chain = |index: usize| {
+        let first = (index % 64) as f64 / 64.0;
+        (0..rounds).fold(first, |x, _| factor * x + addend)
+    };
+    let pair = |i: usize| move |j: usize| chain(8 * i + j) + chain(8 * i + j + 4);
+    (0..quads).flat_map(|i| (0..4).map(pair(i))).collect()
+}
+
 /// Words shuffled and mixed: y, and its sum, xor and largest. The length is a power of two, at
 /// least 256; blocks of 256 exchange within themselves.
 pub fn probe_race(rounds: u32, stride: u32, x: &[u32]) -> (Vec<u32>, [u32; 3]) {

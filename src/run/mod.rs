@@ -32,6 +32,7 @@ mod monitor;
 mod options;
 mod outputs;
 mod preset;
+mod profile;
 mod saved;
 mod settings;
 mod signals;

@@ -29,6 +29,8 @@ pub struct Monitor {
     quiet: bool,
     losses: Vec<f64>,
     validation_loss: Option<f64>,
+    /// What is to be printed at the end.
+    later: Vec<String>,
 }
 
 /// A file that takes every record.
@@ -88,6 +90,7 @@ impl Monitor {
             quiet: options.quiet,
             losses: Vec::new(),
             validation_loss: None,
+            later: Vec::new(),
         };
         monitor.open(start)?;
         monitor.bar.set_position(start);
@@ -226,6 +229,14 @@ impl Monitor {
         self.bar.set_message(message);
     }
 
+    /// Shows text beside the progress; where that fills the screen, at the end.
+    pub fn print(&mut self, text: String) {
+        match self.dashboard {
+            None => self.bar.suspend(|| say!("{text}")),
+            Some(_) => self.later.push(text),
+        }
+    }
+
     /// Ends what was shown and what was written; says how the run went as a whole.
     ///
     /// # Errors
@@ -233,6 +244,7 @@ impl Monitor {
     pub fn finish(mut self) -> Result<()> {
         self.dashboard = None;
         self.bar.finish_and_clear();
+        self.later.iter().for_each(|text| say!("{text}"));
         let mut written = Ok(());
         for mut file in std::mem::take(&mut self.files) {
             let whole = file.sync().map_err(|error| named(error, &file.path));

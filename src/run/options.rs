@@ -127,6 +127,11 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub restart: bool,
+    /// Profiles some of the first steps: what the device takes for one by kernel and by module, and
+    /// in FILE.json, if given, as a timeline that ui.perfetto.dev shows.
+    #[arg(long, value_name = "FILE.json")]
+    #[serde(skip)]
+    pub profile: Option<Option<PathBuf>>,
     /// Live charts in the terminal, where q stops the run; needs --features dashboard.
     #[arg(long)]
     #[serde(skip)]
@@ -157,7 +162,7 @@ impl Options {
         }
         let merged: Self = serde_json::from_value(Value::Object(fields)).expect("its own fields");
         let &Self { resume, restart, dashboard, quiet, .. } = self;
-        let Self { out, text, metrics, csv, tensorboard, report, .. } = self.clone();
+        let Self { out, text, metrics, csv, tensorboard, report, profile, .. } = self.clone();
         Ok(Self {
             out,
             text: text.or(merged.text),
@@ -165,6 +170,7 @@ impl Options {
             csv: csv.or(merged.csv),
             tensorboard: tensorboard.or(merged.tensorboard),
             report: report.or(merged.report),
+            profile,
             resume,
             restart,
             dashboard,
@@ -178,8 +184,9 @@ impl Options {
     /// # Errors
     /// [`Error::File`] for a path that is empty.
     pub(super) fn with_absolute_paths(mut self) -> Result<Self> {
-        let Self { text, metrics, csv, tensorboard, report, .. } = &mut self;
-        for path in [text, metrics, csv, tensorboard, report].into_iter().flatten() {
+        let Self { text, metrics, csv, tensorboard, report, profile, .. } = &mut self;
+        let named = [text, metrics, csv, tensorboard, report].into_iter().flatten();
+        for path in named.chain(profile.iter_mut().flatten()) {
             let absolute = std::path::absolute(&*path);
             *path = absolute.map_err(|error| {
                 let reason = format!("this is no path: {error}");

@@ -24,6 +24,8 @@ pub struct Outputs {
     pub tensorboard: Option<PathBuf>,
     /// The run as a page.
     pub report: Option<PathBuf>,
+    /// The trace of a profiled step.
+    pub trace: Option<PathBuf>,
     /// The charts alone.
     pub plot: PathBuf,
     /// Generated text.
@@ -51,6 +53,7 @@ impl Outputs {
             csv: options.csv.clone(),
             tensorboard: options.tensorboard.clone(),
             report: options.report.clone(),
+            trace: options.profile.clone().flatten(),
             plot: folder.file("training.svg"),
             sample: folder.file("sample.txt"),
             weights: folder.file(WEIGHTS),
@@ -73,7 +76,8 @@ impl Outputs {
         let metrics = if options.metrics.is_some() { "--metrics" } else { "--out" };
         let one = |option: &str, path: &Path| (option.to_owned(), path.to_owned());
         let mut named = vec![one(metrics, &self.metrics)];
-        let optional = [("--csv", &self.csv), ("--report", &self.report)];
+        let optional =
+            [("--csv", &self.csv), ("--report", &self.report), ("--profile", &self.trace)];
         let given = |(option, path): (&str, &Option<PathBuf>)| Some(one(option, path.as_ref()?));
         named.extend(optional.into_iter().filter_map(given));
         let own = [&self.plot, &self.sample, &self.weights, &self.previous];
@@ -85,9 +89,12 @@ impl Outputs {
     pub fn print(&self, sampled: bool) {
         say!("\nmetrics  {}", self.metrics.display());
         let print = |name: &str, path: &Path| say!("{name:<8} {}", path.display());
-        let optional =
-            [("table", &self.csv), ("events", &self.tensorboard), ("report", &self.report)];
-        for (name, path) in optional {
+        for (name, path) in [
+            ("table", &self.csv),
+            ("events", &self.tensorboard),
+            ("report", &self.report),
+            ("trace", &self.trace),
+        ] {
             path.iter().for_each(|path| print(name, path));
         }
         print("plot", &self.plot);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::outputs::{PREVIOUS, WEIGHTS};
+use super::profile::ProfiledSteps;
 use super::{
     About, Ending, Folder, Monitor, Options, Outputs, Saved, Settings, Signal, Signals, Text,
     description, say, warn,
@@ -13,13 +14,14 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::gpu::Gpu;
 use crate::nn::LanguageModel;
-use crate::train::Trainer;
+use crate::train::{Batch, Trainer};
 
 /// A run of a language model, with its folder, its text and its files.
 ///
 /// [`open`](Self::open) finds everything that can be wrong without a device,
 /// [`settings`](Self::settings) what can be wrong with sizes, [`begin`](Self::begin) the rest;
-/// then steps follow, [`after_step`](Self::after_step) behind each, and [`end`](Self::end).
+/// then [`step`](Self::step)s follow, [`after_step`](Self::after_step) behind each, and
+/// [`end`](Self::end).
 pub struct Run {
     options: Options,
     signals: Signals,
@@ -43,6 +45,7 @@ struct Active {
     saved_at: u64,
     /// Why the last try to save failed.
     unsaved: Option<Error>,
+    profiled: Option<ProfiledSteps>,
 }
 
 impl Run {
@@ -145,6 +148,7 @@ impl Run {
             about,
             saved_at: start,
             unsaved: None,
+            profiled: ProfiledSteps::of(&self.options, start, settings.steps as u64),
         });
         Ok(())
     }
@@ -162,6 +166,28 @@ impl Run {
         let stop = self.signal().is_some();
         let active = self.active();
         done < active.steps && !active.monitor.is_stopped() && !stop
+    }
+
+    /// Takes a step; where options ask for it, some of the first are profiled, and what they took
+    /// is printed and written.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]. What cannot be written does not end the run.
+    pub async fn step(
+        &mut self,
+        trainer: &mut Trainer<LanguageModel>,
+        batch: &Batch,
+    ) -> Result<()> {
+        let active = self.active();
+        match &mut active.profiled {
+            Some(profiled) if profiled.are_next(trainer) => {
+                let (tables, beside) = profiled.take(trainer, batch).await?;
+                tables.into_iter().for_each(|text| active.monitor.print(text));
+                active.clock.since += beside;
+                Ok(())
+            }
+            _ => trainer.step(batch).await,
+        }
     }
 
     /// What follows a step: telemetry is read, the loss on other data is measured with `validate`,
@@ -248,8 +274,14 @@ impl Run {
             result = result.and(saved);
         }
         let signal = self.signal();
-        let active = self.active.take().expect("the run has begun");
-        let written = active.monitor.finish();
+        let mut active = self.active.take().expect("the run has begun");
+        let mut written = Ok(());
+        if let Some(profiled) = &mut active.profiled {
+            // A run may have ended in the middle of them.
+            profiled.tell().into_iter().for_each(|text| active.monitor.print(text));
+            written = profiled.write();
+        }
+        let written = active.monitor.finish().and(written);
         let result = result.and(active.unsaved.map_or(Ok(()), Err)).and(written);
         if active.saved_at < active.steps {
             say!("saved    at step {} of {}; --resume goes on", active.saved_at, active.steps);

@@ -18,6 +18,7 @@ mod model;
 mod norm;
 pub mod optimizers;
 mod predictor;
+mod profile;
 mod readback;
 mod rebuild;
 mod report;
@@ -42,6 +43,7 @@ pub use optimizers::{
     Adafactor, Adam, AdamAtan2, AdamW, Lion, Muon, MuonScale, Optimizer, Sgd, StableAdamW,
 };
 pub use predictor::Predictor;
+pub use profile::{Profile, ProfileRow, ProfiledDispatch};
 pub use report::TrainerReport;
 pub use schedule::Schedule;
 pub use stability::{

@@ -11,11 +11,20 @@
 use std::ops::Range;
 
 use super::tensor_telemetry::TensorWatch;
-use crate::gpu::{Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu, Timestamps};
 use crate::plan::Plan;
 
 /// A list of dispatches within the step, and the microbatch it begins.
 type Part<'a> = (&'a [Dispatch], Option<usize>);
+
+/// A dispatch within the step.
+pub(super) struct Placed<'a> {
+    pub dispatch: &'a Dispatch,
+    /// `None` for the update.
+    pub microbatch: Option<usize>,
+    /// Whether the inputs of the microbatch are to be brought into place in front of it.
+    pub begins: bool,
+}
 
 /// The lists that make a step.
 #[derive(Debug)]
@@ -65,6 +74,16 @@ impl<'a> Sequence<'a> {
         self.parts.iter().flat_map(|(list, _)| *list).nth(index).expect("in the list").name
     }
 
+    /// Some of the dispatches.
+    pub fn dispatches(&self, piece: Range<usize>) -> impl Iterator<Item = Placed<'a>> {
+        let all = self.parts.iter().flat_map(|&(list, microbatch)| {
+            let begins = move |at| at == 0 && microbatch.is_some();
+            let placed = move |(at, dispatch)| Placed { dispatch, microbatch, begins: begins(at) };
+            list.iter().enumerate().map(placed)
+        });
+        all.skip(piece.start).take(piece.len())
+    }
+
     /// Encodes some of the dispatches; `begin` encodes what comes in front of a microbatch.
     pub fn encode(
         &self,
@@ -88,6 +107,23 @@ impl<'a> Sequence<'a> {
             start += list.len();
         }
         encode_pass(gpu, encoder, &mut pass);
+    }
+
+    /// The same, with each dispatch in a pass of its own, between two timestamps.
+    pub fn stamp(
+        &self,
+        gpu: &Gpu,
+        encoder: &mut wgpu::CommandEncoder,
+        piece: Range<usize>,
+        begin: impl Fn(&mut wgpu::CommandEncoder, usize),
+        timestamps: &Timestamps,
+    ) {
+        for (index, placed) in piece.clone().zip(self.dispatches(piece)) {
+            if let (Some(microbatch), true) = (placed.microbatch, placed.begins) {
+                begin(encoder, microbatch);
+            }
+            timestamps.encode(gpu, encoder, index, placed.dispatch);
+        }
     }
 }
 

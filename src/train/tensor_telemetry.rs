@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::chunk_tables::{ChunkTables, SegmentTable};
 use super::optimizers::{self, Optimizer, SegmentTensor};
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu, Origin, Stage};
 use crate::kernels::{
     LoadWeights, LoadWeightsParams, TensorTelemetry as TensorTelemetryKernel,
     TensorTelemetryParams, UpdateScan, UpdateScanParams,
@@ -148,6 +148,7 @@ impl TensorWatch {
         let segments = gpu.upload("chunks of tensors", &tables.of_tensor);
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
+        recorder.set_origin(Origin::of_step("tensor_telemetry", Stage::Prologue));
         for ((weight, old), &quads) in weights.iter().zip(&old).zip(parameters.trained_segments()) {
             recorder.dispatch(&LoadWeights {
                 params: LoadWeightsParams { quads: to_u32(quads as usize) },
@@ -156,6 +157,7 @@ impl TensorWatch {
             });
         }
         let keep = recorder.take();
+        recorder.set_origin(Origin::of_step("tensor_telemetry", Stage::Update));
         let state = recorder.step_state();
         // Below 0: unknown.
         let eps_shares = gpu.upload("eps shares", &vec![-1.0f32; count.max(1)]);

@@ -17,7 +17,7 @@ use super::stability::ActivePolicy;
 use super::telemetry::{Telemetry, TelemetryRing};
 use super::tensor_telemetry::{TensorTelemetry, TensorWatch};
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted};
+use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted, Timestamps};
 use crate::graph::Graph;
 use crate::kernel::Precision;
 use crate::plan::{Parameters, Plan, Sinks};
@@ -41,7 +41,7 @@ pub(super) async fn finish(
 
 /// Brings the inputs of one of several microbatches from where they wait to where the plan reads
 /// them.
-fn copy_inputs(
+pub(super) fn copy_inputs(
     encoder: &mut wgpu::CommandEncoder,
     plan: &Plan,
     step: &StepBuffers,
@@ -107,16 +107,19 @@ impl<M: Model> Trainer<M> {
     ///
     /// [budget]: super::TrainerBuilder::submit_budget
     pub async fn step(&mut self, batch: &Batch) -> Result<()> {
-        self.gpu.check()?;
-        if let Some(last) = &self.gave_up {
-            return Err(last.gave_up_error());
-        }
-        let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
-        let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        self.step_between(batch, None).await
+    }
+
+    /// A step, with each dispatch between two timestamps where there are some.
+    pub(super) async fn step_between(
+        &mut self,
+        batch: &Batch,
+        timestamps: Option<&Timestamps>,
+    ) -> Result<()> {
+        let inputs = self.checked_inputs(batch)?;
         let sequence =
             Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
-        let watched = self.watch.as_ref().is_some_and(|watch| watch.is_watched(self.attempted));
-        let list = sequence.of_step(watched);
+        let list = sequence.of_step(self.is_watched());
         // What is to be measured has the device to itself.
         let most = if self.pacing.is_measured(list.clone()) { IN_FLIGHT } else { 1 };
         while self.in_flight.len() >= most {
@@ -131,7 +134,10 @@ impl<M: Model> Trainer<M> {
             let begin = |encoder: &mut wgpu::CommandEncoder, microbatch| {
                 copy_inputs(encoder, &self.plan, &self.step, &self.staging, microbatch);
             };
-            sequence.encode(&self.gpu, encoder, piece.clone(), begin);
+            match timestamps {
+                None => sequence.encode(&self.gpu, encoder, piece.clone(), begin),
+                Some(stamps) => sequence.stamp(&self.gpu, encoder, piece.clone(), begin, stamps),
+            }
             if let Some(copy) = copy.filter(|_| piece.end == list.end) {
                 copy.encode(encoder);
             }
@@ -146,9 +152,23 @@ impl<M: Model> Trainer<M> {
         Ok(())
     }
 
+    /// Whether tensors are measured in the next step.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.is_watched(self.attempted))
+    }
+
+    /// What a step gets of a batch.
+    pub(super) fn checked_inputs(&self, batch: &Batch) -> Result<Vec<Vec<u8>>> {
+        self.gpu.check()?;
+        if let Some(last) = &self.gave_up {
+            return Err(last.gave_up_error());
+        }
+        self.plan.inputs.iter().map(|input| batch.bytes(&input.spec, self.microbatches)).collect()
+    }
+
     /// Writes a step's inputs to where the plan reads them, or those of several microbatches to
     /// where they wait.
-    fn write_inputs(&self, inputs: &[Vec<u8>]) {
+    pub(super) fn write_inputs(&self, inputs: &[Vec<u8>]) {
         let steps: Vec<_> = (0..self.microbatches).map(|m| self.step_input(m as u32)).collect();
         let steps: &[u8] = bytemuck::cast_slice(&steps);
         let all = inputs.iter().map(Vec::as_slice).chain([steps]);

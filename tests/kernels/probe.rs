@@ -8,7 +8,8 @@ use half::f16;
 use super::support::{Tolerance, assert_close, block_on, read, tokens, values, wide};
 
 rows! {
-    probe_arithmetic, probe_bits, probe_compensation, probe_conversion, probe_race, probe_reduction,
+    probe_arithmetic, probe_bits, probe_compensation, probe_conversion, probe_multiply_add, probe_race,
+    probe_reduction,
 }
 
 /// Elements: around a workgroup of 64 and of 256, a prime.
@@ -194,6 +195,25 @@ fn probe_reduction(gpu: &Gpu) {
         let [sum, largest] = expected.totals;
         let joined = [before[0].wrapping_add(sum), before[1].max(largest)];
         assert_eq!(read_as::<u32>(gpu, &totals, 2), joined, "{size}");
+    }
+}
+
+fn probe_multiply_add(gpu: &Gpu) {
+    for (quads, rounds) in [(1, 4), (63, 8), (65, 0), (129, 40), (65_536 * 64 + 1, 4)] {
+        let y = gpu.upload("y", &vec![7.0f32; 4 * quads + 4]);
+        let (factor, addend) = (0.8125, -0.625);
+        let params = ProbeMultiplyAddParams { quads: quads as u32, rounds, factor, addend };
+        gpu.run(&ProbeMultiplyAdd { params, y: y.as_entire_buffer_binding() });
+        // The last quads of many.
+        let skipped = quads.saturating_sub(129);
+        let found = block_on(gpu.read(&y, 16 * skipped as u64, 4 * (quads - skipped) + 4));
+        let mut found: Vec<f32> = found.expect("readable");
+        assert_eq!(found.split_off(4 * (quads - skipped)), [7.0; 4], "behind the end");
+        let (factor, addend) = (f64::from(factor), f64::from(addend));
+        let expected = reference::probe::probe_multiply_add(quads, rounds, factor, addend);
+        // A rounding per operation, of which each step forgets three sixteenths.
+        let tolerance = Tolerance { absolute: 4e-6, relative: 0.0, because: "f32 rounding" };
+        assert_close("chains", &found, &expected[4 * skipped..], tolerance);
     }
 }
 

@@ -112,18 +112,23 @@ pub fn exclusive_gpu() -> Option<Exclusive> {
     gpu().map(Exclusive::new)
 }
 
-/// A device of the same adapter with the given limits, made with wgpu alone.
-pub fn device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
+/// The adapter of the environment, asked for with wgpu alone.
+pub fn adapter() -> Option<wgpu::Adapter> {
     // Skips or fails as the others do where there is no adapter.
     let wanted = gpu()?.info;
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     let adapter = adapters.into_iter().find(|adapter| adapter.get_info() == wanted);
-    let adapter = adapter.expect("the adapter of the environment");
+    Some(adapter.expect("the adapter of the environment"))
+}
+
+/// A device of the same adapter with the given limits, made with wgpu alone.
+pub fn device(limits: wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue, wgpu::AdapterInfo)> {
+    let adapter = adapter()?;
     let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
     let (device, queue) = block_on(adapter.request_device(&descriptor)).expect("a device");
-    Some((device, queue, wanted))
+    Some((device, queue, adapter.get_info()))
 }
 
 /// A device of the same adapter whose bindings hold so many bytes. Not in pages, which give no device

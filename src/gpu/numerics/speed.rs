@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use super::{Check, Gpu, Outcome, random_words, whole};
 use crate::error::Result;
 use crate::gpu::Dispatch;
-use crate::kernels::{
-    CopyQuads, CopyQuadsParams, Matmul, MatmulDirect, MatmulDirectParams, MatmulParams,
-};
+use crate::gpu::timing::copy;
+use crate::kernels::{Matmul, MatmulDirect, MatmulDirectParams, MatmulParams};
 
 /// A submit of this length is long against its overhead and short against any watchdog.
 const BATCH: Duration = Duration::from_millis(100);
@@ -38,7 +37,7 @@ impl Gpu {
         // More than caches hold, where the device is a GPU.
         let bytes = (if software { 16 } else { 256 } << 20).min(self.largest_binding());
         let size = if software { 256 } else { 2048 };
-        let copy = self.seconds(&self.copy(bytes)).await?;
+        let copy = self.seconds(&copy(self, bytes)).await?;
         let product = self.seconds(&self.product(size)).await?;
         Ok(Speed {
             copy_bytes_per_second: 2.0 * bytes as f64 / copy,
@@ -46,12 +45,6 @@ impl Gpu {
             product_size: size,
             software,
         })
-    }
-
-    fn copy(&self, bytes: u64) -> Dispatch {
-        let (x, y) = (self.buffer("x", bytes), self.buffer("y", bytes));
-        let params = CopyQuadsParams { quads: (bytes / 16) as u32 };
-        self.prepare(&CopyQuads { params, x: whole(&x), y: whole(&y) })
     }
 
     /// The product that training uses on this adapter.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pacing};
+use crate::gpu::{Gpu, Origin, Pacing, Stage};
 use crate::graph::{Graph, Phase, Value};
 use crate::kernel::Precision;
 use crate::kernels::{LossMean, LossMeanParams};
@@ -202,6 +202,7 @@ impl Settings {
     ) {
         let loss = &plan.values[&loss];
         let mut recorder = Recorder::new(gpu, step);
+        recorder.set_origin(Origin::of_step("loss", Stage::Forward));
         let mut list = |accumulate: bool| {
             recorder.dispatch(&LossMean {
                 params: LossMeanParams {

@@ -26,7 +26,7 @@ use super::optimizers::{Segment, SegmentTensor};
 use super::stability::ActivePolicy;
 use super::{Clip, LossScale, Norm, Optimizer, Schedule, TelemetryRing};
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu};
+use crate::gpu::{Dispatch, Gpu, Origin, Stage};
 use crate::graph::{Graph, Value};
 use crate::plan::{Parameters, Sinks, parameters};
 use crate::record::{Recorder, Slot, StepBuffers, to_u32};
@@ -129,6 +129,7 @@ impl Update<'_> {
         // Passes look at weights, or change them.
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
+        recorder.set_origin(Origin::of_step("update", Stage::Update));
         let record = || passes.iter().try_for_each(|pass| pass.record(&mut recorder));
         let what = "what optimizer and policies keep for themselves";
         parameters::allocate(gpu, what, after_update.bytes(), record).await??;

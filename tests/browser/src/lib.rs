@@ -37,6 +37,8 @@ mod means;
 mod numerics;
 #[path = "../../policies.rs"]
 mod policies;
+#[path = "../../profile.rs"]
+mod profile;
 #[path = "../../restore.rs"]
 mod restore;
 #[path = "../../sizes.rs"]
@@ -73,6 +75,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
+    ("profile", profile::TESTS),
     ("skips", skips::TESTS),
     ("restore", restore::TESTS),
     ("sizes", sizes::TESTS),
