@@ -39,6 +39,7 @@ impl Size {
             head_quads: self.head_dim / 4,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             soft_cap: 0.0,
+            window: self.time,
         }
     }
 

@@ -1,6 +1,6 @@
-// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over t >= j and the
-// query heads of the group. One workgroup per 64 keys and up to 64 columns of a kv head, in tiles
-// of 64 queries.
+// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over j <= t < j + window
+// and the query heads of the group. One workgroup per 64 keys and up to 64 columns of a kv head, in
+// tiles of 64 queries.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
@@ -34,7 +34,7 @@ fn kept(at: u32, first: u32) -> Kept {
 // Which of them see the key.
 fn seen_by(query: Kept, key: u32) -> vec4<bool> {
     let t = query.first + vec4(0u, 1u, 2u, 3u);
-    return (t >= vec4(key)) & (t < vec4(params.time));
+    return sees(t, vec4(key)) & (t < vec4(params.time));
 }
 
 // With what probability they attend to a key, given q·k.
@@ -110,19 +110,19 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     return sums;
 }
 
-// Adds the terms of 32 queries from t on; on the diagonal, where some keys are not seen, with care.
+// Adds the terms of 32 queries from t on; with care where some of them do not see all of the keys.
 fn add_queries(
-    before: Rows, is_diagonal: bool, t: u32, end: u32, key: vec4<u32>, x: u32, y: u32,
+    before: Rows, see_all: bool, t: u32, end: u32, key: vec4<u32>, x: u32, y: u32,
 ) -> Rows {
     var sums = before;
-    if is_diagonal {
+    if see_all {
+        sums = add_terms(sums, end - t, x, y);
+    } else {
         for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
             let last = vec4(t + 4u * i + 3u);
-            sums = choose_rows(last >= key, last >= key + 32u,
+            sums = choose_rows(sees_some(last, key), sees_some(last, key + 32u),
                 sums, add_rows(sums, i, y, right_block(i, x)));
         }
-    } else {
-        sums = add_terms(sums, end - t, x, y);
     }
     return sums;
 }
@@ -159,12 +159,13 @@ fn main(
         let v = value_at(sequence, kv_head, 0u);
         let key = upper_rows(begin, y);
         let column = COLUMN_QUADS * part;
+        let queries_end = min(latest(begin + BLOCK - 1u) + 1u, params.time);
         var dk = Rows();
         var dv = Rows();
         for (var head = kv_head * heads; head < (kv_head + 1u) * heads; head++) {
             let q = query_at(sequence, head, 0u);
             let o = output_at(sequence, head, 0u);
-            for (var first = begin; first < params.time; first += BLOCK) {
+            for (var first = begin; first < queries_end; first += BLOCK) {
                 let query = kept(statistic_at(sequence, head, 0u), first + 4u * x);
                 let s = qkv_dots(lane, k, begin, q, first);
                 let dp = gradient_dots(lane, v, begin, o, first);
@@ -177,17 +178,18 @@ fn main(
                     block_gradients(s.lower, p.lower, dp.lower, query, key + 32u),
                 );
                 let end = min(first + BLOCK, params.time);
+                let see_all = is_seen_whole(first, begin);
                 for (var t = first; t < end; t += 4u * TERMS) {
                     let is_mine = x / TERMS == (t - first) / (4u * TERMS);
                     if is_mine { put_rows(x, y, p); }
                     terms_of_gradient(lane, o, t, column);
                     workgroupBarrier();
-                    dv = add_queries(dv, first == begin, t, end, key, x, y);
+                    dv = add_queries(dv, see_all, t, end, key, x, y);
                     workgroupBarrier();
                     if is_mine { put_rows(x, y, ds); }
                     terms_of_qkv(lane, q, t, column);
                     workgroupBarrier();
-                    dk = add_queries(dk, first == begin, t, end, key, x, y);
+                    dk = add_queries(dk, see_all, t, end, key, x, y);
                     workgroupBarrier();
                 }
             }

@@ -1,4 +1,5 @@
-// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over j <= t, p the probabilities.
+// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over t - window < j <= t, with p the
+// probabilities.
 // One workgroup per 64 queries and up to 64 columns of a head, in tiles of 64 keys.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
@@ -43,10 +44,10 @@ fn block_gradients(
     let s = transpose(products);
     let dp = transpose(gradient);
     return transpose(mat4x4(
-        gradients(s[0], dp[0], row, vec4(key) <= query),
-        gradients(s[1], dp[1], row, vec4(key + 1u) <= query),
-        gradients(s[2], dp[2], row, vec4(key + 2u) <= query),
-        gradients(s[3], dp[3], row, vec4(key + 3u) <= query),
+        gradients(s[0], dp[0], row, sees(query, vec4(key))),
+        gradients(s[1], dp[1], row, sees(query, vec4(key + 1u))),
+        gradients(s[2], dp[2], row, sees(query, vec4(key + 2u))),
+        gradients(s[3], dp[3], row, sees(query, vec4(key + 3u))),
     ));
 }
 
@@ -102,7 +103,7 @@ fn main(
         let upper = kept(statistic_at(sequence, head, 0u), upper_query);
         let lower = kept(statistic_at(sequence, head, 0u), lower_query);
         var dq = Rows();
-        for (var first = 0u; first <= begin; first += BLOCK) {
+        for (var first = oldest(begin) / BLOCK * BLOCK; first <= begin; first += BLOCK) {
             let key = first + 4u * x;
             let s = qkv_dots(lane, q, begin, k, first);
             let dp = gradient_dots(lane, o, begin, v, first);
@@ -115,13 +116,15 @@ fn main(
                 if x / TERMS == (t - first) / (4u * TERMS) { put_rows(x, y, ds); }
                 terms_of_qkv(lane, k, t, COLUMN_QUADS * part);
                 workgroupBarrier();
-                if first < begin {
+                if is_seen_whole(begin, first) {
                     dq = add_terms(dq, end - t, x, y);
                 } else {
                     for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
-                        let seen = vec4(t + 4u * i);
-                        dq = choose_rows(seen <= upper_query, seen <= lower_query,
-                            dq, add_rows(dq, i, y, right_block(i, x)));
+                        let quad = vec4(t + 4u * i);
+                        let upper_sees = sees_some(upper_query, quad);
+                        let lower_sees = sees_some(lower_query, quad);
+                        let added = add_rows(dq, i, y, right_block(i, x));
+                        dq = choose_rows(upper_sees, lower_sees, dq, added);
                     }
                 }
                 workgroupBarrier();

@@ -86,6 +86,9 @@ macro_rules! attention_kernel {
                 scale: f32,
                 /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.
                 soft_cap: f32,
+                /// Positions that a query sees, itself and those before it: at least 1; `time` for
+                /// all. At most 2^31.
+                window: u32,
             }
             buffers { $($buffers)* }
         }
@@ -93,7 +96,7 @@ macro_rules! attention_kernel {
 }
 
 attention_kernel! {
-    /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
+    /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it, `window` in all.
     ///
     /// Probabilities are never stored: they multiply the values in f32 and are summed in f32,
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs

@@ -7,6 +7,7 @@ struct AttentionParams {
     head_quads: u32,
     scale: f32,
     soft_cap: f32, // 0: none
+    window: u32, // positions that a query sees, itself and those before it; time: all of them
 }
 
 const BLOCK = 64u; // rows per workgroup
@@ -39,10 +40,19 @@ fn statistic_at(sequence: u32, head: u32, t: u32) -> u32 {
     return (sequence * params.heads + head) * params.time + t;
 }
 
+// Which queries see which keys. Where a key comes after the query, their difference wraps to more
+// than any window.
+fn sees(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
+    return query - key < vec4(params.window);
+}
 // Which of four keys from `first` on the query sees.
 fn seen(first: u32, query: u32) -> vec4<bool> {
-    return first + vec4(0u, 1u, 2u, 3u) <= vec4(query);
+    return sees(vec4(query), first + vec4(0u, 1u, 2u, 3u));
 }
+// The first key that a query sees.
+fn oldest(query: u32) -> u32 { return query - min(query, params.window - 1u); }
+// The last query that sees a key, and may lie beyond the last of all.
+fn latest(key: u32) -> u32 { return key + params.window - 1u; }
 
 fn capped(score: vec4<f32>) -> vec4<f32> {
     if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
