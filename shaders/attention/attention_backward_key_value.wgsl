@@ -1,5 +1,6 @@
-// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over j <= t < j + window
-// and the query heads of the group. One workgroup per ROWS keys of a kv head, one invocation per key.
+// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over j <= t <
+// j + window and the query heads of the group. One workgroup per ROWS keys of a kv head, one
+// invocation per key.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;

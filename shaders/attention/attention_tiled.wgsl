@@ -1,7 +1,7 @@
 // o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over t - window < j <= t, with f the soft cap, by
 // online softmax. One workgroup per 64 queries and up to 64 columns of a head, in tiles of 64 keys.
-// With `watch` row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score is
-// not finite.
+// With `watch` row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score
+// is not finite.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> output: array<Quad>;

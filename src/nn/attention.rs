@@ -87,9 +87,8 @@ impl CausalSelfAttention {
     fn norm_heads(&self, graph: &mut Graph, qkv: Value, kind: QkNorm) -> Value {
         let Self { norm_eps: eps, norm_weight_offset: weight_offset, head_dim, .. } = *self;
         let init = Init::Constant(1.0 - weight_offset);
-        let weights = ["q_norm", "k_norm"].map(|name| {
-            graph.scope(name, |graph| graph.parameter("weight", [head_dim], init))
-        });
+        let weights = ["q_norm", "k_norm"]
+            .map(|name| graph.scope(name, |graph| graph.parameter("weight", [head_dim], init)));
         let norm = HeadNorm { layout: self.layout(), kind, eps, weight_offset };
         graph.head_norm(qkv, weights, norm)
     }

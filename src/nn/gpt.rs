@@ -153,9 +153,8 @@ impl Gpt {
 
     /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
     pub fn clipped(&self, graph: &Graph) -> Vec<ClippedAttention> {
-        let layer = |layer| {
-            self.attention(layer).clipped(graph, &format!("blocks.{layer}.attention"))
-        };
+        let layer =
+            |layer| self.attention(layer).clipped(graph, &format!("blocks.{layer}.attention"));
         (0..self.config.layers).filter_map(layer).collect()
     }
 }

@@ -215,8 +215,9 @@ impl GptConfig {
             Positions::Learned => "Learned".to_owned(),
             Positions::Rotary(rotary) => rotary.words(),
         };
-        let mut words =
-            format!("heads {heads}, kv_heads {kv_heads}, positions {positions}, qk_norm {qk_norm:?}");
+        let mut words = format!(
+            "heads {heads}, kv_heads {kv_heads}, positions {positions}, qk_norm {qk_norm:?}"
+        );
         let mut say = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 words.extend([", ", name, " ", value.as_str()]);

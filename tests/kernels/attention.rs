@@ -21,7 +21,7 @@ pub const fn size(
     kv_heads: usize,
     head_dim: usize,
 ) -> Size {
-    Size { batch, time, heads, kv_heads, head_dim, scale: 0.5, soft_cap: 0.0 }
+    Size { batch, time, heads, kv_heads, head_dim, scale: 0.5, soft_cap: 0.0, window: time }
 }
 
 const CASES: &[Size] = &[

@@ -39,6 +39,7 @@ fn params(size: &Size) -> AttentionParams {
         head_quads: size.head_dim as u32 / 4,
         scale: size.scale as f32,
         soft_cap: size.soft_cap as f32,
+        window: size.window as u32,
     }
 }
 

@@ -33,9 +33,16 @@ fn sizes() -> Vec<(usize, Size)> {
     ];
     let kinds = [(false, 1e-5), (true, 1e-3)];
     let sizes = shapes.into_iter().flat_map(|(rows, [heads, kv_heads, head_dim])| {
-        kinds.map(|(centered, eps)| (rows, Size { heads, kv_heads, head_dim, centered, eps }))
+        let size =
+            Size { heads, kv_heads, head_dim, centered: false, eps: 1e-5, weight_offset: 0.0 };
+        kinds.map(|(centered, eps)| (rows, Size { centered, eps, ..size }))
     });
-    sizes.collect()
+    let mut sizes: Vec<_> = sizes.collect();
+    // Weights that are stored as what they differ from 1 by.
+    let mut around_one = sizes[2..8].to_vec();
+    around_one.iter_mut().for_each(|(_, size)| size.weight_offset = 1.0);
+    sizes.extend(around_one);
+    sizes
 }
 
 /// x, the two weights, and the gradient of the output.
@@ -76,6 +83,7 @@ fn head_norm(gpu: &Gpu) {
                 head_quads: size.head_dim as u32 / 4,
                 centered: u32::from(size.centered),
                 eps: size.eps as f32,
+                weight_offset: size.weight_offset as f32,
             },
             x: x.as_entire_buffer_binding(),
             query_weight: query_weight.as_entire_buffer_binding(),
@@ -115,6 +123,7 @@ fn head_norm_backward(gpu: &Gpu) {
                     eps: size.eps as f32,
                     rows_per_block,
                     blocks,
+                    weight_offset: size.weight_offset as f32,
                 },
                 x: x.as_entire_buffer_binding(),
                 query_weight: query_weight.as_entire_buffer_binding(),
