@@ -187,7 +187,7 @@ impl GptConfig {
 
     /// Columns of a head: those of the field, or width / heads.
     pub fn head_dim(&self) -> usize {
-        self.head_dim.unwrap_or(self.width / self.heads)
+        self.head_dim.unwrap_or_else(|| self.width / self.heads)
     }
 
     /// What a layer sees.
