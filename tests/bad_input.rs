@@ -487,7 +487,7 @@ fn gpt_settings_out_of_range() {
         (GptConfig { heads: 5, ..good.clone() }, "width is 32, but must be a multiple of heads"),
         (GptConfig { kv_heads: 3, ..good.clone() }, "kv_heads is 3, but must be a divisor"),
         (GptConfig { width: 24, ..good.clone() }, "width / heads is 6, but must be a multiple"),
-        (GptConfig { width: 1024, ..good.clone() }, "width / heads is 256, but must be"),
+        (GptConfig { width: 2048, ..good.clone() }, "width / heads is 512, but must be"),
         (
             GptConfig { width: 16, ..rotary(1e4) },
             "width / heads is 4, but must be a multiple of 4 (of 8",
@@ -530,7 +530,7 @@ fn family_settings_out_of_range() {
     let cases: Vec<(GptConfig, &str)> = vec![
         (heads(0), "head_dim is 0, but must be a multiple of 4 (of 8 with rotary positions)"),
         (heads(12), "head_dim is 12, but must be a multiple of 4 (of 8 with rotary positions)"),
-        (heads(136), "head_dim is 136, but must be"),
+        (heads(264), "head_dim is 264, but must be"),
         (window(Some(0), vec![]), "window is Some(0), but must be at least 1 position, or None"),
         (window(None, vec![sliding, full]), "window is None, but must be some number of positions"),
         (window(Some(4), vec![full, full]), "window is Some(4), but must be None where no layer"),
@@ -569,7 +569,7 @@ fn family_settings_out_of_range() {
     }
     for config in [
         heads(16),
-        heads(128),
+        heads(256),
         window(Some(1), vec![]),
         window(Some(100), LayerKind::every(2, 2)),
         sliding_rotary(1e4, linear(8.0)),

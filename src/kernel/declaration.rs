@@ -109,7 +109,7 @@ impl Declaration {
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
         let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
         mine.subgroups_of_8 = variant.subgroups_of_8 && shares;
-        if self.has_fragment("head_quads_32") {
+        if self.has_fragment("head_quads_64") {
             mine.head_quads = variant.head_quads;
         }
         if self.has_fragment("product_tile_64") {

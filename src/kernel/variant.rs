@@ -90,14 +90,16 @@ pub enum HeadQuads {
     UpTo8,
     /// Heads of up to 64 columns.
     UpTo16,
-    /// Every head: up to 128 columns.
-    #[default]
+    /// Heads of up to 128 columns.
     UpTo32,
+    /// Every head: up to 256 columns.
+    #[default]
+    UpTo64,
 }
 
 impl HeadQuads {
     /// All of them, the smallest first.
-    pub const ALL: [Self; 4] = [Self::UpTo4, Self::UpTo8, Self::UpTo16, Self::UpTo32];
+    pub const ALL: [Self; 5] = [Self::UpTo4, Self::UpTo8, Self::UpTo16, Self::UpTo32, Self::UpTo64];
 
     /// How many that are.
     pub const fn most(self) -> u32 {
@@ -106,6 +108,7 @@ impl HeadQuads {
             Self::UpTo8 => 8,
             Self::UpTo16 => 16,
             Self::UpTo32 => 32,
+            Self::UpTo64 => 64,
         }
     }
 
@@ -115,7 +118,7 @@ impl HeadQuads {
     /// With more than [`MAX_HEAD_QUADS`](crate::kernels::MAX_HEAD_QUADS).
     pub fn fitting(quads: u32) -> Self {
         let fitting = Self::ALL.into_iter().find(|size| quads <= size.most());
-        fitting.unwrap_or_else(|| panic!("a head of {quads} quads: at most 32"))
+        fitting.unwrap_or_else(|| panic!("a head of {quads} quads: at most 64"))
     }
 
     const fn fragment(self) -> Fragment {
@@ -124,6 +127,7 @@ impl HeadQuads {
             Self::UpTo8 => shared::HEAD_QUADS_8,
             Self::UpTo16 => shared::HEAD_QUADS_16,
             Self::UpTo32 => shared::HEAD_QUADS_32,
+            Self::UpTo64 => shared::HEAD_QUADS_64,
         }
     }
 
@@ -131,7 +135,7 @@ impl HeadQuads {
     const fn subgroup_fragment(self) -> Fragment {
         match self {
             Self::UpTo4 | Self::UpTo8 => shared::ATTENTION_SUBGROUP_8,
-            Self::UpTo16 | Self::UpTo32 => shared::ATTENTION_SUBGROUP_32,
+            Self::UpTo16 | Self::UpTo32 | Self::UpTo64 => shared::ATTENTION_SUBGROUP_WIDE,
         }
     }
 }
@@ -205,7 +209,7 @@ impl Variant {
             "attention_statistics" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_STATISTICS_SUBGROUP]
             }
-            "head_quads_32" => vec![self.head_quads.fragment()],
+            "head_quads_64" => vec![self.head_quads.fragment()],
             "product_tile_64" if self.product_tile == ProductTile::Of32 => {
                 vec![shared::PRODUCT_TILE_32]
             }

@@ -44,7 +44,7 @@ kernel! {
         heads: u32,
         /// Key heads, and as many value heads.
         kv_heads: u32,
-        /// Quads in a head, at most 32.
+        /// Quads in a head, at most 64.
         head_quads: u32,
         /// 1 takes the mean away first (LayerNorm), 0 does not (RMSNorm).
         centered: u32,
@@ -81,7 +81,7 @@ kernel! {
         heads: u32,
         /// Key heads, and as many value heads.
         kv_heads: u32,
-        /// Quads in a head, at most 32.
+        /// Quads in a head, at most 64.
         head_quads: u32,
         /// As in the forward pass.
         centered: u32,

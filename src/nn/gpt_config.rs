@@ -281,9 +281,9 @@ impl GptConfig {
         ])?;
         let head_dim = self.head_dim();
         let step = if matches!(self.positions, Positions::Rotary(_)) { 8 } else { 4 };
-        let fits = head_dim > 0 && head_dim.is_multiple_of(step) && head_dim <= 128;
+        let fits = head_dim > 0 && head_dim.is_multiple_of(step) && head_dim <= 256;
         let name = if self.head_dim.is_some() { "head_dim" } else { "width / heads" };
-        let range = "a multiple of 4 (of 8 with rotary positions), at most 128";
+        let range = "a multiple of 4 (of 8 with rotary positions), at most 256";
         let clip_or_norm = self.qk_norm.is_none() || self.qk_clip.is_none();
         check([
             (name, head_dim.to_string(), fits, range),

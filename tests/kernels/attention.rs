@@ -34,6 +34,7 @@ const CASES: &[Size] = &[
     size(1, 10, 1, 1, 64),
     Size { soft_cap: 0.8, ..size(2, 17, 6, 2, 16) },
     size(1, 67, 1, 1, 128),
+    size(1, 66, 2, 1, 256),
     size(1, 128, 2, 1, 32),
     size(2, 193, 2, 1, 72),
     Size { soft_cap: 0.8, ..size(1, 34, 3, 1, 36) },

@@ -23,6 +23,8 @@ const SIZES: &[Size] = &[
     Size { soft_cap: 0.8, ..size(1, 23, 1, 1, 64) },
     size(1, 11, 2, 2, 92),
     size(1, 10, 1, 1, 128),
+    size(1, 9, 1, 1, 132),
+    size(1, 17, 2, 1, 256),
     Size { window: 1, ..size(1, 20, 2, 1, 12) },
     Size { window: 5, ..size(1, 75, 2, 1, 16) },
     Size { window: 9, soft_cap: 0.8, ..size(1, 23, 1, 1, 64) },

@@ -24,7 +24,9 @@ const CASES: &[Size] = &[
     Size { window: 65, ..size(2, 130, 1, 1, 8) },
     Size { window: 100, soft_cap: 0.8, ..size(1, 200, 2, 1, 4) },
     Size { window: 20, ..size(1, 67, 1, 1, 128) },
+    Size { window: 30, soft_cap: 0.8, ..size(1, 67, 2, 1, 256) },
     Size { window: 40, ..size(1, 40, 2, 1, 20) },
+    size(1, 11, 1, 1, 132),
     Size { window: 1000, ..size(1, 75, 2, 1, 8) },
 ];
 

@@ -1,5 +1,5 @@
 // Rows of heads, dealt out to workgroups of 64: a power of two of invocations to each head, one quad
-// to each of them, so that loads are wide. A head has at most 32 quads.
+// to each of them, so that loads are wide. A head has at most 64 quads.
 var<workgroup> head_sums: array<vec2<f32>, 64>;
 
 // The power of two as an exponent: divisions by it are shifts.

@@ -16,7 +16,7 @@ pub struct AttentionLayout {
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
-    /// Columns of a head, a multiple of 4, at most 128.
+    /// Columns of a head, a multiple of 4, at most 256.
     pub head_dim: usize,
 }
 
@@ -105,7 +105,7 @@ impl Op for Attention {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         let (qkv, columns) = (&inputs[0], (heads + 2 * kv_heads) * head_dim);
         assert!(
-            heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(4) && head_dim <= 128,
+            heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(4) && head_dim <= 256,
             "attention: {:?}",
             self.layout
         );

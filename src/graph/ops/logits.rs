@@ -81,7 +81,7 @@ impl Op for HeadNorm {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         let (qkv, columns) = (&inputs[0], (heads + 2 * kv_heads) * head_dim);
         assert!(
-            head_dim.is_multiple_of(4) && head_dim <= 128 && qkv.cols() == columns,
+            head_dim.is_multiple_of(4) && head_dim <= 256 && qkv.cols() == columns,
             "head_norm: qkv is {qkv}, the layout {:?}",
             self.layout
         );
