@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashMap;
 use std::f64::consts::{PI, TAU};
 
-use evenkeel::graph::{Graph, HostData, Phase, Shape, Value};
+use evenkeel::graph::{Graph, HostData, Node, Phase, Shape, Value};
 use evenkeel::nn::{
     FeedForwardKind, Gpt, GptConfig, LanguageModel, LayerKind, Positions, QkNorm, Rotary,
     RotaryScaling,
@@ -19,7 +19,8 @@ use support::{Tolerance, assert_close, tokens, values, wide};
 
 tests! {
     evaluations_are_what_the_formulas_say, devices_agree_with_the_evaluation,
-    tensors_have_the_families_names, checkpoints_tell_families_apart,
+    tensors_have_the_families_names, layers_of_a_kind_share_a_table,
+    checkpoints_tell_families_apart,
 }
 
 const VOCABULARY: usize = 11;
@@ -400,6 +401,15 @@ fn tensors_have_the_families_names() {
     let qwen3 = shapes(&family("qwen3"));
     assert_eq!(qwen3["blocks.0.attention.qkv.weight"], [128, 32]);
     assert_eq!(qwen3["blocks.0.attention.projection.weight"], [32, 64]);
+}
+
+/// Layers share what they turn by: one table for each kind of them.
+fn layers_of_a_kind_share_a_table() {
+    for (name, tables) in [("gpt2", 0), ("llama", 1), ("gemma2", 1), ("gemma3", 2)] {
+        let Built { graph, .. } = build(&family(name));
+        let is_table = |node: &&Node| node.label == "rotary table";
+        assert_eq!(graph.nodes().iter().filter(is_table).count(), tables, "{name}");
+    }
 }
 
 /// In the words of checkpoints, whatever tensors do not show; of forms that say nothing new, the words

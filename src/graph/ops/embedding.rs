@@ -345,14 +345,14 @@ impl Graph {
 
     /// Rotates the first `heads` heads of x (.., time, columns) by their positions: pair j of
     /// position t by t times frequency j. A head has two columns for each of the frequencies, of
-    /// which there is a multiple of 4.
+    /// which there is a multiple of 4. Layers that turn alike share a table.
     #[track_caller]
     pub fn rotary_by(&mut self, x: Value, heads: usize, frequencies: Vec<f64>) -> Value {
         let shape = self.shape(x);
         let time = shape.dims[shape.dims.len().saturating_sub(2)];
         let table = rotary_table(time, &frequencies);
         let shape = Shape::f32([time, 2 * frequencies.len()]);
-        let table = self.constant("rotary table", shape, &table);
+        let table = self.shared_constant("rotary table", shape, &table);
         self.apply(Rotary { heads, frequencies, inverse: false }, &[x, table])
     }
 }
