@@ -1,5 +1,5 @@
-// y[r, c] = f(gate[r, c]) up[r, c], where a row of x is gate | up and f the activation of this kind.
-// One invocation per quad of y.
+// y[r, c] = f(gate[r, c]) up[r, c], where a row of x is gate | up and f the activation of this
+// kind. One invocation per quad of y.
 struct GatedParams { quads: u32, hidden_quads: u32, kind: u32 }
 
 @group(0) @binding(0) var<uniform> params: GatedParams;

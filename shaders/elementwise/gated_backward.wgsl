@@ -1,5 +1,5 @@
-// dgate = dy up f'(gate), dup = dy f(gate), where a row of x is gate | up, one of dx is dgate | dup, and
-// f the activation of this kind. One invocation per quad of dy writes one quad in each half.
+// dgate = dy up f'(gate), dup = dy f(gate), where a row of x is gate | up, one of dx is dgate | dup,
+// and f the activation of this kind. One invocation per quad of dy writes one quad in each half.
 struct GatedBackwardParams { quads: u32, hidden_quads: u32, kind: u32 }
 
 @group(0) @binding(0) var<uniform> params: GatedBackwardParams;

@@ -1,5 +1,6 @@
 // y = x / sqrt(mean(x^2) + eps) * (weight_offset + weight) over each query and key head of a row,
-// after x -= mean(x) where `centered` is set; value heads are copied. One workgroup per 64 >> head_shift() heads.
+// after x -= mean(x) where `centered` is set; value heads are copied. One workgroup per
+// 64 >> head_shift() heads.
 struct HeadNormParams {
     rows: u32,
     heads: u32,

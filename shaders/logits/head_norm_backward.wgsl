@@ -1,7 +1,7 @@
 // dx = rstd (w dy - [mean(w dy)] - xhat mean(w dy xhat)) over each query and key head, the bracket
-// where `centered` is set, xhat = x rstd after centring, w = weight_offset + weight; dy of value heads
-// is copied. partials[b] = sum of dy xhat over the heads of block b, queries and keys apart. One
-// workgroup per block of rows.
+// where `centered` is set, xhat = x rstd after centring, w = weight_offset + weight; dy of value
+// heads is copied. partials[b] = sum of dy xhat over the heads of block b, queries and keys apart.
+// One workgroup per block of rows.
 struct HeadNormBackwardParams {
     rows: u32,
     heads: u32,

@@ -1,6 +1,6 @@
-// dx = rstd * (w dy - xhat mean(w dy xhat)) with xhat = x scale rstd, w = weight_offset + weight, the
-// mean over the row, times scale; plus residual_gradient where add_residual is set. One workgroup per
-// row.
+// dx = rstd * (w dy - xhat mean(w dy xhat)) with xhat = x scale rstd, w = weight_offset + weight,
+// the mean over the row, times scale; plus residual_gradient where add_residual is set. One workgroup
+// per row.
 struct RmsNormBackwardParams {
     rows: u32,
     cols: u32,

@@ -209,8 +209,8 @@ kernel! {
 }
 
 kernel! {
-    /// y = f(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer"): SwiGLU where f
-    /// is [`Activation::Silu`], GeGLU where it is a GELU.
+    /// y = f(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer"): SwiGLU
+    /// where f is [`Activation::Silu`], GeGLU where it is a GELU.
     pub Gated = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/gated.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));

@@ -28,8 +28,8 @@ impl Residual {
     }
 }
 
-/// x + attention(norm1(x)), then x + mlp(norm2(x)). With `post_norms` each branch passes another norm
-/// before it is added: x + post_attention_norm(attention(norm1(x))), then
+/// x + attention(norm1(x)), then x + mlp(norm2(x)). With `post_norms` each branch passes another
+/// norm before it is added: x + post_attention_norm(attention(norm1(x))), then
 /// x + post_mlp_norm(mlp(norm2(x))) (Gemma 2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {

@@ -115,8 +115,8 @@ fn a_window_of_one_gives_the_values() {
     }
 }
 
-/// A key, value or query that is not finite shows in every row that sees it or that it sees, and in none
-/// beyond the tile of 8 around it and the window from there.
+/// A key or value that is not finite shows in every row that sees it; and it, a query or an output
+/// gradient shows in none beyond the tile of 8 around it and the window from there.
 fn what_is_not_finite_stays_near_its_window() {
     for gpu in devices() {
         for (kernels, window) in Kernels::ALL.into_iter().flat_map(|k| [(k, 5), (k, 30)]) {

@@ -18,8 +18,8 @@ const ROUNDING: Tolerance = Tolerance {
     because: "f32 sums over a head of at most 256 elements, and inverseSqrt at 2 units",
 };
 
-/// Rows and heads. Heads of 1, 2, 3, 5, 9, 16, 32, 33 and 64 quads, which leave none, some or almost
-/// half of the invocations idle.
+/// Rows and heads. Heads of 1, 2, 3, 5, 9, 16, 32, 33 and 64 quads, which leave none, some or
+/// almost half of the invocations idle.
 fn sizes() -> Vec<(usize, Size)> {
     let shapes = [
         (1, [1, 1, 4]),

@@ -150,8 +150,8 @@ fn add_terms(c: Rows, positions: u32, x: u32, y: u32) -> Rows {
 fn is_seen_whole(query: u32, key: u32) -> bool {
     return key < query && min(query + BLOCK, params.time) - 1u - key < params.window;
 }
-// Which queries see any of the four keys from `key` on; and which keys any of the four queries up to
-// `query` sees.
+// Which queries see any of the four keys from `key` on; and which keys any of the four queries up
+// to `query` sees.
 fn sees_some(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
     return query - key < vec4(params.window + 3u);
 }

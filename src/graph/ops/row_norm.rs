@@ -369,8 +369,8 @@ impl Graph {
         self.residual_offset_rms_norm(x, residual, weight, 0.0, eps)
     }
 
-    /// RMSNorm whose weights are `weight_offset + weight`: with 1, `weight` is what they differ from
-    /// 1 by, which 16 bits hold more of.
+    /// RMSNorm whose weights are `weight_offset + weight`: with 1, `weight` is what they differ
+    /// from 1 by, which 16 bits hold more of.
     #[track_caller]
     pub fn offset_rms_norm(
         &mut self,

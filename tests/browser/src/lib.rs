@@ -21,7 +21,7 @@ mod device_loss;
 mod diagnose;
 #[path = "../../exchange.rs"]
 mod exchange;
-#[path = "../../families.rs"]
+#[path = "../../families/main.rs"]
 mod families;
 #[path = "../../faults.rs"]
 mod faults;
