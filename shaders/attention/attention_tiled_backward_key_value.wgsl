@@ -69,40 +69,13 @@ fn block_gradients(
     );
 }
 
-// 64 output gradients from t on, 8 quads from d on.
-fn right_of_gradient(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 8u;
-    let quad = d + lane % 8u;
-    let a = gradient_quad(at, row, quad);
-    let b = gradient_quad(at, row + 16u, quad);
-    let c = gradient_quad(at, row + 32u, quad);
-    let e = gradient_quad(at, row + 48u, quad);
-    put_right(lane, 0u, a);
-    put_right(lane, 1u, b);
-    put_right(lane, 2u, c);
-    put_right(lane, 3u, e);
-}
-// 32 from t on, 16 quads from d on.
-fn terms_of_gradient(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 16u;
-    let quad = d + lane % 16u;
-    let a = gradient_quad(at, row, quad);
-    let b = gradient_quad(at, row + 8u, quad);
-    let c = gradient_quad(at, row + 16u, quad);
-    let e = gradient_quad(at, row + 24u, quad);
-    put_terms(lane, 0u, a);
-    put_terms(lane, 1u, b);
-    put_terms(lane, 2u, c);
-    put_terms(lane, 3u, e);
-}
-
 // Dot products of 64 values from s on with 64 output gradients from t on.
 fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     let quads = head_quads();
     var sums = Rows();
     for (var d = 0u; d < quads; d += TERMS) {
         left_of_qkv(lane, a, s, d);
-        right_of_gradient(lane, b, t, d);
+        put_right(lane, gradient_quads(b, t + lane / 8u, 16u, d + lane % 8u));
         workgroupBarrier();
         sums = add_dots(sums, quads - d, lane % 16u, lane / 16u);
         workgroupBarrier();
@@ -180,7 +153,8 @@ fn main(
                 for (var t = first; t < end; t += 4u * TERMS) {
                     let is_mine = x / TERMS == (t - first) / (4u * TERMS);
                     if is_mine { put_rows(x, y, p); }
-                    terms_of_gradient(lane, o, t, column);
+                    let terms = gradient_quads(o, t + lane / 16u, 8u, column + lane % 16u);
+                    put_terms(lane, terms);
                     workgroupBarrier();
                     dv = add_queries(dv, first == begin, t, end, key, x, y);
                     workgroupBarrier();

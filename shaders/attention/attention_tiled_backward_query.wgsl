@@ -55,7 +55,7 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     let quads = head_quads();
     var sums = Rows();
     for (var d = 0u; d < quads; d += TERMS) {
-        left_of_gradient(lane, a, s, d);
+        put_left(lane, gradient_quads(a, s + lane / 8u, 16u, d + lane % 8u));
         right_of_qkv(lane, b, t, d);
         workgroupBarrier();
         sums = add_dots(sums, quads - d, lane % 16u, lane / 16u);

@@ -15,7 +15,6 @@ const BLOCK = 64u; // rows per workgroup
 const LOWEST = -0x1.fffffep+127;
 
 fn head_quads() -> u32 { return params.head_quads; }
-fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.
 fn qkv_row(sequence: u32, t: u32) -> u32 {
