@@ -37,35 +37,37 @@ fn seen_by(query: Kept, key: u32) -> vec4<bool> {
     return (t >= vec4(key)) & (t < vec4(params.time));
 }
 
-// With what probability they attend to a key, given q·k.
-fn attends(product: vec4<f32>, query: Kept, key: u32) -> vec4<f32> {
-    let p = probability(params.scale * product, query.top, query.log_total);
+// With what probability they attend to a key, given scores before and after the cap.
+fn attends(score: vec4<f32>, after_cap: vec4<f32>, query: Kept, key: u32) -> vec4<f32> {
+    let p = probability(score, after_cap, query.top, query.log_total);
     return select(vec4(0.0), p, seen_by(query, key));
 }
-// To four keys, a column of a matrix each.
-fn block_attends(s: mat4x4<f32>, query: Kept, key: vec4<u32>) -> mat4x4<f32> {
+// To four keys, a column of a matrix each, given q·k.
+fn block_attends(products: mat4x4<f32>, query: Kept, key: vec4<u32>) -> mat4x4<f32> {
+    let s = params.scale * products;
+    let after = capped_block(s);
     return mat4x4(
-        attends(s[0], query, key.x),
-        attends(s[1], query, key.y),
-        attends(s[2], query, key.z),
-        attends(s[3], query, key.w),
+        attends(s[0], after[0], query, key.x),
+        attends(s[1], after[1], query, key.y),
+        attends(s[2], after[2], query, key.z),
+        attends(s[3], after[3], query, key.w),
     );
 }
 
 fn gradients(
-    product: vec4<f32>, p: vec4<f32>, dp: vec4<f32>, query: Kept, key: u32,
+    derivative: vec4<f32>, p: vec4<f32>, dp: vec4<f32>, query: Kept, key: u32,
 ) -> vec4<f32> {
-    let ds = score_gradient(params.scale * product, p, dp, query.delta);
-    return select(vec4(0.0), ds, seen_by(query, key));
+    return select(vec4(0.0), p * (dp - query.delta) * derivative, seen_by(query, key));
 }
 fn block_gradients(
-    s: mat4x4<f32>, p: mat4x4<f32>, dp: mat4x4<f32>, query: Kept, key: vec4<u32>,
+    products: mat4x4<f32>, p: mat4x4<f32>, dp: mat4x4<f32>, query: Kept, key: vec4<u32>,
 ) -> mat4x4<f32> {
+    let slope = capped_block_derivative(params.scale * products);
     return mat4x4(
-        gradients(s[0], p[0], dp[0], query, key.x),
-        gradients(s[1], p[1], dp[1], query, key.y),
-        gradients(s[2], p[2], dp[2], query, key.z),
-        gradients(s[3], p[3], dp[3], query, key.w),
+        gradients(slope[0], p[0], dp[0], query, key.x),
+        gradients(slope[1], p[1], dp[1], query, key.y),
+        gradients(slope[2], p[2], dp[2], query, key.z),
+        gradients(slope[3], p[3], dp[3], query, key.w),
     );
 }
 

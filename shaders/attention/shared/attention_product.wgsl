@@ -146,6 +146,27 @@ fn add_terms(c: Rows, positions: u32, x: u32, y: u32) -> Rows {
     return sums;
 }
 
+// The cap on scores, and its derivative: one branch for a block, since some drivers take minutes to
+// compile one for each of its columns.
+fn capped_block(s: mat4x4<f32>) -> mat4x4<f32> {
+    var scores = s;
+    if params.soft_cap > 0.0 { scores = mat4x4(cap(s[0]), cap(s[1]), cap(s[2]), cap(s[3])); }
+    return scores;
+}
+fn capped_block_derivative(s: mat4x4<f32>) -> mat4x4<f32> {
+    let none = vec4(1.0);
+    var factors = mat4x4(none, none, none, none);
+    if params.soft_cap > 0.0 {
+        factors = mat4x4(
+            cap_derivative(s[0]),
+            cap_derivative(s[1]),
+            cap_derivative(s[2]),
+            cap_derivative(s[3]),
+        );
+    }
+    return factors;
+}
+
 fn choose(seen: vec4<bool>, old: mat4x4<f32>, changed: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(
         select(old[0], changed[0], seen.x),

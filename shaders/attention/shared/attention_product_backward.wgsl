@@ -17,11 +17,3 @@ fn gradient_quads(at: u32, t: u32, step: u32, d: u32) -> mat4x4<f32> {
         gradient_quad(at, t + 3u * step, d),
     );
 }
-
-// What a score's gradient is, given its probability and that of the probability. `score` is the one
-// before the cap.
-fn score_gradient(
-    score: vec4<f32>, p: vec4<f32>, dp: vec4<f32>, row_delta: vec4<f32>,
-) -> vec4<f32> {
-    return p * (dp - row_delta) * capped_derivative(score);
-}
