@@ -63,8 +63,8 @@ fn main(
                     let by_y = seen_by(first + 4u, key);
                     s = mat2x4(params.scale * s[0], params.scale * s[1]);
                     var p = mat2x4(
-                        probability(s[0], query.top[0], query.log_total[0]),
-                        probability(s[1], query.top[1], query.log_total[1]),
+                        probability(s[0], capped(s[0]), query.top[0], query.log_total[0]),
+                        probability(s[1], capped(s[1]), query.top[1], query.log_total[1]),
                     );
                     p = mat2x4(select(vec4(0.0), p[0], by_x), select(vec4(0.0), p[1], by_y));
                     let x = dp[0] - query.delta[0];

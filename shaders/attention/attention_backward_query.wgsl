@@ -28,7 +28,7 @@ fn score_gradients(
     product: vec4<f32>, dp: vec4<f32>, row: vec2<f32>, row_delta: f32,
 ) -> vec4<f32> {
     let score = params.scale * product;
-    let p = probability(score, vec4(row.x), vec4(row.y));
+    let p = probability(score, capped(score), vec4(row.x), vec4(row.y));
     return p * (dp - row_delta) * capped_derivative(score);
 }
 

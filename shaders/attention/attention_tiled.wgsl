@@ -31,9 +31,6 @@ fn masked(s: mat4x4<f32>, key: u32, query: vec4<u32>) -> mat4x4<f32> {
         select(vec4(LOWEST), s[3], sees(query, vec4(key + 3u))),
     );
 }
-fn capped_block(s: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4(capped(s[0]), capped(s[1]), capped(s[2]), capped(s[3]));
-}
 fn highest(s: mat4x4<f32>) -> vec4<f32> { return max(max(s[0], s[1]), max(s[2], s[3])); }
 
 // How many invocations share a row: 16, but compilers that know it write loops out.

@@ -29,25 +29,27 @@ fn kept(at: u32, query: vec4<u32>) -> Kept {
     );
 }
 
-// Of the rows' scores of one key, given q·k and do·v.
+// Of the rows' scores of one key: before the cap, after it, and its derivative there; do·v.
 fn gradients(
-    product: vec4<f32>, dp: vec4<f32>, row: Kept, seen: vec4<bool>,
+    score: vec4<f32>, after_cap: vec4<f32>, derivative: vec4<f32>, dp: vec4<f32>, row: Kept,
+    seen: vec4<bool>,
 ) -> vec4<f32> {
-    let score = params.scale * product;
-    let p = probability(score, row.top, row.log_total);
-    return select(vec4(0.0), score_gradient(score, p, dp, row.delta), seen);
+    let p = probability(score, after_cap, row.top, row.log_total);
+    return select(vec4(0.0), p * (dp - row.delta) * derivative, seen);
 }
 // Of four keys from `key` on; a column of a matrix is a row of scores.
 fn block_gradients(
     products: mat4x4<f32>, gradient: mat4x4<f32>, row: Kept, key: u32, query: vec4<u32>,
 ) -> mat4x4<f32> {
-    let s = transpose(products);
+    let s = params.scale * transpose(products);
+    let after = capped_block(s);
+    let slope = capped_block_derivative(s);
     let dp = transpose(gradient);
     return transpose(mat4x4(
-        gradients(s[0], dp[0], row, sees(query, vec4(key))),
-        gradients(s[1], dp[1], row, sees(query, vec4(key + 1u))),
-        gradients(s[2], dp[2], row, sees(query, vec4(key + 2u))),
-        gradients(s[3], dp[3], row, sees(query, vec4(key + 3u))),
+        gradients(s[0], after[0], slope[0], dp[0], row, sees(query, vec4(key))),
+        gradients(s[1], after[1], slope[1], dp[1], row, sees(query, vec4(key + 1u))),
+        gradients(s[2], after[2], slope[2], dp[2], row, sees(query, vec4(key + 2u))),
+        gradients(s[3], after[3], slope[3], dp[3], row, sees(query, vec4(key + 3u))),
     ));
 }
 
@@ -56,7 +58,7 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     let quads = head_quads();
     var sums = Rows();
     for (var d = 0u; d < quads; d += TERMS) {
-        left_of_gradient(lane, a, s, d);
+        put_left(lane, gradient_quads(a, s + lane / 8u, 16u, d + lane % 8u));
         right_of_qkv(lane, b, t, d);
         workgroupBarrier();
         sums = add_dots(sums, quads - d, lane % 16u, lane / 16u);

@@ -132,6 +132,7 @@ impl HeadQuads {
     }
 
     /// How a subgroup of 8 holds tiles of such heads.
+    #[cfg(not(target_arch = "wasm32"))]
     const fn subgroup_fragment(self) -> Fragment {
         match self {
             Self::UpTo4 | Self::UpTo8 => shared::ATTENTION_SUBGROUP_8,
@@ -194,14 +195,30 @@ impl Variant {
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(fragments) = self.vector_fragments(fragment) {
+            return fragments;
+        }
         match fragment.stem() {
-            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
-                vec![shared::QUAD_F32_WORDS]
-            }
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "head_quads_64" => vec![self.head_quads.fragment()],
+            "product_tile_64" if self.product_tile == ProductTile::Of32 => {
+                vec![shared::PRODUCT_TILE_32]
+            }
+            _ => vec![*fragment],
+        }
+    }
+
+    /// What stands for `fragment` on drivers that run shaders on the vector units of a CPU.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn vector_fragments(self, fragment: &Fragment) -> Option<Vec<Fragment>> {
+        let fragments = match fragment.stem() {
+            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
+                vec![shared::QUAD_F32_WORDS]
+            }
             "product_direct" if self.subgroups_of_8 => vec![shared::PRODUCT_SUBGROUP],
             "attention_tile" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_SUBGROUP, self.head_quads.subgroup_fragment()]
@@ -209,11 +226,8 @@ impl Variant {
             "attention_statistics" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_STATISTICS_SUBGROUP]
             }
-            "head_quads_64" => vec![self.head_quads.fragment()],
-            "product_tile_64" if self.product_tile == ProductTile::Of32 => {
-                vec![shared::PRODUCT_TILE_32]
-            }
-            _ => vec![*fragment],
-        }
+            _ => return None,
+        };
+        Some(fragments)
     }
 }

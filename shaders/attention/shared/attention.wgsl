@@ -16,7 +16,6 @@ const BLOCK = 64u; // rows per workgroup
 const LOWEST = -0x1.fffffep+127;
 
 fn head_quads() -> u32 { return params.head_quads; }
-fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.
 fn qkv_row(sequence: u32, t: u32) -> u32 {
@@ -54,19 +53,27 @@ fn oldest(query: u32) -> u32 { return query - min(query, params.window - 1u); }
 // The last query that sees a key, and may lie beyond the last of all.
 fn latest(key: u32) -> u32 { return key + params.window - 1u; }
 
+fn cap(score: vec4<f32>) -> vec4<f32> {
+    return params.soft_cap * tanh_accurate(score / params.soft_cap);
+}
+fn cap_derivative(score: vec4<f32>) -> vec4<f32> {
+    return tanh_derivative(score / params.soft_cap);
+}
 fn capped(score: vec4<f32>) -> vec4<f32> {
-    if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
+    if params.soft_cap > 0.0 { return cap(score); }
     return score;
 }
 fn capped_derivative(score: vec4<f32>) -> vec4<f32> {
-    if params.soft_cap > 0.0 { return tanh_derivative(score / params.soft_cap); }
+    if params.soft_cap > 0.0 { return cap_derivative(score); }
     return vec4(1.0);
 }
 
-// Probabilities of scores before the cap, given what the forward pass left of their rows: the largest
-// capped score, and log(sum(exp(score - largest))). Apart, because beside a large score their sum
-// would lose the digits of the logarithm. NaN where a score or its row is not finite.
-fn probability(score: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>) -> vec4<f32> {
-    let below = max(top - capped(score), vec4(0.0));
+// Probabilities of scores, before and after the cap, given what the forward pass left of their rows:
+// the largest capped score, and log(sum(exp(score - largest))). Apart, because beside a large score
+// their sum would lose the digits of the logarithm. NaN where a score or its row is not finite.
+fn probability(
+    score: vec4<f32>, after_cap: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>,
+) -> vec4<f32> {
+    let below = max(top - after_cap, vec4(0.0));
     return poisoned(score + log_total, exp_of_minus(below + log_total));
 }
