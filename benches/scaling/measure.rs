@@ -68,7 +68,7 @@ pub fn measure(gpu: &Gpu, subject: Subject, seconds: f64) -> Result<Point> {
                 .with("targets", (1..=batch * time).map(token).collect::<Vec<_>>());
             measure_model(
                 gpu,
-                LanguageModel { gpt: Gpt::new(config)?, batch, time },
+                LanguageModel { gpt: Gpt::new(*config)?, batch, time },
                 &data,
                 seconds,
             )

@@ -17,7 +17,7 @@ pub struct Series {
 
 /// Something to train.
 pub enum Subject {
-    Gpt { config: GptConfig, batch: usize },
+    Gpt { config: Box<GptConfig>, batch: usize },
     Tensors(Sum),
 }
 
@@ -88,7 +88,8 @@ pub const SERIES: [Series; 7] = [
 const PARAMETERS: usize = 10_000_000;
 
 fn gpt([vocabulary, context, layers, heads, width]: [usize; 5], batch: usize) -> Subject {
-    Subject::Gpt { config: GptConfig::gpt2(vocabulary, context, layers, heads, width), batch }
+    let config = GptConfig::gpt2(vocabulary, context, layers, heads, width);
+    Subject::Gpt { config: Box::new(config), batch }
 }
 
 /// A loss that is next to linear: the squared distance of the sum of all tensors, made small, from
