@@ -115,8 +115,7 @@ impl Parameters {
         let mut values = Vec::new();
         for Share { slot, offset, shape, .. } in self.shares(index, rows) {
             let bytes = shape.bytes() as usize;
-            let weights: Vec<u8> =
-                self.gpu.read(&slot.buffer, slot.offset + offset, bytes).await?;
+            let weights: Vec<u8> = self.gpu.read(&slot.buffer, slot.offset + offset, bytes).await?;
             let beside: Vec<u8> = if keeps_beside(self.storage) {
                 self.gpu.read(&slot.buffer, beside_offset(&slot) + offset, bytes).await?
             } else {
