@@ -240,6 +240,9 @@ fn windows(
         _ => vec![Sliding; layers],
     };
     if let Some(listed) = listed_kinds(layers, fields) {
+        if family == Family::Mistral && size.is_some() && listed.contains(&Full) {
+            fields.problem("layer_types", ", and Mistral's layers are all alike");
+        }
         let uses_none = family.is_qwen() && !fields.flag("use_sliding_window", false);
         kinds = if uses_none { vec![Full; layers] } else { listed };
     }
@@ -285,18 +288,25 @@ fn rotations(family: Family, fields: &mut Fields<'_>) -> (Rotary, Option<Rotary>
         let rotary = old.map_or(Rotary::new(base), |object| rotation(object, base, fields));
         return (rotary, local);
     };
-    if let Some(old) = old {
-        // Files for both have the same in both.
-        rotation(old, base, fields);
-    }
+    // Files for both have the same in both.
+    let scaling = old.map(|object| rotation(object, base, fields).scaling);
     let by_kind = ["full_attention", "sliding_attention"].map(|kind| object.object(kind));
-    let [Some(full), Some(sliding)] = by_kind else {
-        return (rotation(object, base, fields), local);
+    let (full, sliding) = match by_kind {
+        [None, None] => (rotation(object, base, fields), local),
+        [Some(full), Some(sliding)] => {
+            fields.take(object);
+            let local_base = local.map_or(base, |local| local.base);
+            (rotation(full, base, fields), Some(rotation(sliding, local_base, fields)))
+        }
+        _ => {
+            fields.problem("rope_parameters", ", and those of another kind of layer are missing");
+            (Rotary::new(base), local)
+        }
     };
-    fields.take(object);
-    let local_base = local.map_or(base, |local| local.base);
-    let full = rotation(full, base, fields);
-    (full, Some(rotation(sliding, local_base, fields)))
+    if scaling.is_some_and(|scaling| scaling != full.scaling) {
+        fields.problem("rope_scaling", ", which is not what rope_parameters says");
+    }
+    (full, sliding)
 }
 
 fn rotation(mut object: Fields<'_>, base: f64, fields: &mut Fields<'_>) -> Rotary {
