@@ -31,7 +31,7 @@ impl Config {
     /// [`Error::ModelFile`](crate::Error::ModelFile) that names each field and its value that asks
     /// for what is not here, does not fit, is missing, or is not known.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value =
+        let value: Value =
             serde_json::from_str(text).map_err(|error| invalid(CONFIG, error.to_string()))?;
         let Value::Object(fields) = value else {
             return Err(invalid(CONFIG, "it is no JSON object"));

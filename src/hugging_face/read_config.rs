@@ -6,6 +6,8 @@ use super::Family;
 use super::fields::Fields;
 use crate::nn::{FeedForwardKind, GptConfig, LayerKind, Positions, QkNorm, Rotary, RotaryScaling};
 
+const MOST_LAYERS: usize = 10_000;
+
 /// What a configuration of this family describes. What is wrong with it is kept among the fields.
 pub(super) fn read(family: Family, fields: &mut Fields<'_>) -> GptConfig {
     for flag in ["is_encoder_decoder", "add_cross_attention"] {
@@ -65,7 +67,7 @@ fn read_gpt2(fields: &mut Fields<'_>) -> GptConfig {
         "summary_use_proj",
     ]);
     GptConfig {
-        hidden: fields.count("n_inner").unwrap_or(4 * width),
+        hidden: fields.count("n_inner").unwrap_or(width.saturating_mul(4)),
         feed_forward,
         attention_scale: (!fields.flag("scale_attn_weights", true)).then_some(1.0),
         norm_eps: fields.real("layer_norm_epsilon").unwrap_or(1e-5) as f32,
@@ -77,6 +79,13 @@ fn read_gpt2(fields: &mut Fields<'_>) -> GptConfig {
 fn read_llama(family: Family, fields: &mut Fields<'_>) -> GptConfig {
     let [layers, width] =
         ["num_hidden_layers", "hidden_size"].map(|name| fields.required_count(name));
+    // There is a list of them.
+    let layers = if layers > MOST_LAYERS {
+        fields.problem("num_hidden_layers", ", more than any model has");
+        1
+    } else {
+        layers
+    };
     let hidden = fields.required_count("intermediate_size");
     let Sizes { vocabulary, context, heads, kv_heads, head_dim } = sizes(family, fields);
     let (window, layer_kinds) = windows(family, layers, fields);
@@ -86,7 +95,7 @@ fn read_llama(family: Family, fields: &mut Fields<'_>) -> GptConfig {
     let mut config = GptConfig {
         hidden,
         // What it is without saying so is left to the model.
-        head_dim: head_dim.filter(|&columns| columns * heads.max(1) != width),
+        head_dim: head_dim.filter(|&columns| columns.saturating_mul(heads.max(1)) != width),
         positions: Positions::Rotary(rotary),
         window_rotary: window_rotary.filter(|&other| slides && other != rotary),
         window,
