@@ -257,7 +257,7 @@ impl Contents {
     /// Fails unless each tensor is where the index has it, and each in the index is there.
     fn check_index(&self, index: &BTreeMap<String, String>) -> Result<()> {
         let file_of = |name: &str| {
-            self.tensors.get(name).map_or("no file", |stored| &self.files[stored.file].name)
+            self.tensors.get(name).map_or("no file", |stored| self.files[stored.file].name.as_str())
         };
         let named = index.iter().filter(|(name, file)| file_of(name) != file.as_str());
         let mut problems: Vec<_> = named
@@ -278,11 +278,12 @@ fn read_index(text: &str) -> Result<BTreeMap<String, String>> {
     };
     let file = |(name, file): (&String, &Value)| {
         // Files lie in the folder, and nowhere else.
-        let plain =
-            file.as_str().filter(|f| f.ends_with(".safetensors") && !f.contains(['/', '\\', ':']));
-        let reason =
-            || invalid(INDEX, format!("it has {name} in {file}, which is no file of the folder"));
-        Ok((name.clone(), plain.ok_or_else(reason)?.to_owned()))
+        let is_plain =
+            |file: &&str| file.ends_with(".safetensors") && !file.contains(['/', '\\', ':']);
+        let plain = file.as_str().filter(is_plain);
+        plain.map(|plain| (name.clone(), plain.to_owned())).ok_or_else(|| {
+            invalid(INDEX, format!("it has {name} in {file}, which is no file of the folder"))
+        })
     };
     map.iter().map(file).collect()
 }

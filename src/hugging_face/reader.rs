@@ -46,7 +46,8 @@ impl<'a, F: FnMut(&Progress<'_>)> Reader<'a, F> {
         self.bytes += elements.len() as u64 * share;
         let values = self.folder.values(stored, elements)?;
         let Self { bytes, total, .. } = *self;
-        (self.progress)(&Progress { tensor: name, bytes, total });
+        // A transposed tensor that comes in pieces is read once for each.
+        (self.progress)(&Progress { tensor: name, bytes: bytes.min(total), total });
         Ok(values)
     }
 
@@ -60,7 +61,7 @@ impl<'a, F: FnMut(&Progress<'_>)> Reader<'a, F> {
             let faults =
                 values.iter().enumerate().filter(|(_, value)| !parameters.can_hold(**value));
             for (index, &value) in faults {
-                first.get_or_insert((start + index, value));
+                first = first.or(Some((start + index, value)));
                 count += 1;
             }
         }
@@ -80,7 +81,7 @@ impl<'a, F: FnMut(&Progress<'_>)> Reader<'a, F> {
     }
 
     /// What is wrong with a second copy of the embedding, in words.
-    fn copy_fault(&mut self) -> Result<Option<String>> {
+    fn copy_fault(&self) -> Result<Option<String>> {
         let Some([(head, copy), (embedding, stored)]) = self.folder.tied_copy() else {
             return Ok(None);
         };

@@ -21,6 +21,7 @@ mod values;
 pub use super::layout::{Location, layout};
 pub use memory::{allocate, check_binding};
 pub use rows::WeightSource;
+pub(crate) use rows::pieces;
 pub use values::read_slot;
 
 use crate::error::{Error, Result};
