@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Family;
 use crate::nn::{FeedForwardKind, GptConfig, LayerKind, Positions, Rotary, RotaryScaling};
 
-/// The fields that a family has for the function of a model, always the same ones in the same order.
+/// The fields that a family has for the function of a model, always the same in the same order.
 /// `has_rope_parameters` as transformers 5 writes them, in place of a base and `rope_scaling`.
 pub(super) fn describe(
     family: Family,

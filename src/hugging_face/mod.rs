@@ -26,7 +26,7 @@
 //! | tensors | read | written |
 //! |---|---|---|
 //! | in F32, F16 or BF16 | exactly, as f32 | as they came, or in one type for all |
-//! | of the layers | renamed, joined (q, k, v; gate, up), transposed (GPT-2) by one table | by the same table, so that the bytes of what was not trained come back |
+//! | of the layers | renamed, joined, transposed (GPT-2) by one table | by the same table |
 //! | the head of a tied model | the embedding; a copy must be the same | once, as the embedding |
 //! | rotary frequencies and causal masks | passed over: they follow from the configuration | not |
 //! | anything else, or NaN and Inf among the numbers | an error that names all of them | |

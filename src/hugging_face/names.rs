@@ -14,8 +14,8 @@ enum Made {
     Same,
     /// It is one with rows and columns exchanged: GPT-2's `Conv1D` has a row for each input.
     Transposed,
-    /// The rows of queries, keys and values, one after the other. Within a head theirs have the same
-    /// order: pairs that turn together are half a head apart.
+    /// The rows of queries, keys and values, one after the other. Within a head theirs have the
+    /// same order: pairs that turn together are half a head apart.
     QueriesKeysValues,
     /// As many rows of each.
     Halves,
@@ -193,8 +193,8 @@ impl Config {
     /// model.
     ///
     /// # Errors
-    /// [`Error::ModelFile`](crate::Error::ModelFile) where the model has parameters that no model of
-    /// this family has; [`Error::Setting`](crate::Error::Setting).
+    /// [`Error::ModelFile`](crate::Error::ModelFile) where the model has parameters that no model
+    /// of this family has; [`Error::Setting`](crate::Error::Setting).
     pub fn tensors(&self) -> Result<Vec<Tensor>> {
         let gpt = Gpt::new(self.gpt.clone())?;
         let mut graph = Graph::new(Phase::Evaluate);

@@ -53,8 +53,8 @@ struct Share {
 }
 
 impl Parameters {
-    /// Takes the values of all parameters from a source. States stay as they are. No more than 64 MiB
-    /// of them are on the host at once, beside what the source holds.
+    /// Takes the values of all parameters from a source. States stay as they are. About 64 MiB of
+    /// them are on the host at once, beside what the source holds.
     ///
     /// # Errors
     /// Those of [`WeightSource::check`], before anything is written. Where the source fails later
@@ -106,8 +106,8 @@ impl Parameters {
         bytes
     }
 
-    /// Reads some entries of parameter `index`, dense: all that the storage knows of them. Waits for
-    /// the device.
+    /// Reads some entries of parameter `index`, dense: all that the storage knows of them. Waits
+    /// for the device.
     pub(crate) async fn read_rows(&self, index: usize, rows: Range<usize>) -> Result<Vec<f32>> {
         let dims = &self.specs[index].shape.dims;
         let (asked, rows) =
