@@ -447,7 +447,7 @@ fn mixed(mut word: u32) -> u32 {
 fn finite(word: u32, exponent: u32) -> u32 {
     match word & exponent {
         all if all == exponent => word & !exponent,
-        _ if word % 8 == 0 => word & !exponent,
+        _ if word.is_multiple_of(8) => word & !exponent,
         _ => word,
     }
 }
