@@ -5,10 +5,15 @@
 mod support;
 
 mod configurations;
+mod faults;
 mod folders;
 mod models;
+#[cfg(not(target_arch = "wasm32"))]
+mod on_disk;
+mod tensors;
 
 use configurations::*;
+use faults::*;
 use folders::*;
 
 tests! {
