@@ -7,6 +7,7 @@ mod support;
 mod configurations;
 mod faults;
 mod folders;
+mod forward;
 mod models;
 #[cfg(not(target_arch = "wasm32"))]
 mod on_disk;
@@ -15,6 +16,7 @@ mod tensors;
 use configurations::*;
 use faults::*;
 use folders::*;
+use forward::*;
 
 tests! {
     tensors_have_the_names_and_shapes_of_transformers,
@@ -35,4 +37,5 @@ tests! {
     types_are_chosen,
     models_of_no_folder_are_written,
     a_run_begins_anew_with_what_was_loaded,
+    loaded_models_compute_what_transformers_does,
 }
