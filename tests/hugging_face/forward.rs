@@ -17,7 +17,7 @@ const TIME: usize = 9;
 const VOCABULARY: usize = 11;
 
 /// The library has rotations, scales and epsilons in f32.
-const ROUNDED: f64 = 2e-6;
+const ROUNDED: f64 = 1e-5;
 
 /// Rows of columns.
 type Rows = Vec<Vec<f64>>;
@@ -85,8 +85,8 @@ fn forms() -> Vec<Form> {
         frequency: |_, pair, head| power(1e6, pair, head),
     };
     let gemma = |config, layers| Form { eps: 1e-6, is_gemma: true, ..llama(config, layers) };
-    let smollm = |_, pair, head| power(100_000.0, pair, head);
-    let short = |_, pair, head| power(10_000.0, pair, head);
+    let smollm = |_: usize, pair: f64, head: f64| power(100_000.0, pair, head);
+    let short = |_: usize, pair: f64, head: f64| power(10_000.0, pair, head);
     vec![
         Form { frequency: llama3, ..llama(LLAMA, 2) },
         Form { frequency: smollm, is_tied: false, ..llama(SMOLLM, 1) },
@@ -120,7 +120,7 @@ fn added(a: &[Vec<f64>], b: &[Vec<f64>]) -> Rows {
 }
 
 fn linear(x: &[Vec<f64>], weight: &[f64], bias: Option<&Vec<f64>>) -> Rows {
-    let row = |x: &Vec<f64>| {
+    let row = |x: &Vec<f64>| -> Vec<f64> {
         let products = weight.chunks(x.len()).map(|row| dot(row, x));
         match bias {
             Some(bias) => products.zip(bias).map(|(y, b)| y + b).collect(),
@@ -206,9 +206,10 @@ impl Llama<'_> {
                 for column in 0..head {
                     let pair = (column % (head / 2)) as f64;
                     let angle = at as f64 * (self.form.frequency)(layer, pair, head as f64);
-                    let rotated = match column < head / 2 {
-                        true => -x[column + head / 2],
-                        false => x[column - head / 2],
+                    let rotated = if column < head / 2 {
+                        -x[column + head / 2]
+                    } else {
+                        x[column - head / 2]
                     };
                     turned.push(x[column] * angle.cos() + rotated * angle.sin());
                 }
@@ -233,7 +234,7 @@ impl Llama<'_> {
         let [gate, up] = ["gate_proj", "up_proj"].map(|part| self.project(x, &name(part)));
         let silu = |x: f64| x / (1.0 + (-x).exp());
         let activation = |x: f64| if self.form.is_gemma { gelu_tanh(x) } else { silu(x) };
-        let row = |(gate, up): (&Vec<f64>, &Vec<f64>)| {
+        let row = |(gate, up): (&Vec<f64>, &Vec<f64>)| -> Vec<f64> {
             gate.iter().zip(up).map(|(&gate, up)| activation(gate) * up).collect()
         };
         let hidden: Rows = gate.iter().zip(&up).map(row).collect();
@@ -257,10 +258,10 @@ impl Llama<'_> {
         let table = self.weight("model.embed_tokens.weight");
         let width = table.len() / VOCABULARY;
         let scale = if self.form.is_gemma { (width as f64).sqrt() } else { 1.0 };
-        let row = |&token: &u32| {
+        let row = |&token: &u32| -> Vec<f64> {
             table[token as usize * width..][..width].iter().map(|x| x * scale).collect()
         };
-        let x = tokens.iter().map(row).collect();
+        let x: Rows = tokens.iter().map(row).collect();
         let x = (0..self.form.layers).fold(x, |x, layer| self.layer(x, layer));
         let x = self.norm(&x, "model.norm");
         let head = if self.form.is_tied { table } else { self.weight("lm_head.weight") };
