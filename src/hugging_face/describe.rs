@@ -40,14 +40,18 @@ pub(super) fn describe(
         fields.extend(["attention_bias", "mlp_bias"].map(|name| (name, json!(gpt.bias))));
     }
     if family.is_gemma() {
-        let cap = |cap: Option<f32>| cap.map_or(Value::Null, decimal);
-        fields.extend([
-            ("query_pre_attn_scalar", scalar(gpt)),
-            ("attn_logit_softcapping", cap(gpt.soft_cap)),
-            ("final_logit_softcapping", cap(gpt.logit_soft_cap)),
-        ]);
+        fields.extend(of_gemma(gpt));
     }
     fields
+}
+
+fn of_gemma(gpt: &GptConfig) -> [(&'static str, Value); 3] {
+    let cap = |cap: Option<f32>| cap.map_or(Value::Null, decimal);
+    [
+        ("query_pre_attn_scalar", scalar(gpt)),
+        ("attn_logit_softcapping", cap(gpt.soft_cap)),
+        ("final_logit_softcapping", cap(gpt.logit_soft_cap)),
+    ]
 }
 
 fn of_gpt2(gpt: &GptConfig) -> [(&'static str, Value); 8] {

@@ -92,7 +92,7 @@ fn read_llama(family: Family, fields: &mut Fields<'_>) -> GptConfig {
     let slides = window.is_some();
     let (rotary, window_rotary) = rotations(family, fields);
     let (bias, qkv_bias) = biases(family, fields);
-    let mut config = GptConfig {
+    let config = GptConfig {
         hidden,
         // What it is without saying so is left to the model.
         head_dim: head_dim.filter(|&columns| columns.saturating_mul(heads.max(1)) != width),
@@ -107,22 +107,24 @@ fn read_llama(family: Family, fields: &mut Fields<'_>) -> GptConfig {
         norm_eps: fields.real("rms_norm_eps").unwrap_or(1e-6) as f32,
         ..GptConfig::llama(vocabulary, context, layers, [heads, kv_heads], width)
     };
-    if family.is_gemma() {
-        let scalar = fields.real("query_pre_attn_scalar").unwrap_or(256.0);
-        let cap = |cap: Option<f64>| cap.map(|cap| cap as f32);
-        let columns = head_dim.unwrap_or(width / heads.max(1));
-        config = GptConfig {
-            norm_weight_offset: 1.0,
-            post_norms: true,
-            embedding_scale: Some((width as f64).sqrt() as f32),
-            attention_scale: (scalar != columns as f64).then(|| scalar.sqrt().recip() as f32),
-            soft_cap: cap(capped(family, "attn_logit_softcapping", 50.0, fields)),
-            logit_soft_cap: cap(capped(family, "final_logit_softcapping", 30.0, fields)),
-            ..config
-        };
-        fields.only("use_bidirectional_attention", false);
+    if family.is_gemma() { as_gemma(config, family, fields) } else { config }
+}
+
+/// With what Gemma has beside Llama's form.
+fn as_gemma(config: GptConfig, family: Family, fields: &mut Fields<'_>) -> GptConfig {
+    fields.only("use_bidirectional_attention", false);
+    let scalar = fields.real("query_pre_attn_scalar").unwrap_or(256.0);
+    let columns = config.head_dim.unwrap_or(config.width / config.heads.max(1));
+    let cap = |cap: Option<f64>| cap.map(|cap| cap as f32);
+    GptConfig {
+        norm_weight_offset: 1.0,
+        post_norms: true,
+        embedding_scale: Some((config.width as f64).sqrt() as f32),
+        attention_scale: (scalar != columns as f64).then(|| scalar.sqrt().recip() as f32),
+        soft_cap: cap(capped(family, "attn_logit_softcapping", 50.0, fields)),
+        logit_soft_cap: cap(capped(family, "final_logit_softcapping", 30.0, fields)),
+        ..config
     }
-    config
 }
 
 /// A soft cap, which Gemma 2 has unless it says null, and Gemma 3 has not unless it gives one.
@@ -226,7 +228,30 @@ fn windows(
     if size == Some(0) {
         fields.problem("sliding_window", ", and a position sees at least itself");
     }
-    let mut kinds = match family {
+    let mut kinds = usual_kinds(family, layers, size, fields);
+    if let Some(listed) = listed_kinds(layers, fields) {
+        if family == Family::Mistral && size.is_some() && listed.contains(&Full) {
+            fields.problem("layer_types", ", and Mistral's layers are all alike");
+        }
+        let uses_none = family.is_qwen() && !fields.flag("use_sliding_window", false);
+        kinds = if uses_none { vec![Full; layers] } else { listed };
+    }
+    match size.filter(|_| kinds.contains(&Sliding)) {
+        None => (None, Vec::new()),
+        some if kinds.contains(&Full) => (some, kinds),
+        some => (some, Vec::new()),
+    }
+}
+
+/// What each layer of a family sees where the file has no list.
+fn usual_kinds(
+    family: Family,
+    layers: usize,
+    size: Option<usize>,
+    fields: &mut Fields<'_>,
+) -> Vec<LayerKind> {
+    use LayerKind::{Full, Sliding};
+    match family {
         Family::Qwen2 | Family::Qwen3 => {
             let first = fields.count("max_window_layers").unwrap_or(28);
             let slides = fields.flag("use_sliding_window", false) && size.is_some();
@@ -247,18 +272,6 @@ fn windows(
             LayerKind::every(period.max(1), layers)
         }
         _ => vec![Sliding; layers],
-    };
-    if let Some(listed) = listed_kinds(layers, fields) {
-        if family == Family::Mistral && size.is_some() && listed.contains(&Full) {
-            fields.problem("layer_types", ", and Mistral's layers are all alike");
-        }
-        let uses_none = family.is_qwen() && !fields.flag("use_sliding_window", false);
-        kinds = if uses_none { vec![Full; layers] } else { listed };
-    }
-    match size.filter(|_| kinds.contains(&Sliding)) {
-        None => (None, Vec::new()),
-        some if kinds.contains(&Full) => (some, kinds),
-        some => (some, Vec::new()),
     }
 }
 
