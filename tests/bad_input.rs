@@ -9,7 +9,10 @@ use std::sync::OnceLock;
 use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{Graph, Phase, Shape};
 use evenkeel::kernels::Activation;
-use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, Positions, QkClip, QkNorm};
+use evenkeel::nn::{
+    FeedForwardKind, Gpt, GptConfig, Init, LanguageModel, LayerKind, Positions, QkClip, QkNorm,
+    Rotary, RotaryScaling,
+};
 use evenkeel::plan::Parameters;
 use evenkeel::train::{
     Adam, AdamW, Batch, Clip, IGNORE, Model, ModelOutput, Optimizer, Schedule, Sgd, Trainer,
@@ -432,7 +435,8 @@ fn a_learning_rate_factor_that_is_not_finite() {
 #[test]
 fn gpt_settings_out_of_range() {
     let good = GptConfig::gpt2(27, 8, 2, 4, 32);
-    let rotary = GptConfig { positions: Positions::Rotary(1e4), ..good.clone() };
+    let rotary =
+        |base| GptConfig { positions: Positions::Rotary(Rotary::new(base)), ..good.clone() };
     let clip = |threshold, alpha| Some(QkClip { threshold, alpha });
     let cases: Vec<(GptConfig, &str)> = vec![
         (GptConfig { norm_eps: 0.0, ..good.clone() }, "norm_eps is 0, but must be above 0"),
@@ -464,10 +468,7 @@ fn gpt_settings_out_of_range() {
             },
             "qk_clip is Some, but must be None with qk_norm",
         ),
-        (
-            GptConfig { positions: Positions::Rotary(0.0), ..good.clone() },
-            "rotary base is 0, but must be finite and above 0",
-        ),
+        (rotary(0.0), "rotary base is 0, but must be finite and above 0"),
         (
             GptConfig { loss: CrossEntropy { label_smoothing: 1.0, z_loss: 0.0 }, ..good.clone() },
             "label_smoothing is 1, but must be in [0, 1)",
@@ -486,12 +487,15 @@ fn gpt_settings_out_of_range() {
         (GptConfig { heads: 5, ..good.clone() }, "width is 32, but must be a multiple of heads"),
         (GptConfig { kv_heads: 3, ..good.clone() }, "kv_heads is 3, but must be a divisor"),
         (GptConfig { width: 24, ..good.clone() }, "width / heads is 6, but must be a multiple"),
-        (GptConfig { width: 1024, ..good.clone() }, "width / heads is 256, but must be"),
+        (GptConfig { width: 2048, ..good.clone() }, "width / heads is 512, but must be"),
         (
-            GptConfig { width: 16, ..rotary },
+            GptConfig { width: 16, ..rotary(1e4) },
             "width / heads is 4, but must be a multiple of 4 (of 8",
         ),
-        (GptConfig { swiglu: true, hidden: 30, ..good.clone() }, "hidden is 30, but must be"),
+        (
+            GptConfig { feed_forward: FeedForwardKind::SwiGlu, hidden: 30, ..good.clone() },
+            "hidden is 30, but must be a multiple of 4 with SwiGLU or GeGLU",
+        ),
         (GptConfig { dropout: 1.0, ..good.clone() }, "dropout is 1, but must be in [0, 1)"),
         (GptConfig { dropout: -0.1, ..good.clone() }, "dropout is -0.1, but must be in [0, 1)"),
         (GptConfig { dropout: f32::NAN, ..good.clone() }, "dropout is NaN, but must be in [0, 1)"),
@@ -501,6 +505,78 @@ fn gpt_settings_out_of_range() {
     }
     let settings = GptConfig { loss: CrossEntropy::default(), ..good };
     assert!(Gpt::new(settings).is_ok());
+}
+
+/// What the families of models add to the settings.
+#[test]
+fn family_settings_out_of_range() {
+    let llama = GptConfig::llama(27, 8, 2, [4, 2], 32);
+    let gpt2 = GptConfig::gpt2(27, 8, 2, 4, 32);
+    let linear = |factor| RotaryScaling::Linear { factor };
+    let window = |window, layer_kinds| GptConfig { window, layer_kinds, ..llama.clone() };
+    let (full, sliding) = (LayerKind::Full, LayerKind::Sliding);
+    let sliding_rotary = |base, scaling| GptConfig {
+        window_rotary: Some(Rotary { base, scaling }),
+        ..window(Some(4), vec![sliding, full])
+    };
+    let heads = |head_dim| GptConfig { head_dim: Some(head_dim), ..llama.clone() };
+    let scales = |attention_scale, embedding_scale| GptConfig {
+        attention_scale,
+        embedding_scale,
+        ..llama.clone()
+    };
+    let scaled = Rotary { base: 1e4, scaling: linear(-2.0) };
+    let geglu = FeedForwardKind::GeGlu;
+    let cases: Vec<(GptConfig, &str)> = vec![
+        (heads(0), "head_dim is 0, but must be a multiple of 4 (of 8 with rotary positions)"),
+        (heads(12), "head_dim is 12, but must be a multiple of 4 (of 8 with rotary positions)"),
+        (heads(264), "head_dim is 264, but must be"),
+        (window(Some(0), vec![]), "window is Some(0), but must be at least 1 position, or None"),
+        (window(None, vec![sliding, full]), "window is None, but must be some number of positions"),
+        (window(Some(4), vec![full, full]), "window is Some(4), but must be None where no layer"),
+        (
+            window(Some(4), vec![sliding]),
+            "layer_kinds is a list of 1, but must be empty or one for",
+        ),
+        (sliding_rotary(0.0, RotaryScaling::None), "window_rotary base is 0, but must be finite"),
+        (sliding_rotary(1e4, linear(f64::NAN)), "window_rotary factor is NaN, but must be finite"),
+        (
+            GptConfig { window_rotary: Some(Rotary::new(1e4)), ..llama.clone() },
+            "window_rotary is Rotary(10000.0), but must be None without rotary positions and a layer",
+        ),
+        (
+            GptConfig { window_rotary: Some(Rotary::new(1e4)), window: Some(4), ..gpt2.clone() },
+            "window_rotary is Rotary(10000.0), but must be None without rotary positions",
+        ),
+        (
+            GptConfig { positions: Positions::Rotary(scaled), ..llama.clone() },
+            "rotary factor is -2, but must be finite and above 0",
+        ),
+        (
+            GptConfig { norm_weight_offset: 0.5, ..llama.clone() },
+            "norm_weight_offset is 0.5, but must be 0, or 1 with rms_norm",
+        ),
+        (
+            GptConfig { norm_weight_offset: 1.0, ..gpt2.clone() },
+            "norm_weight_offset is 1, but must be 0, or 1 with rms_norm",
+        ),
+        (scales(Some(0.0), None), "attention_scale is 0, but must be finite and above 0, or None"),
+        (scales(None, Some(f32::NAN)), "embedding_scale is NaN, but must be finite and above 0"),
+        (GptConfig { feed_forward: geglu, hidden: 30, ..gpt2.clone() }, "hidden is 30, but must"),
+    ];
+    for (config, message) in cases {
+        assert_says(&Gpt::new(config).expect_err(message), &[message]);
+    }
+    for config in [
+        heads(16),
+        heads(256),
+        window(Some(1), vec![]),
+        window(Some(100), LayerKind::every(2, 2)),
+        sliding_rotary(1e4, linear(8.0)),
+        GptConfig { width: 30, hidden: 30, head_dim: Some(4), ..gpt2 },
+    ] {
+        assert!(Gpt::new(config.clone()).is_ok(), "{config:?}");
+    }
 }
 
 #[test]

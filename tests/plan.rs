@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 
 use evenkeel::gpu::Dispatch;
-use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, QkNorm};
+use evenkeel::graph::ops::{AttentionLayout, AttentionSettings, CrossEntropy, QkNorm};
 use evenkeel::graph::{Dense, Element, Graph, HostData, Node, Op, Phase, Shape, Source, Value};
 use evenkeel::kernels::{Accumulate, AccumulateParams, Activation};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
@@ -428,13 +428,15 @@ fn softmax_of_any_shape() {
 fn attention_of_any_shape() {
     let heads = (1usize..4, 1usize..4);
     let cap = prop::option::of(Just(0.9f32));
+    let window = prop::option::of(1usize..80);
     // A width of a head may be a pipeline of its own to compile, so only a few.
     let head_quads = prop::sample::select(&[1usize, 3, 8][..]);
-    shapes(12, (1usize..3, size(), heads, head_quads, cap), |value| {
-        let (batch, time, (kv_heads, groups), head_quads, cap) = value;
+    shapes(12, (1usize..3, size(), heads, head_quads, (cap, window)), |value| {
+        let (batch, time, (kv_heads, groups), head_quads, (soft_cap, window)) = value;
         let layout =
             AttentionLayout { heads: kv_heads * groups, kv_heads, head_dim: 4 * head_quads };
-        cases::attention_case(Leaves::Once, [batch, time], layout, cap)
+        let settings = AttentionSettings { scale: None, soft_cap, window };
+        cases::attention_case(Leaves::Once, [batch, time], layout, settings)
     });
 }
 
@@ -615,7 +617,8 @@ mod misfits {
     fn attention() {
         let mut g = graph();
         let qkv = real(&mut g, "qkv", &[2, 7, 24]);
-        g.attention(qkv, AttentionLayout { heads: 2, kv_heads: 1, head_dim: 8 }, None);
+        let layout = AttentionLayout { heads: 2, kv_heads: 1, head_dim: 8 };
+        g.attention(qkv, layout, AttentionSettings::default());
     }
 
     #[test]

@@ -6,7 +6,9 @@ mod support;
 use evenkeel::Gpu;
 use evenkeel::graph::ops::CrossEntropy;
 use evenkeel::graph::{Graph, Phase};
-use evenkeel::nn::{Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions, QkNorm};
+use evenkeel::nn::{
+    Classifier, Gpt, GptConfig, LanguageModel, MlpClassifier, Positions, QkNorm, Rotary,
+};
 use evenkeel::plan::{Plan, PlanRequest};
 use evenkeel::record::StepBuffers;
 use evenkeel::train::{
@@ -209,7 +211,7 @@ fn layer_norm_gpt() -> LanguageModel {
 
 fn rms_norm_gpt() -> LanguageModel {
     let config = GptConfig { hidden: 48, ..GptConfig::llama(27, 12, 2, [4, 2], 32) };
-    assert_eq!(config.positions, Positions::Rotary(10_000.0));
+    assert_eq!(config.positions, Positions::Rotary(Rotary::new(10_000.0)));
     LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 3, time: 12 }
 }
 

@@ -13,18 +13,21 @@ struct Size {
     time: u32,
     heads: u32,
     head_dim: u32,
+    window: u32,
 }
 
-/// The last is that of a GPT of 124 million parameters.
-const SIZES: [Size; 3] = [
-    Size { time: 64, heads: 4, head_dim: 32 },
-    Size { time: 256, heads: 4, head_dim: 32 },
-    Size { time: 256, heads: 12, head_dim: 64 },
+/// The third is that of a GPT of 124 million parameters, the last the same within a window.
+const SIZES: [Size; 4] = [
+    Size { time: 64, heads: 4, head_dim: 32, window: 64 },
+    Size { time: 256, heads: 4, head_dim: 32, window: 256 },
+    Size { time: 256, heads: 12, head_dim: 64, window: 256 },
+    Size { time: 256, heads: 12, head_dim: 64, window: 64 },
 ];
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{BATCH} x {}, {} heads of {}", self.time, self.heads, self.head_dim)
+        write!(f, "{BATCH} x {}, {} heads of {}", self.time, self.heads, self.head_dim)?;
+        if self.window < self.time { write!(f, ", window {}", self.window) } else { Ok(()) }
     }
 }
 
@@ -39,14 +42,16 @@ impl Size {
             head_quads: self.head_dim / 4,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             soft_cap: 0.0,
+            window: self.window,
         }
     }
 
     /// Operations of one product: two per element of a head and pair of a position with itself
-    /// and those before it.
+    /// and those before it that it sees.
     fn product(self) -> u64 {
-        let pairs = u64::from(BATCH * self.heads) * u64::from(self.time * (self.time + 1) / 2);
-        2 * u64::from(self.head_dim) * pairs
+        let triangle = |n: u32| u64::from(n) * u64::from(n + 1) / 2;
+        let pairs = triangle(self.time) - triangle(self.time - self.window);
+        2 * u64::from(BATCH * self.heads * self.head_dim) * pairs
     }
 }
 

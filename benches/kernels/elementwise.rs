@@ -7,7 +7,7 @@ pub fn run(family: &mut Family<'_>) {
     for shape in SHAPES {
         plain(family, shape);
         activations(family, shape);
-        swiglu(family, shape);
+        gated(family, shape);
         casts(family, shape);
     }
 }
@@ -63,14 +63,15 @@ fn activations(family: &mut Family<'_>, shape: Shape) {
     family.moves_its_buffers(shape, &SoftCapBackward { params, x, dy, x_gradient: y });
 }
 
-/// The size is that of the output: rows x hidden.
-fn swiglu(family: &mut Family<'_>, shape: Shape) {
+/// SwiGLU. The size is that of the output: rows x hidden.
+fn gated(family: &mut Family<'_>, shape: Shape) {
     let (quads, hidden_quads) = (shape.quads(), shape.cols / 4);
     let [x, dx] = family.tensors(Shape { cols: 2 * shape.cols, ..shape });
     let [y, dy] = family.tensors(shape);
     let [x, dx, y, dy] = [&x, &dx, &y, &dy].map(bind);
-    let params = SwigluParams { quads, hidden_quads };
-    family.moves_its_buffers(shape, &Swiglu { params, x: x.clone(), y });
-    let params = SwigluBackwardParams { quads, hidden_quads };
-    family.moves_its_buffers(shape, &SwigluBackward { params, x, dy, x_gradient: dx });
+    let kind = Activation::Silu as u32;
+    let params = GatedParams { quads, hidden_quads, kind };
+    family.moves_its_buffers(shape, &Gated { params, x: x.clone(), y });
+    let params = GatedBackwardParams { quads, hidden_quads, kind };
+    family.moves_its_buffers(shape, &GatedBackward { params, x, dy, x_gradient: dx });
 }

@@ -34,7 +34,7 @@ fn tables(family: &mut Family<'_>, shape: Shape, time: u32) {
 /// Queries and keys of a fused projection turn, values are copied.
 fn rotary(family: &mut Family<'_>, shape: Shape, time: u32) {
     let shape = Shape { cols: 3 * shape.cols, ..shape };
-    let table = rotary_table(time as usize, HEAD_DIM as usize, 10_000.0);
+    let table = rotary_table(time as usize, &rotary_frequencies(HEAD_DIM as usize, 10_000.0));
     let table = family.gpu.upload("table", &table);
     let [x, y] = family.tensors(shape);
     let params = RotaryParams {

@@ -24,9 +24,9 @@ fn head_norm(family: &mut Family<'_>, shape: Shape) {
         family.tensors(Shape { rows: blocks, cols: 4 * head_quads });
     let [x, y, dy, query_weight, key_weight, query_partials, key_partials] =
         [&x, &y, &dy, &query_weight, &key_weight, &query_partials, &key_partials].map(bind);
-    let (heads, kv_heads, centered, eps) = (HEADS, HEADS, 0, 1e-5);
+    let (heads, kv_heads, centered, eps, weight_offset) = (HEADS, HEADS, 0, 1e-5, 0.0);
     let forward = HeadNorm {
-        params: HeadNormParams { rows, heads, kv_heads, head_quads, centered, eps },
+        params: HeadNormParams { rows, heads, kv_heads, head_quads, centered, eps, weight_offset },
         x: x.clone(),
         query_weight: query_weight.clone(),
         key_weight: key_weight.clone(),
@@ -43,6 +43,7 @@ fn head_norm(family: &mut Family<'_>, shape: Shape) {
             eps,
             rows_per_block,
             blocks,
+            weight_offset,
         },
         x,
         query_weight,

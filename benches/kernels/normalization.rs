@@ -62,7 +62,7 @@ fn rms_norm(family: &mut Family<'_>, shape: Shape) {
     let [x, residual, sum, y, dx, weight, statistics] =
         [&x, &residual, &sum, &y, &dx, &weight, &statistics].map(bind);
     let forward = RmsNorm {
-        params: RmsNormParams { rows, cols, eps: EPS },
+        params: RmsNormParams { rows, cols, eps: EPS, weight_offset: 0.0 },
         x: x.clone(),
         weight: weight.clone(),
         y: y.clone(),
@@ -71,7 +71,7 @@ fn rms_norm(family: &mut Family<'_>, shape: Shape) {
     family.gpu.run(&forward);
     family.moves_its_buffers(shape, &forward);
     let backward = RmsNormBackward {
-        params: RmsNormBackwardParams { rows, cols, add_residual: 1 },
+        params: RmsNormBackwardParams { rows, cols, add_residual: 1, weight_offset: 0.0 },
         x: x.clone(),
         weight: weight.clone(),
         dy: y.clone(),
@@ -90,7 +90,7 @@ fn rms_norm(family: &mut Family<'_>, shape: Shape) {
         weight_partials: bind(&weight_partials),
     };
     family.moves_its_buffers(shape, &partials);
-    let params = ResidualRmsNormParams { rows, cols, eps: EPS };
+    let params = ResidualRmsNormParams { rows, cols, eps: EPS, weight_offset: 0.0 };
     let fused = ResidualRmsNorm { params, x, residual, weight, sum, y, statistics };
     family.moves_its_buffers(shape, &fused);
 }

@@ -1,5 +1,5 @@
-// o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over j <= t, with f the soft cap, by online
-// softmax. One workgroup per ROWS queries of a head, one invocation per query. Where `watch` is set,
+// o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over t - window < j <= t, with f the soft cap, by
+// online softmax. One workgroup per ROWS queries of a head, one invocation per query. With `watch`
 // row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score is not finite.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
@@ -35,8 +35,11 @@ fn main(
     let sequence = z / params.heads;
     let head = z % params.heads;
     let kv_head = head / (params.heads / params.kv_heads);
-    let query = flat % blocks * ROWS + lane;
-    let end = min((flat % blocks + 1u) * ROWS, params.time);
+    let begin = flat % blocks * ROWS;
+    let query = begin + lane;
+    let end = min(begin + ROWS, params.time);
+    // Tiles are left out for eight queries together, whoever shares a workgroup with them.
+    let reach = oldest(query / TILE * TILE);
     if sequence < params.batch {
         let q = query_at(sequence, head, min(query, params.time - 1u));
         let pitch = qkv_row(0u, 1u);
@@ -48,9 +51,9 @@ fn main(
         var largest = vec4(LOWEST);
         var spread = 0.0; // sum of exp(s - top) (top - s): every term is at least 0, none cancels
         var o = Row();
-        for (var first = 0u; first < end; first += TILE) {
+        for (var first = oldest(begin) / TILE * TILE; first < end; first += TILE) {
             load_tiles(keys, values, first, lane);
-            if ROWS == TILE || first <= query {
+            if ROWS == TILE || (first <= query && reach < first + TILE) {
                 var s = x_dots(&q_row);
                 let sees_x = seen(first, query);
                 let sees_y = seen(first + 4u, query);

@@ -1,5 +1,6 @@
-// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over t >= j and the
-// query heads of the group. One workgroup per ROWS keys of a kv head, one invocation per key.
+// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over j <= t <
+// j + window and the query heads of the group. One workgroup per ROWS keys of a kv head, one
+// invocation per key.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
@@ -20,7 +21,7 @@ fn qkv_quads(at: u32) -> Row {
 // Which of four queries from `first` on see the key.
 fn seen_by(first: u32, key: u32) -> vec4<bool> {
     let t = first + vec4(0u, 1u, 2u, 3u);
-    return (t >= vec4(key)) & (t < vec4(params.time));
+    return sees(t, vec4(key)) & (t < vec4(params.time));
 }
 
 @compute @workgroup_size(ROWS)
@@ -38,6 +39,9 @@ fn main(
     let heads = params.heads / params.kv_heads;
     let begin = flat % blocks * ROWS;
     let key = begin + lane;
+    let end = min(latest(begin + ROWS - 1u) + 1u, params.time);
+    // Tiles are left out for eight keys together, whoever shares a workgroup with them.
+    let reach = latest(key / TILE * TILE + TILE - 1u);
     if sequence < params.batch {
         let k = key_at(sequence, kv_head, min(key, params.time - 1u));
         let v = value_at(sequence, kv_head, min(key, params.time - 1u));
@@ -49,9 +53,9 @@ fn main(
             let at = statistic_at(sequence, head, 0u);
             let queries = Rows(query_at(sequence, head, 0u), qkv_row(0u, 1u));
             let gradients = Rows(output_at(sequence, head, 0u), params.heads * quads);
-            for (var first = begin; first < params.time; first += TILE) {
+            for (var first = begin; first < end; first += TILE) {
                 load_tiles(queries, gradients, first, lane);
-                if ROWS == TILE || key < first + TILE {
+                if ROWS == TILE || (key < first + TILE && first <= reach) {
                     var s = x_dots(&k_row);
                     var dp = y_dots(&v_row);
                     let query = statistics_of(at, first, lane);
@@ -59,8 +63,8 @@ fn main(
                     let by_y = seen_by(first + 4u, key);
                     s = mat2x4(params.scale * s[0], params.scale * s[1]);
                     var p = mat2x4(
-                        probability(s[0], query.top[0], query.log_total[0]),
-                        probability(s[1], query.top[1], query.log_total[1]),
+                        probability(s[0], capped(s[0]), query.top[0], query.log_total[0]),
+                        probability(s[1], capped(s[1]), query.top[1], query.log_total[1]),
                     );
                     p = mat2x4(select(vec4(0.0), p[0], by_x), select(vec4(0.0), p[1], by_y));
                     let x = dp[0] - query.delta[0];

@@ -1,4 +1,5 @@
-// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over j <= t, p the probabilities.
+// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over t - window < j <= t, with p the
+// probabilities.
 // One workgroup per ROWS queries of a head, one invocation per query.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
@@ -27,7 +28,7 @@ fn score_gradients(
     product: vec4<f32>, dp: vec4<f32>, row: vec2<f32>, row_delta: f32,
 ) -> vec4<f32> {
     let score = params.scale * product;
-    let p = probability(score, vec4(row.x), vec4(row.y));
+    let p = probability(score, capped(score), vec4(row.x), vec4(row.y));
     return p * (dp - row_delta) * capped_derivative(score);
 }
 
@@ -44,8 +45,11 @@ fn main(
     let sequence = z / params.heads;
     let head = z % params.heads;
     let kv_head = head / (params.heads / params.kv_heads);
-    let query = flat % blocks * ROWS + lane;
-    let end = min((flat % blocks + 1u) * ROWS, params.time);
+    let begin = flat % blocks * ROWS;
+    let query = begin + lane;
+    let end = min(begin + ROWS, params.time);
+    // Tiles are left out for eight queries together, whoever shares a workgroup with them.
+    let reach = oldest(query / TILE * TILE);
     if sequence < params.batch {
         let t = min(query, params.time - 1u);
         let q = query_at(sequence, head, t);
@@ -58,9 +62,9 @@ fn main(
         var q_row = qkv_quads(q);
         var o_row = gradient_quads(o);
         var dq = Row();
-        for (var first = 0u; first < end; first += TILE) {
+        for (var first = oldest(begin) / TILE * TILE; first < end; first += TILE) {
             load_tiles(keys, values, first, lane);
-            if ROWS == TILE || first <= query {
+            if ROWS == TILE || (first <= query && reach < first + TILE) {
                 let s = x_dots(&q_row);
                 var dp = y_dots(&o_row);
                 let x = score_gradients(s[0], dp[0], row, row_delta);

@@ -1,7 +1,7 @@
-// o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over j <= t, with f the soft cap, by online
-// softmax. One workgroup per 64 queries and up to 64 columns of a head, in tiles of 64 keys. Where
-// `watch` is set, row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a
-// score is not finite.
+// o[t] = sum_j softmax_j(f(scale q[t]·k[j])) v[j] over t - window < j <= t, with f the soft cap, by
+// online softmax. One workgroup per 64 queries and up to 64 columns of a head, in tiles of 64 keys.
+// With `watch` row_logits[t] = (largest scale q[t]·k[j], entropy of the softmax); NaN where a score
+// is not finite.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> output: array<Quad>;
@@ -25,14 +25,11 @@ struct Softmax {
 // What four rows see of four keys from `key` on: a column of a matrix is a key.
 fn masked(s: mat4x4<f32>, key: u32, query: vec4<u32>) -> mat4x4<f32> {
     return mat4x4(
-        select(vec4(LOWEST), s[0], vec4(key) <= query),
-        select(vec4(LOWEST), s[1], vec4(key + 1u) <= query),
-        select(vec4(LOWEST), s[2], vec4(key + 2u) <= query),
-        select(vec4(LOWEST), s[3], vec4(key + 3u) <= query),
+        select(vec4(LOWEST), s[0], sees(query, vec4(key))),
+        select(vec4(LOWEST), s[1], sees(query, vec4(key + 1u))),
+        select(vec4(LOWEST), s[2], sees(query, vec4(key + 2u))),
+        select(vec4(LOWEST), s[3], sees(query, vec4(key + 3u))),
     );
-}
-fn capped_block(s: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4(capped(s[0]), capped(s[1]), capped(s[2]), capped(s[3]));
 }
 fn highest(s: mat4x4<f32>) -> vec4<f32> { return max(max(s[0], s[1]), max(s[2], s[3])); }
 
@@ -65,10 +62,10 @@ fn weights(
 ) -> mat4x4<f32> {
     let none = vec4(0.0);
     return mat4x4(
-        select(none, poisoned(x[0], exp_of_minus(below[0])), vec4(key) <= query),
-        select(none, poisoned(x[1], exp_of_minus(below[1])), vec4(key + 1u) <= query),
-        select(none, poisoned(x[2], exp_of_minus(below[2])), vec4(key + 2u) <= query),
-        select(none, poisoned(x[3], exp_of_minus(below[3])), vec4(key + 3u) <= query),
+        select(none, poisoned(x[0], exp_of_minus(below[0])), sees(query, vec4(key))),
+        select(none, poisoned(x[1], exp_of_minus(below[1])), sees(query, vec4(key + 1u))),
+        select(none, poisoned(x[2], exp_of_minus(below[2])), sees(query, vec4(key + 2u))),
+        select(none, poisoned(x[3], exp_of_minus(below[3])), sees(query, vec4(key + 3u))),
     );
 }
 fn distances(top: vec4<f32>, s: mat4x4<f32>) -> mat4x4<f32> {
@@ -157,7 +154,7 @@ fn main(
         var upper = Softmax(vec4(LOWEST), vec4(0.0), vec4(LOWEST), vec4(0.0));
         var lower = upper;
         var o = Rows();
-        for (var first = 0u; first <= begin; first += BLOCK) {
+        for (var first = oldest(begin) / BLOCK * BLOCK; first <= begin; first += BLOCK) {
             let key = first + 4u * x;
             let s = qkv_dots(lane, q, begin, k, first);
             let x_upper = masked(params.scale * transpose(s.upper), key, upper_query);
@@ -185,13 +182,15 @@ fn main(
                 if x / TERMS == (t - first) / (4u * TERMS) { put_rows(x, y, p); }
                 terms_of_qkv(lane, v, t, COLUMN_QUADS * part);
                 workgroupBarrier();
-                if first < begin {
+                if is_seen_whole(begin, first) {
                     o = add_terms(o, end - t, x, y);
                 } else {
                     for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
-                        let seen = vec4(t + 4u * i);
-                        o = choose_rows(seen <= upper_query, seen <= lower_query,
-                            o, add_rows(o, i, y, right_block(i, x)));
+                        let quad = vec4(t + 4u * i);
+                        let upper_sees = sees_some(upper_query, quad);
+                        let lower_sees = sees_some(lower_query, quad);
+                        let added = add_rows(o, i, y, right_block(i, x));
+                        o = choose_rows(upper_sees, lower_sees, o, added);
                     }
                 }
                 workgroupBarrier();

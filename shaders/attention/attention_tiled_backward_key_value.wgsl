@@ -1,6 +1,6 @@
-// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over t >= j and the
-// query heads of the group. One workgroup per 64 keys and up to 64 columns of a kv head, in tiles
-// of 64 queries.
+// dv[j] = sum p do[t] and dk[j] = scale sum p (do[t]·v[j] - delta[t]) f' q[t] over j <= t <
+// j + window and the query heads of the group. One workgroup per 64 keys and up to 64 columns
+// of a kv head, in tiles of 64 queries.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
 @group(0) @binding(2) var<storage, read> output_gradient: array<Quad>;
@@ -34,66 +34,41 @@ fn kept(at: u32, first: u32) -> Kept {
 // Which of them see the key.
 fn seen_by(query: Kept, key: u32) -> vec4<bool> {
     let t = query.first + vec4(0u, 1u, 2u, 3u);
-    return (t >= vec4(key)) & (t < vec4(params.time));
+    return sees(t, vec4(key)) & (t < vec4(params.time));
 }
 
-// With what probability they attend to a key, given q·k.
-fn attends(product: vec4<f32>, query: Kept, key: u32) -> vec4<f32> {
-    let p = probability(params.scale * product, query.top, query.log_total);
+// With what probability they attend to a key, given scores before and after the cap.
+fn attends(score: vec4<f32>, after_cap: vec4<f32>, query: Kept, key: u32) -> vec4<f32> {
+    let p = probability(score, after_cap, query.top, query.log_total);
     return select(vec4(0.0), p, seen_by(query, key));
 }
-// To four keys, a column of a matrix each.
-fn block_attends(s: mat4x4<f32>, query: Kept, key: vec4<u32>) -> mat4x4<f32> {
+// To four keys, a column of a matrix each, given q·k.
+fn block_attends(products: mat4x4<f32>, query: Kept, key: vec4<u32>) -> mat4x4<f32> {
+    let s = params.scale * products;
+    let after = capped_block(s);
     return mat4x4(
-        attends(s[0], query, key.x),
-        attends(s[1], query, key.y),
-        attends(s[2], query, key.z),
-        attends(s[3], query, key.w),
+        attends(s[0], after[0], query, key.x),
+        attends(s[1], after[1], query, key.y),
+        attends(s[2], after[2], query, key.z),
+        attends(s[3], after[3], query, key.w),
     );
 }
 
 fn gradients(
-    product: vec4<f32>, p: vec4<f32>, dp: vec4<f32>, query: Kept, key: u32,
+    derivative: vec4<f32>, p: vec4<f32>, dp: vec4<f32>, query: Kept, key: u32,
 ) -> vec4<f32> {
-    let ds = score_gradient(params.scale * product, p, dp, query.delta);
-    return select(vec4(0.0), ds, seen_by(query, key));
+    return select(vec4(0.0), p * (dp - query.delta) * derivative, seen_by(query, key));
 }
 fn block_gradients(
-    s: mat4x4<f32>, p: mat4x4<f32>, dp: mat4x4<f32>, query: Kept, key: vec4<u32>,
+    products: mat4x4<f32>, p: mat4x4<f32>, dp: mat4x4<f32>, query: Kept, key: vec4<u32>,
 ) -> mat4x4<f32> {
+    let slope = capped_block_derivative(params.scale * products);
     return mat4x4(
-        gradients(s[0], p[0], dp[0], query, key.x),
-        gradients(s[1], p[1], dp[1], query, key.y),
-        gradients(s[2], p[2], dp[2], query, key.z),
-        gradients(s[3], p[3], dp[3], query, key.w),
+        gradients(slope[0], p[0], dp[0], query, key.x),
+        gradients(slope[1], p[1], dp[1], query, key.y),
+        gradients(slope[2], p[2], dp[2], query, key.z),
+        gradients(slope[3], p[3], dp[3], query, key.w),
     );
-}
-
-// 64 output gradients from t on, 8 quads from d on.
-fn right_of_gradient(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 8u;
-    let quad = d + lane % 8u;
-    let a = gradient_quad(at, row, quad);
-    let b = gradient_quad(at, row + 16u, quad);
-    let c = gradient_quad(at, row + 32u, quad);
-    let e = gradient_quad(at, row + 48u, quad);
-    put_right(lane, 0u, a);
-    put_right(lane, 1u, b);
-    put_right(lane, 2u, c);
-    put_right(lane, 3u, e);
-}
-// 32 from t on, 16 quads from d on.
-fn terms_of_gradient(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 16u;
-    let quad = d + lane % 16u;
-    let a = gradient_quad(at, row, quad);
-    let b = gradient_quad(at, row + 8u, quad);
-    let c = gradient_quad(at, row + 16u, quad);
-    let e = gradient_quad(at, row + 24u, quad);
-    put_terms(lane, 0u, a);
-    put_terms(lane, 1u, b);
-    put_terms(lane, 2u, c);
-    put_terms(lane, 3u, e);
 }
 
 // Dot products of 64 values from s on with 64 output gradients from t on.
@@ -102,7 +77,7 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     var sums = Rows();
     for (var d = 0u; d < quads; d += TERMS) {
         left_of_qkv(lane, a, s, d);
-        right_of_gradient(lane, b, t, d);
+        put_right(lane, gradient_quads(b, t + lane / 8u, 16u, d + lane % 8u));
         workgroupBarrier();
         sums = add_dots(sums, quads - d, lane % 16u, lane / 16u);
         workgroupBarrier();
@@ -110,19 +85,19 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     return sums;
 }
 
-// Adds the terms of 32 queries from t on; on the diagonal, where some keys are not seen, with care.
+// Adds the terms of 32 queries from t on; with care where some of them do not see all of the keys.
 fn add_queries(
-    before: Rows, is_diagonal: bool, t: u32, end: u32, key: vec4<u32>, x: u32, y: u32,
+    before: Rows, see_all: bool, t: u32, end: u32, key: vec4<u32>, x: u32, y: u32,
 ) -> Rows {
     var sums = before;
-    if is_diagonal {
+    if see_all {
+        sums = add_terms(sums, end - t, x, y);
+    } else {
         for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
             let last = vec4(t + 4u * i + 3u);
-            sums = choose_rows(last >= key, last >= key + 32u,
+            sums = choose_rows(sees_some(last, key), sees_some(last, key + 32u),
                 sums, add_rows(sums, i, y, right_block(i, x)));
         }
-    } else {
-        sums = add_terms(sums, end - t, x, y);
     }
     return sums;
 }
@@ -159,12 +134,13 @@ fn main(
         let v = value_at(sequence, kv_head, 0u);
         let key = upper_rows(begin, y);
         let column = COLUMN_QUADS * part;
+        let queries_end = min(latest(begin + BLOCK - 1u) + 1u, params.time);
         var dk = Rows();
         var dv = Rows();
         for (var head = kv_head * heads; head < (kv_head + 1u) * heads; head++) {
             let q = query_at(sequence, head, 0u);
             let o = output_at(sequence, head, 0u);
-            for (var first = begin; first < params.time; first += BLOCK) {
+            for (var first = begin; first < queries_end; first += BLOCK) {
                 let query = kept(statistic_at(sequence, head, 0u), first + 4u * x);
                 let s = qkv_dots(lane, k, begin, q, first);
                 let dp = gradient_dots(lane, v, begin, o, first);
@@ -177,17 +153,19 @@ fn main(
                     block_gradients(s.lower, p.lower, dp.lower, query, key + 32u),
                 );
                 let end = min(first + BLOCK, params.time);
+                let see_all = is_seen_whole(first, begin);
                 for (var t = first; t < end; t += 4u * TERMS) {
                     let is_mine = x / TERMS == (t - first) / (4u * TERMS);
                     if is_mine { put_rows(x, y, p); }
-                    terms_of_gradient(lane, o, t, column);
+                    let terms = gradient_quads(o, t + lane / 16u, 8u, column + lane % 16u);
+                    put_terms(lane, terms);
                     workgroupBarrier();
-                    dv = add_queries(dv, first == begin, t, end, key, x, y);
+                    dv = add_queries(dv, see_all, t, end, key, x, y);
                     workgroupBarrier();
                     if is_mine { put_rows(x, y, ds); }
                     terms_of_qkv(lane, q, t, column);
                     workgroupBarrier();
-                    dk = add_queries(dk, first == begin, t, end, key, x, y);
+                    dk = add_queries(dk, see_all, t, end, key, x, y);
                     workgroupBarrier();
                 }
             }

@@ -1,4 +1,5 @@
-// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over j <= t, p the probabilities.
+// dq[t] = scale sum_j p (do[t]·v[j] - delta[t]) f' k[j] over t - window < j <= t, with p the
+// probabilities.
 // One workgroup per 64 queries and up to 64 columns of a head, in tiles of 64 keys.
 @group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<Quad>;
@@ -28,25 +29,27 @@ fn kept(at: u32, query: vec4<u32>) -> Kept {
     );
 }
 
-// Of the rows' scores of one key, given q·k and do·v.
+// Of the rows' scores of one key: before the cap, after it, and its derivative there; do·v.
 fn gradients(
-    product: vec4<f32>, dp: vec4<f32>, row: Kept, seen: vec4<bool>,
+    score: vec4<f32>, after_cap: vec4<f32>, derivative: vec4<f32>, dp: vec4<f32>, row: Kept,
+    seen: vec4<bool>,
 ) -> vec4<f32> {
-    let score = params.scale * product;
-    let p = probability(score, row.top, row.log_total);
-    return select(vec4(0.0), score_gradient(score, p, dp, row.delta), seen);
+    let p = probability(score, after_cap, row.top, row.log_total);
+    return select(vec4(0.0), p * (dp - row.delta) * derivative, seen);
 }
 // Of four keys from `key` on; a column of a matrix is a row of scores.
 fn block_gradients(
     products: mat4x4<f32>, gradient: mat4x4<f32>, row: Kept, key: u32, query: vec4<u32>,
 ) -> mat4x4<f32> {
-    let s = transpose(products);
+    let s = params.scale * transpose(products);
+    let after = capped_block(s);
+    let slope = capped_block_derivative(s);
     let dp = transpose(gradient);
     return transpose(mat4x4(
-        gradients(s[0], dp[0], row, vec4(key) <= query),
-        gradients(s[1], dp[1], row, vec4(key + 1u) <= query),
-        gradients(s[2], dp[2], row, vec4(key + 2u) <= query),
-        gradients(s[3], dp[3], row, vec4(key + 3u) <= query),
+        gradients(s[0], after[0], slope[0], dp[0], row, sees(query, vec4(key))),
+        gradients(s[1], after[1], slope[1], dp[1], row, sees(query, vec4(key + 1u))),
+        gradients(s[2], after[2], slope[2], dp[2], row, sees(query, vec4(key + 2u))),
+        gradients(s[3], after[3], slope[3], dp[3], row, sees(query, vec4(key + 3u))),
     ));
 }
 
@@ -55,7 +58,7 @@ fn gradient_dots(lane: u32, a: u32, s: u32, b: u32, t: u32) -> Rows {
     let quads = head_quads();
     var sums = Rows();
     for (var d = 0u; d < quads; d += TERMS) {
-        left_of_gradient(lane, a, s, d);
+        put_left(lane, gradient_quads(a, s + lane / 8u, 16u, d + lane % 8u));
         right_of_qkv(lane, b, t, d);
         workgroupBarrier();
         sums = add_dots(sums, quads - d, lane % 16u, lane / 16u);
@@ -102,7 +105,7 @@ fn main(
         let upper = kept(statistic_at(sequence, head, 0u), upper_query);
         let lower = kept(statistic_at(sequence, head, 0u), lower_query);
         var dq = Rows();
-        for (var first = 0u; first <= begin; first += BLOCK) {
+        for (var first = oldest(begin) / BLOCK * BLOCK; first <= begin; first += BLOCK) {
             let key = first + 4u * x;
             let s = qkv_dots(lane, q, begin, k, first);
             let dp = gradient_dots(lane, o, begin, v, first);
@@ -115,13 +118,15 @@ fn main(
                 if x / TERMS == (t - first) / (4u * TERMS) { put_rows(x, y, ds); }
                 terms_of_qkv(lane, k, t, COLUMN_QUADS * part);
                 workgroupBarrier();
-                if first < begin {
+                if is_seen_whole(begin, first) {
                     dq = add_terms(dq, end - t, x, y);
                 } else {
                     for (var i = 0u; i < min((end - t + 3u) / 4u, TERMS); i++) {
-                        let seen = vec4(t + 4u * i);
-                        dq = choose_rows(seen <= upper_query, seen <= lower_query,
-                            dq, add_rows(dq, i, y, right_block(i, x)));
+                        let quad = vec4(t + 4u * i);
+                        let upper_sees = sees_some(upper_query, quad);
+                        let lower_sees = sees_some(lower_query, quad);
+                        let added = add_rows(dq, i, y, right_block(i, x));
+                        dq = choose_rows(upper_sees, lower_sees, dq, added);
                     }
                 }
                 workgroupBarrier();

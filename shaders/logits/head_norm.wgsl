@@ -1,5 +1,6 @@
-// y = x / sqrt(mean(x^2) + eps) * weight over each query and key head of a row, after x -= mean(x)
-// where `centered` is set; value heads are copied. One workgroup per 64 >> head_shift() heads.
+// y = x / sqrt(mean(x^2) + eps) * (weight_offset + weight) over each query and key head of a row,
+// after x -= mean(x) where `centered` is set; value heads are copied. One workgroup per
+// 64 >> head_shift() heads.
 struct HeadNormParams {
     rows: u32,
     heads: u32,
@@ -7,6 +8,7 @@ struct HeadNormParams {
     head_quads: u32,
     centered: u32,
     eps: f32,
+    weight_offset: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: HeadNormParams;
@@ -48,9 +50,9 @@ fn main(
     }
     if exists {
         if column < params.heads {
-            y[i] = pack(values * moments.rstd * unpack(query_weight[quad]));
+            y[i] = pack(values * moments.rstd * full_weight(unpack(query_weight[quad])));
         } else if is_normed(column) {
-            y[i] = pack(values * moments.rstd * unpack(key_weight[quad]));
+            y[i] = pack(values * moments.rstd * full_weight(unpack(key_weight[quad])));
         } else {
             y[i] = x[i];
         }

@@ -1,6 +1,7 @@
 // dx = rstd (w dy - [mean(w dy)] - xhat mean(w dy xhat)) over each query and key head, the bracket
-// where `centered` is set, xhat = x rstd after centring; dy of value heads is copied. partials[b] =
-// sum of dy xhat over the heads of block b, queries and keys apart. One workgroup per block of rows.
+// where `centered` is set, xhat = x rstd after centring, w = weight_offset + weight; dy of value
+// heads is copied. partials[b] = sum of dy xhat over the heads of block b, queries and keys apart.
+// One workgroup per block of rows.
 struct HeadNormBackwardParams {
     rows: u32,
     heads: u32,
@@ -10,6 +11,7 @@ struct HeadNormBackwardParams {
     eps: f32,
     rows_per_block: u32,
     blocks: u32,
+    weight_offset: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: HeadNormBackwardParams;
@@ -23,8 +25,8 @@ struct HeadNormBackwardParams {
 
 // The gradient of xhat in quad q of a query or key head.
 fn weighted_gradient(start: u32, q: u32, is_query: bool) -> vec4<f32> {
-    if is_query { return unpack(dy[start + q]) * unpack(query_weight[q]); }
-    return unpack(dy[start + q]) * unpack(key_weight[q]);
+    if is_query { return unpack(dy[start + q]) * full_weight(unpack(query_weight[q])); }
+    return unpack(dy[start + q]) * full_weight(unpack(key_weight[q]));
 }
 
 // Mean of the gradient, less its centre, times the deviations, over a head that is scaled.

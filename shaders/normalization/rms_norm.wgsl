@@ -1,8 +1,9 @@
-// y = x / sqrt(mean(x^2) + eps) * weight over each row. One workgroup per row.
+// y = x / sqrt(mean(x^2) + eps) * (weight_offset + weight) over each row. One workgroup per row.
 struct RmsNormParams {
     rows: u32,
     cols: u32,
     eps: f32,
+    weight_offset: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: RmsNormParams;
@@ -13,6 +14,12 @@ struct RmsNormParams {
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
 
 fn row_values(i: u32) -> vec4<f32> { return unpack(x[i]); }
+
+// Weights of -0 keep their sign where nothing is added.
+fn full_weight(q: u32) -> vec4<f32> {
+    let stored = unpack(weight[q]);
+    return select(stored, params.weight_offset + stored, params.weight_offset != 0.0);
+}
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -26,7 +33,7 @@ fn main(
         let base = row * quads;
         let found = row_rstd(lane, base, params.cols, params.eps); // 1 / std, scale
         for (var q = lane; q < quads; q += LANES) {
-            let values = row_values(base + q) * found.y * found.x * unpack(weight[q]);
+            let values = row_values(base + q) * found.y * found.x * full_weight(q);
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
         if lane == 0u { statistics[row] = found; }

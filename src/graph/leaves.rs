@@ -1,6 +1,6 @@
 //! The leaves of a graph: inputs, parameters (trained or frozen), states and constants.
 
-use super::{Element, Graph, InputSpec, ParameterSpec, Shape, Source, StateSpec, Value};
+use super::{Element, Graph, InputSpec, Node, ParameterSpec, Shape, Source, StateSpec, Value};
 use crate::init::Init;
 
 impl Graph {
@@ -89,6 +89,19 @@ impl Graph {
         assert_eq!(shape.count(), data.len(), "constant {label} of shape {shape}");
         assert_ne!(shape.element, Element::U32, "constants hold f32");
         self.push(Source::Constant(data.into()), vec![], vec![shape], label.to_owned())
+    }
+
+    /// The same, and where the graph has such a tensor already, that one.
+    #[track_caller]
+    pub(super) fn shared_constant(&mut self, label: &str, shape: Shape, data: &[f32]) -> Value {
+        let is_same = |node: &&Node| {
+            let holds = matches!(&node.source, Source::Constant(held) if held[..] == *data);
+            holds && node.shapes[0] == shape
+        };
+        match self.nodes.iter().find(is_same) {
+            Some(node) => node.output(0),
+            None => self.constant(label, shape, data),
+        }
     }
 
     /// Runs `build` with frozen parameters: no parameter that it asks for is trained, wherever else

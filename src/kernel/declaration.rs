@@ -97,19 +97,22 @@ impl Declaration {
     /// The part of a variant that makes a difference to this kernel.
     pub fn variant(&self, variant: Variant) -> Variant {
         let mut mine = Variant::default();
+        // No browser has what they need, and their texts are not in programs for pages.
+        let has_vectors = cfg!(not(target_arch = "wasm32"));
         if self.has_quads() {
             mine.precision = variant.precision;
             let can = variant.precision == Precision::F16 && self.has_fragment("product_terms_f32");
             mine.native_f16 = variant.native_f16 && can;
-            mine.words_of_64 = variant.words_of_64 && variant.precision == Precision::F32;
+            mine.words_of_64 =
+                has_vectors && variant.words_of_64 && variant.precision == Precision::F32;
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;
         }
         mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
         let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
-        mine.subgroups_of_8 = variant.subgroups_of_8 && shares;
-        if self.has_fragment("head_quads_32") {
+        mine.subgroups_of_8 = has_vectors && variant.subgroups_of_8 && shares;
+        if self.has_fragment("head_quads_64") {
             mine.head_quads = variant.head_quads;
         }
         if self.has_fragment("product_tile_64") {

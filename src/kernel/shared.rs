@@ -63,15 +63,15 @@ pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product
 /// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) is set; the sums have the same bits.
 pub const PRODUCT_SUBGROUP: Fragment = wgsl!("../../shaders/matmul/shared/product_subgroup.wgsl");
 /// What stands for [`ATTENTION_TILE`](crate::kernels::ATTENTION_TILE) by subgroups of 8, beside
-/// [`ATTENTION_SUBGROUP_8`] or [`ATTENTION_SUBGROUP_32`]; the sums have the same bits.
+/// [`ATTENTION_SUBGROUP_8`] or [`ATTENTION_SUBGROUP_WIDE`]; the sums have the same bits.
 pub const ATTENTION_SUBGROUP: Fragment =
     wgsl!("../../shaders/attention/shared/attention_subgroup.wgsl");
 /// The tiles of heads with at most 8 quads; wants [`ATTENTION_SUBGROUP`].
 pub const ATTENTION_SUBGROUP_8: Fragment =
     wgsl!("../../shaders/attention/shared/attention_subgroup_8.wgsl");
 /// The tiles of wider heads; wants [`ATTENTION_SUBGROUP`].
-pub const ATTENTION_SUBGROUP_32: Fragment =
-    wgsl!("../../shaders/attention/shared/attention_subgroup_32.wgsl");
+pub const ATTENTION_SUBGROUP_WIDE: Fragment =
+    wgsl!("../../shaders/attention/shared/attention_subgroup_wide.wgsl");
 /// What stands for [`ATTENTION_STATISTICS`](crate::kernels::ATTENTION_STATISTICS) by subgroups
 /// of 8.
 pub const ATTENTION_STATISTICS_SUBGROUP: Fragment =
@@ -87,9 +87,11 @@ pub const HEAD_QUADS_4: Fragment = wgsl!("../../shaders/shared/head_quads_4.wgsl
 pub const HEAD_QUADS_8: Fragment = wgsl!("../../shaders/shared/head_quads_8.wgsl");
 /// `MAX_HEAD_QUADS` of heads with at most 16 quads.
 pub const HEAD_QUADS_16: Fragment = wgsl!("../../shaders/shared/head_quads_16.wgsl");
+/// `MAX_HEAD_QUADS` of heads with at most 32 quads.
+pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
 /// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::kernel::Variant::head_quads) says, the
 /// others stand for it.
-pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wgsl");
+pub const HEAD_QUADS_64: Fragment = wgsl!("../../shaders/shared/head_quads_64.wgsl");
 /// `fold`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
 /// [`POWER_PARTIAL`](crate::kernels::POWER_PARTIAL).
 pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");

@@ -90,14 +90,16 @@ pub enum HeadQuads {
     UpTo8,
     /// Heads of up to 64 columns.
     UpTo16,
-    /// Every head: up to 128 columns.
-    #[default]
+    /// Heads of up to 128 columns.
     UpTo32,
+    /// Every head: up to 256 columns.
+    #[default]
+    UpTo64,
 }
 
 impl HeadQuads {
     /// All of them, the smallest first.
-    pub const ALL: [Self; 4] = [Self::UpTo4, Self::UpTo8, Self::UpTo16, Self::UpTo32];
+    pub const ALL: [Self; 5] = [Self::UpTo4, Self::UpTo8, Self::UpTo16, Self::UpTo32, Self::UpTo64];
 
     /// How many that are.
     pub const fn most(self) -> u32 {
@@ -106,6 +108,7 @@ impl HeadQuads {
             Self::UpTo8 => 8,
             Self::UpTo16 => 16,
             Self::UpTo32 => 32,
+            Self::UpTo64 => 64,
         }
     }
 
@@ -115,7 +118,7 @@ impl HeadQuads {
     /// With more than [`MAX_HEAD_QUADS`](crate::kernels::MAX_HEAD_QUADS).
     pub fn fitting(quads: u32) -> Self {
         let fitting = Self::ALL.into_iter().find(|size| quads <= size.most());
-        fitting.unwrap_or_else(|| panic!("a head of {quads} quads: at most 32"))
+        fitting.unwrap_or_else(|| panic!("a head of {quads} quads: at most 64"))
     }
 
     const fn fragment(self) -> Fragment {
@@ -124,14 +127,16 @@ impl HeadQuads {
             Self::UpTo8 => shared::HEAD_QUADS_8,
             Self::UpTo16 => shared::HEAD_QUADS_16,
             Self::UpTo32 => shared::HEAD_QUADS_32,
+            Self::UpTo64 => shared::HEAD_QUADS_64,
         }
     }
 
     /// How a subgroup of 8 holds tiles of such heads.
+    #[cfg(not(target_arch = "wasm32"))]
     const fn subgroup_fragment(self) -> Fragment {
         match self {
             Self::UpTo4 | Self::UpTo8 => shared::ATTENTION_SUBGROUP_8,
-            Self::UpTo16 | Self::UpTo32 => shared::ATTENTION_SUBGROUP_32,
+            Self::UpTo16 | Self::UpTo32 | Self::UpTo64 => shared::ATTENTION_SUBGROUP_WIDE,
         }
     }
 }
@@ -190,14 +195,30 @@ impl Variant {
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(fragments) = self.vector_fragments(fragment) {
+            return fragments;
+        }
         match fragment.stem() {
-            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
-                vec![shared::QUAD_F32_WORDS]
-            }
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "head_quads_64" => vec![self.head_quads.fragment()],
+            "product_tile_64" if self.product_tile == ProductTile::Of32 => {
+                vec![shared::PRODUCT_TILE_32]
+            }
+            _ => vec![*fragment],
+        }
+    }
+
+    /// What stands for `fragment` on drivers that run shaders on the vector units of a CPU.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn vector_fragments(self, fragment: &Fragment) -> Option<Vec<Fragment>> {
+        let fragments = match fragment.stem() {
+            "quad_f32" if self.words_of_64 && self.precision == Precision::F32 => {
+                vec![shared::QUAD_F32_WORDS]
+            }
             "product_direct" if self.subgroups_of_8 => vec![shared::PRODUCT_SUBGROUP],
             "attention_tile" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_SUBGROUP, self.head_quads.subgroup_fragment()]
@@ -205,11 +226,8 @@ impl Variant {
             "attention_statistics" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_STATISTICS_SUBGROUP]
             }
-            "head_quads_32" => vec![self.head_quads.fragment()],
-            "product_tile_64" if self.product_tile == ProductTile::Of32 => {
-                vec![shared::PRODUCT_TILE_32]
-            }
-            _ => vec![*fragment],
-        }
+            _ => return None,
+        };
+        Some(fragments)
     }
 }

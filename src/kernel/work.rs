@@ -81,8 +81,8 @@ fn field(declaration: &Declaration, uniform: &[u8], name: &str) -> Option<u64> {
 
 /// Kernels whose uniform has `rows`, `cols` and `inner` multiply matrices: a multiplication and an
 /// addition for each term of each element. Kernels whose uniform has `head_quads` attend: each
-/// position to itself and to those before it, with a number of products per pair that the kernel's
-/// name tells.
+/// position to itself and to those before it, `window` in all, with a number of products per pair
+/// that the kernel's name tells.
 fn operations(declaration: &Declaration, field: impl Fn(&str) -> Option<u64>) -> u64 {
     let product = |names: &[&str]| names.iter().map(|name| field(name)).product::<Option<u64>>();
     if let Some(terms) = product(&["rows", "cols", "inner"]) {
@@ -90,7 +90,9 @@ fn operations(declaration: &Declaration, field: impl Fn(&str) -> Option<u64>) ->
     }
     let Some(heads) = product(&["batch", "heads", "head_quads"]) else { return 0 };
     let time = field("time").unwrap_or(0);
-    let term_operations = 2 * 4 * heads * (time * (time + 1) / 2);
+    let triangle = |n: u64| n * (n + 1) / 2;
+    let unseen = triangle(time.saturating_sub(field("window").unwrap_or(time)));
+    let term_operations = 2 * 4 * heads * (triangle(time) - unseen);
     products_per_pair(declaration.name) * term_operations
 }
 
@@ -134,20 +136,24 @@ mod tests {
     #[test]
     fn attention_counts_the_pairs_that_see_each_other() {
         let (batch, time, heads, kv_heads, head_quads) = (2, 9, 6, 3, 5);
-        let params = AttentionBackwardKeyValueParams {
-            batch,
-            time,
-            heads,
-            kv_heads,
-            head_quads,
-            scale: 1.0,
-            soft_cap: 0.0,
-        };
-        let pairs = (0..time).flat_map(|query| (0..=query).map(move |_| query)).count() as u64;
-        let products = 4 * pairs * u64::from(batch * heads);
-        let expected = products * 2 * 4 * u64::from(head_quads);
-        let counted = operations_of::<AttentionBackwardKeyValue>(bytemuck::bytes_of(&params));
-        assert_eq!(counted, expected);
+        for window in [1, 4, 9] {
+            let params = AttentionBackwardKeyValueParams {
+                batch,
+                time,
+                heads,
+                kv_heads,
+                head_quads,
+                scale: 1.0,
+                soft_cap: 0.0,
+                window,
+            };
+            let seen = |query: u32| (0..=query).filter(move |key| query - key < window);
+            let pairs = (0..time).flat_map(seen).count() as u64;
+            let products = 4 * pairs * u64::from(batch * heads);
+            let expected = products * 2 * 4 * u64::from(head_quads);
+            let counted = operations_of::<AttentionBackwardKeyValue>(bytemuck::bytes_of(&params));
+            assert_eq!(counted, expected, "window {window}");
+        }
     }
 
     /// By the names of their fields: a kernel that joins one of these families must have them.

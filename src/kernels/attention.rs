@@ -2,7 +2,7 @@
 //!
 //! `qkv` holds (batch * time) rows of `heads` query heads, `kv_heads` key heads and `kv_heads`
 //! value heads side by side; query head h attends to key head `h / (heads / kv_heads)`. A head has
-//! `head_quads` quads: its dimension is a multiple of 4 and at most 128. The backward pass is
+//! `head_quads` quads: its dimension is a multiple of 4 and at most 256. The backward pass is
 //! three kernels: [`AttentionDelta`], then [`AttentionBackwardQuery`] and
 //! [`AttentionBackwardKeyValue`], which write their own columns of one buffer in either order.
 //!
@@ -19,7 +19,7 @@
 //! [`Matmul`](super::Matmul).
 
 use crate::kernel::shared::{
-    ACTIVATION, GRID, HEAD_QUADS_32, NUMERICS, QUAD_F32, REDUCE, ROW_LANES_64,
+    ACTIVATION, GRID, HEAD_QUADS_64, NUMERICS, QUAD_F32, REDUCE, ROW_LANES_64,
 };
 use crate::kernel::{Declaration, Fragment, Kernel, Variant, grid};
 use crate::{kernel, wgsl};
@@ -28,7 +28,7 @@ use crate::{kernel, wgsl};
 /// [`ACTIVATION`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
 /// Two tiles of rows in workgroup memory and their products with one invocation's row; wants
-/// [`ATTENTION`] and [`HEAD_QUADS_32`].
+/// [`ATTENTION`] and [`HEAD_QUADS_64`].
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
 /// What a tile's queries keep of the forward pass.
 pub const ATTENTION_STATISTICS: Fragment =
@@ -41,7 +41,7 @@ pub const ATTENTION_PRODUCT_BACKWARD: Fragment =
     wgsl!("../../shaders/attention/shared/attention_product_backward.wgsl");
 
 /// The largest `head_quads`.
-pub const MAX_HEAD_QUADS: u32 = 32;
+pub const MAX_HEAD_QUADS: u32 = 64;
 
 /// How many workgroups compute the `time` rows of a head.
 const fn blocks(time: u32, variant: Variant) -> u32 {
@@ -86,6 +86,9 @@ macro_rules! attention_kernel {
                 scale: f32,
                 /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.
                 soft_cap: f32,
+                /// Positions that a query sees, itself and those before it: at least 1; `time` for
+                /// all. At most 2^31.
+                window: u32,
             }
             buffers { $($buffers)* }
         }
@@ -93,13 +96,13 @@ macro_rules! attention_kernel {
 }
 
 attention_kernel! {
-    /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it.
+    /// o = softmax(q·kᵀ)·v, each position seeing itself and those before it, `window` in all.
     ///
     /// Probabilities are never stored: they multiply the values in f32 and are summed in f32,
     /// whatever the storage of `qkv`. Rounded to 16 bits first, rows whose largest score occurs
     /// twice would have a biased output, which grows over training (arXiv 2510.04212).
     pub Attention, AttentionParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_64, ATTENTION,
         ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention.wgsl"),
     ];
@@ -145,7 +148,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradient of the queries.
     pub AttentionBackwardQuery, AttentionBackwardQueryParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_64, ATTENTION,
         ATTENTION_TILE,
         wgsl!("../../shaders/attention/attention_backward_query.wgsl"),
     ];
@@ -168,7 +171,7 @@ attention_kernel! {
 attention_kernel! {
     /// The gradients of the keys and values.
     pub AttentionBackwardKeyValue, AttentionBackwardKeyValueParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_32, ATTENTION, ATTENTION_TILE,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, HEAD_QUADS_64, ATTENTION, ATTENTION_TILE,
         ATTENTION_STATISTICS,
         wgsl!("../../shaders/attention/attention_backward_key_value.wgsl"),
     ];

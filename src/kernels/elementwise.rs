@@ -209,15 +209,18 @@ kernel! {
 }
 
 kernel! {
-    /// y = silu(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer").
-    pub Swiglu = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/swiglu.wgsl")];
+    /// y = f(gate) up over rows gate | up (Shazeer, "GLU variants improve transformer"): SwiGLU
+    /// where f is [`Activation::Silu`], GeGLU where it is a GELU.
+    pub Gated = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/gated.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
-    uniform SwigluParams {
+    uniform GatedParams {
         /// Quads in `y`: rows times `hidden_quads`.
         quads: u32,
         /// Quads in a row of `y`: hidden / 4, where hidden is a multiple of 4.
         hidden_quads: u32,
+        /// f, an [`Activation`] as u32.
+        kind: u32,
     }
     buffers {
         /// (rows, 2 hidden): gate | up
@@ -228,15 +231,18 @@ kernel! {
 }
 
 kernel! {
-    /// dgate = dy up silu'(gate), dup = dy silu(gate), where x is what the forward pass read.
-    pub SwigluBackward = [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/swiglu_backward.wgsl")];
+    /// dgate = dy up f'(gate), dup = dy f(gate), where x is what the forward pass read.
+    pub GatedBackward =
+        [QUAD_F32, GRID, ACTIVATION, wgsl!("../../shaders/elementwise/gated_backward.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid(params.quads.div_ceil(64));
-    uniform SwigluBackwardParams {
+    uniform GatedBackwardParams {
         /// Quads in `dy`: rows times `hidden_quads`.
         quads: u32,
         /// Quads in a row of `dy`: hidden / 4, where hidden is a multiple of 4.
         hidden_quads: u32,
+        /// f, an [`Activation`] as u32.
+        kind: u32,
     }
     buffers {
         /// (rows, 2 hidden): gate | up
@@ -291,10 +297,10 @@ pub(super) const ALL: &[Declaration] = &[
     CastFromF32::DECLARATION,
     CastToF32::DECLARATION,
     CopyQuads::DECLARATION,
+    Gated::DECLARATION,
+    GatedBackward::DECLARATION,
     Multiply::DECLARATION,
     Scale::DECLARATION,
     SoftCap::DECLARATION,
     SoftCapBackward::DECLARATION,
-    Swiglu::DECLARATION,
-    SwigluBackward::DECLARATION,
 ];

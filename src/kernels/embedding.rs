@@ -135,23 +135,38 @@ kernel! {
     }
 }
 
-/// The table of [`Rotary`], (time, head_dim): row t holds cos(t base^(-2 j / head_dim)) for j below
-/// head_dim / 2, then the sines. Computed in f64, as WGSL's cos and sin lose all accuracy at large
-/// angles.
+/// By how much each pair of a head's columns turns from one position to the next, in radians:
+/// base^(-2 j / head_dim) for j below head_dim / 2 (Su et al., "RoFormer", section 3.2.2).
 ///
 /// # Panics
 /// Unless head_dim is a positive multiple of 8.
 #[track_caller]
-pub fn rotary_table(time: usize, head_dim: usize, base: f64) -> Vec<f32> {
+pub fn rotary_frequencies(head_dim: usize, base: f64) -> Vec<f64> {
     assert!(
         head_dim > 0 && head_dim.is_multiple_of(8),
         "rotary embedding needs a head_dim that is a multiple of 8, not {head_dim}"
     );
-    let mut table = Vec::with_capacity(time * head_dim);
+    (0..head_dim / 2).map(|j| base.powf(-2.0 * j as f64 / head_dim as f64)).collect()
+}
+
+/// The table of [`Rotary`], (time, head_dim): row t holds the cosines of t times each of the
+/// head_dim / 2 frequencies, then the sines. Computed in f64, as WGSL's cos and sin lose all
+/// accuracy at large angles.
+///
+/// # Panics
+/// Unless the number of frequencies is a positive multiple of 4.
+#[track_caller]
+pub fn rotary_table(time: usize, frequencies: &[f64]) -> Vec<f32> {
+    assert!(
+        !frequencies.is_empty() && frequencies.len().is_multiple_of(4),
+        "rotary embedding needs a multiple of 4 frequencies, not {}",
+        frequencies.len()
+    );
+    let mut table = Vec::with_capacity(time * 2 * frequencies.len());
     for t in 0..time {
-        let angle = |j: usize| t as f64 * base.powf(-2.0 * j as f64 / head_dim as f64);
-        table.extend((0..head_dim / 2).map(|j| angle(j).cos() as f32));
-        table.extend((0..head_dim / 2).map(|j| angle(j).sin() as f32));
+        let angles = || frequencies.iter().map(|frequency| t as f64 * frequency);
+        table.extend(angles().map(|angle| angle.cos() as f32));
+        table.extend(angles().map(|angle| angle.sin() as f32));
     }
     table
 }

@@ -44,12 +44,14 @@ kernel! {
         heads: u32,
         /// Key heads, and as many value heads.
         kv_heads: u32,
-        /// Quads in a head, at most 32.
+        /// Quads in a head, at most 64.
         head_quads: u32,
         /// 1 takes the mean away first (LayerNorm), 0 does not (RMSNorm).
         centered: u32,
         /// Added to the mean square; positive, so that a head of zeros has a finite 1 / std.
         eps: f32,
+        /// Added to the weights: 0, or 1 where they are stored as what they differ from 1 by.
+        weight_offset: f32,
     }
     buffers {
         /// (rows, (heads + 2 kv_heads) * head)
@@ -79,7 +81,7 @@ kernel! {
         heads: u32,
         /// Key heads, and as many value heads.
         kv_heads: u32,
-        /// Quads in a head, at most 32.
+        /// Quads in a head, at most 64.
         head_quads: u32,
         /// As in the forward pass.
         centered: u32,
@@ -89,6 +91,8 @@ kernel! {
         rows_per_block: u32,
         /// Blocks of rows.
         blocks: u32,
+        /// As in the forward pass.
+        weight_offset: f32,
     }
     buffers {
         /// (rows, (heads + 2 kv_heads) * head)

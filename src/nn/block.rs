@@ -28,15 +28,19 @@ impl Residual {
     }
 }
 
-/// x + attention(norm1(x)), then x + mlp(norm2(x)).
+/// x + attention(norm1(x)), then x + mlp(norm2(x)). With `post_norms` each branch passes another
+/// norm before it is added: x + post_attention_norm(attention(norm1(x))), then
+/// x + post_mlp_norm(mlp(norm2(x))) (Gemma 2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
-    /// In front of the attention, and of the same kind in front of the feed-forward part.
+    /// In front of the attention; the others are of the same kind.
     pub norm: Norm,
     /// The attention.
     pub attention: CausalSelfAttention,
     /// The feed-forward part.
     pub feed_forward: FeedForward,
+    /// Whether branches are normed before they are added.
+    pub post_norms: bool,
     /// On both branches.
     pub dropout: Dropout,
 }
@@ -48,11 +52,18 @@ impl Block {
         graph.scope(name, |graph| {
             let x = residual.norm(graph, &self.norm, "norm1");
             let x = self.attention.forward(graph, "attention", x);
-            residual.branch = Some(self.dropout.forward(graph, x));
+            residual.branch = Some(self.branch(graph, "post_attention_norm", x));
             let x = residual.norm(graph, &self.norm, "norm2");
             let x = self.feed_forward.forward(graph, "mlp", x);
-            residual.branch = Some(self.dropout.forward(graph, x));
+            residual.branch = Some(self.branch(graph, "post_mlp_norm", x));
             residual
         })
+    }
+
+    /// What is added to the stream.
+    #[track_caller]
+    fn branch(&self, graph: &mut Graph, norm: &str, x: Value) -> Value {
+        let x = if self.post_norms { self.norm.forward(graph, norm, x) } else { x };
+        self.dropout.forward(graph, x)
     }
 }

@@ -37,14 +37,16 @@ impl Mlp {
     }
 }
 
-/// down(silu(gate(x)) * up(x)) (Shazeer 2020). `gate_up.weight` is (2 * hidden, width): the gate's
-/// rows, then the up rows.
+/// down(activation(gate(x)) * up(x)) (Shazeer 2020): SwiGLU with [`Activation::Silu`], GeGLU with a
+/// GELU. `gate_up.weight` is (2 * hidden, width): the gate's rows, then the up rows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SwiGlu {
+pub struct GatedMlp {
     /// Columns of x and y.
     pub width: usize,
     /// Columns between, a multiple of 4.
     pub hidden: usize,
+    /// Of the gate.
+    pub activation: Activation,
     /// Whether the layers have a bias.
     pub bias: bool,
     /// How `gate_up.weight` starts.
@@ -53,7 +55,7 @@ pub struct SwiGlu {
     pub projection_init: Init,
 }
 
-impl SwiGlu {
+impl GatedMlp {
     /// x (.., width) to y of the same shape.
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
@@ -61,7 +63,7 @@ impl SwiGlu {
         let down = Linear::new(self.hidden, self.width).bias(self.bias).init(self.projection_init);
         graph.scope(name, |graph| {
             let both = gate_up.forward(graph, "gate_up", x);
-            let hidden = graph.swiglu(both);
+            let hidden = graph.gated(both, self.activation);
             down.forward(graph, "down", hidden)
         })
     }
@@ -72,8 +74,8 @@ impl SwiGlu {
 pub enum FeedForward {
     /// [`Mlp`].
     Mlp(Mlp),
-    /// [`SwiGlu`].
-    SwiGlu(SwiGlu),
+    /// [`GatedMlp`].
+    Gated(GatedMlp),
 }
 
 impl FeedForward {
@@ -82,7 +84,7 @@ impl FeedForward {
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         match self {
             Self::Mlp(mlp) => mlp.forward(graph, name, x),
-            Self::SwiGlu(swiglu) => swiglu.forward(graph, name, x),
+            Self::Gated(gated) => gated.forward(graph, name, x),
         }
     }
 }

@@ -1,213 +1,13 @@
-//! A decoder-only transformer language model, from GPT-2 to the Llama family.
+//! A decoder-only transformer language model, from GPT-2 to the Llama and Gemma families.
 
-use crate::error::{Error, Result};
-use crate::graph::ops::CrossEntropy;
+use crate::error::Result;
 use crate::graph::{Graph, Phase, Value};
 use crate::kernels::Activation;
 use crate::nn::{
-    Block, CausalSelfAttention, ClippedAttention, Dropout, Embedding, FeedForward, Init, LayerNorm,
-    Linear, Mlp, Norm, QkClip, QkNorm, Residual, RmsNorm, SwiGlu,
+    Block, CausalSelfAttention, ClippedAttention, Dropout, Embedding, FeedForward, FeedForwardKind,
+    GatedMlp, GptConfig, Init, LayerNorm, Linear, Mlp, Norm, Positions, Residual, RmsNorm,
 };
 use crate::train::{Model, ModelOutput};
-
-/// How positions enter the model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Positions {
-    /// A learned table, added to the token embedding (GPT-2).
-    Learned,
-    /// Rotation of queries and keys (Su et al. 2021), with this base; usually 10,000.
-    Rotary(f64),
-}
-
-/// Shape and variants of a [`Gpt`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct GptConfig {
-    /// Number of tokens.
-    pub vocabulary: usize,
-    /// The most positions.
-    pub context: usize,
-    /// Blocks.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads: `heads` for multi-head, fewer for grouped-query attention.
-    pub kv_heads: usize,
-    /// Columns of the residual stream.
-    pub width: usize,
-    /// Columns inside the feed-forward part.
-    pub hidden: usize,
-    /// Learned or rotary.
-    pub positions: Positions,
-    /// RMSNorm instead of LayerNorm.
-    pub rms_norm: bool,
-    /// SwiGLU instead of GELU.
-    pub swiglu: bool,
-    /// Whether linear layers have a bias.
-    pub bias: bool,
-    /// Whether the head shares the token embedding's table.
-    pub tied_head: bool,
-    /// Probability of dropout on the embedding and on every residual branch.
-    pub dropout: f32,
-    /// Soft cap of attention logits (Gemma 2: 50).
-    pub soft_cap: Option<f32>,
-    /// Soft cap of the logits that the model predicts (Gemma 2: 30), also when it generates.
-    pub logit_soft_cap: Option<f32>,
-    /// Norm of each head of queries and keys, with `norm_eps`.
-    pub qk_norm: Option<QkNorm>,
-    /// Clip of the projections of queries and keys by their largest logits.
-    pub qk_clip: Option<QkClip>,
-    /// Observes logits while training: `blocks.N.attention.max_logit` and `.entropy` of every head,
-    /// `max_logit` of the predictions, and `z_loss`, the part of the loss that is not cross-entropy.
-    pub watch_logits: bool,
-    /// Added to the variance in norms.
-    pub norm_eps: f32,
-    /// Label smoothing and z-loss.
-    pub loss: CrossEntropy,
-}
-
-impl GptConfig {
-    /// GPT-2's form: learned positions, LayerNorm, GELU, biases, tied head, no dropout.
-    pub fn gpt2(
-        vocabulary: usize,
-        context: usize,
-        layers: usize,
-        heads: usize,
-        width: usize,
-    ) -> Self {
-        Self {
-            vocabulary,
-            context,
-            layers,
-            heads,
-            kv_heads: heads,
-            width,
-            hidden: 4 * width,
-            positions: Positions::Learned,
-            rms_norm: false,
-            swiglu: false,
-            bias: true,
-            tied_head: true,
-            dropout: 0.0,
-            soft_cap: None,
-            logit_soft_cap: None,
-            qk_norm: None,
-            qk_clip: None,
-            watch_logits: false,
-            norm_eps: 1e-5,
-            loss: CrossEntropy::default(),
-        }
-    }
-
-    /// Llama's form: rotary positions, RMSNorm, SwiGLU, grouped-query attention, no biases, a head
-    /// of its own. The hidden width is 8/3 of the width, rounded up to a multiple of 16.
-    pub fn llama(
-        vocabulary: usize,
-        context: usize,
-        layers: usize,
-        [heads, kv_heads]: [usize; 2],
-        width: usize,
-    ) -> Self {
-        Self {
-            kv_heads,
-            hidden: (8 * width).div_ceil(3).next_multiple_of(16),
-            positions: Positions::Rotary(10_000.0),
-            rms_norm: true,
-            swiglu: true,
-            bias: false,
-            tied_head: false,
-            ..Self::gpt2(vocabulary, context, layers, heads, width)
-        }
-    }
-
-    /// Checks that the sizes fit together.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] names the first that does not.
-    pub fn validate(&self) -> Result<()> {
-        let fail = |setting, value: usize, range| {
-            Err(Error::Setting { setting, value: value.to_string(), range })
-        };
-        for (setting, value) in [
-            ("vocabulary", self.vocabulary),
-            ("context", self.context),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("width", self.width),
-            ("hidden", self.hidden),
-        ] {
-            if value == 0 {
-                return fail(setting, value, "at least 1");
-            }
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            return fail("width", self.width, "a multiple of heads");
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return fail("kv_heads", self.kv_heads, "a divisor of heads");
-        }
-        let head_dim = self.width / self.heads;
-        let step = if matches!(self.positions, Positions::Rotary(_)) { 8 } else { 4 };
-        if !head_dim.is_multiple_of(step) || head_dim > 128 {
-            let range = "a multiple of 4 (of 8 with rotary positions), at most 128";
-            return fail("width / heads", head_dim, range);
-        }
-        if self.swiglu && !self.hidden.is_multiple_of(4) {
-            return fail("hidden", self.hidden, "a multiple of 4 with SwiGLU");
-        }
-        if self.qk_norm.is_some() && self.qk_clip.is_some() {
-            return Err(Error::Setting {
-                setting: "qk_clip",
-                value: "Some".into(),
-                range: "None with qk_norm, which takes away what the clip changes",
-            });
-        }
-        self.qk_clip.map_or(Ok(()), |clip| clip.validate())?;
-        self.validate_reals()
-    }
-}
-
-impl GptConfig {
-    fn validate_reals(&self) -> Result<()> {
-        let positive = |x: f64| x > 0.0 && x.is_finite();
-        let rotary_base = match self.positions {
-            Positions::Learned => 1.0,
-            Positions::Rotary(base) => base,
-        };
-        let [soft_cap, logit_cap] = [self.soft_cap, self.logit_soft_cap].map(|c| c.unwrap_or(1.0));
-        let CrossEntropy { label_smoothing, z_loss } = self.loss;
-        let share = |x: f32| (0.0..1.0).contains(&x);
-        for (setting, value, fits, range) in [
-            ("dropout", self.dropout.to_string(), share(self.dropout), "in [0, 1)"),
-            ("label_smoothing", label_smoothing.to_string(), share(label_smoothing), "in [0, 1)"),
-            (
-                "z_loss",
-                z_loss.to_string(),
-                z_loss >= 0.0 && z_loss.is_finite(),
-                "finite, at least 0",
-            ),
-            ("norm_eps", self.norm_eps.to_string(), positive(self.norm_eps.into()), "above 0"),
-            (
-                "soft_cap",
-                soft_cap.to_string(),
-                positive(soft_cap.into()),
-                "finite and above 0, or None",
-            ),
-            (
-                "logit_soft_cap",
-                logit_cap.to_string(),
-                positive(logit_cap.into()),
-                "finite and above 0, or None",
-            ),
-            ("rotary base", rotary_base.to_string(), positive(rotary_base), "finite and above 0"),
-        ] {
-            if !fits {
-                return Err(Error::Setting { setting, value, range });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A decoder-only transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -231,43 +31,61 @@ impl Gpt {
     }
 
     fn norm(&self) -> Norm {
-        let (width, eps) = (self.config.width, self.config.norm_eps);
+        let GptConfig { width, norm_eps: eps, norm_weight_offset: weight_offset, .. } = self.config;
         if self.config.rms_norm {
-            Norm::Rms(RmsNorm { width, eps })
+            Norm::Rms(RmsNorm { width, eps, weight_offset })
         } else {
             Norm::Layer(LayerNorm { width, eps })
         }
     }
 
-    fn block(&self) -> Block {
+    fn block(&self, layer: usize) -> Block {
+        Block {
+            norm: self.norm(),
+            attention: self.attention(layer),
+            feed_forward: self.feed_forward(),
+            post_norms: self.config.post_norms,
+            dropout: Dropout { probability: self.config.dropout },
+        }
+    }
+
+    fn attention(&self, layer: usize) -> CausalSelfAttention {
         let config = &self.config;
-        let (width, hidden, bias) = (config.width, config.hidden, config.bias);
-        let (init, projection_init) = (Init::GPT2, Init::gpt2_residual(config.layers));
-        let attention = CausalSelfAttention {
-            width,
+        CausalSelfAttention {
+            width: config.width,
             heads: config.heads,
             kv_heads: config.kv_heads,
-            bias,
-            rotary_base: match config.positions {
-                Positions::Learned => None,
-                Positions::Rotary(base) => Some(base),
-            },
+            head_dim: config.head_dim(),
+            qkv_bias: config.bias || config.qkv_bias,
+            bias: config.bias,
+            rotary: config.rotary_of(layer),
             qk_norm: config.qk_norm,
             norm_eps: config.norm_eps,
+            norm_weight_offset: config.norm_weight_offset,
+            scale: config.attention_scale,
             soft_cap: config.soft_cap,
+            window: config.window_of(layer),
             qk_clip: config.qk_clip,
             watch: config.watch_logits,
-            init,
-            projection_init,
+            init: Init::GPT2,
+            projection_init: Init::gpt2_residual(config.layers),
+        }
+    }
+
+    fn feed_forward(&self) -> FeedForward {
+        let GptConfig { width, hidden, bias, layers, feed_forward: kind, .. } = self.config;
+        let (init, projection_init) = (Init::GPT2, Init::gpt2_residual(layers));
+        let activation = match kind {
+            FeedForwardKind::Gelu => Activation::GeluErf,
+            FeedForwardKind::GeluTanh | FeedForwardKind::GeGlu => Activation::GeluTanh,
+            FeedForwardKind::SwiGlu => Activation::Silu,
         };
-        let feed_forward = if config.swiglu {
-            FeedForward::SwiGlu(SwiGlu { width, hidden, bias, init, projection_init })
+        if kind.is_gated() {
+            let gated = GatedMlp { width, hidden, activation, bias, init, projection_init };
+            FeedForward::Gated(gated)
         } else {
-            let activation = Activation::GeluTanh;
             FeedForward::Mlp(Mlp { width, hidden, activation, bias, init, projection_init })
-        };
-        let dropout = Dropout { probability: config.dropout };
-        Block { norm: self.norm(), attention, feed_forward, dropout }
+        }
     }
 
     /// tokens (batch, time) to logits (batch, time, vocabulary).
@@ -300,6 +118,9 @@ impl Gpt {
         assert!(time <= config.context, "{time} positions, the context is {}", config.context);
         let embedding = Embedding::new(config.vocabulary, config.width);
         let mut x = embedding.forward(graph, "token_embedding", tokens);
+        if let Some(scale) = config.embedding_scale {
+            x = graph.module("token_embedding", |graph| graph.scale(x, scale));
+        }
         if config.positions == Positions::Learned {
             let positions = Embedding::new(config.context, config.width);
             let table = positions.table(graph, "position_embedding");
@@ -307,9 +128,8 @@ impl Gpt {
         }
         let x = Dropout { probability: config.dropout }.forward(graph, x);
         let mut residual = Residual { stream: x, branch: None };
-        let block = self.block();
         for layer in 0..config.layers {
-            residual = block.forward(graph, &format!("blocks.{layer}"), residual);
+            residual = self.block(layer).forward(graph, &format!("blocks.{layer}"), residual);
         }
         residual.norm(graph, &self.norm(), "norm")
     }
@@ -333,8 +153,8 @@ impl Gpt {
 
     /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
     pub fn clipped(&self, graph: &Graph) -> Vec<ClippedAttention> {
-        let attention = self.block().attention;
-        let layer = |layer| attention.clipped(graph, &format!("blocks.{layer}.attention"));
+        let layer =
+            |layer| self.attention(layer).clipped(graph, &format!("blocks.{layer}.attention"));
         (0..self.config.layers).filter_map(layer).collect()
     }
 }
@@ -375,7 +195,6 @@ impl Model for LanguageModel {
     }
 
     fn configuration(&self) -> String {
-        let GptConfig { heads, kv_heads, positions, qk_norm, .. } = &self.gpt.config;
-        format!("heads {heads}, kv_heads {kv_heads}, positions {positions:?}, qk_norm {qk_norm:?}")
+        self.gpt.config.words()
     }
 }

@@ -13,21 +13,25 @@ mod embedding;
 mod feed_forward;
 mod generate;
 mod gpt;
+mod gpt_config;
 mod linear;
 mod norm;
 mod qk_clip;
+mod rotary;
 
 pub use attention::CausalSelfAttention;
 pub use batch_norm::BatchNorm;
 pub use block::{Block, Residual};
 pub use classifier::{Classifier, MlpClassifier};
 pub use embedding::{Dropout, Embedding};
-pub use feed_forward::{FeedForward, Mlp, SwiGlu};
+pub use feed_forward::{FeedForward, GatedMlp, Mlp};
 pub use generate::{Generator, Sampling};
-pub use gpt::{Gpt, GptConfig, LanguageModel, Positions};
+pub use gpt::{Gpt, LanguageModel};
+pub use gpt_config::{FeedForwardKind, GptConfig, LayerKind, Positions};
 pub use linear::Linear;
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use qk_clip::{ClippedAttention, QkClip};
+pub use rotary::{Rotary, RotaryScaling};
 
 pub use crate::graph::ops::QkNorm;
 pub use crate::init::{self, Init};

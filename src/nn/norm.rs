@@ -12,13 +12,15 @@ pub struct LayerNorm {
     pub eps: f32,
 }
 
-/// y = x / sqrt(mean(x²) + eps) * weight over each row (Zhang and Sennrich 2019).
+/// y = x / sqrt(mean(x²) + eps) * (weight_offset + weight) over each row (Zhang and Sennrich 2019).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNorm {
     /// Columns.
     pub width: usize,
     /// Added to the mean square.
     pub eps: f32,
+    /// 0, or 1 where weights are stored as what they differ from 1 by (Gemma); those start at 0.
+    pub weight_offset: f32,
 }
 
 /// Either of them.
@@ -66,7 +68,8 @@ impl RmsNorm {
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         let weight = self.parameter(graph, name);
-        graph.module(name, |graph| graph.rms_norm(x, weight, self.eps))
+        let Self { weight_offset, eps, .. } = *self;
+        graph.module(name, |graph| graph.offset_rms_norm(x, weight, weight_offset, eps))
     }
 
     /// The norm of x + residual, and the sum itself.
@@ -79,11 +82,14 @@ impl RmsNorm {
         residual: Value,
     ) -> (Value, Value) {
         let weight = self.parameter(graph, name);
-        graph.module(name, |graph| graph.residual_rms_norm(x, residual, weight, self.eps))
+        let Self { weight_offset: offset, eps, .. } = *self;
+        let norm = |g: &mut Graph| g.residual_offset_rms_norm(x, residual, weight, offset, eps);
+        graph.module(name, norm)
     }
 
     fn parameter(&self, graph: &mut Graph, name: &str) -> Value {
-        graph.scope(name, |g| g.parameter("weight", [self.width], Init::ONE))
+        let init = Init::Constant(1.0 - self.weight_offset);
+        graph.scope(name, |graph| graph.parameter("weight", [self.width], init))
     }
 }
 

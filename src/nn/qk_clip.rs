@@ -16,7 +16,7 @@ use crate::record::{Recorder, Slot, to_u32};
 /// of at most the threshold, were the weights still those that it saw; nothing else changes, and no
 /// gradient passes. Query heads that share a key head: see [`kernels::QkClip`].
 ///
-/// S is the largest q·k / sqrt(head_dim) over the step's microbatches, before a soft cap. Biases
+/// S is the largest scaled q·k over the step's microbatches, before a soft cap. Biases
 /// shrink with their weights. Behind a norm of queries and keys the clip would have no effect.
 /// Projections of which the weight or the bias is frozen are left alone: what is frozen would keep
 /// the logits where they are, and the other shrink step by step.

@@ -18,10 +18,13 @@ pub struct Attention {
     pub scale: f64,
     /// Scaled scores s become `soft_cap * tanh(s / soft_cap)`; 0 leaves them.
     pub soft_cap: f64,
+    /// Positions that a query sees, itself and those before it: at least 1; `time` for all.
+    pub window: usize,
 }
 
-/// One query against the positions it sees.
+/// One query against the positions it sees, from `first` on.
 struct Row {
+    first: usize,
     /// Before the soft cap.
     raw: Vec<f64>,
     scores: Vec<f64>,
@@ -81,13 +84,14 @@ impl Attention {
 
     fn row(&self, qkv: &[f64], b: usize, h: usize, t: usize) -> Row {
         let q = &qkv[self.query_at(b, h, t)];
+        let first = (t + 1).saturating_sub(self.window);
         let raw: Vec<_> =
-            (0..=t).map(|j| self.scale * dot(q, &qkv[self.key_at(b, h, j)])).collect();
+            (first..=t).map(|j| self.scale * dot(q, &qkv[self.key_at(b, h, j)])).collect();
         let scores: Vec<_> = raw.iter().map(|&s| self.capped(s)).collect();
         let slopes = raw.iter().map(|&s| self.capped_derivative(s)).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        Row { raw, scores, slopes, top, log_total: total.ln() }
+        Row { first, raw, scores, slopes, top, log_total: total.ln() }
     }
 
     /// Batch, head and position of every query.
@@ -113,7 +117,7 @@ pub fn attention(qkv: &[f64], size: &Attention) -> (Vec<f64>, Vec<f64>) {
     let mut log_sum_exp = Vec::new();
     for (b, h, t) in size.queries() {
         let row = size.row(qkv, b, h, t);
-        for (j, p) in row.probabilities().enumerate() {
+        for (j, p) in (row.first..).zip(row.probabilities()) {
             add_scaled(&mut output[size.output_at(b, h, t)], p, &qkv[size.value_at(b, h, j)]);
         }
         log_sum_exp.push(row.top + row.log_total);
@@ -164,10 +168,11 @@ fn score_gradients(
         let row = size.row(qkv, b, h, t);
         let p: Vec<_> = row.probabilities().collect();
         let upstream = &output_gradient[size.output_at(b, h, t)];
-        let dp: Vec<_> = (0..=t).map(|j| dot(upstream, &qkv[size.value_at(b, h, j)])).collect();
+        let seen = || row.first..=t;
+        let dp: Vec<_> = seen().map(|j| dot(upstream, &qkv[size.value_at(b, h, j)])).collect();
         let mean = dot(&p, &dp);
-        for j in 0..=t {
-            f(b, h, t, j, p[j], p[j] * (dp[j] - mean) * row.slopes[j] * size.scale);
+        for (i, j) in seen().enumerate() {
+            f(b, h, t, j, p[i], p[i] * (dp[i] - mean) * row.slopes[i] * size.scale);
         }
     }
 }
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn gradients_are_the_slopes_of_the_output() {
-        for (kv_heads, soft_cap) in [(4, 0.0), (2, 0.7)] {
+        for (kv_heads, soft_cap, window) in [(4, 0.0, 5), (2, 0.7, 5), (2, 0.0, 3), (4, 0.7, 1)] {
             let size = Attention {
                 batch: 2,
                 time: 5,
@@ -249,6 +254,7 @@ mod tests {
                 head_dim: 3,
                 scale: 0.9,
                 soft_cap,
+                window,
             };
             let wave = |n: usize, step: f64| -> Vec<f64> {
                 (0..n).map(|i| (step * (i * i + 3 * i) as f64).sin()).collect()
@@ -267,6 +273,32 @@ mod tests {
                 let gradient = query[i] + key_value[i];
                 assert!((slope - gradient).abs() < 1e-8, "{i}: {gradient}, slope {slope}");
             }
+        }
+    }
+
+    /// In a window of 1 a position attends to itself alone; one longer than time changes nothing;
+    /// what lies outside of a window has no part.
+    #[test]
+    fn windows_end_where_they_say() {
+        let size = |window| Attention {
+            batch: 1,
+            time: 6,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 1,
+            scale: 1.0,
+            soft_cap: 0.0,
+            window,
+        };
+        let qkv: Vec<f64> = (0..18).map(|i| (0.7 * f64::from(i)).sin()).collect();
+        let values: Vec<_> = qkv.chunks(3).map(|row| row[2]).collect();
+        let output = |qkv: &[f64], window| attention(qkv, &size(window)).0;
+        assert_eq!(output(&qkv, 1), values);
+        assert_eq!(output(&qkv, 6), output(&qkv, 100));
+        let mut changed = qkv.clone();
+        changed[4..6].fill(9.0); // key and value of position 1
+        for (t, (a, b)) in output(&qkv, 3).iter().zip(output(&changed, 3)).enumerate() {
+            assert_eq!(*a != b, (1..4).contains(&t), "position {t}: {a} and {b}");
         }
     }
 }

@@ -98,24 +98,23 @@ pub fn soft_cap_backward(cap: f64, x: &[f64], dy: &[f64]) -> Vec<f64> {
     x.iter().zip(dy).map(|(x, dy)| dy * 4.0 * sigmoid_derivative(2.0 * x / cap)).collect()
 }
 
-/// y = silu(gate) up, where each row of x is gate | up; x is (rows, 2 hidden).
-pub fn swiglu(hidden: usize, x: &[f64]) -> Vec<f64> {
+/// y = f(gate) up, where each row of x is gate | up; x is (rows, 2 hidden).
+pub fn gated(kind: Activation, hidden: usize, x: &[f64]) -> Vec<f64> {
     let mut y = Vec::with_capacity(x.len() / 2);
     for row in x.chunks(2 * hidden) {
         let (gate, up) = row.split_at(hidden);
-        y.extend(gate.iter().zip(up).map(|(gate, up)| gate * sigmoid(*gate) * up));
+        y.extend(multiply(&activate(kind, gate), up));
     }
     y
 }
 
-/// dgate | dup of each row: dy up silu'(gate) | dy silu(gate).
-pub fn swiglu_backward(hidden: usize, x: &[f64], dy: &[f64]) -> Vec<f64> {
+/// dgate | dup of each row: dy up f'(gate) | dy f(gate).
+pub fn gated_backward(kind: Activation, hidden: usize, x: &[f64], dy: &[f64]) -> Vec<f64> {
     let mut dx = Vec::with_capacity(x.len());
     for (row, dy) in x.chunks(2 * hidden).zip(dy.chunks(hidden)) {
         let (gate, up) = row.split_at(hidden);
-        let dsilu = activate_backward(Activation::Silu, gate, dy);
-        dx.extend(dsilu.iter().zip(up).map(|(dsilu, up)| dsilu * up));
-        dx.extend(gate.iter().zip(dy).map(|(gate, dy)| dy * gate * sigmoid(*gate)));
+        dx.extend(multiply(&activate_backward(kind, gate, dy), up));
+        dx.extend(multiply(&activate(kind, gate), dy));
     }
     dx
 }

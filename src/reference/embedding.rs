@@ -34,31 +34,30 @@ pub fn position_backward(time_cols: usize, dy: &[f64]) -> Vec<f64> {
 
 /// Where and by what angles [`rotary`] turns.
 #[derive(Clone, Copy, Debug)]
-pub struct Rotation {
+pub struct Rotation<'a> {
     /// Elements of a row.
     pub cols: usize,
     /// Row r has position r % time.
     pub time: usize,
     /// Heads that turn, from column 0 on.
     pub rotated_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Pair j of position t turns by t base^(-2 j / head_dim).
-    pub base: f64,
+    /// Pair j of position t turns by t times frequency j; a head has twice as many elements.
+    pub frequencies: &'a [f64],
     /// Whether it turns backwards.
     pub inverse: bool,
 }
 
 /// Elements a = j and b = j + head_dim / 2 of each head turn: (a cos - b sin, b cos + a sin) (Su et
 /// al., "RoFormer", 2021, in the pairing of Llama).
-pub fn rotary(rotation: Rotation, x: &[f64]) -> Vec<f64> {
-    let Rotation { cols, time, rotated_heads, head_dim, base, inverse } = rotation;
+pub fn rotary(rotation: Rotation<'_>, x: &[f64]) -> Vec<f64> {
+    let Rotation { cols, time, rotated_heads, frequencies, inverse } = rotation;
+    let head_dim = 2 * frequencies.len();
     let mut y = x.to_vec();
     for (r, row) in y.chunks_mut(cols).enumerate() {
         for head in row.chunks_mut(head_dim).take(rotated_heads) {
             let (low, high) = head.split_at_mut(head_dim / 2);
             for (j, (a, b)) in low.iter_mut().zip(high).enumerate() {
-                let angle = (r % time) as f64 * base.powf(-2.0 * j as f64 / head_dim as f64);
+                let angle = (r % time) as f64 * frequencies[j];
                 let (sin, cos) = if inverse { -angle } else { angle }.sin_cos();
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }

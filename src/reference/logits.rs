@@ -16,9 +16,16 @@ pub struct HeadNorm {
     pub centered: bool,
     /// Added to the mean square.
     pub eps: f64,
+    /// Added to the weights.
+    pub weight_offset: f64,
 }
 
 impl HeadNorm {
+    /// Weights as they are applied.
+    fn applied(&self, weights: [&[f64]; 2]) -> [Vec<f64>; 2] {
+        weights.map(|weight| weight.iter().map(|weight| self.weight_offset + weight).collect())
+    }
+
     /// Every head with the weight that scales it: `None` for a head of values.
     fn heads_of<'a>(
         &self,
@@ -34,16 +41,18 @@ impl HeadNorm {
     }
 }
 
-/// y = x / sqrt(mean(x²) + eps) * weight over each query and key head, after x -= mean(x) where
-/// `centered` is set; the values are copied.
+/// y = x / sqrt(mean(x²) + eps) * (weight_offset + weight) over each query and key head, after
+/// x -= mean(x) where `centered` is set; the values are copied.
 pub fn head_norm(x: &[f64], weights: [&[f64]; 2], size: &HeadNorm) -> Vec<f64> {
-    let heads = size.heads_of(x, weights).flat_map(|(x, weight)| match weight {
-        None => x.to_vec(),
-        Some(w) if size.centered => {
-            normalization::layer_norm(x, w, &vec![0.0; w.len()], size.eps).y
-        }
-        Some(w) => normalization::rms_norm(x, w, size.eps).y,
-    });
+    let [query_weight, key_weight] = size.applied(weights);
+    let heads =
+        size.heads_of(x, [&query_weight, &key_weight]).flat_map(|(x, weight)| match weight {
+            None => x.to_vec(),
+            Some(w) if size.centered => {
+                normalization::layer_norm(x, w, &vec![0.0; w.len()], size.eps).y
+            }
+            Some(w) => normalization::rms_norm(x, w, size.eps).y,
+        });
     heads.collect()
 }
 
@@ -55,20 +64,22 @@ pub fn head_norm_backward(
     size: &HeadNorm,
     rows_per_block: usize,
 ) -> (Vec<f64>, [Vec<f64>; 2]) {
-    let HeadNorm { heads, kv_heads, head_dim, centered, eps } = *size;
+    let HeadNorm { heads, kv_heads, head_dim, centered, eps, .. } = *size;
+    let [query_weight, key_weight] = size.applied(weights);
     let backward = if centered {
         normalization::layer_norm_backward
     } else {
         normalization::rms_norm_backward
     };
-    let pairs = size.heads_of(x, weights).zip(dy.chunks(head_dim));
+    let pairs = size.heads_of(x, [&query_weight, &key_weight]).zip(dy.chunks(head_dim));
     let dx = pairs.flat_map(|((x, weight), dy)| match weight {
         None => dy.to_vec(),
         Some(weight) => backward(x, weight, dy, eps, None),
     });
 
     let ones = vec![1.0; head_dim];
-    let normalized = head_norm(x, [&ones, &ones], size);
+    let plain = HeadNorm { weight_offset: 0.0, ..*size };
+    let normalized = head_norm(x, [&ones, &ones], &plain);
     let products: Vec<_> = dy.iter().zip(&normalized).map(|(dy, xhat)| dy * xhat).collect();
     let partials = |columns: std::ops::Range<usize>| {
         let rows = products.chunks((heads + 2 * kv_heads) * head_dim);

@@ -1,7 +1,7 @@
 //! Attention's kernels over buffers, for the tests: each exists by row and in tiles.
 
 use evenkeel::Gpu;
-use evenkeel::kernel::HeadQuads;
+use evenkeel::kernel::{Declaration, HeadQuads, Kernel, Variant};
 use evenkeel::kernels::*;
 use evenkeel::reference::attention::Attention as Size;
 
@@ -16,6 +16,30 @@ pub enum Kernels {
 
 impl Kernels {
     pub const ALL: [Self; 2] = [Self::ByRow, Self::Tiled];
+}
+
+/// A kernel whose workgroups lie in columns of three, as those of a huge grid lie in several.
+struct Folded<K>(K);
+
+impl<K: Kernel> Kernel for Folded<K> {
+    const DECLARATION: Declaration = K::DECLARATION;
+
+    fn buffers(&self) -> Vec<wgpu::BufferBinding<'_>> {
+        self.0.buffers()
+    }
+
+    fn uniform(&self) -> &[u8] {
+        self.0.uniform()
+    }
+
+    fn overrides(&self) -> Vec<u32> {
+        self.0.overrides()
+    }
+
+    fn grid(&self, variant: Variant) -> [u32; 3] {
+        let [x, y, z] = self.0.grid(variant);
+        [3, (x * y * z).div_ceil(3), 1]
+    }
 }
 
 /// The buffers of one attention, forward and backward.
@@ -39,6 +63,7 @@ fn params(size: &Size) -> AttentionParams {
         head_quads: size.head_dim as u32 / 4,
         scale: size.scale as f32,
         soft_cap: size.soft_cap as f32,
+        window: size.window as u32,
     }
 }
 
@@ -83,7 +108,8 @@ pub fn run_forward(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Buffers, 
     let params = params(size);
     if kernels == Kernels::Tiled {
         let params = bytemuck::cast(params);
-        return gpu.run(&AttentionTiled { params, watch, qkv, output, statistics, row_logits });
+        let kernel = AttentionTiled { params, watch, qkv, output, statistics, row_logits };
+        return gpu.run(&Folded(kernel));
     }
     let kernel = Attention { params, watch, qkv, output, statistics, row_logits };
     gpu.run_as(&kernel, fitting(size));
@@ -99,14 +125,14 @@ pub fn backward_query(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Buffer
     let [qkv, output_gradient, statistics, delta, qkv_gradient] = backward_bindings(buffers);
     let params = bytemuck::cast(params(size));
     if kernels == Kernels::Tiled {
-        return gpu.run(&AttentionTiledBackwardQuery {
+        return gpu.run(&Folded(AttentionTiledBackwardQuery {
             params,
             qkv,
             output_gradient,
             statistics,
             delta,
             qkv_gradient,
-        });
+        }));
     }
     let kernel = AttentionBackwardQuery {
         params: bytemuck::cast(params),
@@ -123,14 +149,14 @@ pub fn backward_key_value(gpu: &Gpu, kernels: Kernels, size: &Size, buffers: &Bu
     let [qkv, output_gradient, statistics, delta, qkv_gradient] = backward_bindings(buffers);
     let params = bytemuck::cast(params(size));
     if kernels == Kernels::Tiled {
-        return gpu.run(&AttentionTiledBackwardKeyValue {
+        return gpu.run(&Folded(AttentionTiledBackwardKeyValue {
             params,
             qkv,
             output_gradient,
             statistics,
             delta,
             qkv_gradient,
-        });
+        }));
     }
     let kernel = AttentionBackwardKeyValue {
         params: bytemuck::cast(params),

@@ -23,6 +23,12 @@ const SIZES: &[Size] = &[
     Size { soft_cap: 0.8, ..size(1, 23, 1, 1, 64) },
     size(1, 11, 2, 2, 92),
     size(1, 10, 1, 1, 128),
+    size(1, 9, 1, 1, 132),
+    size(1, 17, 2, 1, 256),
+    Size { window: 1, ..size(1, 20, 2, 1, 12) },
+    Size { window: 5, ..size(1, 75, 2, 1, 16) },
+    Size { window: 9, soft_cap: 0.8, ..size(1, 23, 1, 1, 64) },
+    Size { window: 66, ..size(1, 80, 1, 1, 8) },
 ];
 
 /// The device as it is and as one that shares nothing, where that makes a difference.
@@ -58,6 +64,7 @@ fn run(gpu: &Gpu, size: &Size, precision: Precision, qkv: &[f32]) -> [Vec<u8>; 4
         head_quads: size.head_dim as u32 / 4,
         scale: size.scale as f32,
         soft_cap: size.soft_cap as f32,
+        window: size.window as u32,
     };
     let forward = Attention {
         params,
@@ -117,8 +124,14 @@ fn subgroups_change_no_bit() {
 /// NaN or Inf in a key, in a value, in the last row that a tile repeats: those rows and no others.
 fn nonfinite_values_reach_the_same_rows() {
     let Some(both) = both() else { return };
-    for (head_dim, bad) in [(12, f32::NAN), (12, f32::INFINITY), (40, f32::NEG_INFINITY)] {
-        let size = size(1, 19, 1, 1, head_dim);
+    for (head_dim, bad, window) in [
+        (12, f32::NAN, 19),
+        (12, f32::INFINITY, 19),
+        (40, f32::NEG_INFINITY, 19),
+        (12, f32::INFINITY, 3),
+        (40, f32::NAN, 9),
+    ] {
+        let size = Size { window, ..size(1, 19, 1, 1, head_dim) };
         for (row, column) in [(3, head_dim), (9, 2 * head_dim), (18, 0), (18, 3 * head_dim - 1)] {
             let mut qkv = values(43, size.qkv_len());
             qkv[row * 3 * head_dim + column] = bad;

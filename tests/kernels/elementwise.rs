@@ -27,7 +27,7 @@ const PRODUCT: Tolerance = Tolerance { absolute: 1.2e-5, ..FUNCTION };
 
 rows! {
     activate, activate_backward, add, broadcast_add, cast_from_f32, cast_to_f32, copy_quads,
-    multiply, scale, soft_cap, soft_cap_backward, swiglu, swiglu_backward,
+    gated, gated_backward, multiply, scale, soft_cap, soft_cap_backward,
 }
 
 type Binding<'a> = wgpu::BufferBinding<'a>;
@@ -204,43 +204,54 @@ fn soft_cap_backward(gpu: &Gpu) {
     }
 }
 
-/// Rows and hidden sizes of SwiGLU, with gates far into both tails.
+/// Rows and hidden sizes of gated rows, with gates far into both tails.
 const GATED: &[(usize, usize)] = &[(1, 4), (3, 8), (2, 256), (17, 12), (5, 1024)];
 
-fn gated(rows: usize, hidden: usize) -> Vec<f32> {
+fn gate_and_up(rows: usize, hidden: usize) -> Vec<f32> {
     values(5, rows * 2 * hidden).iter().map(|x| 40.0 * x * x * x).collect()
 }
 
-fn swiglu(gpu: &Gpu) {
-    for &(rows, hidden) in GATED {
-        let x = gated(rows, hidden);
+/// All of SwiGLU, of the others some.
+fn gated_cases() -> impl Iterator<Item = (Activation, usize, usize)> {
+    Activation::ALL.into_iter().flat_map(|kind| {
+        let sizes = if kind == Activation::Silu { GATED } else { &GATED[1..4] };
+        sizes.iter().map(move |&(rows, hidden)| (kind, rows, hidden))
+    })
+}
+
+fn gated(gpu: &Gpu) {
+    for (kind, rows, hidden) in gated_cases() {
+        let x = gate_and_up(rows, hidden);
         let gx = gpu.upload("x", &x);
         let y = gpu.upload("y", &vec![7.0f32; rows * hidden]);
         let hidden_quads = hidden as u32 / 4;
-        gpu.run(&Swiglu {
-            params: SwigluParams { quads: rows as u32 * hidden_quads, hidden_quads },
+        let quads = rows as u32 * hidden_quads;
+        gpu.run(&Gated {
+            params: GatedParams { quads, hidden_quads, kind: kind as u32 },
             x: gx.as_entire_buffer_binding(),
             y: y.as_entire_buffer_binding(),
         });
-        let expected = reference::elementwise::swiglu(hidden, &wide(&x));
-        assert_close("swiglu", &read(gpu, &y), &expected, PRODUCT);
+        let expected = reference::elementwise::gated(kind, hidden, &wide(&x));
+        assert_close(&format!("gated by {kind:?}"), &read(gpu, &y), &expected, PRODUCT);
     }
 }
 
-fn swiglu_backward(gpu: &Gpu) {
-    for &(rows, hidden) in GATED {
-        let (x, dy) = (gated(rows, hidden), values(6, rows * hidden));
+fn gated_backward(gpu: &Gpu) {
+    for (kind, rows, hidden) in gated_cases() {
+        let (x, dy) = (gate_and_up(rows, hidden), values(6, rows * hidden));
         let (gx, gdy) = (gpu.upload("x", &x), gpu.upload("dy", &dy));
         let dx = gpu.upload("dx", &vec![7.0f32; rows * 2 * hidden]);
         let hidden_quads = hidden as u32 / 4;
-        gpu.run(&SwigluBackward {
-            params: SwigluBackwardParams { quads: rows as u32 * hidden_quads, hidden_quads },
+        let quads = rows as u32 * hidden_quads;
+        gpu.run(&GatedBackward {
+            params: GatedBackwardParams { quads, hidden_quads, kind: kind as u32 },
             x: gx.as_entire_buffer_binding(),
             dy: gdy.as_entire_buffer_binding(),
             x_gradient: dx.as_entire_buffer_binding(),
         });
-        let expected = reference::elementwise::swiglu_backward(hidden, &wide(&x), &wide(&dy));
-        assert_close("swiglu_backward", &read(gpu, &dx), &expected, PRODUCT);
+        let expected = reference::elementwise::gated_backward(kind, hidden, &wide(&x), &wide(&dy));
+        let what = format!("gated_backward by {kind:?}");
+        assert_close(&what, &read(gpu, &dx), &expected, PRODUCT);
     }
 }
 

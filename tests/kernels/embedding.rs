@@ -208,9 +208,9 @@ fn position_backward(gpu: &Gpu) {
     }
 }
 
-fn run_rotary(gpu: &Gpu, rotation: Rotation, x: &[f32]) -> Vec<f32> {
-    let Rotation { cols, time, rotated_heads, head_dim, base, inverse } = rotation;
-    let table = gpu.upload("table", &rotary_table(time, head_dim, base));
+fn run_rotary(gpu: &Gpu, rotation: Rotation<'_>, x: &[f32]) -> Vec<f32> {
+    let Rotation { cols, time, rotated_heads, frequencies, inverse } = rotation;
+    let table = gpu.upload("table", &rotary_table(time, frequencies));
     let gx = gpu.upload("x", &pad(x, cols));
     let y = gpu.upload("y", &vec![7.0f32; gx.size() as usize / 4]);
     gpu.run(&Rotary {
@@ -219,7 +219,7 @@ fn run_rotary(gpu: &Gpu, rotation: Rotation, x: &[f32]) -> Vec<f32> {
             quads: cols.div_ceil(4) as u32,
             time: time as u32,
             rotated_heads: rotated_heads as u32,
-            half_quads: head_dim as u32 / 8,
+            half_quads: frequencies.len() as u32 / 4,
             inverse: inverse.into(),
         },
         table: table.as_entire_buffer_binding(),
@@ -243,8 +243,9 @@ fn rotary(gpu: &Gpu) {
         (1, 4, 6, 0, 8),
         (1, 300, 192, 2, 64),
     ] {
-        let rotation =
-            |inverse| Rotation { cols, time, rotated_heads, head_dim, base: 10_000.0, inverse };
+        let frequencies = rotary_frequencies(head_dim, 10_000.0);
+        let frequencies = &frequencies[..];
+        let rotation = |inverse| Rotation { cols, time, rotated_heads, frequencies, inverse };
         let x = values(1, batch * time * cols);
         for inverse in [false, true] {
             let expected = reference::embedding::rotary(rotation(inverse), &wide(&x));

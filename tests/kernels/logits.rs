@@ -15,11 +15,11 @@ const IGNORE: u32 = u32::MAX;
 const ROUNDING: Tolerance = Tolerance {
     absolute: 5e-6,
     relative: 5e-6,
-    because: "f32 sums over a head of at most 128 elements, and inverseSqrt at 2 units",
+    because: "f32 sums over a head of at most 256 elements, and inverseSqrt at 2 units",
 };
 
-/// Rows and heads. Heads of 1, 2, 3, 5, 9, 16 and 32 quads, which leave none, some or almost half
-/// of the invocations idle.
+/// Rows and heads. Heads of 1, 2, 3, 5, 9, 16, 32, 33 and 64 quads, which leave none, some or
+/// almost half of the invocations idle.
 fn sizes() -> Vec<(usize, Size)> {
     let shapes = [
         (1, [1, 1, 4]),
@@ -30,12 +30,21 @@ fn sizes() -> Vec<(usize, Size)> {
         (4, [5, 1, 36]),
         (9, [2, 2, 64]),
         (3, [3, 1, 128]),
+        (2, [1, 1, 132]),
+        (5, [2, 1, 256]),
     ];
     let kinds = [(false, 1e-5), (true, 1e-3)];
     let sizes = shapes.into_iter().flat_map(|(rows, [heads, kv_heads, head_dim])| {
-        kinds.map(|(centered, eps)| (rows, Size { heads, kv_heads, head_dim, centered, eps }))
+        let size =
+            Size { heads, kv_heads, head_dim, centered: false, eps: 1e-5, weight_offset: 0.0 };
+        kinds.map(|(centered, eps)| (rows, Size { centered, eps, ..size }))
     });
-    sizes.collect()
+    let mut sizes: Vec<_> = sizes.collect();
+    // Weights that are stored as what they differ from 1 by.
+    let mut around_one = sizes[2..8].to_vec();
+    around_one.iter_mut().for_each(|(_, size)| size.weight_offset = 1.0);
+    sizes.extend(around_one);
+    sizes
 }
 
 /// x, the two weights, and the gradient of the output.
@@ -76,6 +85,7 @@ fn head_norm(gpu: &Gpu) {
                 head_quads: size.head_dim as u32 / 4,
                 centered: u32::from(size.centered),
                 eps: size.eps as f32,
+                weight_offset: size.weight_offset as f32,
             },
             x: x.as_entire_buffer_binding(),
             query_weight: query_weight.as_entire_buffer_binding(),
@@ -115,6 +125,7 @@ fn head_norm_backward(gpu: &Gpu) {
                     eps: size.eps as f32,
                     rows_per_block,
                     blocks,
+                    weight_offset: size.weight_offset as f32,
                 },
                 x: x.as_entire_buffer_binding(),
                 query_weight: query_weight.as_entire_buffer_binding(),

@@ -29,6 +29,7 @@ mod attention;
 mod attention_extremes;
 mod attention_run;
 mod attention_subgroups;
+mod attention_windows;
 mod elementwise;
 mod embedding;
 mod logits;
@@ -50,6 +51,7 @@ mod weights;
 pub const OTHERS: &[(&str, &[Test])] = &[
     ("attention_extremes", attention_extremes::TESTS),
     ("attention_subgroups", attention_subgroups::TESTS),
+    ("attention_windows", attention_windows::TESTS),
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
     ("norm_extremes", norm_extremes::TESTS),

@@ -119,7 +119,8 @@ fn case(norm: Norm, x: &[f32], residual: &[f32], cols: usize) -> Case {
         }
         Norm::Heads(kind) => {
             let layout = AttentionLayout { heads: 2, kv_heads: 1, head_dim: width };
-            graph.head_norm(vx, [weight, second], HeadNorm { layout, kind, eps: EPS })
+            let norm = HeadNorm { layout, kind, eps: EPS, weight_offset: 0.0 };
+            graph.head_norm(vx, [weight, second], norm)
         }
     };
     let target = graph.constant("target", Shape::real([rows, cols]), &values(53, x.len()));

@@ -78,6 +78,8 @@ struct Case {
     further: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
+    /// What RMSNorm adds to the weights.
+    weight_offset: f32,
 }
 
 /// What a forward kernel wrote; `statistics` has two or four numbers per row.
@@ -104,7 +106,13 @@ impl Case {
             further: tensor(count),
             weight: tensor(cols),
             bias: tensor(cols),
+            weight_offset: 0.0,
         }
+    }
+
+    /// Weights as they are applied.
+    fn wide_weight(&self) -> Vec<f64> {
+        wide(&self.weight).iter().map(|weight| f64::from(self.weight_offset) + weight).collect()
     }
 
     /// Rows that are all equal: of zeros, of large and of small elements.
@@ -152,14 +160,19 @@ impl Case {
                 statistics: gstatistics,
             }),
             Forward { rms: true, residual: false } => gpu.run(&RmsNorm {
-                params: RmsNormParams { rows, cols, eps },
+                params: RmsNormParams { rows, cols, eps, weight_offset: self.weight_offset },
                 x,
                 weight,
                 y: gy,
                 statistics: gstatistics,
             }),
             Forward { rms: true, residual: true } => gpu.run(&ResidualRmsNorm {
-                params: ResidualRmsNormParams { rows, cols, eps },
+                params: ResidualRmsNormParams {
+                    rows,
+                    cols,
+                    eps,
+                    weight_offset: self.weight_offset,
+                },
                 x,
                 residual,
                 weight,
@@ -177,7 +190,7 @@ impl Case {
 
     fn check(&self, gpu: &Gpu, forward: Forward) {
         let Output { sum, y, statistics } = self.output(gpu, forward);
-        let (weight, bias) = (wide(&self.weight), wide(&self.bias));
+        let (weight, bias) = (self.wide_weight(), wide(&self.bias));
         let eps = f64::from(EPS);
         let mut x = wide(&self.x);
         if forward.residual {
@@ -236,11 +249,16 @@ impl Case {
                     .map(wgpu::Buffer::as_entire_buffer_binding);
             let further = wide(&self.further);
             let further = (add_residual == 1).then_some(further.as_slice());
-            let (wx, ww, wdy) = (wide(&self.x), wide(&self.weight), wide(&self.dy));
+            let (wx, ww, wdy) = (wide(&self.x), self.wide_weight(), wide(&self.dy));
             let eps = f64::from(EPS);
             let expected = if rms {
                 gpu.run(&RmsNormBackward {
-                    params: RmsNormBackwardParams { rows, cols, add_residual },
+                    params: RmsNormBackwardParams {
+                        rows,
+                        cols,
+                        add_residual,
+                        weight_offset: self.weight_offset,
+                    },
                     x,
                     weight,
                     dy,
@@ -390,12 +408,24 @@ fn residual_layer_norm(gpu: &Gpu) {
     check_offset(gpu, true);
 }
 
+/// Weights that are stored as what they differ from 1 by.
+fn around_one() -> impl Iterator<Item = Case> {
+    let shapes = [(1, 1), (3, 13), (5, 260)].into_iter();
+    shapes.map(|shape| Case { weight_offset: 1.0, ..Case::new(&shape) })
+}
+
 fn rms_norm(gpu: &Gpu) {
     check_forward(gpu, Forward { rms: true, residual: false });
+    for case in around_one() {
+        case.check(gpu, Forward { rms: true, residual: false });
+    }
 }
 
 fn residual_rms_norm(gpu: &Gpu) {
     check_forward(gpu, Forward { rms: true, residual: true });
+    for case in around_one() {
+        case.check(gpu, Forward { rms: true, residual: true });
+    }
 }
 
 fn layer_norm_backward(gpu: &Gpu) {
@@ -415,6 +445,9 @@ fn rms_norm_backward(gpu: &Gpu) {
         Case::new(shape).check_backward(gpu, true);
     }
     Case::constant(257).check_backward(gpu, true);
+    for case in around_one() {
+        case.check_backward(gpu, true);
+    }
 }
 
 fn layer_norm_parameter_partials(gpu: &Gpu) {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use evenkeel::Precision;
-use evenkeel::graph::ops::{AttentionLayout, CrossEntropy, HeadNorm, QkNorm};
+use evenkeel::graph::ops::{AttentionLayout, AttentionSettings, CrossEntropy, HeadNorm, QkNorm};
 use evenkeel::graph::{Graph, HostData, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::Init;
@@ -179,6 +179,9 @@ fn elementwise(leaves: Leaves) -> Vec<Case> {
         cases.push(unary(&format!("{kind:?}"), &[3, 5], &|g, x| g.activation(x, kind)));
     }
     cases.push(unary("swiglu", &[3, 8], &|g, x| g.swiglu(x)));
+    for kind in [Activation::GeluTanh, Activation::GeluErf, Activation::Tanh] {
+        cases.push(unary(&format!("gated by {kind:?}"), &[3, 8], &|g, x| g.gated(x, kind)));
+    }
     cases.push(unary("soft cap", &[3, 5], &|g, x| g.soft_cap(x, 0.8)));
     cases.push(unary("dropout", &[5, 9], &|g, x| g.dropout(x, 0.4)));
     cases
@@ -310,7 +313,11 @@ fn row_norm(leaves: Leaves) -> Vec<Case> {
     let x = case.variable("x", &[4, 6]);
     let weight = case.variable("weight", &[6]);
     let y = case.graph.rms_norm(x, weight, 1e-3);
-    vec![layer_norm_case(leaves, &[2, 2], 6), case.finish(y)]
+    let mut offset = Builder::new("rms norm with weights around 1", leaves);
+    let x = offset.variable("x", &[4, 6]);
+    let weight = offset.variable("weight", &[6]);
+    let z = offset.graph.offset_rms_norm(x, weight, 1.0, 1e-3);
+    vec![layer_norm_case(leaves, &[2, 2], 6), case.finish(y), offset.finish(z)]
 }
 
 /// Which outputs of a residual norm are used further.
@@ -346,6 +353,12 @@ fn residual_norm(leaves: Leaves) -> Vec<Case> {
             cases.push(case.finish(output));
         }
     }
+    let mut case = Builder::new("residual rms norm with weights around 1", leaves);
+    let [x, residual] = ["x", "residual"].map(|name| case.variable(name, &[4, 6]));
+    let weight = case.variable("weight", &[6]);
+    let (y, sum) = case.graph.residual_offset_rms_norm(x, residual, weight, 1.0, 1e-3);
+    let product = case.graph.multiply(y, sum);
+    cases.push(case.finish(product));
     cases
 }
 
@@ -401,7 +414,8 @@ fn embedding(leaves: Leaves) -> Vec<Case> {
 
     let mut rotary = Builder::new("rotary", leaves);
     let x = rotary.variable("x", &[2, 5, 20]);
-    let rotated = rotary.graph.rotary(x, 2, 8, 100.0);
+    let rotated = rotary.graph.rotary(x, 1, 8, 100.0);
+    let rotated = rotary.graph.rotary_by(rotated, 2, vec![0.9, 0.4, 0.2, 0.01]);
     vec![looked_up.finish(looked_at), tied.finish(y), rows.finish(some), rotary.finish(rotated)]
 }
 
@@ -409,23 +423,28 @@ pub fn attention_case(
     leaves: Leaves,
     [batch, time]: [usize; 2],
     layout: AttentionLayout,
-    soft_cap: Option<f32>,
+    settings: AttentionSettings,
 ) -> Case {
     let AttentionLayout { heads, kv_heads, head_dim } = layout;
-    let name = format!("attention ({batch}, {time}) {layout:?}, cap {soft_cap:?}");
+    let name = format!("attention ({batch}, {time}) {layout:?}, {settings:?}");
     let mut case = Builder::new(name, leaves);
     let qkv = case.variable("qkv", &[batch, time, (heads + 2 * kv_heads) * head_dim]);
-    let y = case.graph.attention(qkv, layout, soft_cap);
+    let y = case.graph.attention(qkv, layout, settings);
     case.finish(y)
 }
 
 fn attention(leaves: Leaves) -> Vec<Case> {
-    let settings = [(2, 2, None), (4, 2, None), (2, 1, Some(0.7))];
-    let cases = settings.map(|(heads, kv_heads, soft_cap)| {
+    let plain = AttentionSettings::default();
+    let capped = AttentionSettings { soft_cap: Some(0.7), ..plain };
+    let scaled = AttentionSettings { scale: Some(0.9), window: Some(3), ..capped };
+    let windows = [1, 2, 9].map(|window| AttentionSettings { window: Some(window), ..plain });
+    let cases = [(2, 2, plain), (4, 2, plain), (2, 1, capped), (4, 2, scaled)];
+    let cases = cases.into_iter().chain(windows.map(|settings| (2, 1, settings)));
+    let cases = cases.map(|(heads, kv_heads, settings)| {
         let layout = AttentionLayout { heads, kv_heads, head_dim: 4 };
-        attention_case(leaves, [2, 5], layout, soft_cap)
+        attention_case(leaves, [2, 5], layout, settings)
     });
-    cases.into_iter().chain([watched(leaves)]).collect()
+    cases.chain([watched(leaves)]).collect()
 }
 
 /// An attention and a loss that are watched, behind a soft cap.
@@ -433,7 +452,8 @@ fn watched(leaves: Leaves) -> Case {
     let layout = AttentionLayout { heads: 4, kv_heads: 2, head_dim: 4 };
     let mut case = Builder::new("watched attention and loss", leaves);
     let qkv = case.variable("qkv", &[2, 5, 32]);
-    let (y, seen) = case.graph.watched_attention(qkv, layout, Some(0.6));
+    let settings = AttentionSettings { soft_cap: Some(0.6), ..AttentionSettings::default() };
+    let (y, seen) = case.graph.watched_attention(qkv, layout, settings);
     let weight = case.variable("weight", &[7, 16]);
     let logits = case.graph.linear(y, weight, None, Activation::None);
     let logits = case.graph.soft_cap(logits, 0.9);
@@ -463,7 +483,8 @@ pub fn head_norm_case(
     let mut case = Builder::new(format!("{kind:?} norm of {rows:?} {layout:?}"), leaves);
     let qkv = case.variable("qkv", &[rows, &[(heads + 2 * kv_heads) * head_dim]].concat());
     let weights = ["q_norm", "k_norm"].map(|name| case.variable(name, &[head_dim]));
-    let y = case.graph.head_norm(qkv, weights, HeadNorm { layout, kind, eps: 1e-2 });
+    let norm = HeadNorm { layout, kind, eps: 1e-2, weight_offset: 0.0 };
+    let y = case.graph.head_norm(qkv, weights, norm);
     case.finish(y)
 }
 
@@ -479,9 +500,11 @@ fn head_norm(leaves: Leaves) -> Vec<Case> {
         let mut case = Builder::new(format!("attention behind a {kind:?} norm"), leaves);
         let qkv = case.variable("qkv", &[2, 5, 32]);
         let weights = ["q_norm", "k_norm"].map(|name| case.variable(name, &[8]));
-        let qkv = case.graph.head_norm(qkv, weights, HeadNorm { layout, kind, eps: 1e-2 });
+        let norm = HeadNorm { layout, kind, eps: 1e-2, weight_offset: 1.0 };
+        let qkv = case.graph.head_norm(qkv, weights, norm);
         let qkv = case.graph.rotary(qkv, 3, 8, 100.0);
-        let y = case.graph.attention(qkv, layout, Some(0.8));
+        let settings = AttentionSettings { soft_cap: Some(0.8), ..AttentionSettings::default() };
+        let y = case.graph.attention(qkv, layout, settings);
         cases.push(case.finish(y));
     }
     cases

@@ -7,6 +7,7 @@ struct AttentionParams {
     head_quads: u32,
     scale: f32,
     soft_cap: f32, // 0: none
+    window: u32, // positions that a query sees, itself and those before it; time: all of them
 }
 
 const BLOCK = 64u; // rows per workgroup
@@ -15,7 +16,6 @@ const BLOCK = 64u; // rows per workgroup
 const LOWEST = -0x1.fffffep+127;
 
 fn head_quads() -> u32 { return params.head_quads; }
-fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
 
 // qkv is (batch, time, heads + 2 kv_heads, head_quads): queries, then keys, then values.
 fn qkv_row(sequence: u32, t: u32) -> u32 {
@@ -39,24 +39,41 @@ fn statistic_at(sequence: u32, head: u32, t: u32) -> u32 {
     return (sequence * params.heads + head) * params.time + t;
 }
 
+// Which queries see which keys. Where a key comes after the query, their difference wraps to more
+// than any window.
+fn sees(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
+    return query - key < vec4(params.window);
+}
 // Which of four keys from `first` on the query sees.
 fn seen(first: u32, query: u32) -> vec4<bool> {
-    return first + vec4(0u, 1u, 2u, 3u) <= vec4(query);
+    return sees(vec4(query), first + vec4(0u, 1u, 2u, 3u));
 }
+// The first key that a query sees.
+fn oldest(query: u32) -> u32 { return query - min(query, params.window - 1u); }
+// The last query that sees a key, and may lie beyond the last of all.
+fn latest(key: u32) -> u32 { return key + params.window - 1u; }
 
+fn cap(score: vec4<f32>) -> vec4<f32> {
+    return params.soft_cap * tanh_accurate(score / params.soft_cap);
+}
+fn cap_derivative(score: vec4<f32>) -> vec4<f32> {
+    return tanh_derivative(score / params.soft_cap);
+}
 fn capped(score: vec4<f32>) -> vec4<f32> {
-    if params.soft_cap > 0.0 { return params.soft_cap * tanh_accurate(score / params.soft_cap); }
+    if params.soft_cap > 0.0 { return cap(score); }
     return score;
 }
 fn capped_derivative(score: vec4<f32>) -> vec4<f32> {
-    if params.soft_cap > 0.0 { return tanh_derivative(score / params.soft_cap); }
+    if params.soft_cap > 0.0 { return cap_derivative(score); }
     return vec4(1.0);
 }
 
-// Probabilities of scores before the cap, given what the forward pass left of their rows: the largest
-// capped score, and log(sum(exp(score - largest))). Apart, because beside a large score their sum
-// would lose the digits of the logarithm. NaN where a score or its row is not finite.
-fn probability(score: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>) -> vec4<f32> {
-    let below = max(top - capped(score), vec4(0.0));
+// Probabilities of scores, before and after the cap, given what the forward pass left of their rows:
+// the largest capped score, and log(sum(exp(score - largest))). Apart, because beside a large score
+// their sum would lose the digits of the logarithm. NaN where a score or its row is not finite.
+fn probability(
+    score: vec4<f32>, after_cap: vec4<f32>, top: vec4<f32>, log_total: vec4<f32>,
+) -> vec4<f32> {
+    let below = max(top - after_cap, vec4(0.0));
     return poisoned(score + log_total, exp_of_minus(below + log_total));
 }

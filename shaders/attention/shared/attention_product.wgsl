@@ -16,6 +16,8 @@ struct Rows {
     lower: mat4x4<f32>,
 }
 
+fn blocks() -> u32 { return (params.time + BLOCK - 1u) / BLOCK; }
+
 // How many workgroups share the columns of a head, 64 each.
 fn parts() -> u32 { return (head_quads() + COLUMN_QUADS - 1u) / COLUMN_QUADS; }
 
@@ -29,19 +31,44 @@ fn qkv_quad(at: u32, t: u32, d: u32) -> vec4<f32> {
     return select(vec4(0.0), unpack(qkv[at + quad]), exists);
 }
 
-// Places of rows lane / 8 + 16 n, quad lane % 8.
-fn put_left(lane: u32, n: u32, quad: vec4<f32>) {
-    let k = lane % 8u;
-    left[k][lane / 64u + 2u * n][(lane / 8u % 8u) ^ k] = quad;
+// Quad d of positions t, t + step, t + 2 step, t + 3 step of what begins at `at`.
+fn qkv_quads(at: u32, t: u32, step: u32, d: u32) -> mat4x4<f32> {
+    return mat4x4(
+        qkv_quad(at, t, d),
+        qkv_quad(at, t + step, d),
+        qkv_quad(at, t + 2u * step, d),
+        qkv_quad(at, t + 3u * step, d),
+    );
 }
-fn put_right(lane: u32, n: u32, quad: vec4<f32>) {
+
+// Places of rows lane / 8 + 16 n, quad lane % 8, for n of 0 to 3.
+fn put_left(lane: u32, quads: mat4x4<f32>) {
     let k = lane % 8u;
-    right[k][lane / 8u % 4u][(lane / 32u + 4u * n) ^ k] = quad;
+    let i = lane / 64u;
+    let z = (lane / 8u % 8u) ^ k;
+    left[k][i][z] = quads[0];
+    left[k][i + 2u][z] = quads[1];
+    left[k][i + 4u][z] = quads[2];
+    left[k][i + 6u][z] = quads[3];
+}
+fn put_right(lane: u32, quads: mat4x4<f32>) {
+    let k = lane % 8u;
+    let j = lane / 8u % 4u;
+    let x = lane / 32u;
+    right[k][j][x ^ k] = quads[0];
+    right[k][j][(x + 4u) ^ k] = quads[1];
+    right[k][j][(x + 8u) ^ k] = quads[2];
+    right[k][j][(x + 12u) ^ k] = quads[3];
 }
 // Places of rows lane / 16 + 8 n, quad lane % 16.
-fn put_terms(lane: u32, n: u32, quad: vec4<f32>) {
-    let k = lane / 64u + 2u * n;
-    right[k][lane / 16u % 4u][(lane % 16u) ^ k] = quad;
+fn put_terms(lane: u32, quads: mat4x4<f32>) {
+    let k = lane / 64u;
+    let j = lane / 16u % 4u;
+    let x = lane % 16u;
+    right[k][j][x ^ k] = quads[0];
+    right[k + 2u][j][x ^ (k + 2u)] = quads[1];
+    right[k + 4u][j][x ^ (k + 4u)] = quads[2];
+    right[k + 6u][j][x ^ (k + 6u)] = quads[3];
 }
 // Quad x % 8 of an invocation's rows.
 fn put_rows(x: u32, y: u32, rows: Rows) {
@@ -59,41 +86,14 @@ fn put_rows(x: u32, y: u32, rows: Rows) {
 
 // 64 positions from t on, 8 quads from d on.
 fn left_of_qkv(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 8u;
-    let quad = d + lane % 8u;
-    let a = qkv_quad(at, row, quad);
-    let b = qkv_quad(at, row + 16u, quad);
-    let c = qkv_quad(at, row + 32u, quad);
-    let e = qkv_quad(at, row + 48u, quad);
-    put_left(lane, 0u, a);
-    put_left(lane, 1u, b);
-    put_left(lane, 2u, c);
-    put_left(lane, 3u, e);
+    put_left(lane, qkv_quads(at, t + lane / 8u, 16u, d + lane % 8u));
 }
 fn right_of_qkv(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 8u;
-    let quad = d + lane % 8u;
-    let a = qkv_quad(at, row, quad);
-    let b = qkv_quad(at, row + 16u, quad);
-    let c = qkv_quad(at, row + 32u, quad);
-    let e = qkv_quad(at, row + 48u, quad);
-    put_right(lane, 0u, a);
-    put_right(lane, 1u, b);
-    put_right(lane, 2u, c);
-    put_right(lane, 3u, e);
+    put_right(lane, qkv_quads(at, t + lane / 8u, 16u, d + lane % 8u));
 }
 // 32 positions from t on, 16 quads from d on.
 fn terms_of_qkv(lane: u32, at: u32, t: u32, d: u32) {
-    let row = t + lane / 16u;
-    let quad = d + lane % 16u;
-    let a = qkv_quad(at, row, quad);
-    let b = qkv_quad(at, row + 8u, quad);
-    let c = qkv_quad(at, row + 16u, quad);
-    let e = qkv_quad(at, row + 24u, quad);
-    put_terms(lane, 0u, a);
-    put_terms(lane, 1u, b);
-    put_terms(lane, 2u, c);
-    put_terms(lane, 3u, e);
+    put_terms(lane, qkv_quads(at, t + lane / 16u, 8u, d + lane % 16u));
 }
 
 fn left_upper(k: u32, y: u32) -> mat4x4<f32> {
@@ -146,6 +146,36 @@ fn add_terms(c: Rows, positions: u32, x: u32, y: u32) -> Rows {
     return sums;
 }
 
+// The cap on scores, and its derivative: one branch for a block, since some drivers take minutes to
+// compile one for each of its columns.
+fn capped_block(s: mat4x4<f32>) -> mat4x4<f32> {
+    var scores = s;
+    if params.soft_cap > 0.0 { scores = mat4x4(cap(s[0]), cap(s[1]), cap(s[2]), cap(s[3])); }
+    return scores;
+}
+fn capped_block_derivative(s: mat4x4<f32>) -> mat4x4<f32> {
+    let none = vec4(1.0);
+    var factors = mat4x4(none, none, none, none);
+    if params.soft_cap > 0.0 {
+        factors = mat4x4(
+            cap_derivative(s[0]),
+            cap_derivative(s[1]),
+            cap_derivative(s[2]),
+            cap_derivative(s[3]),
+        );
+    }
+    return factors;
+}
+
+// Whether all of the 64 queries from `query` on that exist see all of the 64 keys from `key` on.
+fn is_seen_whole(query: u32, key: u32) -> bool {
+    return key < query && min(query + BLOCK, params.time) - 1u - key < params.window;
+}
+// Which queries see any of the four keys from `key` on; and which keys any of the four queries up
+// to `query` sees.
+fn sees_some(query: vec4<u32>, key: vec4<u32>) -> vec4<bool> {
+    return query - key < vec4(params.window + 3u);
+}
 fn choose(seen: vec4<bool>, old: mat4x4<f32>, changed: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4(
         select(old[0], changed[0], seen.x),

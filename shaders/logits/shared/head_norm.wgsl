@@ -1,11 +1,16 @@
 // Rows of heads, dealt out to workgroups of 64: a power of two of invocations to each head, one quad
-// to each of them, so that loads are wide. A head has at most 32 quads.
+// to each of them, so that loads are wide. A head has at most 64 quads.
 var<workgroup> head_sums: array<vec2<f32>, 64>;
 
 // The power of two as an exponent: divisions by it are shifts.
 fn head_shift() -> u32 { return 32u - countLeadingZeros(params.head_quads - 1u); }
 fn column_heads() -> u32 { return params.heads + 2u * params.kv_heads; }
 fn is_normed(column: u32) -> bool { return column < params.heads + params.kv_heads; }
+
+// Weights as they are applied; of -0 the sign stays where nothing is added.
+fn full_weight(stored: vec4<f32>) -> vec4<f32> {
+    return select(stored, params.weight_offset + stored, params.weight_offset != 0.0);
+}
 
 // How a head is normalized: x scale has the mean shift + rest and the standard deviation 1 / rstd.
 struct HeadMoments { shift: f32, rest: f32, rstd: f32, scale: f32 }

@@ -127,8 +127,8 @@ impl Probes {
 }
 
 impl Gpu {
-    /// Asks the adapter what it does with numbers: some small dispatches, less than a
-    /// second on a GPU.
+    /// Asks the adapter what it does with numbers: some small dispatches, whose kernels take longer
+    /// to compile than to run.
     ///
     /// ```no_run
     /// # async fn ask(gpu: &evenkeel::Gpu) -> evenkeel::Result<()> {

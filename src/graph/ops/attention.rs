@@ -16,8 +16,20 @@ pub struct AttentionLayout {
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`.
     pub kv_heads: usize,
-    /// Columns of a head, a multiple of 4, at most 128.
+    /// Columns of a head, a multiple of 4, at most 256.
     pub head_dim: usize,
+}
+
+/// How scores come of q·k, and which of them count. By default the factor is 1 / sqrt(head_dim),
+/// there is no cap, and a position sees all before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AttentionSettings {
+    /// Factor on q·k; `None` for 1 / sqrt(head_dim).
+    pub scale: Option<f32>,
+    /// Scores become cap * tanh(score / cap); `None` leaves them.
+    pub soft_cap: Option<f32>,
+    /// Position t sees the positions from t - window + 1 to t; `None` for all up to t.
+    pub window: Option<usize>,
 }
 
 /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), by online softmax
@@ -32,14 +44,24 @@ pub struct Attention {
     pub scale: f32,
     /// Scores become cap * tanh(score / cap); 0 leaves them.
     pub soft_cap: f32,
+    /// Positions that each sees, itself and those before it; `None` for all before it.
+    pub window: Option<usize>,
     /// Whether the rows' largest scores and entropies are written.
     pub watch: bool,
 }
 
 impl Attention {
-    fn new(layout: AttentionLayout, soft_cap: Option<f32>, watch: bool) -> Self {
-        let scale = 1.0 / (layout.head_dim as f32).sqrt();
-        Self { layout, scale, soft_cap: soft_cap.unwrap_or(0.0), watch }
+    #[track_caller]
+    fn new(layout: AttentionLayout, settings: AttentionSettings, watch: bool) -> Self {
+        let AttentionSettings { scale, soft_cap, window } = settings;
+        assert_ne!(window, Some(0), "attention: a position sees itself at least");
+        let scale = scale.unwrap_or(1.0 / (layout.head_dim as f32).sqrt());
+        Self { layout, scale, soft_cap: soft_cap.unwrap_or(0.0), window, watch }
+    }
+
+    /// Positions that the last of so many sees.
+    fn window_in(&self, time: usize) -> usize {
+        self.window.map_or(time, |window| window.min(time))
     }
 
     fn reference(&self, qkv: &Shape) -> reference::Attention {
@@ -52,6 +74,7 @@ impl Attention {
             head_dim,
             scale: f64::from(self.scale),
             soft_cap: f64::from(self.soft_cap),
+            window: self.window_in(qkv.dims[1]),
         }
     }
 
@@ -64,6 +87,7 @@ impl Attention {
             head_quads: self.head_quads(),
             scale: self.scale,
             soft_cap: self.soft_cap,
+            window: to_u32(self.window_in(qkv.dims[1])),
         }
     }
 
@@ -81,7 +105,7 @@ impl Op for Attention {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         let (qkv, columns) = (&inputs[0], (heads + 2 * kv_heads) * head_dim);
         assert!(
-            heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(4) && head_dim <= 128,
+            heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(4) && head_dim <= 256,
             "attention: {:?}",
             self.layout
         );
@@ -226,16 +250,19 @@ impl Op for AttentionBackward {
 }
 
 impl Graph {
-    /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), with scores
-    /// scaled by 1 / sqrt(head_dim), to (batch, time, heads head_dim).
+    /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), to (batch, time,
+    /// heads head_dim).
+    ///
+    /// # Panics
+    /// Where the shapes do not fit, and with a window of 0.
     #[track_caller]
     pub fn attention(
         &mut self,
         qkv: Value,
         layout: AttentionLayout,
-        soft_cap: Option<f32>,
+        settings: AttentionSettings,
     ) -> Value {
-        self.apply(Attention::new(layout, soft_cap, false), &[qkv])
+        self.apply(Attention::new(layout, settings, false), &[qkv])
     }
 
     /// The same, and what it saw.
@@ -244,10 +271,10 @@ impl Graph {
         &mut self,
         qkv: Value,
         layout: AttentionLayout,
-        soft_cap: Option<f32>,
+        settings: AttentionSettings,
     ) -> (Value, AttentionLogits) {
         let [batch, time] = [0, 1].map(|dimension| self.shape(qkv).dims[dimension]);
-        let y = self.apply(Attention::new(layout, soft_cap, true), &[qkv]);
+        let y = self.apply(Attention::new(layout, settings, true), &[qkv]);
         let rows = self.byproduct(y, 2);
         let summary = AttentionSummary { batch, time, heads: layout.heads };
         let max_logit = self.apply(summary, &[rows]);

@@ -4,10 +4,10 @@ use super::{assert_same_shape, first};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels::{
     Activate, ActivateBackward, ActivateBackwardParams, ActivateParams, Activation,
-    Add as AddKernel, AddParams, Multiply as MultiplyKernel, MultiplyParams, Scale as ScaleKernel,
-    ScaleParams, SoftCap as SoftCapKernel, SoftCapBackward as SoftCapBackwardKernel,
-    SoftCapBackwardParams, SoftCapParams, Swiglu, SwigluBackward as SwigluBackwardKernel,
-    SwigluBackwardParams, SwigluParams,
+    Add as AddKernel, AddParams, Gated as GatedKernel, GatedBackward as GatedBackwardKernel,
+    GatedBackwardParams, GatedParams, Multiply as MultiplyKernel, MultiplyParams,
+    Scale as ScaleKernel, ScaleParams, SoftCap as SoftCapKernel,
+    SoftCapBackward as SoftCapBackwardKernel, SoftCapBackwardParams, SoftCapParams,
 };
 use crate::record::{Recorder, Slot, quads, to_u32};
 use crate::reference::elementwise as reference;
@@ -185,19 +185,27 @@ impl Op for ActivationBackward {
     }
 }
 
-/// y = silu(gate) * up, where x (.., 2 * hidden) holds the gate in its first half.
+/// y = f(gate) * up, where x (.., 2 * hidden) holds the gate in its first half.
 #[derive(Clone, Copy, Debug)]
-pub struct SwiGlu;
+pub struct Gated {
+    /// f.
+    pub kind: Activation,
+}
 
-impl Op for SwiGlu {
+impl Op for Gated {
     fn name(&self) -> &'static str {
-        "swiglu"
+        match self.kind {
+            Activation::Silu => "swiglu",
+            Activation::GeluTanh | Activation::GeluErf => "geglu",
+            _ => "gated",
+        }
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
         let mut shape = inputs[0].clone();
         let cols = shape.cols();
-        assert!(cols.is_multiple_of(8), "swiglu needs two halves of whole quads, not {shape}");
+        let name = self.name();
+        assert!(cols.is_multiple_of(8), "{name} needs two halves of whole quads, not {shape}");
         *shape.dims.last_mut().expect("not empty") = cols / 2;
         vec![shape]
     }
@@ -208,38 +216,51 @@ impl Op for SwiGlu {
         node: &Node,
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
-        vec![Some(graph.apply(SwiGluBackward, &[node.inputs[0], first(upstream)]))]
+        let op = GatedBackward { kind: self.kind };
+        vec![Some(graph.apply(op, &[node.inputs[0], first(upstream)]))]
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &outputs[0].shape;
-        recorder.dispatch(&Swiglu {
-            params: SwigluParams { quads: quads(shape), hidden_quads: to_u32(shape.row_quads()) },
+        recorder.dispatch(&GatedKernel {
+            params: GatedParams {
+                quads: quads(shape),
+                hidden_quads: to_u32(shape.row_quads()),
+                kind: self.kind as u32,
+            },
             x: inputs[0].binding(),
             y: outputs[0].binding(),
         });
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
-        vec![reference::swiglu(inputs[0].shape.cols() / 2, inputs[0].data)]
+        vec![reference::gated(self.kind, inputs[0].shape.cols() / 2, inputs[0].data)]
     }
 }
 
-/// The gradient of [`SwiGlu`]; inputs x, dy.
+/// The gradient of [`Gated`]; inputs x, dy.
 #[derive(Clone, Copy, Debug)]
-pub struct SwiGluBackward;
+pub struct GatedBackward {
+    /// As in [`Gated`].
+    pub kind: Activation,
+}
 
-impl Op for SwiGluBackward {
+impl Op for GatedBackward {
     fn name(&self) -> &'static str {
-        "swiglu_backward"
+        match self.kind {
+            Activation::Silu => "swiglu_backward",
+            Activation::GeluTanh | Activation::GeluErf => "geglu_backward",
+            _ => "gated_backward",
+        }
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let shape = &inputs[1].shape;
-        recorder.dispatch(&SwigluBackwardKernel {
-            params: SwigluBackwardParams {
+        recorder.dispatch(&GatedBackwardKernel {
+            params: GatedBackwardParams {
                 quads: quads(shape),
                 hidden_quads: to_u32(shape.row_quads()),
+                kind: self.kind as u32,
             },
             x: inputs[0].binding(),
             dy: inputs[1].binding(),
@@ -249,7 +270,7 @@ impl Op for SwiGluBackward {
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let hidden = inputs[1].shape.cols();
-        vec![reference::swiglu_backward(hidden, inputs[0].data, inputs[1].data)]
+        vec![reference::gated_backward(self.kind, hidden, inputs[0].data, inputs[1].data)]
     }
 }
 
@@ -347,7 +368,13 @@ impl Graph {
     /// x (.., 2 * hidden) to silu(first half) * second half (.., hidden).
     #[track_caller]
     pub fn swiglu(&mut self, x: Value) -> Value {
-        self.apply(SwiGlu, &[x])
+        self.gated(x, Activation::Silu)
+    }
+
+    /// x (.., 2 * hidden) to f(first half) * second half (.., hidden).
+    #[track_caller]
+    pub fn gated(&mut self, x: Value, kind: Activation) -> Value {
+        self.apply(Gated { kind }, &[x])
     }
 
     /// cap * tanh(x / cap), which never exceeds the cap.

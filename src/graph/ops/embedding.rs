@@ -6,7 +6,7 @@ use crate::kernels::{
     BroadcastAdd, BroadcastAddParams, Embedding as EmbeddingKernel,
     EmbeddingBackward as EmbeddingBackwardKernel, EmbeddingBackwardParams, EmbeddingParams, Fill,
     FillParams, PositionBackward as PositionBackwardKernel, PositionBackwardParams,
-    Rotary as RotaryKernel, RotaryParams, rotary_table,
+    Rotary as RotaryKernel, RotaryParams, rotary_frequencies, rotary_table,
 };
 use crate::record::{Recorder, Slot, quads, to_u32};
 use crate::reference::elementwise;
@@ -246,16 +246,21 @@ impl Op for PositionBackward {
 
 /// Rotary position embedding of the first heads of each row (Su et al. 2021, in Llama's pairing);
 /// inputs x (.., time, columns) and the table of cosines and sines.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rotary {
     /// Heads that are rotated; the columns after them are copied.
     pub heads: usize,
-    /// Columns of a head.
-    pub head_dim: usize,
-    /// Base of the frequencies.
-    pub base: f64,
+    /// By how much each pair of columns turns from one position to the next: half as many as a
+    /// head has columns.
+    pub frequencies: Vec<f64>,
     /// Rotates back: the gradient.
     pub inverse: bool,
+}
+
+impl Rotary {
+    fn head_dim(&self) -> usize {
+        2 * self.frequencies.len()
+    }
 }
 
 impl Op for Rotary {
@@ -264,12 +269,11 @@ impl Op for Rotary {
     }
 
     fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
-        let (x, rotated) = (&inputs[0], self.heads * self.head_dim);
+        let (x, head_dim) = (&inputs[0], self.head_dim());
         assert!(
-            x.dims.len() > 1 && rotated <= x.cols() && self.head_dim.is_multiple_of(8),
-            "rotary: {} heads of {} columns (a multiple of 8) in {x}",
-            self.heads,
-            self.head_dim
+            x.dims.len() > 1 && self.heads * head_dim <= x.cols() && head_dim.is_multiple_of(8),
+            "rotary: {} heads of {head_dim} columns (a multiple of 8) in {x}",
+            self.heads
         );
         vec![x.clone()]
     }
@@ -280,7 +284,7 @@ impl Op for Rotary {
         node: &Node,
         upstream: &[Option<Value>],
     ) -> Vec<Option<Value>> {
-        let back = Self { inverse: !self.inverse, ..*self };
+        let back = Self { inverse: !self.inverse, ..self.clone() };
         vec![Some(graph.apply(back, &[first(upstream), node.inputs[1]])), None]
     }
 
@@ -292,7 +296,7 @@ impl Op for Rotary {
                 quads: to_u32(shape.row_quads()),
                 time: to_u32(shape.dims[shape.dims.len() - 2]),
                 rotated_heads: to_u32(self.heads),
-                half_quads: to_u32(self.head_dim / 8),
+                half_quads: to_u32(self.head_dim() / 8),
                 inverse: u32::from(self.inverse),
             },
             table: inputs[1].binding(),
@@ -311,8 +315,7 @@ impl Op for Rotary {
             cols: shape.cols(),
             time: shape.dims[shape.dims.len() - 2],
             rotated_heads: self.heads,
-            head_dim: self.head_dim,
-            base: self.base,
+            frequencies: &self.frequencies,
             inverse: self.inverse,
         };
         vec![reference::rotary(rotation, inputs[0].data)]
@@ -333,13 +336,23 @@ impl Graph {
         self.apply(AddPositions, &[x, table])
     }
 
-    /// Rotates the first `heads` heads of x (.., time, columns) by their positions.
+    /// Rotates the first `heads` heads of x (.., time, columns) by their positions: pair j of
+    /// position t by t base^(-2 j / head_dim).
     #[track_caller]
     pub fn rotary(&mut self, x: Value, heads: usize, head_dim: usize, base: f64) -> Value {
+        self.rotary_by(x, heads, rotary_frequencies(head_dim, base))
+    }
+
+    /// Rotates the first `heads` heads of x (.., time, columns) by their positions: pair j of
+    /// position t by t times frequency j. A head has two columns for each of the frequencies, of
+    /// which there is a multiple of 4. Layers that turn alike share a table.
+    #[track_caller]
+    pub fn rotary_by(&mut self, x: Value, heads: usize, frequencies: Vec<f64>) -> Value {
         let shape = self.shape(x);
         let time = shape.dims[shape.dims.len().saturating_sub(2)];
-        let table = rotary_table(time, head_dim, base);
-        let table = self.constant("rotary table", Shape::f32([time, head_dim]), &table);
-        self.apply(Rotary { heads, head_dim, base, inverse: false }, &[x, table])
+        let table = rotary_table(time, &frequencies);
+        let shape = Shape::f32([time, 2 * frequencies.len()]);
+        let table = self.shared_constant("rotary table", shape, &table);
+        self.apply(Rotary { heads, frequencies, inverse: false }, &[x, table])
     }
 }

@@ -47,13 +47,16 @@ pub struct HeadNorm {
     pub kind: QkNorm,
     /// Added to the mean square.
     pub eps: f32,
+    /// Added to the weights: 0, or 1 where they are stored as what they differ from 1 by.
+    pub weight_offset: f32,
 }
 
 impl HeadNorm {
     fn reference(&self) -> reference::HeadNorm {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         let (centered, eps) = (self.kind == QkNorm::Layer, f64::from(self.eps));
-        reference::HeadNorm { heads, kv_heads, head_dim, centered, eps }
+        let weight_offset = self.weight_offset.into();
+        reference::HeadNorm { heads, kv_heads, head_dim, centered, eps, weight_offset }
     }
 
     fn params(&self, qkv: &Shape) -> kernels::HeadNormParams {
@@ -64,6 +67,7 @@ impl HeadNorm {
             head_quads: to_u32(self.layout.head_dim / 4),
             centered: u32::from(self.kind == QkNorm::Layer),
             eps: self.eps,
+            weight_offset: self.weight_offset,
         }
     }
 }
@@ -77,7 +81,7 @@ impl Op for HeadNorm {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         let (qkv, columns) = (&inputs[0], (heads + 2 * kv_heads) * head_dim);
         assert!(
-            head_dim.is_multiple_of(4) && head_dim <= 128 && qkv.cols() == columns,
+            head_dim.is_multiple_of(4) && head_dim <= 256 && qkv.cols() == columns,
             "head_norm: qkv is {qkv}, the layout {:?}",
             self.layout
         );
@@ -136,8 +140,8 @@ impl Op for HeadNormBackward {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let kernels::HeadNormParams { rows, heads, kv_heads, head_quads, centered, eps } =
-            self.0.params(&inputs[0].shape);
+        let params = self.0.params(&inputs[0].shape);
+        let kernels::HeadNormParams { rows, heads, kv_heads, head_quads, .. } = params;
         let (rows_per_block, blocks) = head_norm_blocks(rows);
         recorder.dispatch(&kernels::HeadNormBackward {
             params: kernels::HeadNormBackwardParams {
@@ -145,10 +149,11 @@ impl Op for HeadNormBackward {
                 heads,
                 kv_heads,
                 head_quads,
-                centered,
-                eps,
+                centered: params.centered,
+                eps: params.eps,
                 rows_per_block,
                 blocks,
+                weight_offset: params.weight_offset,
             },
             x: inputs[0].binding(),
             query_weight: inputs[1].binding(),

@@ -16,9 +16,9 @@ mod row_norm;
 mod softmax;
 mod step;
 
-pub use attention::{Attention, AttentionLayout};
+pub use attention::{Attention, AttentionLayout, AttentionSettings};
 pub use cast::Cast;
-pub use elementwise::{ActivationBackward, Add, Multiply, Scale, SoftCap, SwiGlu};
+pub use elementwise::{ActivationBackward, Add, Gated, Multiply, Scale, SoftCap};
 pub use linear::Linear;
 pub use logits::{AttentionLogits, HeadNorm, LossLogits, QkNorm};
 pub use loss::{CountTargets, CrossEntropy, MeanSquaredError};

@@ -18,6 +18,11 @@ pub(super) fn assert_width(what: &str, x: &Shape, weight: &Shape) {
     assert_eq!(weight.dims, [x.cols()], "{what}: x is {x}, the weight is {weight}");
 }
 
+/// Weights as the norm applies them.
+fn offset(weight: &[f64], weight_offset: f32) -> Vec<f64> {
+    weight.iter().map(|weight| f64::from(weight_offset) + weight).collect()
+}
+
 /// Which norm over rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowNormKind {
@@ -37,6 +42,8 @@ pub struct RowNorm {
     pub residual: bool,
     /// Added to the variance or mean square.
     pub eps: f32,
+    /// Added to the weights, of RMSNorm alone.
+    pub weight_offset: f32,
 }
 
 impl RowNorm {
@@ -90,10 +97,11 @@ impl Op for RowNorm {
         };
         let x = if self.residual { node.output(1) } else { node.inputs[0] };
         let statistics = node.output(self.statistics_index());
-        let backward = RowNormBackward { kind: self.kind, eps: self.eps };
+        let Self { kind, eps, weight_offset, .. } = *self;
+        let backward = RowNormBackward { kind, eps, weight_offset };
         let inputs = [x, weight, dy, statistics].into_iter().chain(sum_gradient);
         let dx = graph.apply(backward, &inputs.collect::<Vec<_>>());
-        let partials = RowNormPartials { kind: self.kind, eps: self.eps };
+        let partials = RowNormPartials { kind, eps };
         let partials = graph.apply(partials, &[x, dy, statistics]);
 
         let mut gradients = vec![Some(dx); 1 + usize::from(self.residual)];
@@ -107,7 +115,7 @@ impl Op for RowNorm {
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let [rows, cols] = rows_cols(&inputs[0].shape);
-        let eps = self.eps;
+        let Self { eps, weight_offset, .. } = *self;
         let x = inputs[0].binding();
         let y = outputs[0].binding();
         let weight = inputs[self.weight_index()].binding();
@@ -132,14 +140,14 @@ impl Op for RowNorm {
                 statistics,
             }),
             (RowNormKind::Rms, false) => recorder.dispatch(&kernels::RmsNorm {
-                params: kernels::RmsNormParams { rows, cols, eps },
+                params: kernels::RmsNormParams { rows, cols, eps, weight_offset },
                 x,
                 weight,
                 y,
                 statistics,
             }),
             (RowNormKind::Rms, true) => recorder.dispatch(&kernels::ResidualRmsNorm {
-                params: kernels::ResidualRmsNormParams { rows, cols, eps },
+                params: kernels::ResidualRmsNormParams { rows, cols, eps, weight_offset },
                 x,
                 residual: inputs[1].binding(),
                 weight,
@@ -165,7 +173,7 @@ impl Op for RowNorm {
                 (out.y, statistics)
             }
             RowNormKind::Rms => {
-                let out = reference::rms_norm(x, weight, eps);
+                let out = reference::rms_norm(x, &offset(weight, self.weight_offset), eps);
                 (out.y, out.rstd.iter().flat_map(|&rstd| [rstd, 1.0]).collect())
             }
         };
@@ -181,6 +189,8 @@ pub struct RowNormBackward {
     pub kind: RowNormKind,
     /// As in the forward pass.
     pub eps: f32,
+    /// As in the forward pass.
+    pub weight_offset: f32,
 }
 
 impl Op for RowNormBackward {
@@ -208,7 +218,12 @@ impl Op for RowNormBackward {
                 x_gradient: dx,
             }),
             RowNormKind::Rms => recorder.dispatch(&kernels::RmsNormBackward {
-                params: kernels::RmsNormBackwardParams { rows, cols, add_residual },
+                params: kernels::RmsNormBackwardParams {
+                    rows,
+                    cols,
+                    add_residual,
+                    weight_offset: self.weight_offset,
+                },
                 x,
                 weight,
                 dy,
@@ -230,7 +245,8 @@ impl Op for RowNormBackward {
             RowNormKind::Layer => reference::layer_norm_backward,
             RowNormKind::Rms => reference::rms_norm_backward,
         };
-        vec![backward(x, weight, dy, f64::from(self.eps), residual)]
+        let weight = offset(weight, self.weight_offset);
+        vec![backward(x, &weight, dy, f64::from(self.eps), residual)]
     }
 }
 
@@ -316,7 +332,7 @@ impl Graph {
     /// LayerNorm of x (.., width) over its rows; weight and bias (width).
     #[track_caller]
     pub fn layer_norm(&mut self, x: Value, weight: Value, bias: Value, eps: f32) -> Value {
-        let op = RowNorm { kind: RowNormKind::Layer, residual: false, eps };
+        let op = RowNorm { kind: RowNormKind::Layer, residual: false, eps, weight_offset: 0.0 };
         self.apply(op, &[x, weight, bias])
     }
 
@@ -330,7 +346,7 @@ impl Graph {
         bias: Value,
         eps: f32,
     ) -> (Value, Value) {
-        let op = RowNorm { kind: RowNormKind::Layer, residual: true, eps };
+        let op = RowNorm { kind: RowNormKind::Layer, residual: true, eps, weight_offset: 0.0 };
         let y = self.apply(op, &[x, residual, weight, bias]);
         (y, self.byproduct(y, 1))
     }
@@ -338,8 +354,7 @@ impl Graph {
     /// RMSNorm of x (.., width) over its rows; weight (width).
     #[track_caller]
     pub fn rms_norm(&mut self, x: Value, weight: Value, eps: f32) -> Value {
-        let op = RowNorm { kind: RowNormKind::Rms, residual: false, eps };
-        self.apply(op, &[x, weight])
+        self.offset_rms_norm(x, weight, 0.0, eps)
     }
 
     /// (RMSNorm of x + residual, x + residual).
@@ -351,7 +366,34 @@ impl Graph {
         weight: Value,
         eps: f32,
     ) -> (Value, Value) {
-        let op = RowNorm { kind: RowNormKind::Rms, residual: true, eps };
+        self.residual_offset_rms_norm(x, residual, weight, 0.0, eps)
+    }
+
+    /// RMSNorm whose weights are `weight_offset + weight`: with 1, `weight` is what they differ
+    /// from 1 by, which 16 bits hold more of.
+    #[track_caller]
+    pub fn offset_rms_norm(
+        &mut self,
+        x: Value,
+        weight: Value,
+        weight_offset: f32,
+        eps: f32,
+    ) -> Value {
+        let op = RowNorm { kind: RowNormKind::Rms, residual: false, eps, weight_offset };
+        self.apply(op, &[x, weight])
+    }
+
+    /// (That norm of x + residual, x + residual).
+    #[track_caller]
+    pub fn residual_offset_rms_norm(
+        &mut self,
+        x: Value,
+        residual: Value,
+        weight: Value,
+        weight_offset: f32,
+        eps: f32,
+    ) -> (Value, Value) {
+        let op = RowNorm { kind: RowNormKind::Rms, residual: true, eps, weight_offset };
         let y = self.apply(op, &[x, residual, weight]);
         (y, self.byproduct(y, 1))
     }

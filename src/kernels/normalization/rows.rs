@@ -146,7 +146,7 @@ kernel! {
 }
 
 kernel! {
-    /// y = x / sqrt(mean(x²) + eps) * weight over each row.
+    /// y = x / sqrt(mean(x²) + eps) * (weight_offset + weight) over each row.
     pub RmsNorm = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
         wgsl!("../../../shaders/normalization/rms_norm.wgsl"),
@@ -160,6 +160,8 @@ kernel! {
         cols: u32,
         /// Added to the mean square; positive, so that a row of zeros has a finite 1 / std.
         eps: f32,
+        /// Added to the weights: 0, or 1 where they are stored as what they differ from 1 by.
+        weight_offset: f32,
     }
     buffers {
         /// (rows, cols)
@@ -188,6 +190,8 @@ kernel! {
         cols: u32,
         /// Added to the mean square; positive, so that a row of zeros has a finite 1 / std.
         eps: f32,
+        /// Added to the weights: 0, or 1 where they are stored as what they differ from 1 by.
+        weight_offset: f32,
     }
     buffers {
         /// (rows, cols)
@@ -206,8 +210,8 @@ kernel! {
 }
 
 kernel! {
-    /// dx = rstd (w dy - xhat mean(w dy xhat)), plus `residual_gradient` if asked. Serves
-    /// [`ResidualRmsNorm`] too, with its sum as x.
+    /// dx = rstd (w dy - xhat mean(w dy xhat)) with w = weight_offset + weight, plus
+    /// `residual_gradient` if asked. Serves [`ResidualRmsNorm`] too, with its sum as x.
     pub RmsNormBackward = [
         QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
         wgsl!("../../../shaders/normalization/rms_norm_backward.wgsl"),
@@ -221,6 +225,8 @@ kernel! {
         cols: u32,
         /// 1 adds `residual_gradient`, 0 does not read it.
         add_residual: u32,
+        /// As in the forward pass.
+        weight_offset: f32,
     }
     buffers {
         /// (rows, cols)

@@ -21,6 +21,8 @@ mod device_loss;
 mod diagnose;
 #[path = "../../exchange.rs"]
 mod exchange;
+#[path = "../../families/main.rs"]
+mod families;
 #[path = "../../faults.rs"]
 mod faults;
 #[path = "../../freezing.rs"]
@@ -70,6 +72,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("device_loss", device_loss::TESTS),
     ("diagnose", diagnose::TESTS),
     ("exchange", exchange::TESTS),
+    ("families", families::TESTS),
     ("faults", faults::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),

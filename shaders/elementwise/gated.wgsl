@@ -1,7 +1,8 @@
-// y[r, c] = silu(gate[r, c]) up[r, c], where a row of x is gate | up. One invocation per quad of y.
-struct SwigluParams { quads: u32, hidden_quads: u32 }
+// y[r, c] = f(gate[r, c]) up[r, c], where a row of x is gate | up and f the activation of this
+// kind. One invocation per quad of y.
+struct GatedParams { quads: u32, hidden_quads: u32, kind: u32 }
 
-@group(0) @binding(0) var<uniform> params: SwigluParams;
+@group(0) @binding(0) var<uniform> params: GatedParams;
 @group(0) @binding(1) var<storage, read> x: array<Quad>;
 @group(0) @binding(2) var<storage, read_write> y: array<Quad>;
 
@@ -14,6 +15,7 @@ fn main(
     let i = flat_group(group, groups) * 64u + lane;
     if i < params.quads {
         let gate = i + i / params.hidden_quads * params.hidden_quads;
-        y[i] = pack(silu(unpack(x[gate])) * unpack(x[gate + params.hidden_quads]));
+        let activated = activate(params.kind, unpack(x[gate]));
+        y[i] = pack(activated * unpack(x[gate + params.hidden_quads]));
     }
 }
