@@ -331,7 +331,7 @@ fn rotations(family: Family, fields: &mut Fields<'_>) -> (Rotary, Option<Rotary>
     (full, sliding)
 }
 
-fn rotation(mut object: Fields<'_>, base: f64, fields: &mut Fields<'_>) -> Rotary {
+fn rotation<'a>(mut object: Fields<'a>, base: f64, fields: &mut Fields<'a>) -> Rotary {
     let base = object.real("rope_theta").unwrap_or(base);
     object.only("partial_rotary_factor", 1.0);
     let older = object.text("type");
