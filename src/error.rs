@@ -196,6 +196,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A folder with a model that cannot be read as one, or not be written. Nothing was changed.
+    #[error("{file}: {reason}")]
+    ModelFile {
+        /// The file in the folder.
+        file: String,
+        /// All that is wrong with it, and what to do.
+        reason: String,
+    },
+
     /// A setting outside its range.
     #[error("{setting} is {value}, but must be {range}")]
     Setting {

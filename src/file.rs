@@ -172,6 +172,45 @@ impl Drop for Beside {
     }
 }
 
+/// A file that is written piece by piece, and takes the place of the old one once it is whole.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    beside: Beside,
+    path: PathBuf,
+}
+
+impl Replacement {
+    /// Begins a file beside the old one.
+    ///
+    /// # Errors
+    /// [`Error::File`], also for what is no regular file.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let create = || match writable(path)? {
+            Existing::Special(_) => Err(io::Error::other("it is no regular file")),
+            Existing::Regular | Existing::None => Beside::create(path),
+        };
+        let beside = create().map_err(|error| write_failed(path, &error))?;
+        Ok(Self { beside, path: path.to_owned() })
+    }
+
+    /// More of its contents.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(crate) fn write(&mut self, contents: &[u8]) -> Result<()> {
+        let file = self.beside.file.as_mut().expect("not yet in place");
+        file.write_all(contents).map_err(|error| write_failed(&self.path, &error))
+    }
+
+    /// Gives it the old one's name.
+    ///
+    /// # Errors
+    /// [`Error::File`]; the old file is there as it was.
+    pub(crate) fn put_in_place(self) -> Result<()> {
+        self.beside.put_in_place().map_err(|error| write_failed(&self.path, &error))
+    }
+}
+
 /// Writes all of a file, but does not give it its name yet. What cannot be replaced is written to
 /// at once.
 fn write_beside(path: &Path, contents: &[u8]) -> io::Result<Beside> {

@@ -111,6 +111,7 @@ pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod guide;
+pub mod hugging_face;
 pub mod init;
 mod json;
 pub mod kernel;

@@ -14,11 +14,14 @@
 mod initial_values;
 mod memory;
 mod names;
+mod rows;
 mod trained;
 mod values;
 
 pub use super::layout::{Location, layout};
 pub use memory::{allocate, check_binding};
+pub use rows::WeightSource;
+pub(crate) use rows::pieces;
 pub use values::read_slot;
 
 use crate::error::{Error, Result};

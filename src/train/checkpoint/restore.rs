@@ -10,6 +10,7 @@ use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{compensation_name, invalid, list, moment_name};
 use crate::error::Result;
 use crate::kernel::WeightStorage;
+use crate::plan::parameters::WeightSource;
 use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
@@ -74,15 +75,42 @@ impl<M: Model> Trainer<M> {
     pub async fn restore_weights(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
         let mut writes = self.weights_of(checkpoint)?;
+        writes.extend(self.first_step()?);
+        self.begin_anew(writes);
+        Ok(())
+    }
+
+    /// Begins anew, as [`restore_weights`](Self::restore_weights) does, with parameters from
+    /// elsewhere: a folder of [`hugging_face`](crate::hugging_face), say. They come a few rows at a
+    /// time, and no copy of all of them is made on the host. States stay as they are.
+    ///
+    /// # Errors
+    /// Those of [`Parameters::load`](crate::plan::Parameters::load). Where the source finds fault
+    /// with what it has, nothing has changed.
+    pub async fn load_weights(&mut self, source: &mut impl WeightSource) -> Result<()> {
+        self.gpu.check()?;
+        let writes = self.first_step()?;
+        self.parameters.load(source).await?;
+        self.begin_anew(writes);
+        Ok(())
+    }
+
+    /// What the device counts, and what policies remember, in front of the first step.
+    fn first_step(&self) -> Result<Vec<Write>> {
         let state = self.settings.initial_state();
-        writes.push((self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()));
         let tensors = self.settings.initial_tensors(&self.parameters)?;
-        writes.push((self.tensors.clone(), 0, bytemuck::cast_slice(&tensors).to_vec()));
+        let mut writes = vec![
+            (self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()),
+            (self.tensors.clone(), 0, bytemuck::cast_slice(&tensors).to_vec()),
+        ];
         for active in &self.policies {
             let memory = bytemuck::cast_slice(&active.fresh_memory(self.tensor_count())).to_vec();
             writes.push((active.memory.clone(), 0, memory));
         }
+        Ok(writes)
+    }
 
+    fn begin_anew(&mut self, writes: Vec<Write>) {
         self.write_all(writes);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for moment in self.moments.iter().flatten() {
@@ -94,7 +122,6 @@ impl<M: Model> Trainer<M> {
         if let Some(snapshots) = &mut self.host_snapshots {
             snapshots.restart(None);
         }
-        Ok(())
     }
 
     fn tensor_count(&self) -> u32 {

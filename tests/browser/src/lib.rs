@@ -29,6 +29,8 @@ mod faults;
 mod freezing;
 #[path = "../../generate.rs"]
 mod generate;
+#[path = "../../hugging_face/main.rs"]
+mod hugging_face;
 #[path = "../../kernels/main.rs"]
 mod kernels;
 #[path = "../../logits.rs"]
@@ -74,6 +76,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("faults", faults::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
+    ("hugging_face", hugging_face::TESTS),
     ("logits", logits::TESTS),
     ("means", means::TESTS),
     ("numerics", numerics::TESTS),

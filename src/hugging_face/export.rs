@@ -1,0 +1,347 @@
+//! From parameters to the files of a folder, tensor by tensor.
+
+use std::collections::{BTreeMap, HashMap};
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::json;
+
+use super::folder::{INDEX, SINGLE};
+use super::{CONFIG, Config, Tensor, TheirTensor, all_or_none, invalid};
+use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::file::{self, Replacement};
+use crate::kernel::Precision;
+use crate::nn::GptConfig;
+use crate::plan::Parameters;
+use crate::plan::parameters::pieces;
+use crate::shape::Shape;
+
+/// Bytes of numbers in a file, as transformers has them.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// How a model is written: `config.json` and one `model.safetensors`, or several files and their
+/// index where one would be too large.
+#[derive(Clone, Debug)]
+pub struct Export {
+    config: Config,
+    /// What is in front of names, in the folder that the model came from and in the new one.
+    bodies: [&'static str; 2],
+    /// What tensors were stored in, by their names in the folder that the model came from.
+    precisions: BTreeMap<String, Precision>,
+    /// For all of them.
+    precision: Option<Precision>,
+    shard_bytes: u64,
+}
+
+/// One tensor on its way.
+struct Planned {
+    name: String,
+    precision: Precision,
+    /// Index and shape of the parameter that it is a part of.
+    parameter: usize,
+    whole: Shape,
+    theirs: TheirTensor,
+    is_transposed: bool,
+}
+
+impl Planned {
+    fn bytes(&self) -> u64 {
+        self.theirs.shape.iter().product::<usize>() as u64 * self.precision.quad_bytes() / 4
+    }
+}
+
+/// A file of tensors.
+struct Shard {
+    name: String,
+    tensors: Vec<Planned>,
+}
+
+/// Where bytes go.
+trait Sink {
+    fn put(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Sink for Replacement {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)
+    }
+}
+
+impl Export {
+    /// A model that comes from no folder, all in one type.
+    pub fn new(config: Config, precision: Precision) -> Self {
+        let body = config.family().bodies()[0];
+        Self::of_folder(config, body, body, BTreeMap::new()).precision(precision)
+    }
+
+    pub(super) fn of_folder(
+        config: Config,
+        from: &'static str,
+        to: &'static str,
+        precisions: BTreeMap<String, Precision>,
+    ) -> Self {
+        let bodies = [from, to];
+        Self { config, bodies, precisions, precision: None, shard_bytes: SHARD_BYTES }
+    }
+
+    /// With all tensors in this type, rounded to nearest, and `config.json` saying so.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
+        self
+    }
+
+    /// With no more bytes of numbers in a file, as far as single tensors allow; 5 GB otherwise.
+    #[must_use]
+    pub fn shard_bytes(mut self, bytes: u64) -> Self {
+        self.shard_bytes = bytes;
+        self
+    }
+
+    /// With the configuration of a model that was changed after it came from the folder.
+    #[must_use]
+    pub fn gpt(mut self, gpt: GptConfig) -> Self {
+        self.config.gpt = gpt;
+        self
+    }
+
+    /// Writes the model into a folder, which is made where there is none: first all files beside
+    /// those that are there, then each in its place. Files of tensors from an earlier model that
+    /// has more or fewer of them are deleted, all others stay. Waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`](crate::Error::ModelFile) for parameters that are not those of the
+    /// configuration, and for numbers that are not finite in the type they are to have;
+    /// [`Error::File`](crate::Error::File); [`Error::DeviceLost`](crate::Error::DeviceLost).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn save(
+        &self,
+        parameters: &Parameters,
+        path: impl AsRef<std::path::Path>,
+    ) -> Result<()> {
+        let path = path.as_ref();
+        let (shards, config) = (self.shards(parameters)?, self.config.to_json(self.precision)?);
+        std::fs::create_dir_all(path).map_err(|error| file::write_failed(path, &error))?;
+        let mut written = Vec::with_capacity(shards.len());
+        for shard in &shards {
+            let mut file = Replacement::create(&path.join(&shard.name))?;
+            write_shard(shard, parameters, &mut file).await?;
+            written.push(file);
+        }
+        written.into_iter().try_for_each(Replacement::put_in_place)?;
+        if let Some(index) = index_of(&shards) {
+            file::replace(path.join(INDEX), index.as_bytes())?;
+        }
+        delete_others(path, &shards)?;
+        file::replace(path.join(CONFIG), config.as_bytes())
+    }
+
+    /// The contents of the files by their names. Waits for the device.
+    ///
+    /// # Errors
+    /// As `Export::save`, without files.
+    pub async fn to_files(&self, parameters: &Parameters) -> Result<BTreeMap<String, Vec<u8>>> {
+        let config = self.config.to_json(self.precision)?;
+        let shards = self.shards(parameters)?;
+        let mut files = BTreeMap::from([(CONFIG.to_owned(), config.into_bytes())]);
+        files.extend(index_of(&shards).map(|index| (INDEX.to_owned(), index.into_bytes())));
+        for shard in &shards {
+            let mut contents = Vec::new();
+            write_shard(shard, parameters, &mut contents).await?;
+            files.insert(shard.name.clone(), contents);
+        }
+        Ok(files)
+    }
+
+    /// All tensors of the configuration's model, by name.
+    fn planned(&self, parameters: &Parameters) -> Result<Vec<Planned>> {
+        let (mut planned, mut problems) = (Vec::new(), Vec::new());
+        let tensors = self.config.tensors()?;
+        for Tensor { name, shape, theirs, is_transposed } in &tensors {
+            let found = parameters.specs().iter().position(|spec| spec.name == *name);
+            let fits = found.filter(|&index| parameters.specs()[index].shape.dims == *shape);
+            let Some(parameter) = fits else {
+                problems.push(format!("there is no parameter {name} {shape:?}"));
+                continue;
+            };
+            let whole = &parameters.specs()[parameter].shape;
+            planned.extend(theirs.iter().map(|theirs| Planned {
+                name: theirs.full_name(self.bodies[1]),
+                precision: self.precision_of(theirs),
+                parameter,
+                whole: whole.clone(),
+                theirs: theirs.clone(),
+                is_transposed: *is_transposed,
+            }));
+        }
+        for spec in parameters.specs() {
+            if tensors.iter().all(|tensor| tensor.name != spec.name) {
+                problems.push(format!("the model of {CONFIG} has no parameter {}", spec.name));
+            }
+        }
+        all_or_none(SINGLE, problems)?;
+        planned.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(planned)
+    }
+
+    fn precision_of(&self, theirs: &TheirTensor) -> Precision {
+        let before = || self.precisions.get(&theirs.full_name(self.bodies[0])).copied();
+        self.precision.or_else(before).unwrap_or_default()
+    }
+
+    /// The files that they go to.
+    fn shards(&self, parameters: &Parameters) -> Result<Vec<Shard>> {
+        let mut groups: Vec<Vec<Planned>> = Vec::new();
+        let mut bytes = 0;
+        for tensor in self.planned(parameters)? {
+            bytes += tensor.bytes();
+            match groups.last_mut().filter(|_| bytes <= self.shard_bytes) {
+                Some(group) => group.push(tensor),
+                None => {
+                    bytes = tensor.bytes();
+                    groups.push(vec![tensor]);
+                }
+            }
+        }
+        let count = groups.len();
+        let shards = groups.into_iter().enumerate().map(|(index, mut tensors)| {
+            // Types of larger alignment first, so that all numbers are aligned.
+            let key = |tensor: &Planned| (dtype(tensor.precision), tensor.name.clone());
+            tensors.sort_by(|a, b| {
+                let ((a_type, a_name), (b_type, b_name)) = (key(a), key(b));
+                b_type.cmp(&a_type).then(a_name.cmp(&b_name))
+            });
+            let name = match count {
+                1 => SINGLE.to_owned(),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+            };
+            Shard { name, tensors }
+        });
+        Ok(shards.collect())
+    }
+}
+
+const fn dtype(precision: Precision) -> Dtype {
+    match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+        Precision::Bf16 => Dtype::BF16,
+    }
+}
+
+/// The file of each tensor, where there are several.
+fn index_of(shards: &[Shard]) -> Option<String> {
+    if shards.len() == 1 {
+        return None;
+    }
+    let tensors = shards.iter().flat_map(|shard| shard.tensors.iter().map(move |t| (t, shard)));
+    let total: u64 = tensors.clone().map(|(tensor, _)| tensor.bytes()).sum();
+    let map: BTreeMap<_, _> = tensors.map(|(tensor, shard)| (&tensor.name, &shard.name)).collect();
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    Some(format!("{index:#}\n"))
+}
+
+async fn write_shard(shard: &Shard, parameters: &Parameters, sink: &mut impl Sink) -> Result<()> {
+    sink.put(&header(shard)?)?;
+    for tensor in &shard.tensors {
+        write_tensor(tensor, parameters, sink).await?;
+    }
+    Ok(())
+}
+
+/// What is in front of the numbers: a length, names, types and shapes.
+fn header(shard: &Shard) -> Result<Vec<u8>> {
+    let failed = |error: String| invalid(&shard.name, error);
+    let mut start = 0;
+    let mut infos = Vec::with_capacity(shard.tensors.len());
+    for tensor in &shard.tensors {
+        let end = start + tensor.bytes() as usize;
+        let info = TensorInfo {
+            dtype: dtype(tensor.precision),
+            shape: tensor.theirs.shape.clone(),
+            data_offsets: (start, end),
+        };
+        infos.push((tensor.name.clone(), info));
+        start = end;
+    }
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(about), infos).map_err(|error| failed(error.to_string()))?;
+    let mut text = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
+    // Numbers are to begin at a multiple of 8 bytes.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.extend(text);
+    Ok(header)
+}
+
+async fn write_tensor(
+    tensor: &Planned,
+    parameters: &Parameters,
+    sink: &mut impl Sink,
+) -> Result<()> {
+    let rows = tensor.theirs.rows.clone();
+    if tensor.is_transposed {
+        let values = parameters.read_rows(tensor.parameter, rows.clone()).await?;
+        let (height, width) = (rows.len(), values.len() / rows.len());
+        let column = |column| (0..height).map(move |row| row * width + column);
+        let transposed: Vec<_> = (0..width).flat_map(column).map(|index| values[index]).collect();
+        return sink.put(&encoded(tensor, &transposed)?);
+    }
+    for piece in pieces(&tensor.whole, rows) {
+        let values = parameters.read_rows(tensor.parameter, piece).await?;
+        sink.put(&encoded(tensor, &values)?)?;
+    }
+    Ok(())
+}
+
+/// The bytes of numbers in the type that they are to have, in which they must be finite.
+fn encoded(tensor: &Planned, values: &[f32]) -> Result<Vec<u8>> {
+    let bytes = tensor.precision.encode(values);
+    let stored = tensor.precision.decode(&bytes);
+    match stored.iter().position(|value| !value.is_finite()) {
+        None => Ok(bytes),
+        Some(index) => {
+            let (name, value) = (&tensor.name, values[index]);
+            let precision = tensor.precision;
+            let reason = format!("{name} holds {value}, which is not finite in {precision}");
+            Err(invalid(SINGLE, reason))
+        }
+    }
+}
+
+/// Deletes what is left of an earlier model and would be taken for this one.
+#[cfg(not(target_arch = "wasm32"))]
+fn delete_others(path: &std::path::Path, shards: &[Shard]) -> Result<()> {
+    let failed = |error: std::io::Error| file::write_failed(path, &error);
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_ours =
+            shards.iter().any(|shard| shard.name == name) || name == INDEX && shards.len() > 1;
+        if !is_ours && is_of_a_model(name) {
+            std::fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a model's tensors, or their index, have such a name.
+#[cfg(not(target_arch = "wasm32"))]
+fn is_of_a_model(name: &str) -> bool {
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.strip_prefix("model-").and_then(|n| n.strip_suffix(".safetensors"));
+    let is_shard = numbers
+        .and_then(|numbers| numbers.split_once("-of-"))
+        .is_some_and(|(index, count)| digits(index) && digits(count));
+    name == SINGLE || name == INDEX || is_shard
+}
