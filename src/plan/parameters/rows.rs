@@ -155,12 +155,14 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_rows_and_vectors_are_whole() {
-        let all = |shape: &Shape, range| pieces(shape, range).collect::<Vec<_>>();
+        let all = |shape: &Shape, range| -> Vec<_> {
+            pieces(shape, range).map(|piece| (piece.start, piece.end)).collect()
+        };
         let wide = Shape::real([5, PIECE / 2]);
-        assert_eq!(all(&wide, 0..5), [0..2, 2..4, 4..5]);
-        assert_eq!(all(&wide, 1..2), [1..2]);
-        assert_eq!(all(&Shape::real([3, 2 * PIECE]), 0..3), [0..1, 1..2, 2..3]);
-        assert_eq!(all(&Shape::real([2 * PIECE]), 0..2 * PIECE), [0..2 * PIECE]);
-        assert_eq!(all(&Shape::real([8]), 3..5), [3..5]);
+        assert_eq!(all(&wide, 0..5), [(0, 2), (2, 4), (4, 5)]);
+        assert_eq!(all(&wide, 1..2), [(1, 2)]);
+        assert_eq!(all(&Shape::real([3, 2 * PIECE]), 0..3), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(all(&Shape::real([2 * PIECE]), 0..2 * PIECE), [(0, 2 * PIECE)]);
+        assert_eq!(all(&Shape::real([8]), 3..5), [(3, 5)]);
     }
 }
