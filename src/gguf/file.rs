@@ -144,7 +144,7 @@ impl TensorFiles for File {
         for TheirTensor { name, shape, .. } in tensors.iter().flat_map(|tensor| &tensor.theirs) {
             let found = self.tensors().get(name).map(TensorInfo::shape);
             problems.extend(misfit(name, shape, found));
-            used.insert(name);
+            used.insert(name.clone());
         }
         for (name, info) in self.tensors() {
             if !used.contains(name) && !is_derived(family, name) {
@@ -167,8 +167,9 @@ impl TensorFiles for File {
             Kept::Same => read(elements),
             Kept::OnePlus => Ok(read(elements)?.into_iter().map(|value| value - 1.0).collect()),
             Kept::Paired { heads } => {
-                let (rows, columns) = (info.shape[0] / heads, info.shape[1..].iter().product());
-                let head: usize = rows * columns;
+                let rows = info.shape[0] / heads;
+                let columns = info.shape[1..].iter().product::<usize>();
+                let head = rows * columns;
                 // Whole heads, in which each row has its place.
                 let first = elements.start / head * head;
                 let paired = read(first..elements.end.next_multiple_of(head))?;

@@ -146,9 +146,9 @@ pub(super) fn tokenizer(
     let tokens = reading.texts("ggml.tokens");
     let count = tokens.len();
     let scores = |list: &Array| if let Array::F32(list) = list { Some(list.clone()) } else { None };
-    let kinds = |list: &Array| match list {
-        Array::I32(codes) => codes.iter().map(|&code| TokenKind::of_code(code)).collect(),
-        _ => None,
+    let kinds = |list: &Array| {
+        let Array::I32(codes) = list else { return None };
+        codes.iter().map(|&code| TokenKind::of_code(code)).collect::<Option<Vec<_>>>()
     };
     let tokenizer = model.map(|model| Tokenizer {
         model,
