@@ -22,8 +22,7 @@ fn with_value(name: &str, value: Encoded) -> Writer {
 
 pub fn both_versions_and_all_alignments_are_read() {
     let plain = open(&good());
-    let numbers =
-        |file: &File| file.numbers("blk.0.ffn_up.weight", 0..192).expect("there");
+    let numbers = |file: &File| file.numbers("blk.0.ffn_up.weight", 0..192).expect("there");
     for (version, alignment) in [(2, 32), (3, 32), (3, 1), (3, 8), (2, 64), (3, 4096)] {
         let mut writer = with_value("general.alignment", u32(alignment));
         (writer.version, writer.alignment) = (version, alignment as usize);

@@ -23,7 +23,8 @@ pub fn config_of(model: &str) -> String {
 pub fn moderate(model: &str) -> Vec<tensors::Tensor> {
     let tensor = |(seed, (name, shape)): (u64, Named)| {
         let drawn = support::values(seed, shape.iter().product());
-        let numbers: Vec<_> = drawn.into_iter().map(|x| ((768.0 * x).round() + 0.0) / 1024.0).collect();
+        let numbers: Vec<_> =
+            drawn.into_iter().map(|x| ((768.0 * x).round() + 0.0) / 1024.0).collect();
         tensors::Tensor::of(&name, &shape, &numbers)
     };
     (20..).zip(models::tensors(model)).map(tensor).collect()
