@@ -20,7 +20,7 @@ pub(super) fn scaling_of(factors: &[f32], base: f64) -> Option<RotaryScaling> {
         return Some(RotaryScaling::None);
     }
     let pairs = factors.len();
-    if !pairs.is_multiple_of(4) || !(base > 0.0 && base.is_finite()) {
+    if !(pairs.is_multiple_of(4) && base > 0.0 && base.is_finite()) {
         return None;
     }
     let factors: Vec<_> = factors.iter().map(|&factor| f64::from(factor)).collect();
