@@ -58,6 +58,13 @@ pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
 pub use reader::{Progress, Reader};
 
+pub(crate) use describe::decimal;
+pub(crate) use fields::Fields;
+pub(crate) use files::{Source, unreadable};
+pub(crate) use names::{Kept, Made, Row, misfit, tensors_by};
+pub(crate) use read_config::MOST_LAYERS;
+pub(crate) use reader::{Size, TensorFiles};
+
 use crate::error::Error;
 
 /// Kinds of models, by the `model_type` of their configurations.
@@ -135,11 +142,11 @@ impl fmt::Display for Family {
 /// The name of the configuration in a folder.
 const CONFIG: &str = "config.json";
 
-fn invalid(file: &str, reason: impl Into<String>) -> Error {
+pub(crate) fn invalid(file: &str, reason: impl Into<String>) -> Error {
     Error::ModelFile { file: file.to_owned(), reason: reason.into() }
 }
 
 /// One error of all that is wrong, if anything is.
-fn all_or_none(file: &str, problems: Vec<String>) -> crate::Result<()> {
+pub(crate) fn all_or_none(file: &str, problems: Vec<String>) -> crate::Result<()> {
     if problems.is_empty() { Ok(()) } else { Err(invalid(file, problems.join("; "))) }
 }
