@@ -45,6 +45,8 @@ pub struct Graph {
     weights: WeightStorage,
     /// Whether matrix products of f16 tensors multiply in f16.
     native_f16: bool,
+    /// Bytes that a binding of the device may have.
+    largest_binding: u64,
     /// Casts made so far, so that no value is cast twice.
     casts: HashMap<(Value, Precision), Value>,
     nodes: Vec<Node>,
@@ -76,6 +78,7 @@ impl Graph {
             precision: Precision::F32,
             weights: WeightStorage::F32,
             native_f16: false,
+            largest_binding: u64::MAX,
             casts: HashMap::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -161,6 +164,16 @@ impl Graph {
     /// Whether matrix products of f16 tensors multiply in f16.
     pub fn native_f16(&self) -> bool {
         self.native_f16
+    }
+
+    /// Tells models that are built from here on how many bytes a binding of the device may have.
+    pub fn set_largest_binding(&mut self, bytes: u64) {
+        self.largest_binding = bytes;
+    }
+
+    /// Bytes that a binding of the device may have, where that is known; else the largest number.
+    pub fn largest_binding(&self) -> u64 {
+        self.largest_binding
     }
 
     /// The precision that operations store their values in.
