@@ -12,9 +12,11 @@ mod leaves;
 mod node;
 mod op;
 pub mod ops;
+mod recompute;
 mod specs;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
@@ -65,6 +67,8 @@ pub struct Graph {
     module: Vec<String>,
     /// The module of the operation whose gradient is being made.
     differentiated: Option<String>,
+    /// Ranges of nodes that the backward pass computes again, in order.
+    recomputed: Vec<Range<usize>>,
     streams: u32,
     /// Whether parameters that are asked for from here on are trained.
     requires_grad: bool,
@@ -91,6 +95,7 @@ impl Graph {
             scope: Vec::new(),
             module: Vec::new(),
             differentiated: None,
+            recomputed: Vec::new(),
             streams: 0,
             requires_grad: true,
         }

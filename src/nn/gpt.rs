@@ -129,7 +129,10 @@ impl Gpt {
         let x = Dropout { probability: config.dropout }.forward(graph, x);
         let mut residual = Residual { stream: x, branch: None };
         for layer in 0..config.layers {
-            residual = self.block(layer).forward(graph, &format!("blocks.{layer}"), residual);
+            let block = |graph: &mut Graph| {
+                self.block(layer).forward(graph, &format!("blocks.{layer}"), residual)
+            };
+            residual = if config.recompute { graph.recompute(block) } else { block(graph) };
         }
         residual.norm(graph, &self.norm(), "norm")
     }

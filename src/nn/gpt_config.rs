@@ -125,6 +125,10 @@ pub struct GptConfig {
     /// than a binding of the device. Where they would take more, those of some positions exist at a
     /// time, as in [`LinearCrossEntropy`].
     pub logits_budget: u64,
+    /// Whether the backward pass computes the activations of each block again instead of keeping
+    /// them: [`Graph::recompute`]. A third more arithmetic, and of each block two tensors (batch,
+    /// time, width) in the place of all its activations. No bit of a training changes.
+    pub recompute: bool,
 }
 
 impl GptConfig {
@@ -167,6 +171,7 @@ impl GptConfig {
             norm_eps: 1e-5,
             loss: CrossEntropy::default(),
             logits_budget: 512 << 20,
+            recompute: false,
         }
     }
 

@@ -157,6 +157,7 @@ pub fn all(leaves: Leaves) -> Vec<Case> {
         head_norm,
         cross_entropy,
         linear_cross_entropy,
+        recomputed,
         mean_squared_error,
         weighted_statistics,
     ];
@@ -571,6 +572,25 @@ fn linear_cross_entropy_case(
     ids.iter_mut().skip(3).step_by(4).for_each(|id| *id = f64::from(IGNORE));
     let loss = case.graph.linear_cross_entropy(x, weight, targets, settings);
     case.finish(loss)
+}
+
+/// Two layers whose activations are computed again, the second from what the first leaves, and read
+/// once more outside.
+fn recomputed(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("activations computed again", leaves);
+    let [x, a, b] =
+        [("x", 3), ("a", 8), ("b", 8)].map(|(name, rows)| case.variable(name, &[rows, 8]));
+    let layer = |graph: &mut Graph, x, weight| {
+        graph.recompute(|graph| {
+            let y = graph.linear(x, weight, None, Activation::Tanh);
+            let square = graph.multiply(y, y);
+            graph.add(square, x)
+        })
+    };
+    let y = layer(&mut case.graph, x, a);
+    let z = layer(&mut case.graph, y, b);
+    let product = case.graph.multiply(y, z);
+    vec![case.finish(product)]
 }
 
 fn mean_squared_error(leaves: Leaves) -> Vec<Case> {
