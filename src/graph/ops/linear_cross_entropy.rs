@@ -224,8 +224,8 @@ impl Op for LinearCrossEntropyBackward {
             let operands = [gradient.clone(), weight.clone()];
             flat(Transposed::Neither, Element::Real).record(recorder, &operands, &[dx]);
             if self.trains_weight {
-                let accumulate = outputs[1].accumulate || rows.start > 0;
-                let dw = Slot { accumulate, ..outputs[1].clone() };
+                let mut dw = outputs[1].clone();
+                dw.accumulate |= rows.start > 0;
                 flat(Transposed::A, Element::F32).record(recorder, &[gradient, x], &[dw]);
             }
         }
