@@ -31,6 +31,11 @@
 //! | rotary frequencies and causal masks | passed over: they follow from the configuration | not |
 //! | anything else, or NaN and Inf among the numbers | an error that names all of them | |
 //!
+//! `pad_token_id` names a token like all others. transformers gives the row of its embedding no
+//! gradient where it is read (`padding_idx`; not GPT-2's). Behind a text, with
+//! [`IGNORE`](crate::train::IGNORE) as targets, it gets none here either: nothing that counts comes
+//! after it.
+//!
 //! Files are read tensor by tensor, at most some megabytes at a time, and not mapped: what another
 //! program does to a mapped file meanwhile is undefined behaviour. In pages, which have no files,
 //! [`Folder::from_files`] takes their contents.
