@@ -12,7 +12,7 @@ use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip, QkNorm};
 use evenkeel::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
 use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::step::{APPLY, SKIP, StepInput, StepState};
-use evenkeel::train::{Model, Sgd, Trainer};
+use evenkeel::train::{Batch, Model, Sgd, Trainer};
 use support::models::small_gpt_batch;
 use support::{Tolerance, assert_close, block_on, tokens, values, wide};
 
@@ -23,7 +23,8 @@ tests! {
     a_trainer_clips_after_its_update, watching_changes_no_bit_of_a_training,
     a_clip_brings_logits_down_to_the_threshold,
     a_clip_touches_only_projections_of_queries_and_keys_of_applied_steps,
-    a_norm_of_queries_and_keys_bounds_the_logits,
+    a_norm_of_queries_and_keys_bounds_the_logits, logits_in_chunks_train_as_whole_ones,
+    logits_in_chunks_take_less_memory,
 }
 
 const VOCABULARY: usize = 27;
@@ -409,4 +410,87 @@ fn a_norm_of_queries_and_keys_bounds_the_logits() {
         // |q| |k| / sqrt(head) is at most sqrt(head), with head = 4.
         assert!(logits.iter().all(|&logit| logit > 1.0 && logit <= 2.00001), "{logits:?}");
     }
+}
+
+/// 144 positions: three chunks of logits, the last of which is not full.
+fn long(config: GptConfig) -> Trainer<LanguageModel> {
+    let gpu = support::gpu().expect("asked for before");
+    let gpt = Gpt::new(config).expect("valid");
+    let builder = Trainer::builder(LanguageModel { gpt, batch: 18, time: 8 }).seed(5);
+    let sgd = Sgd { learning_rate: 0.5, ..Sgd::default() };
+    block_on(builder.optimizer(sgd).accumulation(2).build(&gpu)).expect("a trainer")
+}
+
+/// Of so many microbatches; every fifth target is ignored.
+fn long_batch(seed: u64, microbatches: usize) -> Batch {
+    let ids = tokens(seed, 144 * microbatches, VOCABULARY as u32);
+    let mut targets = tokens(seed + 100, 144 * microbatches, VOCABULARY as u32);
+    targets.iter_mut().step_by(5).for_each(|target| *target = evenkeel::train::IGNORE);
+    Batch::new().with("tokens", ids).with("targets", targets)
+}
+
+/// Bytes of 64 rows of logits.
+fn chunk(vocabulary: usize) -> u64 {
+    256 * vocabulary.next_multiple_of(4) as u64
+}
+
+fn logits_in_chunks_train_as_whole_ones() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let loss = CrossEntropy { label_smoothing: 0.1, z_loss: 1e-2 };
+    let capped = GptConfig { tied_head: false, logit_soft_cap: Some(1.5), loss, ..config() };
+    for whole in [config(), GptConfig { watch_logits: true, ..capped }] {
+        let chunked = GptConfig { logits_budget: chunk(VOCABULARY), ..whole.clone() };
+        let mut trainers = [whole, chunked.clone(), chunked].map(long);
+        let losses = |trainer: &Trainer<LanguageModel>| {
+            trainer.dispatches().filter(|dispatch| dispatch.name == "cross_entropy").count()
+        };
+        assert_eq!(trainers.each_ref().map(losses), [1, 3, 3]);
+        let mut found = Vec::new();
+        for trainer in &mut trainers {
+            for seed in 0..3 {
+                block_on(trainer.step(&long_batch(seed, 2))).expect("a step");
+            }
+            let telemetry = block_on(trainer.telemetry()).expect("telemetry");
+            let mut all: Vec<f32> = Vec::new();
+            for step in &telemetry {
+                assert!(step.applied);
+                all.extend([step.loss, step.gradient_norm]);
+            }
+            all.push(block_on(trainer.evaluate(&long_batch(9, 1))).expect("a loss"));
+            let names: Vec<_> = trainer.parameters().names().map(str::to_owned).collect();
+            for name in names {
+                all.extend(block_on(trainer.parameters().read(&name)).expect("a parameter"));
+            }
+            found.push(all);
+        }
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&found[1]) == bits(&found[2]), "the same run, other bits");
+        let because = "sums of the gradient of the head in another order, three steps long";
+        let tolerance = Tolerance { absolute: 1e-5, relative: 1e-5, because };
+        assert_close("in chunks", &found[1], &wide(&found[0]), tolerance);
+    }
+}
+
+/// Bytes that each further position of a microbatch takes.
+fn bytes_per_position(config: &GptConfig) -> u64 {
+    let gpu = support::gpu().expect("asked for before");
+    let [few, many] = [18, 36].map(|batch| {
+        let gpt = Gpt::new(config.clone()).expect("valid");
+        let builder = Trainer::builder(LanguageModel { gpt, batch, time: 8 });
+        block_on(builder.build(&gpu)).expect("a trainer").report().activation_bytes
+    });
+    (many - few) / 144
+}
+
+fn logits_in_chunks_take_less_memory() {
+    if support::gpu().is_none() {
+        return;
+    }
+    let whole = GptConfig { vocabulary: 1000, ..config() };
+    let chunked = GptConfig { logits_budget: chunk(1000), ..whole.clone() };
+    let [whole, chunked] = [whole, chunked].map(|config| bytes_per_position(&config));
+    // Logits and their gradient; and nothing of that width.
+    assert!(whole > 8000 && chunked < 4000, "{whole} and {chunked} bytes for a position");
 }

@@ -212,9 +212,11 @@ fn the_second_microbatch_doubles_a_gradient_exactly() {
         let once = gradients(&recorded);
         recorded.run(&recorded.plan.next);
         let twice = gradients(&recorded);
+        // A contribution that comes in chunks is added chunk by chunk.
+        let in_chunks = |name: &str| case.name.contains("LinearCrossEntropy") && name == "weight";
         for (index, spec) in case.graph.parameters().iter().enumerate() {
             let contributions = case.graph.gradients().iter().filter(|&&(p, _)| p == index);
-            if contributions.count() == 1 {
+            if contributions.count() == 1 && !in_chunks(&spec.name) {
                 let doubled: Vec<_> = once[index].iter().map(|g| 2.0 * g).collect();
                 assert_eq!(doubled, twice[index], "{}: {}", case.name, spec.name);
                 compared += 1;

@@ -1,5 +1,7 @@
 //! The reverse walk: from a scalar loss to gradients of all trained parameters.
 
+use std::collections::HashMap;
+
 use super::ops::{Add, SeedGradient};
 use super::{Element, Graph, Source, Value};
 use crate::kernel::Precision;
@@ -25,6 +27,8 @@ impl Graph {
         self.differentiated = Some(self.nodes[loss.node].module.clone());
         let seed = self.apply(SeedGradient { factor }, &[]);
         upstream[loss.node][loss.output] = Some(seed);
+        let mut recomputed = std::mem::take(&mut self.recomputed);
+        let mut again = HashMap::new();
 
         for index in (0..forward).rev() {
             if !needed[index] || upstream[index].iter().all(Option::is_none) {
@@ -32,11 +36,19 @@ impl Graph {
             }
             let node = self.nodes[index].clone();
             let Source::Op(op) = &node.source else { continue };
+            while recomputed.last().is_some_and(|nodes| nodes.end > index) {
+                let nodes = recomputed.pop().expect("the last");
+                if nodes.contains(&index) {
+                    again = self.compute_again(nodes);
+                }
+            }
+            // Gradients are made of what is computed again, where that is.
+            let seen = again.get(&index).map_or_else(|| node.clone(), |&i| self.nodes[i].clone());
             // Labels of gradient operations say whose gradient they are part of.
             self.scope = vec![node.label.clone(), "gradient".to_owned()];
             self.differentiated = Some(node.module.clone());
             let gradients = self.with_precision(node.precision, |graph| {
-                op.gradient(graph, &node, &upstream[index])
+                op.gradient(graph, &seen, &upstream[index])
             });
             assert_eq!(gradients.len(), node.inputs.len(), "{}: gradients", node.label);
             for (&input, gradient) in node.inputs.iter().zip(gradients) {

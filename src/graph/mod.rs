@@ -12,9 +12,11 @@ mod leaves;
 mod node;
 mod op;
 pub mod ops;
+mod recompute;
 mod specs;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
@@ -45,6 +47,8 @@ pub struct Graph {
     weights: WeightStorage,
     /// Whether matrix products of f16 tensors multiply in f16.
     native_f16: bool,
+    /// Bytes that a binding of the device may have.
+    largest_binding: u64,
     /// Casts made so far, so that no value is cast twice.
     casts: HashMap<(Value, Precision), Value>,
     nodes: Vec<Node>,
@@ -63,6 +67,8 @@ pub struct Graph {
     module: Vec<String>,
     /// The module of the operation whose gradient is being made.
     differentiated: Option<String>,
+    /// Ranges of nodes that the backward pass computes again, in order.
+    recomputed: Vec<Range<usize>>,
     streams: u32,
     /// Whether parameters that are asked for from here on are trained.
     requires_grad: bool,
@@ -76,6 +82,7 @@ impl Graph {
             precision: Precision::F32,
             weights: WeightStorage::F32,
             native_f16: false,
+            largest_binding: u64::MAX,
             casts: HashMap::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -88,6 +95,7 @@ impl Graph {
             scope: Vec::new(),
             module: Vec::new(),
             differentiated: None,
+            recomputed: Vec::new(),
             streams: 0,
             requires_grad: true,
         }
@@ -161,6 +169,16 @@ impl Graph {
     /// Whether matrix products of f16 tensors multiply in f16.
     pub fn native_f16(&self) -> bool {
         self.native_f16
+    }
+
+    /// Tells models that are built from here on how many bytes a binding of the device may have.
+    pub fn set_largest_binding(&mut self, bytes: u64) {
+        self.largest_binding = bytes;
+    }
+
+    /// Bytes that a binding of the device may have, where that is known; else the largest number.
+    pub fn largest_binding(&self) -> u64 {
+        self.largest_binding
     }
 
     /// The precision that operations store their values in.

@@ -129,7 +129,10 @@ impl Gpt {
         let x = Dropout { probability: config.dropout }.forward(graph, x);
         let mut residual = Residual { stream: x, branch: None };
         for layer in 0..config.layers {
-            residual = self.block(layer).forward(graph, &format!("blocks.{layer}"), residual);
+            let block = |graph: &mut Graph| {
+                self.block(layer).forward(graph, &format!("blocks.{layer}"), residual)
+            };
+            residual = if config.recompute { graph.recompute(block) } else { block(graph) };
         }
         residual.norm(graph, &self.norm(), "norm")
     }
@@ -138,8 +141,7 @@ impl Gpt {
     fn head(&self, graph: &mut Graph, x: Value) -> Value {
         let config = &self.config;
         let logits = if config.tied_head {
-            let embedding = Embedding::new(config.vocabulary, config.width);
-            let table = embedding.table(graph, "token_embedding");
+            let table = self.head_weight(graph);
             graph.module("head", |graph| graph.linear(x, table, None, Activation::None))
         } else {
             let head = Linear::new(config.width, config.vocabulary).bias(false).init(Init::GPT2);
@@ -149,6 +151,16 @@ impl Gpt {
             Some(cap) => graph.module("head", |graph| graph.soft_cap(logits, cap)),
             None => logits,
         }
+    }
+
+    /// (vocabulary, width)
+    #[track_caller]
+    fn head_weight(&self, graph: &mut Graph) -> Value {
+        let GptConfig { vocabulary, width, tied_head, .. } = self.config;
+        if tied_head {
+            return Embedding::new(vocabulary, width).table(graph, "token_embedding");
+        }
+        graph.scope("head", |graph| graph.parameter("weight", [vocabulary, width], Init::GPT2))
     }
 
     /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
@@ -180,17 +192,24 @@ impl Model for LanguageModel {
         let vocabulary = self.gpt.config.vocabulary;
         let tokens = graph.tokens("tokens", [self.batch, self.time], vocabulary);
         let targets = graph.tokens("targets", [self.batch, self.time], vocabulary);
-        let prediction = self.gpt.logits(graph, tokens);
+        let x = self.gpt.hidden(graph, tokens);
+        let prediction = self.gpt.head(graph, x);
         let config = &self.gpt.config;
-        if !config.watch_logits || graph.phase == Phase::Evaluate {
+        let chunked = config.chunked_loss(graph, self.batch * self.time);
+        let loss = if let Some(settings) = chunked {
+            let weight = self.gpt.head_weight(graph);
+            let loss = |graph: &mut Graph| graph.linear_cross_entropy(x, weight, targets, settings);
+            graph.module("head", loss)
+        } else {
             let loss = |graph: &mut Graph| graph.cross_entropy(prediction, targets, config.loss);
-            let loss = graph.module("loss", loss);
-            return ModelOutput { loss, prediction };
+            graph.module("loss", loss)
+        };
+        if config.watch_logits && graph.phase == Phase::Train {
+            let z_loss = config.loss.z_loss;
+            let logits = graph.module("loss", |graph| graph.loss_logits(loss, z_loss));
+            graph.observe("max_logit", logits.max_logit);
+            graph.observe("z_loss", logits.z_loss);
         }
-        let (loss, logits) = graph
-            .module("loss", |graph| graph.watched_cross_entropy(prediction, targets, config.loss));
-        graph.observe("max_logit", logits.max_logit);
-        graph.observe("z_loss", logits.z_loss);
         ModelOutput { loss, prediction }
     }
 

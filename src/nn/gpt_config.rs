@@ -1,7 +1,8 @@
 //! What a [`Gpt`](super::Gpt) is made of: sizes and variants, from GPT-2 to Gemma 3.
 
 use crate::error::{Error, Result};
-use crate::graph::ops::CrossEntropy;
+use crate::graph::Graph;
+use crate::graph::ops::{CrossEntropy, LinearCrossEntropy};
 use crate::nn::{QkClip, QkNorm, Rotary};
 
 /// How positions enter the model.
@@ -120,6 +121,14 @@ pub struct GptConfig {
     pub norm_eps: f32,
     /// Label smoothing and z-loss.
     pub loss: CrossEntropy,
+    /// The most bytes that the logits of a microbatch may take: 512 MiB by default, and never more
+    /// than a binding of the device. Where they would take more, those of some positions exist at a
+    /// time, as in [`LinearCrossEntropy`].
+    pub logits_budget: u64,
+    /// Whether the backward pass computes the activations of each block again instead of keeping
+    /// them: [`Graph::recompute`]. A third more arithmetic, and of each block two tensors (batch,
+    /// time, width) in the place of all its activations. No bit of a training changes.
+    pub recompute: bool,
 }
 
 impl GptConfig {
@@ -161,6 +170,8 @@ impl GptConfig {
             watch_logits: false,
             norm_eps: 1e-5,
             loss: CrossEntropy::default(),
+            logits_budget: 512 << 20,
+            recompute: false,
         }
     }
 
@@ -206,6 +217,13 @@ impl GptConfig {
         let Positions::Rotary(rotary) = self.positions else { return None };
         let sliding = self.layer_kind(layer) == LayerKind::Sliding;
         Some(self.window_rotary.filter(|_| sliding).unwrap_or(rotary))
+    }
+
+    /// How the loss of so many positions is computed where their logits are over the budget.
+    pub(super) fn chunked_loss(&self, graph: &Graph, rows: usize) -> Option<LinearCrossEntropy> {
+        let most = self.logits_budget.min(graph.largest_binding());
+        let row_bytes = self.vocabulary.div_ceil(4) as u64 * graph.precision().quad_bytes();
+        LinearCrossEntropy::within(most, rows, row_bytes, self.loss, self.logit_soft_cap)
     }
 
     /// What names and shapes of tensors do not show, in a checkpoint's words.

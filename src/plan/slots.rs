@@ -3,6 +3,9 @@
 //! WebGPU forbids binding one buffer both read-only and writable in a dispatch, even at disjoint
 //! ranges, so values share whole buffers and never parts of one.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 /// How long a value lives: from the node that writes it to the last that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
@@ -23,26 +26,31 @@ pub struct Assignment {
     pub bytes: Vec<u64>,
 }
 
-/// Assigns slots in the order of the lifetimes, which must be sorted by `first`: the smallest
-/// free slot that is large enough, else the largest free one, which grows; else a new one.
+/// Assigns slots, the largest values first, each to the smallest slot that is free for as long as it
+/// lives, else to a new one of its size (Pisarchyk and Lee 2020, arXiv 2001.03288: greedy by size).
+/// In the order of the lifetimes, what lives long and is small would keep large slots busy.
 pub fn assign(lifetimes: &[Lifetime]) -> Assignment {
-    let mut bytes: Vec<u64> = Vec::new();
-    let mut busy_until: Vec<usize> = Vec::new();
-    let mut slot = Vec::with_capacity(lifetimes.len());
-    for life in lifetimes {
-        let free = (0..bytes.len()).filter(|&s| busy_until[s] < life.first);
-        let best = free.min_by_key(|&s| {
-            let fits = bytes[s] >= life.bytes;
-            (!fits, if fits { bytes[s] } else { u64::MAX - bytes[s] })
-        });
-        let chosen = best.unwrap_or_else(|| {
-            bytes.push(0);
-            busy_until.push(0);
+    let mut order: Vec<_> = (0..lifetimes.len()).collect();
+    order.sort_by_key(|&i| (Reverse(lifetimes[i].bytes), lifetimes[i].first));
+    let mut bytes = Vec::new();
+    // Of each slot, when it is busy: the last position of what begins at each position.
+    let mut busy: Vec<BTreeMap<usize, usize>> = Vec::new();
+    let mut slot = vec![0; lifetimes.len()];
+    for index in order {
+        let life = lifetimes[index];
+        let last = life.last.max(life.first);
+        let is_free = |times: &BTreeMap<usize, usize>| {
+            times.range(..=last).next_back().is_none_or(|(_, &end)| end < life.first)
+        };
+        // Slots are made in falling order of their sizes.
+        let free = (0..bytes.len()).rev().find(|&s| is_free(&busy[s]));
+        let chosen = free.unwrap_or_else(|| {
+            bytes.push(life.bytes);
+            busy.push(BTreeMap::new());
             bytes.len() - 1
         });
-        bytes[chosen] = bytes[chosen].max(life.bytes);
-        busy_until[chosen] = life.last.max(life.first);
-        slot.push(chosen);
+        busy[chosen].insert(life.first, last);
+        slot[index] = chosen;
     }
     Assignment { slot, bytes }
 }
@@ -60,6 +68,14 @@ mod tests {
     fn a_chain_needs_two_slots() {
         let chain: Vec<_> = (0..10).map(|i| life(64, i, i + 1)).collect();
         assert_eq!(assign(&chain).bytes, [64, 64]);
+    }
+
+    #[test]
+    fn what_lives_long_takes_no_larger_slot() {
+        // A small value is left of each of three layers whose inside is large.
+        let layer = |i: usize| [life(64, 3 * i, 3 * i + 1), life(16, 3 * i + 1, usize::MAX)];
+        let lives: Vec<_> = (0..3).flat_map(layer).collect();
+        assert_eq!(assign(&lives).bytes, [64, 16, 16, 16]);
     }
 
     proptest! {

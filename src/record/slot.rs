@@ -1,5 +1,7 @@
 //! Where a value lies.
 
+use std::ops::Range;
+
 use crate::shape::Shape;
 
 /// Where a value lies on the device. A clone is the same place, not another value.
@@ -66,6 +68,24 @@ impl Slot {
     pub fn row(&self, row: usize) -> Self {
         let shape = Shape { dims: vec![self.shape.cols()], ..self.shape.clone() };
         Self { offset: self.offset + row as u64 * shape.bytes(), shape, ..self.clone() }
+    }
+
+    /// Some of the rows, all leading dimensions taken as one. The first is a multiple of 64: there a
+    /// binding may begin, whatever a row is.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
+        let row = self.shape.bytes() / self.shape.rows() as u64;
+        self.range(&rows, row, vec![rows.len(), self.shape.cols()])
+    }
+
+    /// Some of the numbers of a vector of f32, or of any value of u32; the first as above.
+    pub(crate) fn elements(&self, elements: Range<usize>) -> Self {
+        self.range(&elements, 4, vec![elements.len()])
+    }
+
+    fn range(&self, range: &Range<usize>, bytes: u64, dims: Vec<usize>) -> Self {
+        debug_assert!(self.parts.is_empty() && range.start.is_multiple_of(64), "{range:?}");
+        let shape = Shape { dims, ..self.shape.clone() };
+        Self { offset: self.offset + range.start as u64 * bytes, shape, ..self.clone() }
     }
 
     /// The bytes of this value, for a kernel's buffer.

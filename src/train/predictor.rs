@@ -51,6 +51,7 @@ impl Predictor {
         gpu.check()?;
         let mut graph =
             Graph::in_precision(Phase::Evaluate, precision).with_weights(parameters.storage());
+        graph.set_largest_binding(gpu.largest_binding());
         let outputs = build(&mut graph);
         let step = StepBuffers::new(gpu);
         let request = PlanRequest {

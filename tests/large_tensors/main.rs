@@ -470,8 +470,44 @@ fn operations_that_read_no_parts_are_named() {
 #[test]
 fn logits_over_the_limit() {
     let Some([_, _, third]) = devices() else { return };
-    let builder = Trainer::builder(LanguageModel { batch: 2, ..model(config()) });
+    let gpt = Gpt::new(config()).expect("valid");
+    let whole = move |graph: &mut Graph| {
+        let [ids, targets] =
+            ["tokens", "targets"].map(|name| graph.tokens(name, [2, 8], VOCABULARY));
+        let prediction = gpt.logits(graph, ids);
+        let loss = graph.cross_entropy(prediction, targets, Default::default());
+        ModelOutput { loss, prediction }
+    };
+    let builder = Trainer::builder(whole);
     refused(third, builder, &["(2, 8, 1000)", "12 rows fit", "lower the batch", "accumulate"]);
+}
+
+/// Logits that no binding holds are computed some rows at a time, of a head in parts too: 72 rows of
+/// 190 columns, where 64 fit.
+#[test]
+fn logits_in_chunks_of_a_head_in_parts() {
+    let Some(devices) = devices() else { return };
+    let [ids, targets] = [1, 2].map(|seed| tokens(seed, 72, 190));
+    let batch = Batch::new().with("tokens", ids).with("targets", targets);
+    for tied_head in [true, false] {
+        let mut found = Vec::new();
+        for gpu in devices {
+            let small = GptConfig { kv_heads: 1, hidden: 32, ..GptConfig::gpt2(190, 8, 1, 3, 72) };
+            let config = GptConfig { tied_head, logits_budget: THIRD, ..small };
+            let gpt = Gpt::new(config).expect("valid");
+            let model = LanguageModel { gpt, batch: 9, time: 8 };
+            let mut run = Run::new(gpu, Trainer::builder(model).optimizer(adamw()));
+            for _ in 0..3 {
+                block_on(run.trainer.step(&batch)).expect("a step");
+            }
+            let name = if tied_head { TABLE } else { "head.weight" };
+            assert_eq!(run.parts(name) > 1, gpu.largest_binding() < 190 * 72 * 4);
+            let names = run.trainer.dispatches().map(|dispatch| dispatch.name);
+            assert_eq!(names.filter(|&name| name == "cross_entropy").count(), 2);
+            found.push(run.bits());
+        }
+        found[1..].iter().for_each(|bits| assert_same_bits("in chunks", bits, &found[0]));
+    }
 }
 
 /// What policies and telemetry say of a tensor they say of all its parts together.

@@ -8,7 +8,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use evenkeel::Precision;
-use evenkeel::graph::ops::{AttentionLayout, AttentionSettings, CrossEntropy, HeadNorm, QkNorm};
+use evenkeel::graph::ops::{
+    AttentionLayout, AttentionSettings, CrossEntropy, HeadNorm, LinearCrossEntropy, QkNorm,
+};
 use evenkeel::graph::{Graph, HostData, Phase, Shape, Source, Value};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::Init;
@@ -154,6 +156,8 @@ pub fn all(leaves: Leaves) -> Vec<Case> {
         attention,
         head_norm,
         cross_entropy,
+        linear_cross_entropy,
+        recomputed,
         mean_squared_error,
         weighted_statistics,
     ];
@@ -533,6 +537,59 @@ fn cross_entropy(leaves: Leaves) -> Vec<Case> {
         CrossEntropy { label_smoothing: 0.2, z_loss: 1e-2 },
     ];
     settings.map(|settings| cross_entropy_case(leaves, &[2, 3], 5, settings)).into()
+}
+
+/// Three chunks, the last of which is not full; fewer rows than a chunk has; a head that is frozen.
+fn linear_cross_entropy(leaves: Leaves) -> Vec<Case> {
+    let plain = CrossEntropy::default();
+    let all = CrossEntropy { label_smoothing: 0.2, z_loss: 1e-2 };
+    let cases = [(&[2, 67][..], plain, None), (&[5], all, None), (&[131], all, Some(0.8))];
+    let mut cases: Vec<_> = cases
+        .into_iter()
+        .map(|(rows, loss, soft_cap)| {
+            let settings = LinearCrossEntropy { loss, soft_cap, rows: 64 };
+            let mut case = Builder::new(format!("{settings:?} {rows:?}"), leaves);
+            let weight = case.variable("weight", &[7, 8]);
+            linear_cross_entropy_case(case, rows, weight, settings)
+        })
+        .collect();
+    let mut case = Builder::new("a frozen head in chunks", leaves);
+    let weight = case.constant("weight", &[7, 8]);
+    let settings = LinearCrossEntropy { loss: all, soft_cap: None, rows: 64 };
+    cases.push(linear_cross_entropy_case(case, &[70], weight, settings));
+    cases
+}
+
+fn linear_cross_entropy_case(
+    mut case: Builder,
+    rows: &[usize],
+    weight: Value,
+    settings: LinearCrossEntropy,
+) -> Case {
+    let x = case.variable("x", &[rows, &[8]].concat());
+    let targets = case.tokens("targets", rows, 7);
+    let ids = case.data.values.get_mut("targets").expect("targets");
+    ids.iter_mut().skip(3).step_by(4).for_each(|id| *id = f64::from(IGNORE));
+    let loss = case.graph.linear_cross_entropy(x, weight, targets, settings);
+    case.finish(loss)
+}
+
+/// Two layers whose activations are computed again, the second from what the first leaves, and read
+/// once more outside.
+fn recomputed(leaves: Leaves) -> Vec<Case> {
+    let mut case = Builder::new("activations computed again", leaves);
+    let [x, a, b] =
+        [("x", 3), ("a", 8), ("b", 8)].map(|(name, rows)| case.variable(name, &[rows, 8]));
+    let layer = |graph: &mut Graph, x, weight| {
+        graph.recompute(|graph| {
+            let y = graph.linear(x, weight, None, Activation::Tanh);
+            graph.add(y, x)
+        })
+    };
+    let y = layer(&mut case.graph, x, a);
+    let z = layer(&mut case.graph, y, b);
+    let product = case.graph.multiply(y, z);
+    vec![case.finish(product)]
 }
 
 fn mean_squared_error(leaves: Leaves) -> Vec<Case> {

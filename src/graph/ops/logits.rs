@@ -294,11 +294,17 @@ impl Graph {
         settings: CrossEntropy,
     ) -> (Value, LossLogits) {
         let loss = self.cross_entropy(logits, targets, settings);
+        (loss, self.loss_logits(loss, settings.z_loss))
+    }
+
+    /// What a [`cross_entropy`](Self::cross_entropy) or
+    /// [`linear_cross_entropy`](Self::linear_cross_entropy) with this z-loss saw.
+    #[track_caller]
+    pub fn loss_logits(&mut self, loss: Value, z_loss: f32) -> LossLogits {
+        // Both have their targets and the counts of them in the same places.
+        let [targets, counts] = [1, 2].map(|input| self.nodes()[loss.node].inputs[input]);
         let statistics = self.byproduct(loss, 2);
-        let summary = LogitSummary { z_loss: settings.z_loss };
-        let counts = self.nodes()[loss.node].inputs[2];
-        let max_logit = self.apply(summary, &[statistics, targets, counts]);
-        let z_loss = self.byproduct(max_logit, 1);
-        (loss, LossLogits { max_logit, z_loss })
+        let max_logit = self.apply(LogitSummary { z_loss }, &[statistics, targets, counts]);
+        LossLogits { max_logit, z_loss: self.byproduct(max_logit, 1) }
     }
 }

@@ -75,7 +75,7 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    fn reference(&self, classes: usize) -> reference::CrossEntropyOptions {
+    pub(super) fn reference(&self, classes: usize) -> reference::CrossEntropyOptions {
         reference::CrossEntropyOptions {
             classes,
             ignore_index: IGNORE,
@@ -83,9 +83,71 @@ impl CrossEntropy {
             z_loss: f64::from(self.z_loss),
         }
     }
+
+    /// Records losses and statistics of rows.
+    pub(super) fn record_rows(
+        &self,
+        recorder: &mut Recorder<'_>,
+        [logits, targets, loss, statistics]: [&Slot; 4],
+    ) {
+        recorder.dispatch(&kernels::CrossEntropy {
+            params: kernels::CrossEntropyParams {
+                rows: to_u32(logits.shape.rows()),
+                row_quads: to_u32(logits.shape.row_quads()),
+                classes: to_u32(logits.shape.cols()),
+                ignore_index: IGNORE,
+                label_smoothing: self.label_smoothing,
+                z_loss: self.z_loss,
+            },
+            logits: logits.binding(),
+            targets: targets.binding(),
+            loss: loss.binding(),
+            statistics: statistics.binding(),
+        });
+    }
+
+    /// Records the gradient of rows of logits.
+    pub(super) fn record_backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        [logits, targets, statistics, mean, upstream, dlogits]: [&Slot; 6],
+    ) {
+        recorder.dispatch(&kernels::CrossEntropyBackward {
+            params: kernels::CrossEntropyBackwardParams {
+                rows: to_u32(logits.shape.rows()),
+                row_quads: to_u32(logits.shape.row_quads()),
+                classes: to_u32(logits.shape.cols()),
+                ignore_index: IGNORE,
+                label_smoothing: self.label_smoothing,
+                z_loss: self.z_loss,
+            },
+            logits: logits.binding(),
+            targets: targets.binding(),
+            statistics: statistics.binding(),
+            mean: mean.binding(),
+            upstream: upstream.binding(),
+            dlogits: dlogits.binding(),
+        });
+    }
 }
 
-fn targets(data: &[f64]) -> Vec<u32> {
+/// Records the loss with M / N of the losses of all rows, and the loss alone.
+pub(super) fn record_mean(recorder: &mut Recorder<'_>, [rows, counts, mean, loss]: [&Slot; 4]) {
+    recorder.dispatch(&kernels::CrossEntropyMean {
+        params: kernels::CrossEntropyMeanParams { rows: to_u32(rows.shape.count()) },
+        loss: rows.binding(),
+        counts: counts.binding(),
+        mean: mean.binding(),
+    });
+    // The loss alone: whatever reads it takes the rest of its quad to be zero.
+    recorder.dispatch(&kernels::RowMean {
+        params: kernels::RowMeanParams { rows: 1 },
+        values: mean.binding(),
+        mean: loss.binding(),
+    });
+}
+
+pub(super) fn targets(data: &[f64]) -> Vec<u32> {
     data.iter().map(|&target| target as u32).collect()
 }
 
@@ -125,34 +187,8 @@ impl Op for CrossEntropy {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let logits = &inputs[0].shape;
-        let rows = to_u32(logits.rows());
-        recorder.dispatch(&kernels::CrossEntropy {
-            params: kernels::CrossEntropyParams {
-                rows,
-                row_quads: to_u32(logits.row_quads()),
-                classes: to_u32(logits.cols()),
-                ignore_index: IGNORE,
-                label_smoothing: self.label_smoothing,
-                z_loss: self.z_loss,
-            },
-            logits: inputs[0].binding(),
-            targets: inputs[1].binding(),
-            loss: outputs[1].binding(),
-            statistics: outputs[2].binding(),
-        });
-        recorder.dispatch(&kernels::CrossEntropyMean {
-            params: kernels::CrossEntropyMeanParams { rows },
-            loss: outputs[1].binding(),
-            counts: inputs[2].binding(),
-            mean: outputs[3].binding(),
-        });
-        // The loss alone: whatever reads it takes the rest of its quad to be zero.
-        recorder.dispatch(&kernels::RowMean {
-            params: kernels::RowMeanParams { rows: 1 },
-            values: outputs[3].binding(),
-            mean: outputs[0].binding(),
-        });
+        self.record_rows(recorder, [&inputs[0], &inputs[1], &outputs[1], &outputs[2]]);
+        record_mean(recorder, [&outputs[1], &inputs[2], &outputs[3], &outputs[0]]);
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
@@ -180,25 +216,9 @@ impl Op for CrossEntropyBackward {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let logits = &inputs[0].shape;
-        let [logits_slot, targets, statistics, mean, upstream] =
-            [0, 1, 2, 3, 4].map(|i| inputs[i].binding());
-        recorder.dispatch(&kernels::CrossEntropyBackward {
-            params: kernels::CrossEntropyBackwardParams {
-                rows: to_u32(logits.rows()),
-                row_quads: to_u32(logits.row_quads()),
-                classes: to_u32(logits.cols()),
-                ignore_index: IGNORE,
-                label_smoothing: self.0.label_smoothing,
-                z_loss: self.0.z_loss,
-            },
-            logits: logits_slot,
-            targets,
-            statistics,
-            mean,
-            upstream,
-            dlogits: outputs[0].binding(),
-        });
+        let [logits, targets, statistics, mean, upstream] = [0, 1, 2, 3, 4].map(|i| &inputs[i]);
+        let slots = [logits, targets, statistics, mean, upstream, &outputs[0]];
+        self.0.record_backward(recorder, slots);
     }
 
     fn is_f32(&self, input: usize) -> bool {

@@ -37,6 +37,7 @@ pub(in crate::train) async fn build<M: Model>(
     let (precision, microbatches) = (settings.precision, settings.microbatches);
     let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
     graph.set_native_f16(settings.native_f16);
+    graph.set_largest_binding(gpu.largest_binding());
     let output = model.build(&mut graph);
     settings.rules.check_names(&graph, parameters.as_ref())?;
     graph.freeze(|spec| settings.rules.freeze(spec));

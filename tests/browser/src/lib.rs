@@ -45,6 +45,8 @@ mod numerics;
 mod policies;
 #[path = "../../profile.rs"]
 mod profile;
+#[path = "../../recompute.rs"]
+mod recompute;
 #[path = "../../restore.rs"]
 mod restore;
 #[path = "../../sizes.rs"]
@@ -86,6 +88,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("policies", policies::TESTS),
     ("profile", profile::TESTS),
     ("skips", skips::TESTS),
+    ("recompute", recompute::TESTS),
     ("restore", restore::TESTS),
     ("sizes", sizes::TESTS),
     ("stability", stability::TESTS),
