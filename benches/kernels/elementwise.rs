@@ -39,7 +39,20 @@ fn plain(family: &mut Family<'_>, shape: Shape) {
     let params = ScaleParams { quads, factor: 0.5 };
     family.moves_its_buffers(shape, &Scale { params, x: x.clone(), y: y.clone() });
     let params = BroadcastAddParams { quads, period_quads: shape.cols / 4 };
-    family.moves_its_buffers(shape, &BroadcastAdd { params, x, b: row, y: y.clone() });
+    family.moves_its_buffers(shape, &BroadcastAdd { params, x, b: row.clone(), y: y.clone() });
+    let (numerator, divisor) = (family.vector(shape.cols), family.vector(shape.cols));
+    let [numerator, divisor] = [&numerator, &divisor].map(bind);
+    let params = ScaleColumnsParams {
+        rows: shape.rows,
+        row_quads: shape.cols / 4,
+        first_quad: 0,
+        quads: shape.cols / 4,
+        has_factor: 1,
+        has_bias: 1,
+    };
+    let (x, bias) = (a.clone(), row.clone());
+    let scaled = ScaleColumns { params, x, numerator, divisor, bias, y: y.clone() };
+    family.moves_its_buffers(shape, &scaled);
     let params = AddParams { quads };
     let add = Add { params, a: a.clone(), b: b.clone(), y: y.clone() };
     family.moves_its_buffers(shape, &add);

@@ -8,6 +8,7 @@ pub fn run(family: &mut Family<'_>) {
     for shape in SHAPES {
         layer_norm(family, shape);
         rms_norm(family, shape);
+        row_norms(family, shape);
         batch_norm(family, shape);
     }
 }
@@ -53,6 +54,15 @@ fn layer_norm(family: &mut Family<'_>, shape: Shape) {
     let params = ResidualLayerNormParams { rows, cols, eps: EPS };
     let fused = ResidualLayerNorm { params, x, residual, weight, bias, sum, y, statistics };
     family.moves_its_buffers(shape, &fused);
+}
+
+fn row_norms(family: &mut Family<'_>, shape: Shape) {
+    let Shape { rows, cols } = shape;
+    let [w, delta] = family.tensors(shape);
+    let norms = family.vector(rows);
+    let params = RowNormsParams { rows, cols, first: 0, w_first_row: 0, has_delta: 1 };
+    let [w, delta, norms] = [&w, &delta, &norms].map(bind);
+    family.moves_its_buffers(shape, &RowNorms { params, w, delta, norms });
 }
 
 fn rms_norm(family: &mut Family<'_>, shape: Shape) {

@@ -19,6 +19,7 @@ pub fn run(family: &mut Family<'_>) {
         let params = ColumnSumParams { blocks, col_quads, accumulate: 0 };
         let folded = Shape { rows: blocks, cols };
         family.moves_its_buffers(folded, &ColumnSum { params, partials, y: sum });
+        divided_column_sum(family, folded);
         let groups = shape.quads().div_ceil(64).min(VALUE_SCAN_GROUPS);
         let found = family.gpu.buffer("found", u64::from(groups) * 24);
         let scan = ValueScan {
@@ -37,4 +38,15 @@ pub fn run(family: &mut Family<'_>) {
         let params = RowMeanParams { rows };
         family.moves_its_buffers(format_args!("{rows}"), &RowMean { params, values, mean });
     }
+}
+
+fn divided_column_sum(family: &mut Family<'_>, folded: Shape) {
+    let Shape { rows: blocks, cols } = folded;
+    let [partials] = family.tensors(folded);
+    let (divisor, y) = (family.vector(cols), family.vector(cols));
+    let quads = cols / 4;
+    let params =
+        DividedColumnSumParams { blocks, row_quads: quads, first_quad: 0, quads, accumulate: 0 };
+    let [partials, divisor, y] = [&partials, &divisor, &y].map(bind);
+    family.moves_its_buffers(folded, &DividedColumnSum { params, partials, divisor, y });
 }

@@ -3,6 +3,14 @@
 use super::{Element, Graph, InputSpec, Node, ParameterSpec, Shape, Source, StateSpec, Value};
 use crate::init::Init;
 
+/// Random streams from here on are of added parameters; those below, counted up, of the others.
+const ADDED: u32 = 1 << 31;
+
+/// FNV-1a.
+fn hash(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 impl Graph {
     /// An input that the host writes before each step. Asking again for a name gives the same.
     #[track_caller]
@@ -33,23 +41,76 @@ impl Graph {
     /// again for a name gives the same tensor: that ties weights.
     #[track_caller]
     pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
-        let (name, shape) = (self.path(name), Shape::real(dims));
+        let stream = self.parameters.iter().filter(|spec| spec.stream < ADDED).count() as u32;
+        let requires_grad = self.requires_grad && !self.is_base_frozen;
+        self.parameter_in(self.path(name), Shape::real(dims), init, stream, requires_grad)
+    }
+
+    /// A parameter beside those of a model that was there before, such as an adapter. Its initial
+    /// values follow from the seed and its name, and those of the model's own parameters are the same
+    /// with and without it.
+    #[track_caller]
+    pub fn added_parameter(
+        &mut self,
+        name: &str,
+        dims: impl Into<Vec<usize>>,
+        init: Init,
+    ) -> Value {
+        let name = self.path(name);
+        let stream = ADDED | hash(&name) >> 1;
+        self.parameter_in(name, Shape::real(dims), init, stream, self.requires_grad)
+    }
+
+    #[track_caller]
+    fn parameter_in(
+        &mut self,
+        name: String,
+        shape: Shape,
+        init: Init,
+        stream: u32,
+        requires_grad: bool,
+    ) -> Value {
         if let Some(index) = self.parameters.iter().position(|p| p.name == name) {
             let found = &mut self.parameters[index];
             assert_eq!(found.shape, shape, "parameter {name:?} was made with another shape");
-            found.requires_grad &= self.requires_grad;
+            found.requires_grad &= requires_grad;
             return self.leaf(|source| matches!(source, Source::Parameter(i) if *i == index));
         }
-        let stream = self.parameters.len() as u32;
         self.parameters.push(ParameterSpec {
             name: name.clone(),
             shape: shape.clone(),
             init,
             stream,
-            requires_grad: self.requires_grad,
+            requires_grad,
         });
         let stored = shape.stored_as(self.weights.precision());
         self.push(Source::Parameter(self.parameters.len() - 1), vec![], vec![stored], name)
+    }
+
+    /// Lets a parameter start as a value that is computed from other parameters, once those have
+    /// their own: the norms of a weight's rows, say. [`Parameters::new`] does so, and
+    /// [`Parameters::start`] again.
+    ///
+    /// # Panics
+    /// For a value of other dimensions, or where the first is no parameter.
+    ///
+    /// [`Parameters::new`]: crate::plan::Parameters::new
+    /// [`Parameters::start`]: crate::plan::Parameters::start
+    #[track_caller]
+    pub fn start_as(&mut self, parameter: Value, value: Value) {
+        let Source::Parameter(index) = self.nodes[parameter.node].source else {
+            panic!("{} is not a parameter", self.nodes[parameter.node].label);
+        };
+        let dims = |value| &self.shape(value).dims;
+        assert_eq!(dims(parameter), dims(value), "a parameter keeps its shape");
+        if self.starts.iter().all(|&(other, _)| other != index) {
+            self.starts.push((index, value));
+        }
+    }
+
+    /// Parameters that start as a value of the graph: (parameter, value).
+    pub fn starts(&self) -> &[(usize, Value)] {
+        &self.starts
     }
 
     /// Tensors of `cols` elements under the current scope that are kept between steps: (name,
@@ -115,6 +176,15 @@ impl Graph {
         let outside = std::mem::replace(&mut self.requires_grad, false);
         let result = build(self);
         self.requires_grad = outside;
+        result
+    }
+
+    /// Runs `build` with only [added](Self::added_parameter) parameters trained, and all others
+    /// [frozen](Self::frozen): adapters beside a model that stays as it is.
+    pub fn frozen_base<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outside = std::mem::replace(&mut self.is_base_frozen, true);
+        let result = build(self);
+        self.is_base_frozen = outside;
         result
     }
 

@@ -72,6 +72,10 @@ pub struct Graph {
     streams: u32,
     /// Whether parameters that are asked for from here on are trained.
     requires_grad: bool,
+    /// Whether of those only the added ones are.
+    is_base_frozen: bool,
+    /// Parameters that start as a value of the graph.
+    starts: Vec<(usize, Value)>,
 }
 
 impl Graph {
@@ -98,6 +102,8 @@ impl Graph {
             recomputed: Vec::new(),
             streams: 0,
             requires_grad: true,
+            is_base_frozen: false,
+            starts: Vec::new(),
         }
     }
 
@@ -198,6 +204,11 @@ impl Graph {
     /// in f32 where it reads a value of [`Element::F32`] as a tensor.
     #[track_caller]
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Value {
+        self.apply_shared(Rc::new(op), inputs)
+    }
+
+    #[track_caller]
+    fn apply_shared(&mut self, op: Rc<dyn Op>, inputs: &[Value]) -> Value {
         let inputs = || inputs.iter().copied().enumerate();
         let element = |value| self.shape(value).element;
         let has_single = inputs().any(|(i, v)| !op.is_f32(i) && element(v) == Element::F32);
@@ -210,7 +221,7 @@ impl Graph {
         let shapes: Vec<_> = inputs.iter().map(|&value| self.shape(value).clone()).collect();
         let outputs = op.shapes(&shapes).into_iter().map(|s| s.stored_as(precision)).collect();
         let label = self.path(op.name());
-        let value = self.push(Source::Op(Rc::new(op)), inputs, outputs, label);
+        let value = self.push(Source::Op(op), inputs, outputs, label);
         self.nodes[value.node].precision = precision;
         value
     }

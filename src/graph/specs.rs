@@ -25,7 +25,9 @@ pub struct ParameterSpec {
     pub shape: Shape,
     /// How it starts.
     pub init: Init,
-    /// Random stream of the initialiser; the parameter's position in the model.
+    /// Random stream of the initialiser: the parameter's position in the model; of one that was
+    /// [added](super::Graph::added_parameter) to it, a number beyond them all that follows from the
+    /// name.
     pub stream: u32,
     /// Whether it is trained. A frozen tensor has a value, and no gradient; see
     /// [`Graph::frozen`](super::Graph::frozen).

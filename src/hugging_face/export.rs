@@ -1,21 +1,20 @@
 //! From parameters to the files of a folder, tensor by tensor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
 use super::folder::{INDEX, SINGLE};
-use super::{CONFIG, Config, Tensor, TheirTensor, all_or_none, invalid};
+use super::peft::Merge;
+use super::write::{Planned, Shard, Values, write_shard};
+use super::{CONFIG, Config, Tensor, TheirTensor, all_or_none};
 use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::file::{self, Replacement};
 use crate::kernel::Precision;
-use crate::nn::GptConfig;
+use crate::nn::lora::is_adapter;
+use crate::nn::{GptConfig, Lora};
 use crate::plan::Parameters;
-use crate::plan::parameters::pieces;
-use crate::shape::Shape;
 
 /// Bytes of numbers in a file, as transformers has them.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -32,48 +31,8 @@ pub struct Export {
     /// For all of them.
     precision: Option<Precision>,
     shard_bytes: u64,
-}
-
-/// One tensor on its way.
-struct Planned {
-    name: String,
-    precision: Precision,
-    /// Index and shape of the parameter that it is a part of.
-    parameter: usize,
-    whole: Shape,
-    theirs: TheirTensor,
-    is_transposed: bool,
-}
-
-impl Planned {
-    fn bytes(&self) -> u64 {
-        self.theirs.shape.iter().product::<usize>() as u64 * self.precision.quad_bytes() / 4
-    }
-}
-
-/// A file of tensors.
-struct Shard {
-    name: String,
-    tensors: Vec<Planned>,
-}
-
-/// Where bytes go.
-trait Sink {
-    fn put(&mut self, bytes: &[u8]) -> Result<()>;
-}
-
-impl Sink for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-impl Sink for Replacement {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write(bytes)
-    }
+    /// The adapter that becomes a part of the weights.
+    merged: Option<Lora>,
 }
 
 impl Export {
@@ -90,7 +49,7 @@ impl Export {
         precisions: BTreeMap<String, Precision>,
     ) -> Self {
         let bodies = [from, to];
-        Self { config, bodies, precisions, precision: None, shard_bytes: SHARD_BYTES }
+        Self { config, bodies, precisions, precision: None, shard_bytes: SHARD_BYTES, merged: None }
     }
 
     /// With all tensors in this type, rounded to nearest, and `config.json` saying so.
@@ -114,6 +73,14 @@ impl Export {
         self
     }
 
+    /// With an adapter as a part of the weights: W + s B A, of DoRA with its magnitudes, computed on
+    /// the host in f64 and rounded once. The parameters must have it, and stay as they are.
+    #[must_use]
+    pub fn merged(mut self, lora: &Lora) -> Self {
+        self.merged = Some(lora.clone());
+        self
+    }
+
     /// Writes the model into a folder, which is made where there is none: first all files beside
     /// those that are there, then each in its place. Files of tensors from an earlier model that
     /// has more or fewer of them are deleted, all others stay. Waits for the device.
@@ -130,11 +97,12 @@ impl Export {
     ) -> Result<()> {
         let path = path.as_ref();
         let (shards, config) = (self.shards(parameters)?, self.config.to_json(self.precision)?);
+        let values = self.values(parameters)?;
         std::fs::create_dir_all(path).map_err(|error| file::write_failed(path, &error))?;
         let mut written = Vec::with_capacity(shards.len());
         for shard in &shards {
             let mut file = Replacement::create(&path.join(&shard.name))?;
-            write_shard(shard, parameters, &mut file).await?;
+            write_shard(shard, &values, &mut file).await?;
             written.push(file);
         }
         written.into_iter().try_for_each(Replacement::put_in_place)?;
@@ -151,21 +119,28 @@ impl Export {
     /// As `Export::save`, without files.
     pub async fn to_files(&self, parameters: &Parameters) -> Result<BTreeMap<String, Vec<u8>>> {
         let config = self.config.to_json(self.precision)?;
-        let shards = self.shards(parameters)?;
+        let (shards, values) = (self.shards(parameters)?, self.values(parameters)?);
         let mut files = BTreeMap::from([(CONFIG.to_owned(), config.into_bytes())]);
         files.extend(index_of(&shards).map(|index| (INDEX.to_owned(), index.into_bytes())));
         for shard in &shards {
             let mut contents = Vec::new();
-            write_shard(shard, parameters, &mut contents).await?;
+            write_shard(shard, &values, &mut contents).await?;
             files.insert(shard.name.clone(), contents);
         }
         Ok(files)
     }
 
+    fn values<'a>(&self, parameters: &'a Parameters) -> Result<Values<'a>> {
+        let merge = |lora: &Lora| Merge::new(&self.config.gpt, lora, parameters);
+        Ok(Values { parameters, merge: self.merged.as_ref().map(merge).transpose()? })
+    }
+
     /// All tensors of the configuration's model, by name.
     fn planned(&self, parameters: &Parameters) -> Result<Vec<Planned>> {
         let (mut planned, mut problems) = (Vec::new(), Vec::new());
-        let tensors = self.config.tensors()?;
+        let mut config = self.config.clone();
+        config.gpt.lora = None;
+        let tensors = config.tensors()?;
         for Tensor { name, shape, theirs, is_transposed } in &tensors {
             let found = parameters.specs().iter().position(|spec| spec.name == *name);
             let fits = found.filter(|&index| parameters.specs()[index].shape.dims == *shape);
@@ -184,9 +159,17 @@ impl Export {
             }));
         }
         for spec in parameters.specs() {
+            if is_adapter(&spec.name) {
+                continue;
+            }
             if tensors.iter().all(|tensor| tensor.name != spec.name) {
                 problems.push(format!("the model of {CONFIG} has no parameter {}", spec.name));
             }
+        }
+        if self.merged.is_none() && parameters.names().any(is_adapter) {
+            let reason = "there are adapters beside its parameters: write them with AdapterExport, or \
+                          both as one with Export::merged";
+            problems.push(reason.to_owned());
         }
         all_or_none(SINGLE, problems)?;
         planned.sort_by(|a, b| a.name.cmp(&b.name));
@@ -213,28 +196,14 @@ impl Export {
             }
         }
         let count = groups.len();
-        let shards = groups.into_iter().enumerate().map(|(index, mut tensors)| {
-            // Types of larger alignment first, so that all numbers are aligned.
-            let key = |tensor: &Planned| (dtype(tensor.precision), tensor.name.clone());
-            tensors.sort_by(|a, b| {
-                let ((a_type, a_name), (b_type, b_name)) = (key(a), key(b));
-                b_type.cmp(&a_type).then(a_name.cmp(&b_name))
-            });
+        let shards = groups.into_iter().enumerate().map(|(index, tensors)| {
             let name = match count {
                 1 => SINGLE.to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
             };
-            Shard { name, tensors }
+            Shard::new(name, tensors)
         });
         Ok(shards.collect())
-    }
-}
-
-const fn dtype(precision: Precision) -> Dtype {
-    match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::F16 => Dtype::F16,
-        Precision::Bf16 => Dtype::BF16,
     }
 }
 
@@ -248,74 +217,6 @@ fn index_of(shards: &[Shard]) -> Option<String> {
     let map: BTreeMap<_, _> = tensors.map(|(tensor, shard)| (&tensor.name, &shard.name)).collect();
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});
     Some(format!("{index:#}\n"))
-}
-
-async fn write_shard(shard: &Shard, parameters: &Parameters, sink: &mut impl Sink) -> Result<()> {
-    sink.put(&header(shard)?)?;
-    for tensor in &shard.tensors {
-        write_tensor(tensor, parameters, sink).await?;
-    }
-    Ok(())
-}
-
-/// What is in front of the numbers: a length, names, types and shapes.
-fn header(shard: &Shard) -> Result<Vec<u8>> {
-    let failed = |error: String| invalid(&shard.name, error);
-    let mut start = 0;
-    let mut infos = Vec::with_capacity(shard.tensors.len());
-    for tensor in &shard.tensors {
-        let end = start + tensor.bytes() as usize;
-        let info = TensorInfo {
-            dtype: dtype(tensor.precision),
-            shape: tensor.theirs.shape.clone(),
-            data_offsets: (start, end),
-        };
-        infos.push((tensor.name.clone(), info));
-        start = end;
-    }
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(about), infos).map_err(|error| failed(error.to_string()))?;
-    let mut text = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
-    // Numbers are to begin at a multiple of 8 bytes.
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.extend(text);
-    Ok(header)
-}
-
-async fn write_tensor(
-    tensor: &Planned,
-    parameters: &Parameters,
-    sink: &mut impl Sink,
-) -> Result<()> {
-    let rows = tensor.theirs.rows.clone();
-    if tensor.is_transposed {
-        let values = parameters.read_rows(tensor.parameter, rows.clone()).await?;
-        let (height, width) = (rows.len(), values.len() / rows.len());
-        let column = |column| (0..height).map(move |row| row * width + column);
-        let transposed: Vec<_> = (0..width).flat_map(column).map(|index| values[index]).collect();
-        return sink.put(&encoded(tensor, &transposed)?);
-    }
-    for piece in pieces(&tensor.whole, rows) {
-        let values = parameters.read_rows(tensor.parameter, piece).await?;
-        sink.put(&encoded(tensor, &values)?)?;
-    }
-    Ok(())
-}
-
-/// The bytes of numbers in the type that they are to have, in which they must be finite.
-fn encoded(tensor: &Planned, values: &[f32]) -> Result<Vec<u8>> {
-    let bytes = tensor.precision.encode(values);
-    let stored = tensor.precision.decode(&bytes);
-    match stored.iter().position(|value| !value.is_finite()) {
-        None => Ok(bytes),
-        Some(index) => {
-            let (name, value) = (&tensor.name, values[index]);
-            let precision = tensor.precision;
-            let reason = format!("{name} holds {value}, which is not finite in {precision}");
-            Err(invalid(SINGLE, reason))
-        }
-    }
 }
 
 /// Deletes what is left of an earlier model and would be taken for this one.

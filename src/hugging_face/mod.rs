@@ -47,8 +47,10 @@ mod fields;
 mod files;
 mod folder;
 mod names;
+mod peft;
 mod read_config;
 mod reader;
+mod write;
 
 use std::fmt;
 
@@ -56,6 +58,7 @@ pub use config::Config;
 pub use export::Export;
 pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
+pub use peft::{Adapter, AdapterExport, AdapterReader};
 pub use reader::{Progress, Reader};
 
 pub(crate) use describe::decimal;

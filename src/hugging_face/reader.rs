@@ -8,6 +8,7 @@ use super::names::Tensor;
 use super::{TheirTensor, all_or_none, invalid};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::nn::lora::is_adapter;
 use crate::plan::Parameters;
 use crate::plan::parameters::WeightSource;
 
@@ -136,7 +137,8 @@ pub(super) fn ranges(count: usize) -> impl Iterator<Item = Range<usize>> {
 
 impl<F: FnMut(&Progress<'_>)> WeightSource for Reader<'_, F> {
     fn check(&mut self, parameters: &Parameters) -> Result<()> {
-        let tensors = self.files.tensors_of(parameters.specs())?;
+        let own = parameters.specs().iter().filter(|spec| !is_adapter(&spec.name));
+        let tensors = self.files.tensors_of(&own.cloned().collect::<Vec<_>>())?;
         let mut bytes = 0;
         for theirs in tensors.iter().flat_map(|tensor| &tensor.theirs) {
             bytes += self.files.size_of(theirs)?.bytes;
@@ -150,6 +152,11 @@ impl<F: FnMut(&Progress<'_>)> WeightSource for Reader<'_, F> {
         all_or_none(self.files.file(), problems)?;
         self.tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         Ok(())
+    }
+
+    /// All but adapters.
+    fn provides(&self, name: &str) -> bool {
+        !is_adapter(name)
     }
 
     fn rows(&mut self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {

@@ -126,6 +126,40 @@ kernel! {
 }
 
 kernel! {
+    /// `y[r, c] = x[r, c] numerator[c] / divisor[c] + bias[c]` over some columns. The factor is exactly
+    /// 1 where both are the same.
+    pub ScaleColumns = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/scale_columns.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid((params.rows * params.quads).div_ceil(64));
+    uniform ScaleColumnsParams {
+        /// Rows.
+        rows: u32,
+        /// Quads in a row.
+        row_quads: u32,
+        /// The first quad of each row that is written.
+        first_quad: u32,
+        /// Quads of each row that are written.
+        quads: u32,
+        /// 0 for a factor of 1.
+        has_factor: u32,
+        /// 1 where there is a bias.
+        has_bias: u32,
+    }
+    buffers {
+        /// (rows, row_quads)
+        Read x,
+        /// f32 (quads); any buffer where `has_factor` is 0.
+        Read numerator,
+        /// f32 (quads); any buffer where `has_factor` is 0.
+        Read divisor,
+        /// (row_quads); any buffer where `has_bias` is 0.
+        Read bias,
+        /// (rows, row_quads), overwritten in these columns.
+        Write y,
+    }
+}
+
+kernel! {
     /// y = a b, element by element.
     pub Multiply = [QUAD_F32, GRID, wgsl!("../../shaders/elementwise/multiply.wgsl")];
     workgroup [64, 1, 1];
@@ -301,6 +335,7 @@ pub(super) const ALL: &[Declaration] = &[
     GatedBackward::DECLARATION,
     Multiply::DECLARATION,
     Scale::DECLARATION,
+    ScaleColumns::DECLARATION,
     SoftCap::DECLARATION,
     SoftCapBackward::DECLARATION,
 ];

@@ -119,10 +119,39 @@ kernel! {
     }
 }
 
+kernel! {
+    /// `y[c] = sum_b partials[b, first + c] / divisor[c]`, and 0 where the divisor is: the gradient of
+    /// what some columns are multiplied with in [`ScaleColumns`](super::ScaleColumns).
+    pub DividedColumnSum = [GRID, wgsl!("../../shaders/reduce/divided_column_sum.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.quads.div_ceil(64));
+    uniform DividedColumnSumParams {
+        /// Blocks of rows.
+        blocks: u32,
+        /// Quads in a row of the partials.
+        row_quads: u32,
+        /// The first of them that counts.
+        first_quad: u32,
+        /// How many count.
+        quads: u32,
+        /// 1 adds to what is there, 0 overwrites.
+        accumulate: u32,
+    }
+    buffers {
+        /// (blocks, row_quads)
+        Read partials,
+        /// (quads)
+        Read divisor,
+        /// (quads), overwritten or added to, as `accumulate` says.
+        Write y,
+    }
+}
+
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[
     ColumnPartials::DECLARATION,
     ColumnSum::DECLARATION,
+    DividedColumnSum::DECLARATION,
     RowMean::DECLARATION,
     ValueScan::DECLARATION,
 ];

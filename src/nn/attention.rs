@@ -2,7 +2,7 @@
 
 use crate::graph::ops::{AttentionLayout, AttentionSettings, HeadNorm, QkNorm};
 use crate::graph::{Graph, Phase, Value};
-use crate::nn::{ClippedAttention, Init, Linear, QkClip, Rotary};
+use crate::nn::{ClippedAttention, Init, Linear, LinearAdapter, QkClip, Rotary};
 
 /// Multi-head or grouped-query causal self-attention.
 ///
@@ -50,6 +50,8 @@ pub struct CausalSelfAttention {
     pub init: Init,
     /// How `projection.weight` starts: it writes to the residual stream.
     pub projection_init: Init,
+    /// Low-rank updates of `qkv` and of `projection`.
+    pub adapters: [Option<LinearAdapter>; 2],
 }
 
 impl CausalSelfAttention {
@@ -63,10 +65,13 @@ impl CausalSelfAttention {
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         let head_dim = self.head_dim;
         let columns = (self.heads + 2 * self.kv_heads) * head_dim;
-        let fused = Linear::new(self.width, columns).bias(self.qkv_bias).init(self.init);
+        let [of_fused, of_projection] = self.adapters.clone();
+        let fused =
+            Linear::new(self.width, columns).bias(self.qkv_bias).init(self.init).adapter(of_fused);
         let projection = Linear::new(self.heads * head_dim, self.width)
             .bias(self.bias)
-            .init(self.projection_init);
+            .init(self.projection_init)
+            .adapter(of_projection);
         graph.scope(name, |graph| {
             let mut qkv = fused.forward(graph, "qkv", x);
             if let Some(kind) = self.qk_norm {

@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::kernels::Activation;
-use crate::nn::{Init, Linear};
+use crate::nn::{Init, Linear, LinearAdapter};
 
 /// down(activation(up(x))).
 #[derive(Clone, Debug, PartialEq)]
@@ -19,17 +19,24 @@ pub struct Mlp {
     pub init: Init,
     /// How `down.weight` starts: it writes to the residual stream.
     pub projection_init: Init,
+    /// Low-rank updates of `up` and of `down`.
+    pub adapters: [Option<LinearAdapter>; 2],
 }
 
 impl Mlp {
     /// x (.., width) to y of the same shape.
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
+        let [of_up, of_down] = self.adapters.clone();
         let up = Linear::new(self.width, self.hidden)
             .bias(self.bias)
             .activation(self.activation)
-            .init(self.init);
-        let down = Linear::new(self.hidden, self.width).bias(self.bias).init(self.projection_init);
+            .init(self.init)
+            .adapter(of_up);
+        let down = Linear::new(self.hidden, self.width)
+            .bias(self.bias)
+            .init(self.projection_init)
+            .adapter(of_down);
         graph.scope(name, |graph| {
             let hidden = up.forward(graph, "up", x);
             down.forward(graph, "down", hidden)
@@ -53,14 +60,23 @@ pub struct GatedMlp {
     pub init: Init,
     /// How `down.weight` starts: it writes to the residual stream.
     pub projection_init: Init,
+    /// Low-rank updates of `gate_up` and of `down`.
+    pub adapters: [Option<LinearAdapter>; 2],
 }
 
 impl GatedMlp {
     /// x (.., width) to y of the same shape.
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
-        let gate_up = Linear::new(self.width, 2 * self.hidden).bias(self.bias).init(self.init);
-        let down = Linear::new(self.hidden, self.width).bias(self.bias).init(self.projection_init);
+        let [of_gate_up, of_down] = self.adapters.clone();
+        let gate_up = Linear::new(self.width, 2 * self.hidden)
+            .bias(self.bias)
+            .init(self.init)
+            .adapter(of_gate_up);
+        let down = Linear::new(self.hidden, self.width)
+            .bias(self.bias)
+            .init(self.projection_init)
+            .adapter(of_down);
         graph.scope(name, |graph| {
             let both = gate_up.forward(graph, "gate_up", x);
             let hidden = graph.gated(both, self.activation);

@@ -5,7 +5,7 @@ use crate::graph::{Graph, Phase, Value};
 use crate::kernels::Activation;
 use crate::nn::{
     Block, CausalSelfAttention, ClippedAttention, Dropout, Embedding, FeedForward, FeedForwardKind,
-    GatedMlp, GptConfig, Init, LayerNorm, Linear, Mlp, Norm, Positions, Residual, RmsNorm,
+    GatedMlp, GptConfig, Init, LayerNorm, Mlp, Norm, Positions, Residual, RmsNorm,
 };
 use crate::train::{Model, ModelOutput};
 
@@ -43,7 +43,7 @@ impl Gpt {
         Block {
             norm: self.norm(),
             attention: self.attention(layer),
-            feed_forward: self.feed_forward(),
+            feed_forward: self.feed_forward(layer),
             post_norms: self.config.post_norms,
             dropout: Dropout { probability: self.config.dropout },
         }
@@ -69,10 +69,12 @@ impl Gpt {
             watch: config.watch_logits,
             init: Init::GPT2,
             projection_init: Init::gpt2_residual(config.layers),
+            adapters: ["attention.qkv", "attention.projection"]
+                .map(|name| config.adapter_of(layer, name)),
         }
     }
 
-    fn feed_forward(&self) -> FeedForward {
+    fn feed_forward(&self, layer: usize) -> FeedForward {
         let GptConfig { width, hidden, bias, layers, feed_forward: kind, .. } = self.config;
         let (init, projection_init) = (Init::GPT2, Init::gpt2_residual(layers));
         let activation = match kind {
@@ -80,11 +82,15 @@ impl Gpt {
             FeedForwardKind::GeluTanh | FeedForwardKind::GeGlu => Activation::GeluTanh,
             FeedForwardKind::SwiGlu => Activation::Silu,
         };
+        let first = if kind.is_gated() { "mlp.gate_up" } else { "mlp.up" };
+        let adapters = [first, "mlp.down"].map(|name| self.config.adapter_of(layer, name));
         if kind.is_gated() {
-            let gated = GatedMlp { width, hidden, activation, bias, init, projection_init };
+            let gated =
+                GatedMlp { width, hidden, activation, bias, init, projection_init, adapters };
             FeedForward::Gated(gated)
         } else {
-            FeedForward::Mlp(Mlp { width, hidden, activation, bias, init, projection_init })
+            let mlp = Mlp { width, hidden, activation, bias, init, projection_init, adapters };
+            FeedForward::Mlp(mlp)
         }
     }
 
@@ -110,14 +116,28 @@ impl Gpt {
         self.head(graph, x)
     }
 
+    /// Runs `build` with all parameters but those of adapters frozen, where the model has adapters.
+    #[track_caller]
+    fn beside_adapters<T>(&self, graph: &mut Graph, build: impl FnOnce(&mut Graph) -> T) -> T {
+        if self.config.lora.is_some() { graph.frozen_base(build) } else { build(graph) }
+    }
+
     /// tokens (.., time) to what the head reads, (.., time, width).
     #[track_caller]
     fn hidden(&self, graph: &mut Graph, tokens: Value) -> Value {
+        self.beside_adapters(graph, |graph| self.blocks(graph, tokens))
+    }
+
+    #[track_caller]
+    fn blocks(&self, graph: &mut Graph, tokens: Value) -> Value {
         let config = &self.config;
         let time = graph.shape(tokens).cols();
         assert!(time <= config.context, "{time} positions, the context is {}", config.context);
         let embedding = Embedding::new(config.vocabulary, config.width);
-        let mut x = embedding.forward(graph, "token_embedding", tokens);
+        let mut x = match config.embedding_adapter() {
+            None => embedding.forward(graph, "token_embedding", tokens),
+            Some(adapter) => adapter.embed(graph, "token_embedding", &embedding, tokens),
+        };
         if let Some(scale) = config.embedding_scale {
             x = graph.module("token_embedding", |graph| graph.scale(x, scale));
         }
@@ -140,13 +160,7 @@ impl Gpt {
     #[track_caller]
     fn head(&self, graph: &mut Graph, x: Value) -> Value {
         let config = &self.config;
-        let logits = if config.tied_head {
-            let table = self.head_weight(graph);
-            graph.module("head", |graph| graph.linear(x, table, None, Activation::None))
-        } else {
-            let head = Linear::new(config.width, config.vocabulary).bias(false).init(Init::GPT2);
-            head.forward(graph, "head", x)
-        };
+        let logits = self.beside_adapters(graph, |graph| self.projected(graph, x));
         match config.logit_soft_cap {
             Some(cap) => graph.module("head", |graph| graph.soft_cap(logits, cap)),
             None => logits,
@@ -161,6 +175,16 @@ impl Gpt {
             return Embedding::new(vocabulary, width).table(graph, "token_embedding");
         }
         graph.scope("head", |graph| graph.parameter("weight", [vocabulary, width], Init::GPT2))
+    }
+
+    /// x (.., width) to logits before their cap.
+    #[track_caller]
+    fn projected(&self, graph: &mut Graph, x: Value) -> Value {
+        let weight = self.head_weight(graph);
+        match self.config.head_adapter() {
+            None => graph.module("head", |graph| graph.linear(x, weight, None, Activation::None)),
+            Some(adapter) => graph.scope("head", |graph| adapter.forward(graph, x, weight, None)),
+        }
     }
 
     /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
@@ -197,7 +221,7 @@ impl Model for LanguageModel {
         let config = &self.gpt.config;
         let chunked = config.chunked_loss(graph, self.batch * self.time);
         let loss = if let Some(settings) = chunked {
-            let weight = self.gpt.head_weight(graph);
+            let weight = self.gpt.beside_adapters(graph, |graph| self.gpt.head_weight(graph));
             let loss = |graph: &mut Graph| graph.linear_cross_entropy(x, weight, targets, settings);
             graph.module("head", loss)
         } else {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::graph::ops::{CrossEntropy, LinearCrossEntropy};
-use crate::nn::{QkClip, QkNorm, Rotary};
+use crate::nn::{Lora, QkClip, QkNorm, Rotary};
 
 /// How positions enter the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,12 +123,14 @@ pub struct GptConfig {
     pub loss: CrossEntropy,
     /// The most bytes that the logits of a microbatch may take: 512 MiB by default, and never more
     /// than a binding of the device. Where they would take more, those of some positions exist at a
-    /// time, as in [`LinearCrossEntropy`].
+    /// time, as in [`LinearCrossEntropy`]; but not beside an adapter of the head.
     pub logits_budget: u64,
     /// Whether the backward pass computes the activations of each block again instead of keeping
     /// them: [`Graph::recompute`]. A third more arithmetic, and of each block two tensors (batch,
     /// time, width) in the place of all its activations. No bit of a training changes.
     pub recompute: bool,
+    /// Low-rank adapters. With them all else is frozen: no gradients, no moments, not in the norm.
+    pub lora: Option<Lora>,
 }
 
 impl GptConfig {
@@ -172,6 +174,7 @@ impl GptConfig {
             loss: CrossEntropy::default(),
             logits_budget: 512 << 20,
             recompute: false,
+            lora: None,
         }
     }
 
@@ -221,6 +224,9 @@ impl GptConfig {
 
     /// How the loss of so many positions is computed where their logits are over the budget.
     pub(super) fn chunked_loss(&self, graph: &Graph, rows: usize) -> Option<LinearCrossEntropy> {
+        if self.head_adapter().is_some() {
+            return None;
+        }
         let most = self.logits_budget.min(graph.largest_binding());
         let row_bytes = self.vocabulary.div_ceil(4) as u64 * graph.precision().quad_bytes();
         LinearCrossEntropy::within(most, rows, row_bytes, self.loss, self.logit_soft_cap)
@@ -249,6 +255,7 @@ impl GptConfig {
         say("embedding_scale", self.embedding_scale.map(|scale| scale.to_string()));
         let offset = self.norm_weight_offset;
         say("norm_weight_offset", (offset != 0.0).then(|| offset.to_string()));
+        say("lora scale", self.lora.as_ref().map(|lora| lora.scale().to_string()));
         // The others differ from each other in the shapes of their tensors.
         let unusual = matches!(self.feed_forward, FeedForwardKind::Gelu | FeedForwardKind::GeGlu);
         say("feed_forward", unusual.then(|| format!("{:?}", self.feed_forward)));
@@ -287,7 +294,11 @@ impl GptConfig {
         check([("hidden", self.hidden.to_string(), whole_quads, range)])?;
         self.validate_layers()?;
         self.qk_clip.map_or(Ok(()), |clip| clip.validate())?;
-        self.validate_reals()
+        self.validate_reals()?;
+        let Some(lora) = &self.lora else { return Ok(()) };
+        let range = "None with lora, which freezes what the clip changes";
+        check([("qk_clip", "Some".into(), self.qk_clip.is_none(), range)])?;
+        lora.validate(self)
     }
 
     fn validate_heads(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Value};
 use crate::kernels::Activation;
-use crate::nn::Init;
+use crate::nn::{Init, LinearAdapter};
 
 /// A dense layer with PyTorch's layout: `weight` is (outputs, inputs), `bias` is (outputs).
 #[derive(Clone, Debug, PartialEq)]
@@ -17,13 +17,15 @@ pub struct Linear {
     pub activation: Activation,
     /// How the weight starts.
     pub init: Init,
+    /// Low-rank updates of the weight; `None` for none. Then the activation has a kernel of its own.
+    pub adapter: Option<LinearAdapter>,
 }
 
 impl Linear {
     /// A layer with a bias, no activation, and PyTorch's default weights, [`Init::LINEAR`].
     pub fn new(inputs: usize, outputs: usize) -> Self {
         let activation = Activation::None;
-        Self { inputs, outputs, bias: true, activation, init: Init::LINEAR }
+        Self { inputs, outputs, bias: true, activation, init: Init::LINEAR, adapter: None }
     }
 
     /// With or without a bias.
@@ -47,13 +49,26 @@ impl Linear {
         self
     }
 
+    /// With an adapter, or without.
+    #[must_use]
+    pub fn adapter(mut self, adapter: Option<LinearAdapter>) -> Self {
+        self.adapter = adapter;
+        self
+    }
+
     /// x (.., inputs) to y (.., outputs).
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         graph.scope(name, |graph| {
             let weight = graph.parameter("weight", [self.outputs, self.inputs], self.init);
             let bias = self.bias.then(|| graph.parameter("bias", [self.outputs], Init::ZERO));
-            graph.linear(x, weight, bias, self.activation)
+            match &self.adapter {
+                None => graph.linear(x, weight, bias, self.activation),
+                Some(adapter) => {
+                    let y = adapter.forward(graph, x, weight, bias);
+                    graph.activation(y, self.activation)
+                }
+            }
         })
     }
 }

@@ -54,6 +54,25 @@ pub fn scale(factor: f64, x: &[f64]) -> Vec<f64> {
     x.iter().map(|x| factor * x).collect()
 }
 
+/// x (.., cols) with columns from `first` on multiplied by numerator / divisor; by 1 where they are
+/// the same.
+pub fn scale_columns(
+    x: &[f64],
+    cols: usize,
+    first: usize,
+    numerator: &[f64],
+    divisor: &[f64],
+) -> Vec<f64> {
+    let factor = |column: usize| {
+        let Some(index) = column.checked_sub(first).filter(|&i| i < numerator.len()) else {
+            return 1.0;
+        };
+        let (above, below) = (numerator[index], divisor[index]);
+        if above == below { 1.0 } else { above / below }
+    };
+    x.iter().enumerate().map(|(i, x)| x * factor(i % cols)).collect()
+}
+
 /// x rounded to the storage precision: to nearest, ties to even, beyond its range to Inf.
 pub fn cast_from_f32(precision: Precision, x: &[f64]) -> Vec<f64> {
     let (digits, lowest, largest) = match precision {

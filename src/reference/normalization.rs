@@ -162,6 +162,11 @@ pub fn rms_norm_parameter_partials(
     column_partials(&products, cols, rows_per_block)
 }
 
+/// Euclidean norms of the rows of w (.., cols).
+pub fn row_norms(w: &[f64], cols: usize) -> Vec<f64> {
+    w.chunks(cols).map(|row| row.iter().map(|w| w * w).sum::<f64>().sqrt()).collect()
+}
+
 /// Means, then biased variances, of the columns of x (rows, features).
 pub fn batch_norm_statistics(x: &[f64], features: usize) -> Vec<f64> {
     let rows = (x.len() / features) as f64;

@@ -10,6 +10,17 @@ pub fn column_sum(partials: &[f64], cols: usize) -> Vec<f64> {
     (0..cols).map(|c| partials.iter().skip(c).step_by(cols).sum()).collect()
 }
 
+/// `y[c] = sum_b partials[b, first + c] / divisor[c]`, and 0 where the divisor is.
+pub fn divided_column_sum(
+    partials: &[f64],
+    cols: usize,
+    first: usize,
+    divisor: &[f64],
+) -> Vec<f64> {
+    let sums = column_sum(partials, cols).into_iter().skip(first);
+    sums.zip(divisor).map(|(sum, &d)| if d == 0.0 { 0.0 } else { sum / d }).collect()
+}
+
 /// Mean of all values; 0 where there are none.
 pub fn row_mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64

@@ -81,6 +81,13 @@ impl LossScale {
         Self::Dynamic(DynamicLossScale::default())
     }
 
+    /// [`Dynamic`](Self::Dynamic), from 1,024: for a model that was trained before, whose gradients
+    /// are larger than those of one that was just initialised. 65,536 times them leaves f16 in the
+    /// first step, and each step on the way down is skipped.
+    pub fn fine_tuning() -> Self {
+        Self::Dynamic(DynamicLossScale { init: 1024.0, ..DynamicLossScale::default() })
+    }
+
     /// The scale of the first step.
     pub fn init(&self) -> f32 {
         match self {

@@ -27,7 +27,7 @@ const PRODUCT: Tolerance = Tolerance { absolute: 1.2e-5, ..FUNCTION };
 
 rows! {
     activate, activate_backward, add, broadcast_add, cast_from_f32, cast_to_f32, copy_quads,
-    gated, gated_backward, multiply, scale, soft_cap, soft_cap_backward,
+    gated, gated_backward, multiply, scale, scale_columns, soft_cap, soft_cap_backward,
 }
 
 type Binding<'a> = wgpu::BufferBinding<'a>;
@@ -169,6 +169,83 @@ fn broadcast_add(gpu: &Gpu) {
         let expected = reference::elementwise::broadcast_add(&wide(&x), &wide(&b));
         assert_close("broadcast_add", &unpad(&read(gpu, &y), cols), &expected, ROUNDING);
     }
+}
+
+/// (rows, columns, the first that are scaled, how many)
+const COLUMN_RANGES: [(usize, usize, usize, usize); 6] =
+    [(1, 1, 0, 1), (5, 7, 0, 7), (3, 12, 8, 4), (7, 300, 4, 256), (66, 257, 256, 1), (1, 8, 4, 4)];
+
+fn scale_columns(gpu: &Gpu) {
+    for (rows, cols, first, count) in COLUMN_RANGES {
+        for (has_factor, has_bias) in [(1, 0), (1, 1), (0, 1), (0, 0)] {
+            let x = values(1, rows * cols);
+            let numerator = values(2, count);
+            let mut divisor: Vec<_> = values(3, count).iter().map(|d| 1.5 + d).collect();
+            // Where both are the same, the factor is 1, whatever they are.
+            divisor[count / 2] = numerator[count / 2];
+            let bias = values(4, cols);
+            let [gx, gn, gd, gb] =
+                [(&x, cols), (&numerator, count), (&divisor, count), (&bias, cols)]
+                    .map(|(data, cols)| gpu.upload("input", &pad(data, cols)));
+            let y = gpu.upload("y", &pad(&vec![7.0; rows * cols], cols));
+            gpu.run(&ScaleColumns {
+                params: ScaleColumnsParams {
+                    rows: rows as u32,
+                    row_quads: cols.div_ceil(4) as u32,
+                    first_quad: first as u32 / 4,
+                    quads: count.div_ceil(4) as u32,
+                    has_factor,
+                    has_bias,
+                },
+                x: gx.as_entire_buffer_binding(),
+                numerator: gn.as_entire_buffer_binding(),
+                divisor: gd.as_entire_buffer_binding(),
+                bias: gb.as_entire_buffer_binding(),
+                y: y.as_entire_buffer_binding(),
+            });
+            let factors = if has_factor == 1 { &numerator } else { &divisor };
+            let mut expected = reference::elementwise::scale_columns(
+                &wide(&x),
+                cols,
+                first,
+                &wide(factors),
+                &wide(&divisor),
+            );
+            if has_bias == 1 {
+                expected = reference::elementwise::broadcast_add(&expected, &wide(&bias));
+            }
+            let is_scaled = |column: usize| (first..first + count).contains(&column);
+            let all = expected.iter_mut().enumerate();
+            all.filter(|(i, _)| !is_scaled(i % cols)).for_each(|(_, y)| *y = 7.0);
+            let because = "a division to 2.5 ULP, a product and a sum";
+            let allowed = Tolerance { absolute: 2e-7, relative: 6e-7, because };
+            let actual = unpad(&read(gpu, &y), cols);
+            assert_close("scale_columns", &actual, &expected, allowed);
+            if has_bias == 0 {
+                let same = (0..rows).map(|row| row * cols + first + count / 2);
+                same.for_each(|i| assert_eq!(actual[i].to_bits(), x[i].to_bits()));
+            }
+        }
+    }
+    // A row of zeros with a magnitude of zero.
+    let zeros = gpu.upload("zeros", &[0.0f32; 4]);
+    let (x, y) = (gpu.upload("x", &[1.0f32, 2.0, 3.0, 4.0]), gpu.buffer("y", 16));
+    gpu.run(&ScaleColumns {
+        params: ScaleColumnsParams {
+            rows: 1,
+            row_quads: 1,
+            first_quad: 0,
+            quads: 1,
+            has_factor: 1,
+            has_bias: 0,
+        },
+        x: x.as_entire_buffer_binding(),
+        numerator: zeros.as_entire_buffer_binding(),
+        divisor: zeros.as_entire_buffer_binding(),
+        bias: x.as_entire_buffer_binding(),
+        y: y.as_entire_buffer_binding(),
+    });
+    assert_eq!(read(gpu, &y), [1.0, 2.0, 3.0, 4.0]);
 }
 
 fn soft_cap(gpu: &Gpu) {

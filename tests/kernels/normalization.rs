@@ -33,6 +33,7 @@ rows! {
     residual_rms_norm,
     rms_norm_backward,
     rms_norm_parameter_partials,
+    row_norms,
     batch_norm_statistics,
     batch_norm,
     batch_norm_backward,
@@ -618,5 +619,46 @@ fn batch_norm_running(gpu: &Gpu) {
             assert_close("staged", &actual, &expected, STATISTICS);
         }
         assert_eq!(unpad(&read(gpu, &gbase)[..2 * features.next_multiple_of(4)], features), base);
+    }
+}
+
+/// Norms of some rows of a matrix, alone and with another added to them.
+fn row_norms(gpu: &Gpu) {
+    for &(rows, cols) in SHAPES {
+        let [w_first, first] = [rows / 3, 2];
+        let count = rows - w_first;
+        let check = |w: &[f32], delta: &[f32], has_delta: u32, relative: f64| {
+            let (gw, gdelta) = (gpu.upload("w", &pad(w, cols)), gpu.upload("d", &pad(delta, cols)));
+            let norms = gpu.upload("norms", &vec![7.0f32; (first + count).next_multiple_of(4)]);
+            gpu.run(&RowNorms {
+                params: RowNormsParams {
+                    rows: count as u32,
+                    cols: cols as u32,
+                    first: first as u32,
+                    w_first_row: w_first as u32,
+                    has_delta,
+                },
+                w: gw.as_entire_buffer_binding(),
+                delta: gdelta.as_entire_buffer_binding(),
+                norms: norms.as_entire_buffer_binding(),
+            });
+            let own = wide(&w[w_first * cols..]);
+            let added = wide(delta).into_iter().map(|d| d * f64::from(has_delta));
+            let sums: Vec<_> = own.iter().zip(added).map(|(w, d)| w + d).collect();
+            let expected = reference::normalization::row_norms(&sums, cols);
+            let actual = read(gpu, &norms);
+            let because = "rounding of a sum of squares and of a root";
+            let rounding = Tolerance { absolute: 0.0, relative, because };
+            assert_close("row_norms", &actual[first..first + count], &expected, rounding);
+            assert_eq!(actual[..first], [7.0; 2]);
+        };
+        let (w, delta) = (values(1, rows * cols), values(2, count * cols));
+        let relative = 1e-6 + 1e-7 * (cols as f64).sqrt();
+        check(&w, &delta, 0, relative);
+        // Sums of two numbers that cancel keep their rounding.
+        check(&w.iter().map(|w| 2.0 + w).collect::<Vec<_>>(), &delta, 1, relative);
+        // Squares beyond f32.
+        check(&w.iter().map(|w| 1e30 * (2.0 + w)).collect::<Vec<_>>(), &delta, 1, relative);
+        check(&vec![0.0; rows * cols], &delta, 0, relative);
     }
 }

@@ -24,7 +24,7 @@ fn rounding(terms: usize) -> Tolerance {
     Tolerance { absolute: 6e-8 * terms as f64, relative: 1e-6, because: "rounding of an f32 sum" }
 }
 
-rows! { column_partials, column_sum, row_mean, value_scan }
+rows! { column_partials, column_sum, divided_column_sum, row_mean, value_scan }
 
 fn column_partials(gpu: &Gpu) {
     for &(rows, cols, rows_per_block) in SHAPES {
@@ -70,6 +70,39 @@ fn column_sum(gpu: &Gpu) {
             let expected: Vec<_> = sum.iter().zip(kept).map(|(s, b)| s + b).collect();
             let actual = unpad(&read(gpu, &y), cols);
             assert_close("column_sum", &actual, &expected, rounding(blocks.min(2000)));
+        }
+    }
+}
+
+fn divided_column_sum(gpu: &Gpu) {
+    for (blocks, cols, first, count) in
+        [(1, 1, 0, 1), (128, 7, 0, 7), (5, 12, 8, 4), (9, 600, 4, 512)]
+    {
+        let (partials, before) = (values(2, blocks * cols), values(3, count));
+        let mut divisor: Vec<_> = values(4, count).iter().map(|d| 2.0 + d).collect();
+        divisor[count / 2] = 0.0;
+        let gpartials = gpu.upload("partials", &pad(&partials, cols));
+        let gdivisor = gpu.upload("divisor", &pad(&divisor, count));
+        let sum =
+            reference::reduce::divided_column_sum(&wide(&partials), cols, first, &wide(&divisor));
+        for accumulate in [0, 1] {
+            let y = gpu.upload("y", &pad(&before, count));
+            gpu.run(&DividedColumnSum {
+                params: DividedColumnSumParams {
+                    blocks: blocks as u32,
+                    row_quads: cols.div_ceil(4) as u32,
+                    first_quad: first as u32 / 4,
+                    quads: count.div_ceil(4) as u32,
+                    accumulate,
+                },
+                partials: gpartials.as_entire_buffer_binding(),
+                divisor: gdivisor.as_entire_buffer_binding(),
+                y: y.as_entire_buffer_binding(),
+            });
+            let kept = before.iter().map(|&b| f64::from(b) * f64::from(accumulate));
+            let expected: Vec<_> = sum.iter().zip(kept).map(|(s, b)| s + b).collect();
+            let actual = unpad(&read(gpu, &y), count);
+            assert_close("divided_column_sum", &actual, &expected, rounding(blocks));
         }
     }
 }

@@ -17,7 +17,7 @@ use evenkeel::nn::Init;
 use evenkeel::step::StepInput;
 use evenkeel::train::IGNORE;
 
-use super::{tokens, values, wide};
+use super::{adapter_cases, tokens, values, wide};
 
 /// What [`Graph::backward`] gets: no power of one, so that a lost factor shows.
 pub const FACTOR: f32 = 0.75;
@@ -136,7 +136,7 @@ impl Builder {
     }
 
     /// Only runs forward.
-    fn forward(self, output: Value) -> Case {
+    pub fn forward(self, output: Value) -> Case {
         let Self { name, graph, data, .. } = self;
         Case { name, graph, data, loss: None, output }
     }
@@ -147,6 +147,8 @@ pub fn all(leaves: Leaves) -> Vec<Case> {
     let families: &[fn(Leaves) -> Vec<Case>] = &[
         elementwise,
         linear,
+        adapter_cases::adapted,
+        adapter_cases::scaled_columns,
         matmul,
         softmax,
         row_norm,

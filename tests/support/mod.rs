@@ -21,6 +21,7 @@ macro_rules! tests {
     };
 }
 
+pub mod adapter_cases;
 pub mod cases;
 pub mod edited;
 pub mod files;

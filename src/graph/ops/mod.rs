@@ -1,8 +1,10 @@
 //! The operations, by family. Each is one `impl Op` and one method of [`Graph`](super::Graph).
 
+mod adapter;
 mod attention;
 mod batch_norm;
 mod cast;
+mod dora;
 mod elementwise;
 mod embedding;
 mod linear;
@@ -17,6 +19,7 @@ mod row_norm;
 mod softmax;
 mod step;
 
+pub use adapter::{AdaptedColumns, LowRank};
 pub use attention::{Attention, AttentionLayout, AttentionSettings};
 pub use cast::Cast;
 pub use elementwise::{ActivationBackward, Add, Gated, Multiply, Scale, SoftCap};

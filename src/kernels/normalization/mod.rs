@@ -23,6 +23,7 @@ pub(super) const ALL: &[Declaration] = &[
     ResidualRmsNorm::DECLARATION,
     RmsNormBackward::DECLARATION,
     RmsNormParameterPartials::DECLARATION,
+    RowNorms::DECLARATION,
     BatchNormStatistics::DECLARATION,
     BatchNorm::DECLARATION,
     BatchNormBackward::DECLARATION,

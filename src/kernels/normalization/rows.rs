@@ -274,3 +274,34 @@ kernel! {
         Write weight_partials,
     }
 }
+
+kernel! {
+    /// Euclidean norms of rows, or of those of a sum: what DoRA divides by. Rows whose squares leave
+    /// f32 are scaled by a power of two; a row with a NaN or Inf gives NaN.
+    pub RowNorms = [
+        GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        wgsl!("../../../shaders/normalization/row_norms.wgsl"),
+    ];
+    workgroup [64, 1, 1];
+    grid |params| grid(params.rows);
+    uniform RowNormsParams {
+        /// Rows whose norms are taken.
+        rows: u32,
+        /// Elements in a row, without padding.
+        cols: u32,
+        /// Where the norm of the first of them goes.
+        first: u32,
+        /// Which row of `w` the first of them is.
+        w_first_row: u32,
+        /// 1 adds `delta` first.
+        has_delta: u32,
+    }
+    buffers {
+        /// f32 (.., cols)
+        Read w,
+        /// f32 (rows, cols); any buffer where `has_delta` is 0.
+        Read delta,
+        /// (.., rows): `rows` of them from `first` on are overwritten.
+        Write norms,
+    }
+}

@@ -15,6 +15,7 @@ mod initial_values;
 mod memory;
 mod names;
 mod rows;
+mod starts;
 mod trained;
 mod values;
 
@@ -71,6 +72,7 @@ impl Parameters {
         let (specs, states) = (graph.parameters(), graph.states());
         let parameters = Self::allocate(gpu, specs, states, graph.weights()).await?;
         parameters.initialize(seed);
+        parameters.start(graph, |_| true).await?;
         Ok(parameters)
     }
 

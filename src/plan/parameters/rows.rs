@@ -19,12 +19,20 @@ const IN_FLIGHT: u64 = 64 << 20;
 
 /// Where new values of all parameters come from, some rows at a time.
 pub trait WeightSource {
-    /// Fails unless it has finite values, which the storage can hold, for every parameter, in the
-    /// shape that it has here. After that, [`rows`](Self::rows) gives these values.
+    /// Fails unless it has finite values, which the storage can hold, for every parameter that it
+    /// [provides](Self::provides), in the shape that it has here. After that, [`rows`](Self::rows)
+    /// gives these values.
     ///
     /// # Errors
     /// One that names all that is wrong.
     fn check(&mut self, parameters: &Parameters) -> Result<()>;
+
+    /// Whether it has values for the parameter with this name: all by default. Those that it has none
+    /// for stay as they are, or [start](crate::graph::Graph::start_as) anew.
+    fn provides(&self, name: &str) -> bool {
+        let _ = name;
+        true
+    }
 
     /// Some entries of the first dimension of the parameter with this name, dense. Of a vector
     /// always all.
@@ -53,8 +61,8 @@ struct Share {
 }
 
 impl Parameters {
-    /// Takes the values of all parameters from a source. States stay as they are. About 64 MiB of
-    /// them are on the host at once, beside what the source holds.
+    /// Takes the values of all parameters from a source that it provides. Others, and states, stay as
+    /// they are. About 64 MiB of them are on the host at once, beside what the source holds.
     ///
     /// # Errors
     /// Those of [`WeightSource::check`], before anything is written. Where the source fails later
@@ -64,7 +72,9 @@ impl Parameters {
         self.gpu.check()?;
         source.check(self)?;
         let mut in_flight = 0;
-        for (index, spec) in self.specs.iter().enumerate() {
+        let specs = self.specs.iter().enumerate().filter(|(_, spec)| source.provides(&spec.name));
+        let specs: Vec<_> = specs.collect();
+        for (index, spec) in specs {
             for rows in pieces(&spec.shape, 0..spec.shape.dims[0]) {
                 let values = source.rows(&spec.name, rows.clone())?;
                 in_flight += self.write_rows(index, rows, &values);

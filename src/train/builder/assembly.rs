@@ -51,8 +51,8 @@ pub(in crate::train) async fn build<M: Model>(
     settings.check_parts(&parameters)?;
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
-    let loss_scale = settings.chosen_loss_scale();
-    let step = StepBuffers::from_state(gpu, settings.initial_state());
+    let loss_scale = settings.chosen_loss_scale(&parameters);
+    let step = StepBuffers::from_state(gpu, settings.initial_state(&parameters));
     let observed = graph.observations().iter().map(|&(_, value)| value);
     let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
     let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();

@@ -51,8 +51,8 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// How the loss is scaled before the backward pass. The default is not at all, and
-    /// [`LossScale::dynamic`] in f16.
+    /// How the loss is scaled before the backward pass. The default is not at all, and in f16
+    /// [`LossScale::dynamic`], or [`LossScale::fine_tuning`] where tensors are frozen.
     #[must_use]
     pub fn loss_scale(mut self, loss_scale: LossScale) -> Self {
         self.settings.loss_scale = Some(loss_scale);

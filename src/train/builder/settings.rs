@@ -109,8 +109,8 @@ impl Settings {
     }
 
     /// The device's account of a run that has not begun.
-    pub(in crate::train) fn initial_state(&self) -> StepState {
-        let loss_scale = self.chosen_loss_scale();
+    pub(in crate::train) fn initial_state(&self, parameters: &Parameters) -> StepState {
+        let loss_scale = self.chosen_loss_scale(parameters);
         StepState::new(loss_scale.init(), loss_scale.hysteresis())
     }
 
@@ -122,9 +122,10 @@ impl Settings {
         self.rules.states(parameters.trained())
     }
 
-    pub(in crate::train) fn chosen_loss_scale(&self) -> LossScale {
+    pub(in crate::train) fn chosen_loss_scale(&self, parameters: &Parameters) -> LossScale {
         self.loss_scale.unwrap_or(match self.precision {
-            Precision::F16 => LossScale::dynamic(),
+            Precision::F16 if parameters.frozen().is_empty() => LossScale::dynamic(),
+            Precision::F16 => LossScale::fine_tuning(),
             Precision::F32 | Precision::Bf16 => LossScale::default(),
         })
     }
@@ -134,7 +135,7 @@ impl Settings {
         self.schedule.validate(self.optimizer.learning_rate())?;
         self.norm.validate()?;
         self.clip.validate()?;
-        self.chosen_loss_scale().validate()?;
+        self.loss_scale.unwrap_or_default().validate()?;
         self.validate_policies()?;
         if self.microbatches == 0 || u32::try_from(self.microbatches).is_err() {
             return Err(Error::Setting {

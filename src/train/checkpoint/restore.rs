@@ -9,6 +9,7 @@ use super::save::Moment;
 use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{compensation_name, invalid, list, moment_name};
 use crate::error::Result;
+use crate::graph::{Graph, Phase};
 use crate::kernel::WeightStorage;
 use crate::plan::parameters::WeightSource;
 use crate::plan::parts::rows_of;
@@ -50,7 +51,8 @@ impl<M: Model> Trainer<M> {
         check_state(&state, checkpoint.steps())?;
         let tensors = self.tensors_of(checkpoint, state.applied_total)?;
         writes.extend(self.moments_from(checkpoint)?);
-        let state = continued(&state, origin.has_dynamic_scale, &self.settings.chosen_loss_scale());
+        let scale = self.settings.chosen_loss_scale(&self.parameters);
+        let state = continued(&state, origin.has_dynamic_scale, &scale);
         writes.push((self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()));
         writes.push((self.tensors.clone(), 0, bytemuck::cast_slice(&tensors).to_vec()));
         writes.extend(self.memories_of(checkpoint)?);
@@ -91,13 +93,16 @@ impl<M: Model> Trainer<M> {
         self.gpu.check()?;
         let writes = self.first_step()?;
         self.parameters.load(source).await?;
+        let mut graph = Graph::new(Phase::Evaluate).with_weights(self.parameters.storage());
+        self.model.build(&mut graph);
+        self.parameters.start(&graph, |name| !source.provides(name)).await?;
         self.begin_anew(writes);
         Ok(())
     }
 
     /// What the device counts, and what policies remember, in front of the first step.
     fn first_step(&self) -> Result<Vec<Write>> {
-        let state = self.settings.initial_state();
+        let state = self.settings.initial_state(&self.parameters);
         let tensors = self.settings.initial_tensors(&self.parameters)?;
         let mut writes = vec![
             (self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()),

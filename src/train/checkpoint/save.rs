@@ -95,7 +95,7 @@ impl<M: Model> Trainer<M> {
     }
 
     fn origin(&self, host: HostState) -> Origin {
-        let scale = self.settings.chosen_loss_scale();
+        let scale = self.settings.chosen_loss_scale(&self.parameters);
         Origin {
             host,
             model: self.model.configuration(),

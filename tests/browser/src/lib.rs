@@ -11,6 +11,8 @@ mod suspend;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
+#[path = "../../adapters/main.rs"]
+mod adapters;
 #[path = "../../checkpoint.rs"]
 mod checkpoint;
 #[path = "../../custom_optimizer.rs"]
@@ -71,6 +73,7 @@ mod weights;
 /// Test programs by name, and their tests.
 const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("kernels", kernels::TESTS),
+    ("adapters", adapters::TESTS),
     ("checkpoint", checkpoint::TESTS),
     ("custom_optimizer", custom_optimizer::TESTS),
     ("device_loss", device_loss::TESTS),
