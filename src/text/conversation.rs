@@ -197,7 +197,10 @@ fn check_content(content: &Value) -> Result<(), String> {
         let field = |name: &str| part.get_attr(name).unwrap_or_default();
         let (kind, text) = (field("type"), field("text"));
         if kind.as_str() != Some("text") {
-            return Err(format!("its content has a part of the type {kind:?}; only text is read"));
+            return Err(format!(
+                "its content has a part of the type {:?}; only text is read",
+                kind.to_string()
+            ));
         }
         if text.kind() != ValueKind::String {
             return Err("its content has a part of the type text without a text".to_owned());

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
-use tokenizers::processors::PostProcessorWrapper;
+use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use super::special::{SpecialTokens, read as read_special};
@@ -102,7 +101,6 @@ pub(super) fn load(files: &Files) -> Result<Loaded> {
         |token| inner.token_to_id(token),
         |id| inner.id_to_token(id).is_some(),
     )?;
-    set_ends(&mut inner, &config, &special)?;
     let media = MEDIA.iter().filter_map(|&name| special.named.get(name));
     let media = media.filter_map(|token| inner.token_to_id(token)).collect();
     let templates = templates(files, &config, &special)?;
@@ -210,40 +208,6 @@ fn mark_special(inner: &mut Inner, named: &Named) -> Result<()> {
         .add_special_tokens(tokens)
         .map(drop)
         .map_err(|error| invalid(TOKENIZER_CONFIG, error.to_string()))
-}
-
-/// What is put before and behind a text, where the configuration has a word in it.
-fn set_ends(inner: &mut Inner, config: &Map<String, Value>, special: &SpecialTokens) -> Result<()> {
-    const SWITCHES: [(&str, &str); 2] =
-        [("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")];
-    if !SWITCHES.iter().any(|(switch, _)| config.contains_key(*switch)) {
-        return Ok(());
-    }
-    let [bos, eos] = SWITCHES.map(|(switch, name)| {
-        let is_on = config.get(switch).and_then(Value::as_bool).unwrap_or(false);
-        let token = special.named.get(name).filter(|_| is_on)?;
-        Some((token, inner.token_to_id(token)?))
-    });
-    let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
-    let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-    let around = |texts: &[&str]| -> Vec<Value> {
-        let bos = bos.iter().map(|(token, _)| piece(token));
-        let eos = eos.iter().map(|(token, _)| piece(token));
-        bos.chain(texts.iter().map(|id| text(id))).chain(eos).collect()
-    };
-    let tokens = bos.iter().chain(eos.iter()).map(|(token, id)| {
-        ((*token).clone(), json!({"id": token, "ids": [id], "tokens": [token]}))
-    });
-    let template = json!({
-        "type": "TemplateProcessing",
-        "single": around(&["A"]),
-        "pair": around(&["A", "B"]),
-        "special_tokens": tokens.collect::<Map<_, _>>(),
-    });
-    let processor: PostProcessorWrapper = serde_json::from_value(template)
-        .map_err(|error| invalid(TOKENIZER_CONFIG, error.to_string()))?;
-    inner.with_post_processor(Some(processor));
-    Ok(())
 }
 
 /// All chat templates by name. Files of their own come before the configuration's.

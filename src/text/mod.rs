@@ -35,7 +35,7 @@
 //! | file | what is taken of it |
 //! |---|---|
 //! | `tokenizer.json` | everything but truncation and padding |
-//! | `tokenizer_config.json` | special tokens, `added_tokens_decoder`, `add_bos_token`, `add_eos_token`, `chat_template` |
+//! | `tokenizer_config.json` | special tokens, `added_tokens_decoder`, `chat_template` |
 //! | `special_tokens_map.json` | special tokens that the former does not name |
 //! | `generation_config.json`, else `config.json` | ids that end a generation |
 //! | `chat_template.jinja`, `additional_chat_templates/*.jinja` | chat templates, before the former's |

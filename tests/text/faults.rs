@@ -110,7 +110,10 @@ pub fn answers_that_cannot_be_told_are_refused() {
     encode(&thinking, &turns("x", "assistant"), LossOn::All).expect("samples");
 
     // The end of the prompt and the beginning of the answer are one token.
-    let joined = with_template("gemma", &template("chatml"));
+    let lines = "{% for message in messages %}<start_of_turn>{{ message.role }}{{ '\\n' }}\
+                 {{ message.content }}<end_of_turn>{% endfor %}\
+                 {% if add_generation_prompt %}<start_of_turn>assistant{{ '\\n' }}{% endif %}";
+    let joined = with_template("gemma", lines);
     assert_eq!(joined.encode("\n\n", false).expect("ids").len(), 1);
     let parts = ["before message 2", "in one token with it"];
     refused(&joined, &turns("\\nx", "assistant"), LossOn::Answers, &parts);
