@@ -243,8 +243,8 @@ impl Supervision {
         };
         let (tokens, offsets) = tokenizer.encode_with_offsets(&whole.text)?;
         let is_answer = |at: usize| {
-            let (start, end) = offsets[at];
-            answers.iter().any(|answer| start < answer.end && end > answer.start)
+            let token = &offsets[at];
+            answers.iter().any(|answer| token.start < answer.end && token.end > answer.start)
         };
         Ok(counted(tokens, is_answer))
     }

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 
 use super::load::{self, Files, Loaded, TOKENIZER, invalid};
 use super::template::{ChatOptions, ChatTemplate, DEFAULT, TOOL_USE};
 use super::{Conversation, DecodeStream, SpecialTokens};
 use crate::error::{Error, Result};
 use crate::nn::GptConfig;
+
+/// The most whitespace characters in a row.
+const LONGEST_RUN: usize = 500_000;
 
 /// A `tokenizer.json` of Hugging Face's, with what the files beside it say of special tokens and
 /// chats. It runs without C code, in pages too.
@@ -63,19 +67,20 @@ impl Tokenizer {
     /// puts those around it that the model has learned texts with, such as one that begins it.
     ///
     /// # Errors
-    /// [`Error::Data`] where the tokenizer has no token for something in the text.
+    /// [`Error::Data`] where the tokenizer has no token for something in the text, and for more than
+    /// half a million whitespace characters in a row, which patterns do not match.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        check_runs(text)?;
         let encoding = self.inner.encode_fast(text, add_special_tokens);
         Ok(encoding.map_err(unencodable)?.get_ids().to_vec())
     }
 
     /// The ids, and which bytes of the text each stands for.
-    pub(super) fn encode_with_offsets(
-        &self,
-        text: &str,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+    pub(super) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        check_runs(text)?;
         let encoding = self.inner.encode(text, false).map_err(unencodable)?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok((encoding.get_ids().to_vec(), offsets.collect()))
     }
 
     /// The text of ids, as the decoder of the tokenizer has it. Bytes that are no UTF-8 become
@@ -218,6 +223,22 @@ impl fmt::Debug for Tokenizer {
             .field("templates", &self.templates.keys())
             .finish_non_exhaustive()
     }
+}
+
+/// Fails where there is more whitespace in a row than `\s+(?!\S)` is matched on: it may give back
+/// each character, and at a million fancy-regex gives up, which tokenizers does not tell.
+fn check_runs(text: &str) -> Result<()> {
+    let is_run = |run: &str| run.len() > LONGEST_RUN && run.chars().count() > LONGEST_RUN;
+    if text.len() <= LONGEST_RUN || !text.split(|c: char| !c.is_whitespace()).any(is_run) {
+        return Ok(());
+    }
+    Err(Error::Data {
+        what: "the text".to_owned(),
+        reason: format!(
+            "it has more than {LONGEST_RUN} whitespace characters in a row, which patterns of \
+             tokenizers are not matched on; leave some out, or encode it in parts"
+        ),
+    })
 }
 
 fn unencodable(error: tokenizers::Error) -> Error {

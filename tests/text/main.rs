@@ -25,6 +25,7 @@ tests! {
     streams_give_whole_characters_as_soon_as_they_are_there,
     streams_go_on_with_a_prompt,
     long_texts_are_split_in_time,
+    whitespace_that_patterns_give_up_on_is_refused,
     vocabularies_must_fit_the_model,
     chats_are_rendered_as_transformers_does,
     times_are_written_as_python_does,

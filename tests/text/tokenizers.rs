@@ -175,6 +175,17 @@ pub fn long_texts_are_split_in_time() {
     }
 }
 
+pub fn whitespace_that_patterns_give_up_on_is_refused() {
+    let gpt2 = tokenizer("gpt2");
+    let error = gpt2.encode(&" ".repeat(500_001), false).expect_err("too long").to_string();
+    assert!(error.contains("whitespace characters in a row"), "{error}");
+    // A pattern that gave up would leave the words behind in pieces.
+    let text = format!("{}the keel", "\u{2003}".repeat(400_000));
+    let ids = gpt2.encode(&text, false).expect("ids");
+    let last = gpt2.encode("the keel", false).expect("ids");
+    assert!(ids.ends_with(&last) && ids.len() > 400_000, "{}", ids.len());
+}
+
 pub fn vocabularies_must_fit_the_model() {
     let model = |vocabulary| GptConfig { vocabulary, ..GptConfig::gpt2(8, 8, 1, 1, 8) };
     let qwen2 = tokenizer("qwen2");
