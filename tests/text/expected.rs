@@ -58,11 +58,9 @@ pub fn texts(value: &Value) -> Vec<&str> {
 #[track_caller]
 pub fn assert_same(what: &str, found: &str, expected: &str) {
     if found != expected {
-        let at = found.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
-        let near = |text: &str| {
-            let from = text.floor_char_boundary(at.saturating_sub(40));
-            text[from..text.floor_char_boundary(at + 60)].to_owned()
-        };
-        panic!("{what}: {:?} instead of {:?}, byte {at}", near(found), near(expected));
+        let at = found.chars().zip(expected.chars()).take_while(|(a, b)| a == b).count();
+        let near =
+            |text: &str| text.chars().skip(at.saturating_sub(40)).take(100).collect::<String>();
+        panic!("{what}: {:?} instead of {:?}, character {at}", near(found), near(expected));
     }
 }
