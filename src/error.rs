@@ -196,10 +196,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// A folder with a model that cannot be read as one, or not be written. Nothing was changed.
+    /// Files of a model that cannot be read as one, or not be written. Nothing was changed.
     #[error("{file}: {reason}")]
     ModelFile {
-        /// The file in the folder.
+        /// The file.
         file: String,
         /// All that is wrong with it, and what to do.
         reason: String,

@@ -108,6 +108,7 @@ pub mod data;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod file;
+pub mod gguf;
 pub mod gpu;
 pub mod graph;
 pub mod guide;

@@ -63,14 +63,22 @@ impl Config {
     /// and those of [`GptConfig::validate`].
     pub fn new(family: Family, gpt: GptConfig) -> Result<Self> {
         gpt.validate()?;
-        let mut fields = Map::from_iter([
-            ("architectures".to_owned(), json!([family.architecture()])),
-            ("model_type".to_owned(), json!(family.model_type())),
-            ("torch_dtype".to_owned(), json!("float32")),
-        ]);
-        let described = describe(family, &gpt, false);
-        fields.extend(described.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let fields = fields_of(family, describe(family, &gpt, false));
         check_same(family, &gpt, &fields)?;
+        let text = pretty(&fields);
+        Ok(Self { gpt, family, text, fields })
+    }
+
+    /// One with these fields, which come from a file of another kind.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub(crate) fn described(
+        family: Family,
+        described: Vec<(&'static str, Value)>,
+    ) -> Result<Self, Vec<String>> {
+        let fields = fields_of(family, described);
+        let gpt = read_checked(family, &fields)?;
         let text = pretty(&fields);
         Ok(Self { gpt, family, text, fields })
     }
@@ -126,12 +134,31 @@ fn pretty(fields: &Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(fields.clone()))
 }
 
+/// All fields of a configuration that no `config.json` was before.
+fn fields_of(family: Family, described: Vec<(&'static str, Value)>) -> Map<String, Value> {
+    let first = [
+        ("architectures", json!([family.architecture()])),
+        ("model_type", json!(family.model_type())),
+        ("torch_dtype", json!("float32")),
+    ];
+    let all = first.into_iter().chain(described);
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// The model of these fields, if nothing is wrong with them.
 fn checked(family: Family, map: &Map<String, Value>) -> Result<GptConfig> {
+    read_checked(family, map).map_err(|problems| invalid(CONFIG, problems.join("; ")))
+}
+
+/// The same, or all that is wrong in words.
+fn read_checked(family: Family, map: &Map<String, Value>) -> Result<GptConfig, Vec<String>> {
     let mut fields = Fields::new(map);
     let gpt = read(family, &mut fields);
-    all_or_none(CONFIG, fields.finish_config())?;
-    gpt.validate().map_err(|error| invalid(CONFIG, format!("as a model, {error}")))?;
+    let problems = fields.finish_config();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    gpt.validate().map_err(|error| vec![format!("as a model, {error}")])?;
     Ok(gpt)
 }
 

@@ -150,6 +150,6 @@ fn scalar(gpt: &GptConfig) -> Value {
 }
 
 /// The shortest decimal number that is this one in f32, not the longer one that it is in f64.
-fn decimal(value: f32) -> Value {
+pub(crate) fn decimal(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

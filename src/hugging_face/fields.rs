@@ -79,7 +79,7 @@ const HARMLESS: &[&str] = &[
 
 /// An object that is read field by field. A field that is null counts as absent.
 #[derive(Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     /// In front of names in messages.
     prefix: String,
@@ -92,7 +92,8 @@ impl<'a> Fields<'a> {
         Self::within(String::new(), map)
     }
 
-    fn within(prefix: String, map: &'a Map<String, Value>) -> Self {
+    /// With something in front of names in messages.
+    pub fn within(prefix: String, map: &'a Map<String, Value>) -> Self {
         Self { map, prefix, asked: BTreeSet::new(), problems: Vec::new() }
     }
 
@@ -205,7 +206,8 @@ impl<'a> Fields<'a> {
         self.finish(HARMLESS)
     }
 
-    fn finish(mut self, harmless: &[&str]) -> Vec<String> {
+    /// All that is wrong, where these fields say nothing of the function.
+    pub fn finish(mut self, harmless: &[&str]) -> Vec<String> {
         let unknown = self.map.iter().filter(|(name, value)| {
             let is_known = self.asked.contains(*name) || harmless.contains(&name.as_str());
             !is_known && !value.is_null()

@@ -20,7 +20,7 @@ const LARGEST_HEADER: u64 = 100_000_000;
 
 /// The contents of a file.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// All of them.
     Memory(Vec<u8>),
     /// An open file, whose position is whoever's has locked it.
@@ -29,7 +29,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    fn length(&self) -> io::Result<u64> {
+    pub fn length(&self) -> io::Result<u64> {
         match self {
             Self::Memory(bytes) => Ok(bytes.len() as u64),
             #[cfg(not(target_arch = "wasm32"))]
@@ -41,7 +41,7 @@ impl Source {
     }
 
     /// Some bytes, all of which there must be.
-    fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+    pub fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         match self {
             Self::Memory(bytes) => {
                 let found = bytes.get(range.start as usize..range.end as usize);
@@ -66,7 +66,7 @@ impl Source {
     }
 }
 
-fn unreadable(name: &str, error: &io::Error) -> crate::Error {
+pub(crate) fn unreadable(name: &str, error: &io::Error) -> crate::Error {
     invalid(name, format!("cannot be read: {error}"))
 }
 

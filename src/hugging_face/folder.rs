@@ -8,8 +8,9 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::files::{Source, TensorFile};
-use super::names::{Tensor, head_name};
-use super::{CONFIG, Config, Export, Family, Progress, Reader, all_or_none, invalid};
+use super::names::{Tensor, head_name, misfit};
+use super::reader::{Size, TensorFiles, ranges};
+use super::{CONFIG, Config, Export, Family, Progress, Reader, TheirTensor, all_or_none, invalid};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
 use crate::kernel::Precision;
@@ -160,14 +161,16 @@ impl Folder {
         self.body.contains("language_model.")
     }
 
-    pub(super) fn stored(&self, tensor: &super::TheirTensor) -> Option<(String, &Stored)> {
+    fn stored(&self, tensor: &TheirTensor) -> Result<(String, &Stored)> {
         let name = tensor.full_name(self.body);
-        let stored = self.tensors.get(&name)?;
-        Some((name, stored))
+        match self.tensors.get(&name) {
+            Some(stored) => Ok((name, stored)),
+            None => Err(invalid(SINGLE, format!("{name} is missing"))),
+        }
     }
 
     /// The head of a tied model and the embedding, where both are there.
-    pub(super) fn tied_copy(&self) -> Option<[(String, &Stored); 2]> {
+    fn tied_copy(&self) -> Option<[(String, &Stored); 2]> {
         let embedding = format!("{}{}", self.body, self.config.family().embedding());
         let [head, embedding] = [head_name(self.body), embedding].map(|name| {
             let stored = self.tensors.get(&name)?;
@@ -177,7 +180,7 @@ impl Folder {
     }
 
     /// Some elements of a tensor of a type that is read.
-    pub(super) fn values(&self, stored: &Stored, elements: Range<usize>) -> Result<Vec<f32>> {
+    fn values(&self, stored: &Stored, elements: Range<usize>) -> Result<Vec<f32>> {
         let precision = stored.precision().expect("a type that was checked");
         let size = precision.quad_bytes() / 4;
         let [start, end] =
@@ -185,25 +188,31 @@ impl Folder {
         Ok(precision.decode(&self.files[stored.file].read(start..end)?))
     }
 
-    /// The tensors that these parameters are made of, all of which are there as they should be.
-    ///
-    /// # Errors
-    /// One that names all that are missing, of another shape or type, or not known.
-    pub(super) fn tensors_of(&self, parameters: &[ParameterSpec]) -> Result<Vec<Tensor>> {
+    fn is_passed_over(&self, name: &str) -> bool {
+        let family: Family = self.config.family();
+        let is_image = VISION.iter().any(|prefix| name.starts_with(prefix));
+        name.strip_prefix(self.body).is_some_and(|name| family.is_derived(name))
+            || self.has_vision() && is_image
+    }
+}
+
+impl TensorFiles for Folder {
+    fn file(&self) -> &str {
+        SINGLE
+    }
+
+    fn tensors_of(&self, parameters: &[ParameterSpec]) -> Result<Vec<Tensor>> {
         let tensors = self.config.tensors_of(parameters)?;
         let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
         for tensor in tensors.iter().flat_map(|tensor| &tensor.theirs) {
             let name = tensor.full_name(self.body);
-            match self.tensors.get(&name) {
-                None => problems.push(format!("{name} {:?} is missing", tensor.shape)),
-                Some(stored) if stored.shape != tensor.shape => problems.push(format!(
-                    "{name} has the shape {:?}, and the model wants {:?}",
-                    stored.shape, tensor.shape
-                )),
-                Some(stored) if stored.precision().is_none() => problems
-                    .push(format!("{name} is {}, and F32, F16 and BF16 are read", stored.dtype)),
-                Some(_) => {}
-            }
+            let stored = self.tensors.get(&name);
+            let misfit = misfit(&name, &tensor.shape, stored.map(|stored| &stored.shape[..]));
+            let other_type = stored.filter(|stored| stored.precision().is_none());
+            let other_type = other_type.map(|stored| {
+                format!("{name} is {}, and F32, F16 and BF16 are read", stored.dtype)
+            });
+            problems.extend(misfit.or(other_type));
             used.insert(name);
         }
         let head = head_name(self.body);
@@ -223,11 +232,36 @@ impl Folder {
         Ok(tensors)
     }
 
-    fn is_passed_over(&self, name: &str) -> bool {
-        let family: Family = self.config.family();
-        let is_image = VISION.iter().any(|prefix| name.starts_with(prefix));
-        name.strip_prefix(self.body).is_some_and(|name| family.is_derived(name))
-            || self.has_vision() && is_image
+    fn size_of(&self, tensor: &TheirTensor) -> Result<Size> {
+        let (name, stored) = self.stored(tensor)?;
+        Ok(Size { name, elements: stored.count(), bytes: stored.bytes() })
+    }
+
+    fn values_of(&self, tensor: &TheirTensor, elements: Range<usize>) -> Result<Vec<f32>> {
+        self.values(self.stored(tensor)?.1, elements)
+    }
+
+    /// What is wrong with a second copy of the embedding, in words.
+    fn fault(&self) -> Result<Option<String>> {
+        let Some([(head, copy), (embedding, stored)]) = self.tied_copy() else {
+            return Ok(None);
+        };
+        let is_same = copy.shape == stored.shape && {
+            let mut is_same = true;
+            for elements in ranges(stored.count()) {
+                let [ours, theirs] =
+                    [self.values(stored, elements.clone())?, self.values(copy, elements)?];
+                // As bits, since zeros of both signs are equal.
+                let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits);
+                is_same = is_same && bits(ours).eq(bits(theirs));
+            }
+            is_same
+        };
+        let reason = format!(
+            "{head} is not the same as {embedding}, and the configuration has one table for both; \
+             set tie_word_embeddings to false for a head of its own"
+        );
+        Ok((!is_same).then_some(reason))
     }
 }
 

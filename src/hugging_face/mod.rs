@@ -31,6 +31,11 @@
 //! | rotary frequencies and causal masks | passed over: they follow from the configuration | not |
 //! | anything else, or NaN and Inf among the numbers | an error that names all of them | |
 //!
+//! `pad_token_id` names a token like all others. transformers gives the row of its embedding no
+//! gradient where it is read (`padding_idx`; not GPT-2's). Behind a text, with
+//! [`IGNORE`](crate::train::IGNORE) as targets, it gets none here either: nothing that counts comes
+//! after it.
+//!
 //! Files are read tensor by tensor, at most some megabytes at a time, and not mapped: what another
 //! program does to a mapped file meanwhile is undefined behaviour. In pages, which have no files,
 //! [`Folder::from_files`] takes their contents.
@@ -52,6 +57,13 @@ pub use export::Export;
 pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
 pub use reader::{Progress, Reader};
+
+pub(crate) use describe::decimal;
+pub(crate) use fields::Fields;
+pub(crate) use files::{Source, unreadable};
+pub(crate) use names::{Kept, Made, Row, misfit, tensors_by};
+pub(crate) use read_config::MOST_LAYERS;
+pub(crate) use reader::{Size, TensorFiles};
 
 use crate::error::Error;
 
@@ -130,11 +142,11 @@ impl fmt::Display for Family {
 /// The name of the configuration in a folder.
 const CONFIG: &str = "config.json";
 
-fn invalid(file: &str, reason: impl Into<String>) -> Error {
+pub(crate) fn invalid(file: &str, reason: impl Into<String>) -> Error {
     Error::ModelFile { file: file.to_owned(), reason: reason.into() }
 }
 
 /// One error of all that is wrong, if anything is.
-fn all_or_none(file: &str, problems: Vec<String>) -> crate::Result<()> {
+pub(crate) fn all_or_none(file: &str, problems: Vec<String>) -> crate::Result<()> {
     if problems.is_empty() { Ok(()) } else { Err(invalid(file, problems.join("; "))) }
 }

@@ -9,7 +9,7 @@ use crate::nn::{Gpt, GptConfig};
 
 /// How a parameter is made of tensors.
 #[derive(Clone, Copy)]
-enum Made {
+pub(crate) enum Made {
     /// It is one.
     Same,
     /// It is one with rows and columns exchanged: GPT-2's `Conv1D` has a row for each input.
@@ -17,14 +17,30 @@ enum Made {
     /// The rows of queries, keys and values, one after the other. Within a head theirs have the
     /// same order: pairs that turn together are half a head apart.
     QueriesKeysValues,
+    /// The same, but in theirs pairs of queries and keys that turn together lie side by side.
+    PairedQueriesKeysValues,
     /// As many rows of each.
     Halves,
+    /// It is one whose numbers are larger by one: theirs have what a norm multiplies with.
+    OnePlus,
 }
 
 use Made::{Halves, QueriesKeysValues, Same, Transposed};
 
+/// What the numbers of a tensor are to those of its parameter, beside their place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The same.
+    #[default]
+    Same,
+    /// Those of so many heads, and within a head rows that turn together lie side by side.
+    Paired { heads: usize },
+    /// Larger by one.
+    OnePlus,
+}
+
 /// A parameter, the tensors that it is made of, and how. `*` stands for the number of the block.
-type Row = (&'static str, &'static [&'static str], Made);
+pub(crate) type Row = (&'static str, &'static [&'static str], Made);
 
 /// What is not in front of its name has the name of the body in front: `model.`, say.
 const HEAD: &str = "lm_head.weight";
@@ -104,7 +120,7 @@ const GEMMA_NORMS: &[Row] = &[
 ];
 
 impl Family {
-    fn rows(self) -> impl Iterator<Item = &'static Row> {
+    fn rows(self) -> impl Iterator<Item = &'static Row> + Clone {
         let [all, norms] = match self {
             Self::Gpt2 => [GPT2, &[]],
             Self::Gemma2 | Self::Gemma3 => [LLAMA, GEMMA_NORMS],
@@ -170,6 +186,7 @@ pub struct TheirTensor {
     pub shape: Vec<usize>,
     /// The rows of the parameter that it is.
     pub rows: Range<usize>,
+    pub(crate) kept: Kept,
 }
 
 impl TheirTensor {
@@ -185,7 +202,8 @@ impl TheirTensor {
 
 /// The head's name in such a folder, whether or not the model has one.
 pub(super) fn head_name(body: &str) -> String {
-    TheirTensor { name: HEAD.to_owned(), shape: Vec::new(), rows: 0..0 }.full_name(body)
+    let (name, kept) = (HEAD.to_owned(), Kept::Same);
+    TheirTensor { name, shape: Vec::new(), rows: 0..0, kept }.full_name(body)
 }
 
 impl Config {
@@ -205,57 +223,87 @@ impl Config {
 
     /// As [`tensors`](Self::tensors), for these parameters.
     pub(super) fn tensors_of(&self, parameters: &[ParameterSpec]) -> Result<Vec<Tensor>> {
-        let found = parameters.iter().map(|spec| (spec, self.tensor(spec)));
-        let (made, others): (Vec<_>, Vec<_>) = found.partition(|(_, tensor)| tensor.is_some());
-        if others.is_empty() {
-            return Ok(made.into_iter().filter_map(|(_, tensor)| tensor).collect());
-        }
-        let names: Vec<_> = others.iter().map(|(spec, _)| spec.name.as_str()).collect();
-        let family = self.family();
-        let reason = format!("models of the family {family} have nothing for {}", names.join(", "));
-        Err(invalid("model.safetensors", reason))
-    }
-
-    fn tensor(&self, spec: &ParameterSpec) -> Option<Tensor> {
-        let (ours, number) = match block_of(&spec.name) {
-            Some((number, rest)) => (format!("blocks.*.{rest}"), number),
-            None => (spec.name.clone(), ""),
-        };
-        let (_, names, made) = self.family().rows().find(|(name, ..)| *name == ours)?;
-        let shape = spec.shape.dims.clone();
-        let mut first = 0;
-        let mut theirs = Vec::with_capacity(names.len());
-        for (name, rows) in names.iter().zip(made.rows(&self.gpt, shape[0])) {
-            let mut their_shape = shape.clone();
-            their_shape[0] = rows;
-            if let Transposed = made {
-                their_shape.reverse();
-            }
-            let name = name.replace('*', number);
-            theirs.push(TheirTensor { name, shape: their_shape, rows: first..first + rows });
-            first += rows;
-        }
-        let is_transposed = matches!(made, Transposed);
-        // A parameter of another model may have this name and not these rows.
-        (first == shape[0]).then(|| Tensor {
-            name: spec.name.clone(),
-            shape,
-            theirs,
-            is_transposed,
-        })
+        tensors_by(self.family().rows(), self, parameters, "model.safetensors")
     }
 }
 
-impl Made {
-    /// The rows of each part of a parameter with so many.
-    fn rows(self, gpt: &GptConfig, rows: usize) -> Vec<usize> {
-        match self {
-            Self::Same | Self::Transposed => vec![rows],
-            Self::QueriesKeysValues => {
-                [gpt.heads, gpt.kv_heads, gpt.kv_heads].map(|heads| heads * gpt.head_dim()).to_vec()
-            }
-            Self::Halves => vec![rows / 2; 2],
+/// These parameters with the tensors of a file that a table makes them of.
+///
+/// # Errors
+/// One that names all that the table has nothing for.
+pub(crate) fn tensors_by(
+    table: impl Iterator<Item = &'static Row> + Clone,
+    config: &Config,
+    parameters: &[ParameterSpec],
+    file: &str,
+) -> Result<Vec<Tensor>> {
+    let tensor = |spec| tensor_by(table.clone(), &config.gpt, spec);
+    let found = parameters.iter().map(|spec| (spec, tensor(spec)));
+    let (made, others): (Vec<_>, Vec<_>) = found.partition(|(_, tensor)| tensor.is_some());
+    if others.is_empty() {
+        return Ok(made.into_iter().filter_map(|(_, tensor)| tensor).collect());
+    }
+    let names: Vec<_> = others.iter().map(|(spec, _)| spec.name.as_str()).collect();
+    let family = config.family();
+    let reason = format!("models of the family {family} have nothing for {}", names.join(", "));
+    Err(invalid(file, reason))
+}
+
+fn tensor_by(
+    mut table: impl Iterator<Item = &'static Row>,
+    gpt: &GptConfig,
+    spec: &ParameterSpec,
+) -> Option<Tensor> {
+    let (ours, number) = match block_of(&spec.name) {
+        Some((number, rest)) => (format!("blocks.*.{rest}"), number),
+        None => (spec.name.clone(), ""),
+    };
+    let (_, names, made) = table.find(|(name, ..)| *name == ours)?;
+    let shape = spec.shape.dims.clone();
+    let mut first = 0;
+    let mut theirs = Vec::with_capacity(names.len());
+    for (name, (rows, kept)) in names.iter().zip(made.parts(gpt, shape[0])) {
+        let mut their_shape = shape.clone();
+        their_shape[0] = rows;
+        if let Transposed = made {
+            their_shape.reverse();
         }
+        let name = name.replace('*', number);
+        theirs.push(TheirTensor { name, shape: their_shape, rows: first..first + rows, kept });
+        first += rows;
+    }
+    let is_transposed = matches!(made, Transposed);
+    // A parameter of another model may have this name and not these rows.
+    (first == shape[0]).then(|| Tensor { name: spec.name.clone(), shape, theirs, is_transposed })
+}
+
+impl Made {
+    /// The rows of each part of a parameter with so many, and what its numbers are.
+    fn parts(self, gpt: &GptConfig, rows: usize) -> Vec<(usize, Kept)> {
+        let [queries, keys] = [gpt.heads, gpt.kv_heads].map(|heads| heads * gpt.head_dim());
+        let paired = |heads| Kept::Paired { heads };
+        match self {
+            Self::Same | Self::Transposed => vec![(rows, Kept::Same)],
+            Self::QueriesKeysValues => {
+                [queries, keys, keys].map(|rows| (rows, Kept::Same)).to_vec()
+            }
+            Self::PairedQueriesKeysValues => {
+                vec![(queries, paired(gpt.heads)), (keys, paired(gpt.kv_heads)), (keys, Kept::Same)]
+            }
+            Self::Halves => vec![(rows / 2, Kept::Same); 2],
+            Self::OnePlus => vec![(rows, Kept::OnePlus)],
+        }
+    }
+}
+
+/// What is wrong with a tensor that is to have this shape, in words: it is missing, or has another.
+pub(crate) fn misfit(name: &str, wanted: &[usize], found: Option<&[usize]>) -> Option<String> {
+    match found {
+        None => Some(format!("{name} {wanted:?} is missing")),
+        Some(found) if found != wanted => {
+            Some(format!("{name} has the shape {found:?}, and the model wants {wanted:?}"))
+        }
+        Some(_) => None,
     }
 }
 

@@ -6,7 +6,8 @@ use super::Family;
 use super::fields::Fields;
 use crate::nn::{FeedForwardKind, GptConfig, LayerKind, Positions, QkNorm, Rotary, RotaryScaling};
 
-const MOST_LAYERS: usize = 10_000;
+/// More than any model has.
+pub(crate) const MOST_LAYERS: usize = 10_000;
 
 /// What a configuration of this family describes. What is wrong with it is kept among the fields.
 pub(super) fn read(family: Family, fields: &mut Fields<'_>) -> GptConfig {

@@ -139,7 +139,7 @@ impl GptConfig {
             kv_heads: heads,
             head_dim: None,
             width,
-            hidden: 4 * width,
+            hidden: width.saturating_mul(4),
             positions: Positions::Learned,
             window_rotary: None,
             window: None,
@@ -175,7 +175,7 @@ impl GptConfig {
     ) -> Self {
         Self {
             kv_heads,
-            hidden: (8 * width).div_ceil(3).next_multiple_of(16),
+            hidden: width.saturating_mul(8).div_ceil(3).next_multiple_of(16),
             positions: Positions::Rotary(Rotary::new(10_000.0)),
             rms_norm: true,
             feed_forward: FeedForwardKind::SwiGlu,

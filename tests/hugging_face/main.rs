@@ -12,11 +12,13 @@ mod models;
 #[cfg(not(target_arch = "wasm32"))]
 mod on_disk;
 mod tensors;
+mod transformers;
 
 use configurations::*;
 use faults::*;
 use folders::*;
 use forward::*;
+use transformers::*;
 
 tests! {
     tensors_have_the_names_and_shapes_of_transformers,
@@ -38,4 +40,12 @@ tests! {
     models_of_no_folder_are_written,
     a_run_begins_anew_with_what_was_loaded,
     loaded_models_compute_what_transformers_does,
+    gpt2_is_that_of_transformers,
+    llama_is_that_of_transformers,
+    mistral_is_that_of_transformers,
+    qwen2_is_that_of_transformers,
+    qwen3_is_that_of_transformers,
+    gemma2_is_that_of_transformers,
+    gemma3_is_that_of_transformers,
+    gemma2_is_with_the_kernels_of_hardware_adapters,
 }

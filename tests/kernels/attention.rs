@@ -93,9 +93,7 @@ fn outputs(gpu: &Gpu, kernels: Kernels) {
     }
     unwatched(gpu, kernels);
     ties_at_the_top(gpu, kernels);
-    huge_logits(gpu, kernels);
     nan_stays_visible(gpu, kernels);
-    what_is_not_finite_stays_in_its_tile(gpu, kernels);
     // Those of tiles run in a folded grid at every size.
     if kernels == Kernels::ByRow {
         many_blocks(gpu);
@@ -285,6 +283,9 @@ fn key_value_gradients(gpu: &Gpu, kernels: Kernels) {
             first = gradient;
         }
     }
+    // All three kernels.
+    huge_logits(gpu, kernels);
+    what_is_not_finite_stays_in_its_tile(gpu, kernels);
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -13,26 +13,21 @@ use crate::programs::{Place, borrowed, command, succeed};
 use crate::{arguments, check_same, records, saved_steps, support};
 
 const STEPS: [&str; 6] = ["--steps", "120", "--save-every", "4", "--report-every", "5"];
-/// More than a device makes until a signal arrives, on a machine that has other work too.
-const MANY: u64 = 300;
 
 fn send(signal: &str, child: &Child) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(status.expect("kill").success());
 }
 
-fn reference(place: &Place, steps: &[&str]) {
-    succeed("gpt", &borrowed(&arguments(place, "whole", steps)));
+fn reference(place: &Place) {
+    succeed("gpt", &borrowed(&arguments(place, "whole", &STEPS)));
 }
 
 #[test]
 fn a_signal_saves_everything() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
-    let many = MANY.to_string();
-    // Nothing is saved on the way but the first state: what is there is the signal's.
-    let long = ["--steps", &many, "--save-every", "0", "--report-every", "5"];
-    reference(&place, &long);
+    reference(&place);
     let html = place.path("run.html");
     let report = ["--report", &html];
     for (out, signal, code) in
@@ -41,6 +36,8 @@ fn a_signal_saves_everything() {
         if signal == "-HUP" && cfg!(not(target_os = "linux")) {
             continue;
         }
+        // Nothing is saved on the way but the first state: what is there is the signal's.
+        let long = ["--steps", "120", "--save-every", "0", "--report-every", "5"];
         let all = arguments(&place, out, &[&long[..], &report].concat());
         let mut child = command("gpt", &all).stdout(Stdio::null()).spawn().expect("started");
         let metrics = place.path(out) + "/metrics.jsonl";
@@ -50,14 +47,14 @@ fn a_signal_saves_everything() {
         send(signal, &child);
         assert_eq!(child.wait().expect("an end").code(), Some(code), "{signal}");
         let steps = saved_steps(&place, out);
-        assert!((1..MANY).contains(&steps), "{steps} steps");
+        assert!((1..120).contains(&steps), "{steps} steps");
         assert_eq!(records(&place.read(&format!("{out}/metrics.jsonl"))).len() as u64, steps);
         assert!(place.read(&format!("{out}/training.svg")).trim_end().ends_with("</svg>"));
         assert!(place.read("run.html").contains("</html>"));
         fs::remove_file(&html).expect("removed");
 
         let folder = place.path(out);
-        succeed("gpt", &["--out", &folder, "--resume", "--quiet", "--save-every", "50"]);
+        succeed("gpt", &["--out", &folder, "--resume", "--quiet", "--save-every", "4"]);
         let without_tensors = |records: Vec<Value>| {
             let mut records = records;
             for record in &mut records {
@@ -114,7 +111,7 @@ fn a_killed_run_goes_on_bit_by_bit() {
     println!("EVENKEEL_KILL_SEED={seed}");
     let place = Place::new();
     let begun = Instant::now();
-    reference(&place, &STEPS);
+    reference(&place);
     // The most that a run is given; about half of them are to be killed.
     let mut most = begun.elapsed();
 

@@ -29,6 +29,8 @@ mod faults;
 mod freezing;
 #[path = "../../generate.rs"]
 mod generate;
+#[path = "../../gguf/main.rs"]
+mod gguf;
 #[path = "../../hugging_face/main.rs"]
 mod hugging_face;
 #[path = "../../kernels/main.rs"]
@@ -76,6 +78,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("faults", faults::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
+    ("gguf", gguf::TESTS),
     ("hugging_face", hugging_face::TESTS),
     ("logits", logits::TESTS),
     ("means", means::TESTS),

@@ -1,0 +1,47 @@
+//! Models in GGUF files: containers, blocks, configurations, names.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../hugging_face/folders.rs"]
+#[allow(dead_code, reason = "the functions of its tests")]
+mod folders;
+#[path = "../hugging_face/models.rs"]
+#[allow(dead_code, reason = "the models of its tests")]
+mod models;
+#[path = "../hugging_face/tensors.rs"]
+#[allow(dead_code, reason = "the tensors of its tests")]
+mod tensors;
+
+mod blocks;
+mod containers;
+mod converted;
+#[cfg(not(target_arch = "wasm32"))]
+mod damaged;
+mod faults;
+mod same_models;
+mod settings;
+mod writer;
+
+use blocks::*;
+use containers::*;
+use faults::*;
+use same_models::*;
+use settings::*;
+
+tests! {
+    blocks_are_the_numbers_of_ggml,
+    what_another_writer_wrote_is_read,
+    tokenizers_that_do_not_fit_are_named,
+    both_versions_and_all_alignments_are_read,
+    what_no_container_has_is_named,
+    lists_in_lists_are_read,
+    configurations_are_those_of_the_folder,
+    windows_and_scalings_are_read,
+    what_is_not_here_is_named_with_its_value,
+    tensors_and_logits_are_those_of_the_folder,
+    files_become_folders,
+    blocks_are_loaded_row_by_row,
+    all_that_is_wrong_is_named_and_nothing_changes,
+}
