@@ -125,6 +125,8 @@ pub mod reference;
 pub mod run;
 pub mod shape;
 pub mod step;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod train;
 pub mod watch;
 
