@@ -15,12 +15,6 @@ struct RmsNormParams {
 
 fn row_values(i: u32) -> vec4<f32> { return unpack(x[i]); }
 
-// Weights of -0 keep their sign where nothing is added.
-fn full_weight(q: u32) -> vec4<f32> {
-    let stored = unpack(weight[q]);
-    return select(stored, params.weight_offset + stored, params.weight_offset != 0.0);
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -33,7 +27,7 @@ fn main(
         let base = row * quads;
         let found = row_rstd(lane, base, params.cols, params.eps); // 1 / std, scale
         for (var q = lane; q < quads; q += LANES) {
-            let values = row_values(base + q) * found.y * found.x * full_weight(q);
+            let values = row_values(base + q) * found.y * found.x * full_weight(unpack(weight[q]));
             y[base + q] = pack(masked(values, is_element(q, params.cols)));
         }
         if lane == 0u { statistics[row] = found; }

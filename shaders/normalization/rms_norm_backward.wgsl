@@ -16,11 +16,6 @@ struct RmsNormBackwardParams {
 @group(0) @binding(5) var<storage, read> residual_gradient: array<Quad>; // (rows, cols)
 @group(0) @binding(6) var<storage, read_write> x_gradient: array<Quad>; // (rows, cols)
 
-fn full_weight(q: u32) -> vec4<f32> {
-    let stored = unpack(weight[q]);
-    return select(stored, params.weight_offset + stored, params.weight_offset != 0.0);
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -36,12 +31,12 @@ fn main(
         var partial = 0.0;
         for (var q = lane; q < quads; q += LANES) {
             let normalized = unpack(x[base + q]) * scale * rstd;
-            partial += dot(full_weight(q) * unpack(dy[base + q]), normalized);
+            partial += dot(full_weight(unpack(weight[q])) * unpack(dy[base + q]), normalized);
         }
         let projection = workgroup_sum(lane, partial) / f32(params.cols);
         for (var q = lane; q < quads; q += LANES) {
             let normalized = unpack(x[base + q]) * scale * rstd;
-            let weighted = full_weight(q) * unpack(dy[base + q]);
+            let weighted = full_weight(unpack(weight[q])) * unpack(dy[base + q]);
             var values = rstd * (weighted - normalized * projection) * scale;
             if params.add_residual != 0u { values += unpack(residual_gradient[base + q]); }
             x_gradient[base + q] = pack(masked(values, is_element(q, params.cols)));

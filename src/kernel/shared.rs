@@ -129,3 +129,5 @@ pub const WEIGHT_BF16_SPLIT: Fragment = wgsl!("../../shaders/shared/weight_bf16_
 pub const RANGE: Fragment = wgsl!("../../shaders/shared/range.wgsl");
 /// `centred`: deviations from a mean kept as shift + rest.
 pub const CENTRED: Fragment = wgsl!("../../shaders/shared/centred.wgsl");
+/// `full_weight`: weights of a norm, which may be stored less an offset.
+pub const OFFSET_WEIGHT: Fragment = wgsl!("../../shaders/shared/offset_weight.wgsl");

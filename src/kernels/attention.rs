@@ -36,6 +36,8 @@ pub const ATTENTION_STATISTICS: Fragment =
 /// Products of 64 rows with 64 columns through workgroup memory.
 pub const ATTENTION_PRODUCT: Fragment =
     wgsl!("../../shaders/attention/shared/attention_product.wgsl");
+/// The cap on blocks of scores, and what queries see of a block; wants [`ATTENTION_PRODUCT`].
+pub const ATTENTION_BLOCK: Fragment = wgsl!("../../shaders/attention/shared/attention_block.wgsl");
 /// Output gradients in those products, and gradients of scores.
 pub const ATTENTION_PRODUCT_BACKWARD: Fragment =
     wgsl!("../../shaders/attention/shared/attention_product_backward.wgsl");
@@ -194,7 +196,7 @@ attention_kernel! {
 attention_kernel! {
     /// [`Attention`] by products of tiles.
     pub AttentionTiled, AttentionTiledParams = [
-        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
+        QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT, ATTENTION_BLOCK,
         wgsl!("../../shaders/attention/attention_tiled.wgsl"),
     ];
     workgroup [128, 1, 1];
@@ -220,7 +222,7 @@ attention_kernel! {
     /// [`AttentionBackwardQuery`] by products of tiles.
     pub AttentionTiledBackwardQuery, AttentionTiledBackwardQueryParams = [
         QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
-        ATTENTION_PRODUCT_BACKWARD,
+        ATTENTION_BLOCK, ATTENTION_PRODUCT_BACKWARD,
         wgsl!("../../shaders/attention/attention_tiled_backward_query.wgsl"),
     ];
     workgroup [128, 1, 1];
@@ -243,7 +245,7 @@ attention_kernel! {
     /// [`AttentionBackwardKeyValue`] by products of tiles.
     pub AttentionTiledBackwardKeyValue, AttentionTiledBackwardKeyValueParams = [
         QUAD_F32, GRID, NUMERICS, ACTIVATION, ATTENTION, ATTENTION_PRODUCT,
-        ATTENTION_PRODUCT_BACKWARD,
+        ATTENTION_BLOCK, ATTENTION_PRODUCT_BACKWARD,
         wgsl!("../../shaders/attention/attention_tiled_backward_key_value.wgsl"),
     ];
     workgroup [128, 1, 1];

@@ -5,14 +5,14 @@
 //! key heads, then the value heads, each of `head_quads` quads.
 
 use crate::kernel::shared::{
-    CENTRED, COLUMN_TILE, GRID, LANES_64, NUMERICS, QUAD_F32, RANGE, REDUCE, ROW, STEP_STATE,
-    WEIGHT_F32,
+    CENTRED, COLUMN_TILE, GRID, LANES_64, NUMERICS, OFFSET_WEIGHT, QUAD_F32, RANGE, REDUCE, ROW,
+    STEP_STATE, WEIGHT_F32,
 };
 use crate::kernel::{Declaration, Fragment, Kernel, grid};
 use crate::{kernel, wgsl};
 
 /// `head_sum`, `scaled_moments`: the heads of a row, side by side in a workgroup of 64; joined after
-/// [`ROW`], [`RANGE`] and [`CENTRED`].
+/// [`ROW`], [`RANGE`], [`CENTRED`] and [`OFFSET_WEIGHT`].
 pub const HEAD_NORM: Fragment = wgsl!("../../shaders/logits/shared/head_norm.wgsl");
 /// `Summary` of rows: a largest number, a sum, and whether any was not finite; joined after
 /// [`REDUCE`] and [`NUMERICS`].
@@ -30,7 +30,8 @@ kernel! {
     /// QK-norm: RMSNorm or LayerNorm without bias over each query and key head, with one weight for
     /// all queries and one for all keys (arXiv 2302.05442, 2309.14322). Values are copied.
     pub HeadNorm = [
-        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, wgsl!("../../shaders/logits/head_norm.wgsl"),
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, OFFSET_WEIGHT, HEAD_NORM,
+        wgsl!("../../shaders/logits/head_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
     grid |params| grid(
@@ -69,7 +70,7 @@ kernel! {
     /// Gradients of [`HeadNorm`]; those of the weights as partial sums, which
     /// [`ColumnSum`](super::ColumnSum) folds. Statistics are computed again: x is read anyway.
     pub HeadNormBackward = [
-        QUAD_F32, GRID, ROW, RANGE, CENTRED, HEAD_NORM, COLUMN_TILE,
+        QUAD_F32, GRID, ROW, RANGE, CENTRED, OFFSET_WEIGHT, HEAD_NORM, COLUMN_TILE,
         wgsl!("../../shaders/logits/head_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -57,13 +57,13 @@ impl Batch {
     /// Has everything compiled, and `broken` with it; fails with all that was found.
     pub fn finish(mut self, tool: Option<Tool>, line: &str, broken: &[u8]) {
         if let Some(tool) = tool {
-            self.add(BROKEN, line, broken);
-            let mut verdicts = tool.run(&self.folder, &self.files, &self.list);
-            match verdicts.remove(BROKEN) {
+            fs::write(self.folder.join(BROKEN), broken).expect("a file for a translation");
+            let list = format!("{line} {BROKEN}\n");
+            match tool.run(&self.folder, &[BROKEN.to_owned()], &list).remove(BROKEN) {
                 Some(Err(message)) if !message.starts_with("no answer") => (),
                 verdict => self.fail(BROKEN, &format!("should be rejected: {verdict:?}")),
             }
-            for (name, verdict) in verdicts {
+            for (name, verdict) in tool.run(&self.folder, &self.files, &self.list) {
                 if let Err(message) = verdict {
                     self.fail(&name, &message);
                 }

@@ -8,29 +8,33 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::slice;
 
 /// What a compiler said of each file, by name.
 pub type Verdicts = BTreeMap<String, Result<(), String>>;
 
 /// A compiler, ready to be started.
 pub enum Tool {
-    /// One process for each file; nothing but its exit status counts.
-    Each { program: PathBuf, arguments: Vec<String> },
+    /// Files as arguments; nothing but the exit status counts. Where it takes many, all go to one
+    /// process, and one by one only where it rejects some.
+    Arguments { program: PathBuf, arguments: Vec<String>, takes_many: bool },
     /// One process for all files, which reads the list in a file of its own and answers with lines:
     /// `ok NAME` or `error NAME`, messages after a tab.
-    All { program: PathBuf, arguments: Vec<PathBuf>, environment: Vec<(&'static str, PathBuf)> },
+    List { program: PathBuf, arguments: Vec<PathBuf>, environment: Vec<(&'static str, PathBuf)> },
 }
 
 /// `spirv-val` of SPIRV-Tools.
 pub fn spirv_val(target: &str) -> Option<Tool> {
     let program = required("spirv-val", program("spirv-val"))?;
-    Some(Tool::Each { program, arguments: vec!["--target-env".into(), target.into()] })
+    let arguments = vec!["--target-env".into(), target.into()];
+    Some(Tool::Arguments { program, arguments, takes_many: false })
 }
 
 /// `glslangValidator` of glslang.
 pub fn glslang() -> Option<Tool> {
     let program = required("glslangValidator", program("glslangValidator"))?;
-    Some(Tool::Each { program, arguments: vec!["-S".into(), "comp".into()] })
+    let arguments = vec!["-S".into(), "comp".into()];
+    Some(Tool::Arguments { program, arguments, takes_many: true })
 }
 
 /// Tint, through Dawn's null device.
@@ -39,7 +43,7 @@ pub fn tint() -> Option<Tool> {
     let script = npm.join("tint.mjs");
     let here = npm.join("node_modules/webgpu").exists();
     let program = required("Tint", program("node").filter(|_| here))?;
-    Some(Tool::All { program, arguments: vec![script], environment: Vec::new() })
+    Some(Tool::List { program, arguments: vec![script], environment: Vec::new() })
 }
 
 /// DXC and FXC: their libraries behind a small program, under Wine where this is not Windows.
@@ -47,7 +51,7 @@ pub fn hlsl() -> Option<Tool> {
     let compiler = Some(folder().join("hlslc.exe")).filter(|file| file.exists());
     if cfg!(windows) {
         let program = required("hlslc.exe", compiler)?;
-        return Some(Tool::All { program, arguments: Vec::new(), environment: Vec::new() });
+        return Some(Tool::List { program, arguments: Vec::new(), environment: Vec::new() });
     }
     let usual = Some(PathBuf::from("/usr/lib/wine/wine64")).filter(|file| file.exists());
     let wine = program("wine64").or(usual).or_else(|| program("wine"));
@@ -58,25 +62,30 @@ pub fn hlsl() -> Option<Tool> {
         // Microsoft's compiler, not Wine's; nothing that Wine would ask to install.
         ("WINEDLLOVERRIDES", "d3dcompiler_47=n;mscoree=;mshtml=".into()),
     ];
-    Some(Tool::All { program, arguments: vec![compiler], environment })
+    Some(Tool::List { program, arguments: vec![compiler], environment })
 }
 
 impl Tool {
-    /// Has every file compiled. `list` names them, a line each, for [`Tool::All`].
+    /// Has every file compiled. `list` names them, a line each, for [`Tool::List`].
     pub fn run(&self, folder: &Path, names: &[String], list: &str) -> Verdicts {
         match self {
-            Self::Each { program, arguments } => {
-                let verdict = |name: &String| {
+            Self::Arguments { program, arguments, takes_many } => {
+                let check = |names: &[String]| {
                     let mut command = Command::new(program);
-                    command.args(arguments).arg(name).current_dir(folder).stdin(Stdio::null());
+                    command.args(arguments).args(names).current_dir(folder).stdin(Stdio::null());
                     let output = command.output().expect("the compiler starts");
                     let text = [output.stdout, output.stderr].concat();
                     let text = String::from_utf8_lossy(&text).trim().to_owned();
-                    (name.clone(), if output.status.success() { Ok(()) } else { Err(text) })
+                    if output.status.success() { Ok(()) } else { Err(text) }
+                };
+                let all_pass = *takes_many && check(names).is_ok();
+                let verdict = |name: &String| {
+                    let verdict = if all_pass { Ok(()) } else { check(slice::from_ref(name)) };
+                    (name.clone(), verdict)
                 };
                 names.iter().map(verdict).collect()
             }
-            Self::All { program, arguments, environment } => {
+            Self::List { program, arguments, environment } => {
                 let file = folder.join("list.txt");
                 fs::write(&file, list).expect("a list beside the files");
                 let mut command = Command::new(program);

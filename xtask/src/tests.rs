@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -229,7 +230,8 @@ fn environment(driver: &Driver) -> Vec<(&'static str, std::ffi::OsString)> {
     variables
 }
 
-type Outcome = (String, bool, Tally);
+/// A command's name, whether it succeeded, what it reported, and how long it ran.
+type Outcome = (String, bool, Tally, Duration);
 
 /// Runs tests to the end, failures included, so that one driver's do not hide another's.
 fn watch(name: String, step: Step, options: &Options) -> Result<Outcome> {
@@ -238,6 +240,7 @@ fn watch(name: String, step: Step, options: &Options) -> Result<Outcome> {
 
 fn watch_step(name: String, step: Step, options: &Options) -> Result<Outcome> {
     let mut tally = Tally::default();
+    let start = Instant::now();
     let success = step.run_watching(|line| {
         if let Some(result) = parse(line) {
             tally += result;
@@ -245,20 +248,21 @@ fn watch_step(name: String, step: Step, options: &Options) -> Result<Outcome> {
     })?;
     let ran = tally.passed > 0 || !options.arguments.is_empty();
     ensure!(ran || !success, "{name}: no test ran");
-    Ok((name, success, tally))
+    Ok((name, success, tally, start.elapsed()))
 }
 
 fn summarize(report: &[Outcome]) -> Result<()> {
     println!();
-    for (name, success, tally) in report {
+    for (name, success, tally, time) in report {
         let Tally { programs, passed, failed, ignored } = tally;
         let verdict = if *success { "ok" } else { "FAILED" };
         println!(
             "==> {verdict}: {name}: {passed} passed, {failed} failed, {ignored} ignored, in \
-             {programs} test programs"
+             {programs} test programs, {} s",
+            time.as_secs()
         );
     }
-    let failed: Vec<_> = report.iter().filter(|(_, success, _)| !success).collect();
+    let failed: Vec<_> = report.iter().filter(|(_, success, ..)| !success).collect();
     if !failed.is_empty() {
         let names: Vec<_> = failed.iter().map(|(name, ..)| name.as_str()).collect();
         bail!("tests failed: {}", names.join("; "));

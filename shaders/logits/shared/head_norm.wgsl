@@ -7,11 +7,6 @@ fn head_shift() -> u32 { return 32u - countLeadingZeros(params.head_quads - 1u);
 fn column_heads() -> u32 { return params.heads + 2u * params.kv_heads; }
 fn is_normed(column: u32) -> bool { return column < params.heads + params.kv_heads; }
 
-// Weights as they are applied; of -0 the sign stays where nothing is added.
-fn full_weight(stored: vec4<f32>) -> vec4<f32> {
-    return select(stored, params.weight_offset + stored, params.weight_offset != 0.0);
-}
-
 // How a head is normalized: x scale has the mean shift + rest and the standard deviation 1 / rstd.
 struct HeadMoments { shift: f32, rest: f32, rstd: f32, scale: f32 }
 

@@ -1,7 +1,8 @@
 //! Layer and RMS normalization, over each row.
 
 use crate::kernel::shared::{
-    CENTRED, COLUMN_TILE, GRID, QUAD_F32, RANGE, REDUCE, REDUCE_VEC4, ROW, ROW_LANES_64,
+    CENTRED, COLUMN_TILE, GRID, OFFSET_WEIGHT, QUAD_F32, RANGE, REDUCE, REDUCE_VEC4, ROW,
+    ROW_LANES_64,
 };
 use crate::kernel::{Fragment, grid};
 use crate::kernels::reduce::column_tiles;
@@ -148,7 +149,7 @@ kernel! {
 kernel! {
     /// y = x / sqrt(mean(x²) + eps) * (weight_offset + weight) over each row.
     pub RmsNorm = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE, OFFSET_WEIGHT,
         wgsl!("../../../shaders/normalization/rms_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -178,7 +179,7 @@ kernel! {
 kernel! {
     /// sum = x + residual; y = RMS norm of the sum.
     pub ResidualRmsNorm = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE, OFFSET_WEIGHT,
         wgsl!("../../../shaders/normalization/residual_rms_norm.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -213,7 +214,7 @@ kernel! {
     /// dx = rstd (w dy - xhat mean(w dy xhat)) with w = weight_offset + weight, plus
     /// `residual_gradient` if asked. Serves [`ResidualRmsNorm`] too, with its sum as x.
     pub RmsNormBackward = [
-        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE,
+        QUAD_F32, GRID, ROW, ROW_LANES_64, REDUCE, OFFSET_WEIGHT,
         wgsl!("../../../shaders/normalization/rms_norm_backward.wgsl"),
     ];
     workgroup [64, 1, 1];
