@@ -16,6 +16,9 @@ use super::support::{self, Tolerance, assert_close, block_on, values, wide};
 
 pub type Files = BTreeMap<String, Vec<u8>>;
 
+/// A tensor: name, shape, values.
+type Named = (String, Vec<usize>, Vec<f32>);
+
 const CONFIG: &str = "adapter_config.json";
 const MODEL: &str = "adapter_model.safetensors";
 
@@ -180,7 +183,7 @@ pub fn tensors_that_do_not_belong_are_named() {
     let Some(gpu) = support::gpu() else { return };
     let Fixture { folder, files, adapter, .. } = FIXTURES[0].open();
     let name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-    let change = |change: &dyn Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)| {
+    let change = |change: &dyn Fn(&mut Vec<Named>)| {
         let all = contents(&files[MODEL]);
         let mut tensors: Vec<_> = all
             .into_iter()

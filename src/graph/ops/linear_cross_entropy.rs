@@ -1,6 +1,7 @@
 //! The head of a language model and its loss as one: logits exist for some rows at a time.
 
 use std::ops::Range;
+use std::slice;
 
 use super::elementwise::SoftCapBackward;
 use super::loss::{record_mean, targets};
@@ -215,7 +216,7 @@ impl Op for LinearCrossEntropyBackward {
             let gradient = match self.forward.soft_cap {
                 Some(cap) => {
                     let of_capped = [raw, gradient];
-                    SoftCapBackward { cap }.record(recorder, &of_capped, &[capped.clone()]);
+                    SoftCapBackward { cap }.record(recorder, &of_capped, slice::from_ref(&capped));
                     capped
                 }
                 None => gradient,
