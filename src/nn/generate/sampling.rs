@@ -116,7 +116,8 @@ impl Sampling {
     /// The settings of token `index` as the device knows them.
     pub(super) fn at(&self, index: u32) -> generation::Sampling {
         generation::Sampling {
-            temperature: self.temperature,
+            // Beyond it logits below 1e30 all weigh the same, and f32 has room for what is computed with it.
+            temperature: self.temperature.min(1e36),
             top_k: self.top_k.unwrap_or(0),
             top_p: self.top_p,
             min_p: self.min_p,
