@@ -12,6 +12,7 @@ mod attention;
 mod bench;
 mod elementwise;
 mod embedding;
+mod generation;
 mod logits;
 mod loss;
 mod matmul;
@@ -48,6 +49,7 @@ const FAMILIES: &[(&str, Run)] = &[
     ("reduce", reduce::run),
     ("matmul", matmul::run),
     ("attention", attention::run),
+    ("generation", generation::run),
     ("logits", logits::run),
     ("optimizer", optimizer::run),
     ("step", step::run),

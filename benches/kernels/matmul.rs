@@ -77,6 +77,17 @@ pub fn run(family: &mut Family<'_>) {
             bias cols,
             pre_activation cols
         );
+        let (few, few_a) = ((1, cols, inner), (1, inner));
+        product!(
+            family,
+            few,
+            MatmulTransposedBFew,
+            MatmulTransposedBFewParams,
+            few_a,
+            transposed_b,
+            bias cols,
+            pre_activation cols
+        );
         product!(
             family,
             size,

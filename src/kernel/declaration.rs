@@ -109,7 +109,9 @@ impl Declaration {
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;
         }
-        mine.few_lanes = variant.few_lanes && self.has_fragment("row_lanes_64");
+        let has_lanes =
+            ["row_lanes_64", "row_lanes_256"].iter().any(|lanes| self.has_fragment(lanes));
+        mine.few_lanes = variant.few_lanes && has_lanes;
         let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
         mine.subgroups_of_8 = has_vectors && variant.subgroups_of_8 && shares;
         if self.has_fragment("head_quads_64") {

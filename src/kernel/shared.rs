@@ -22,6 +22,8 @@ pub const LANES_64: Fragment = wgsl!("../../shaders/shared/lanes_64.wgsl");
 /// `LANES` of a kernel with one workgroup per row, `@workgroup_size(LANES)`: where
 /// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`ROW_LANES_4`] stands for it.
 pub const ROW_LANES_64: Fragment = wgsl!("../../shaders/shared/row_lanes_64.wgsl");
+/// The same with 256 invocations, for kernels whose rows are long and few.
+pub const ROW_LANES_256: Fragment = wgsl!("../../shaders/shared/row_lanes_256.wgsl");
 /// `LANES` of a kernel with one workgroup per row, on a CPU.
 pub const ROW_LANES_4: Fragment = wgsl!("../../shaders/shared/row_lanes_4.wgsl");
 /// `workgroup_sum`, `workgroup_max` and their u32 twins; wants [`LANES_64`] or [`ROW_LANES_64`].

@@ -203,7 +203,7 @@ impl Variant {
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
-            "row_lanes_64" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "row_lanes_64" | "row_lanes_256" if self.few_lanes => vec![shared::ROW_LANES_4],
             "head_quads_64" => vec![self.head_quads.fragment()],
             "product_tile_64" if self.product_tile == ProductTile::Of32 => {
                 vec![shared::PRODUCT_TILE_32]

@@ -11,7 +11,9 @@
 //! `*_direct` in registers only, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.
 
-use crate::kernel::shared::{ACTIVATION, GRID, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32};
+use crate::kernel::shared::{
+    ACTIVATION, GRID, LANES_64, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32,
+};
 use crate::kernel::{Declaration, Fragment, Kernel, ProductTile, Variant, grid};
 use crate::{kernel, wgsl};
 
@@ -42,6 +44,15 @@ pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_s
 /// What one workgroup computes in registers only.
 const fn direct_tile(variant: Variant) -> ProductTile {
     if variant.subgroups_of_8 { ProductTile::Of32 } else { ProductTile::Of64 }
+}
+
+/// What one workgroup of a product of few rows computes: 4 x 4 elements.
+struct FewTile;
+
+impl FewTile {
+    const fn count(self, rows: u32, cols: u32, batch: u32) -> u32 {
+        rows.div_ceil(4) * cols.div_ceil(4) * batch
+    }
 }
 
 /// A product kernel: the parameters that all have in common, then those of its own.
@@ -264,6 +275,39 @@ product! {
 }
 
 product! {
+    /// [`MatmulTransposedB`] for few rows: a linear layer of one token or a few. B is read once for
+    /// four rows, by lanes that share a sum, so that there are as many workgroups as there are quads
+    /// of columns. The order of the sums is another.
+    pub MatmulTransposedBFew, MatmulTransposedBFewParams = [
+        QUAD_F32, GRID, LANES_64, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
+        PRODUCT_STORE, wgsl!("../../shaders/matmul/matmul_transposed_b_few.wgsl"),
+    ];
+    rows of A, B are |rows, cols, inner| inner, inner;
+    tile |_variant| FewTile;
+    own {
+        /// 1 where there is a bias.
+        has_bias: u32,
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation: u32,
+        /// The first quad of the bias.
+        bias_offset: u32,
+    }
+    buffers {
+        /// (batch, rows, inner)
+        Read a,
+        /// (batch, cols, inner)
+        Read b,
+        /// (cols), the same for the whole batch; any buffer where `has_bias` is 0.
+        Read bias,
+        /// (batch, rows, cols), overwritten or added to.
+        Write c,
+        /// Laid out as `c`, overwritten with the argument of f where `activation` is not 0; else
+        /// any buffer that is bound nowhere else.
+        Write pre_activation,
+    }
+}
+
+product! {
     /// C = alpha Aᵀ·B, in registers only: the weight gradient of a linear layer.
     pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
@@ -342,6 +386,7 @@ product! {
 pub(super) const ALL: &[Declaration] = &[
     Matmul::DECLARATION,
     MatmulTransposedB::DECLARATION,
+    MatmulTransposedBFew::DECLARATION,
     MatmulTransposedA::DECLARATION,
     MatmulDirect::DECLARATION,
     MatmulTransposedBDirect::DECLARATION,

@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod generation;
 pub mod logits;
 pub mod loss;
 pub mod matmul;
@@ -25,6 +26,7 @@ pub mod weights;
 pub use attention::*;
 pub use elementwise::*;
 pub use embedding::*;
+pub use generation::*;
 pub use logits::*;
 pub use loss::*;
 pub use matmul::*;
@@ -46,6 +48,7 @@ pub const FAMILIES: &[(&str, &[Declaration])] = &[
     ("attention", attention::ALL),
     ("elementwise", elementwise::ALL),
     ("embedding", embedding::ALL),
+    ("generation", generation::ALL),
     ("logits", logits::ALL),
     ("loss", loss::ALL),
     ("matmul", matmul::ALL),

@@ -2,6 +2,7 @@
 
 use crate::graph::ops::{AttentionLayout, AttentionSettings, HeadNorm, QkNorm};
 use crate::graph::{Graph, Phase, Value};
+use crate::nn::generate::CachedRows;
 use crate::nn::{ClippedAttention, Init, Linear, LinearAdapter, QkClip, Rotary};
 
 /// Multi-head or grouped-query causal self-attention.
@@ -63,6 +64,18 @@ impl CausalSelfAttention {
     /// x (batch, time, width) to y of the same shape.
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
+        self.forward_in(graph, name, x, None)
+    }
+
+    /// The same of whole sequences, or of rows that go on with what is in a cache.
+    #[track_caller]
+    pub(super) fn forward_in(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        x: Value,
+        mut cached: Option<&mut CachedRows>,
+    ) -> Value {
         let head_dim = self.head_dim;
         let columns = (self.heads + 2 * self.kv_heads) * head_dim;
         let [of_fused, of_projection] = self.adapters.clone();
@@ -79,9 +92,16 @@ impl CausalSelfAttention {
             }
             if let Some(rotary) = self.rotary {
                 let frequencies = rotary.frequencies(head_dim);
-                qkv = graph.rotary_by(qkv, self.heads + self.kv_heads, frequencies);
+                let heads = self.heads + self.kv_heads;
+                qkv = match &mut cached {
+                    None => graph.rotary_by(qkv, heads, frequencies),
+                    Some(rows) => rows.rotate(graph, qkv, heads, frequencies),
+                };
             }
-            let mixed = self.attend(graph, qkv);
+            let mixed = match cached {
+                None => self.attend(graph, qkv),
+                Some(rows) => rows.attend(graph, qkv, self.layout(), self.settings()),
+            };
             if let Some(clipped) = self.clipped(graph, &graph.scope_name()) {
                 graph.after_update(clipped);
             }
@@ -98,9 +118,13 @@ impl CausalSelfAttention {
         graph.head_norm(qkv, weights, norm)
     }
 
-    fn attend(&self, graph: &mut Graph, qkv: Value) -> Value {
+    fn settings(&self) -> AttentionSettings {
         let Self { scale, soft_cap, window, .. } = *self;
-        let settings = AttentionSettings { scale, soft_cap, window };
+        AttentionSettings { scale, soft_cap, window }
+    }
+
+    fn attend(&self, graph: &mut Graph, qkv: Value) -> Value {
+        let settings = self.settings();
         let watched = self.watch || self.qk_clip.is_some();
         if !watched || graph.phase == Phase::Evaluate {
             return graph.attention(qkv, self.layout(), settings);

@@ -1,6 +1,7 @@
 //! A pre-norm transformer block over a residual stream.
 
 use crate::graph::{Graph, Value};
+use crate::nn::generate::CachedRows;
 use crate::nn::{CausalSelfAttention, Dropout, FeedForward, Norm};
 
 /// The residual stream between two layers: its value so far and the last branch, which has not
@@ -48,10 +49,22 @@ pub struct Block {
 impl Block {
     /// The residual stream (batch, time, width) through the block.
     #[track_caller]
-    pub fn forward(&self, graph: &mut Graph, name: &str, mut residual: Residual) -> Residual {
+    pub fn forward(&self, graph: &mut Graph, name: &str, residual: Residual) -> Residual {
+        self.forward_in(graph, name, residual, None)
+    }
+
+    /// The same of whole sequences, or of rows that go on with what is in a cache.
+    #[track_caller]
+    pub(super) fn forward_in(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        mut residual: Residual,
+        cached: Option<&mut CachedRows>,
+    ) -> Residual {
         graph.scope(name, |graph| {
             let x = residual.norm(graph, &self.norm, "norm1");
-            let x = self.attention.forward(graph, "attention", x);
+            let x = self.attention.forward_in(graph, "attention", x, cached);
             residual.branch = Some(self.branch(graph, "post_attention_norm", x));
             let x = residual.norm(graph, &self.norm, "norm2");
             let x = self.feed_forward.forward(graph, "mlp", x);

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Phase, Value};
 use crate::kernels::Activation;
+use crate::nn::generate::CachedRows;
 use crate::nn::{
     Block, CausalSelfAttention, ClippedAttention, Dropout, Embedding, FeedForward, FeedForwardKind,
     GatedMlp, GptConfig, Init, LayerNorm, Mlp, Norm, Positions, Residual, RmsNorm,
@@ -116,6 +117,21 @@ impl Gpt {
         self.head(graph, x)
     }
 
+    /// tokens (1, sequences * rows) at positions of texts that a cache has up to there, to what the
+    /// head reads of the rows `last` (sequences), and their logits (sequences, vocabulary).
+    #[track_caller]
+    pub(super) fn cached_logits(
+        &self,
+        graph: &mut Graph,
+        tokens: Value,
+        last: Value,
+        cached: &mut CachedRows,
+    ) -> [Value; 2] {
+        let x = self.beside_adapters(graph, |graph| self.blocks(graph, tokens, Some(cached)));
+        let x = graph.embedding(x, last);
+        [x, self.head(graph, x)]
+    }
+
     /// Runs `build` with all parameters but those of adapters frozen, where the model has adapters.
     #[track_caller]
     fn beside_adapters<T>(&self, graph: &mut Graph, build: impl FnOnce(&mut Graph) -> T) -> T {
@@ -125,14 +141,20 @@ impl Gpt {
     /// tokens (.., time) to what the head reads, (.., time, width).
     #[track_caller]
     fn hidden(&self, graph: &mut Graph, tokens: Value) -> Value {
-        self.beside_adapters(graph, |graph| self.blocks(graph, tokens))
+        self.beside_adapters(graph, |graph| self.blocks(graph, tokens, None))
     }
 
     #[track_caller]
-    fn blocks(&self, graph: &mut Graph, tokens: Value) -> Value {
+    fn blocks(
+        &self,
+        graph: &mut Graph,
+        tokens: Value,
+        mut cached: Option<&mut CachedRows>,
+    ) -> Value {
         let config = &self.config;
         let time = graph.shape(tokens).cols();
-        assert!(time <= config.context, "{time} positions, the context is {}", config.context);
+        let fits = cached.is_some() || time <= config.context;
+        assert!(fits, "{time} positions, the context is {}", config.context);
         let embedding = Embedding::new(config.vocabulary, config.width);
         let mut x = match config.embedding_adapter() {
             None => embedding.forward(graph, "token_embedding", tokens),
@@ -144,13 +166,17 @@ impl Gpt {
         if config.positions == Positions::Learned {
             let positions = Embedding::new(config.context, config.width);
             let table = positions.table(graph, "position_embedding");
-            x = graph.module("position_embedding", |graph| graph.add_positions(x, table));
+            x = graph.module("position_embedding", |graph| match &cached {
+                None => graph.add_positions(x, table),
+                Some(rows) => rows.add_positions(graph, x, table),
+            });
         }
         let x = Dropout { probability: config.dropout }.forward(graph, x);
         let mut residual = Residual { stream: x, branch: None };
         for layer in 0..config.layers {
-            let block = |graph: &mut Graph| {
-                self.block(layer).forward(graph, &format!("blocks.{layer}"), residual)
+            let mut block = |graph: &mut Graph| {
+                let cached = cached.as_deref_mut();
+                self.block(layer).forward_in(graph, &format!("blocks.{layer}"), residual, cached)
             };
             residual = if config.recompute { graph.recompute(block) } else { block(graph) };
         }

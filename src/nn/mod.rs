@@ -26,7 +26,7 @@ pub use block::{Block, Residual};
 pub use classifier::{Classifier, MlpClassifier};
 pub use embedding::{Dropout, Embedding};
 pub use feed_forward::{FeedForward, GatedMlp, Mlp};
-pub use generate::{Generator, Sampling};
+pub use generate::{Generation, GenerationSpeed, Generator, GeneratorSettings, Sampling};
 pub use gpt::{Gpt, LanguageModel};
 pub use gpt_config::{FeedForwardKind, GptConfig, LayerKind, Positions};
 pub use linear::Linear;

@@ -102,6 +102,9 @@ pub struct RecordedNode {
 pub struct Plan {
     /// Dispatches of the first microbatch of a step: all that a step of one microbatch takes.
     pub first: Vec<Dispatch>,
+    /// How many of [`first`](Self::first), at its front, copy parameters into another precision:
+    /// until these change, later runs may leave them out.
+    pub copies: usize,
     /// Dispatches of each later microbatch.
     pub next: Vec<Dispatch>,
     /// How many of [`first`](Self::first) are its [`prologue`](Self::prologue).
@@ -132,6 +135,19 @@ impl Plan {
     /// [`Error::Unsupported`](crate::Error::Unsupported) for a graph that was built for another
     /// storage of weights than that of the set, or has gradients of tensors that are frozen in it.
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
+        Self::sharing(gpu, request, &[]).await
+    }
+
+    /// Records a graph beside another plan: what both have as the same input, in name, shape and
+    /// bound, lies in the buffer of that plan. So several plans work on one cache.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn sharing(
+        gpu: &Gpu,
+        request: &PlanRequest<'_>,
+        inputs: &[InputSlot],
+    ) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
         sinks::check_gradients(request, &parameter_index)?;
@@ -150,14 +166,22 @@ impl Plan {
         }
         let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
         let assignment = slots::assign(&lives);
-        let leaf_bytes = leaves(graph, &needed).map(|node| node.shapes[0].bytes()).sum();
+        let shared = |node: &Node| {
+            let Source::Input(index) = node.source else { return None };
+            let found = inputs.iter().find(|input| input.spec == graph.inputs()[index]);
+            found.map(|input| input.buffer.clone())
+        };
+        let own = leaves(graph, &needed).filter(|node| shared(node).is_none());
+        let leaf_bytes = own.map(|node| node.shapes[0].bytes()).sum();
 
         let slot_bytes: u64 = assignment.bytes.iter().sum();
         let what = "the plan's activations";
         let made = parameters::allocate(gpu, what, slot_bytes + leaf_bytes, || {
             let pool: Vec<_> = assignment.bytes.iter().map(|&b| gpu.buffer("slot", b)).collect();
             let leaves: Vec<_> = leaves(graph, &needed)
-                .map(|node| gpu.buffer(&node.label, node.shapes[0].bytes()))
+                .map(|node| {
+                    shared(node).unwrap_or_else(|| gpu.buffer(&node.label, node.shapes[0].bytes()))
+                })
                 .collect();
             (pool, leaves)
         });
@@ -200,6 +224,7 @@ impl Plan {
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
         copies.record(request.parameters, &mut recorder);
+        let copy_dispatches = recorder.len();
         let spanning = prologue::nodes(graph, &needed);
         prologue::record(graph, &spanning, &values, true, &mut recorder);
         let prologue = recorder.len();
@@ -225,7 +250,19 @@ impl Plan {
             kernels: dispatches::by_kernel(&first),
         };
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
-        Ok(Self { first, next, prologue, count_next, inputs, outputs, values, nodes, report })
+        let copies = copy_dispatches;
+        Ok(Self {
+            first,
+            copies,
+            next,
+            prologue,
+            count_next,
+            inputs,
+            outputs,
+            values,
+            nodes,
+            report,
+        })
     }
 }
 

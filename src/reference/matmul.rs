@@ -54,6 +54,11 @@ pub fn matmul_resumed_direct(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
 }
 
 /// See [`matmul_transposed_b`].
+pub fn matmul_transposed_b_few(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
+    matmul_transposed_b(a, b, size)
+}
+
+/// See [`matmul_transposed_b`].
 pub fn matmul_transposed_b_direct(a: &[f64], b: &[f64], size: Product) -> Vec<f64> {
     matmul_transposed_b(a, b, size)
 }

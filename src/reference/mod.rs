@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub mod generation;
 pub mod logits;
 pub mod loss;
 pub mod matmul;

@@ -116,7 +116,7 @@ impl Options {
             evaluate_every,
             save_every: self.save_every.unwrap_or(tenth),
             sample: self.sample.unwrap_or(500),
-            sampling: Sampling { temperature, top_k: self.top_k, seed },
+            sampling: Sampling { temperature, top_k: self.top_k, seed, ..Sampling::default() },
         };
         let options = self.resolved(chosen, &settings);
         Ok((settings, options))

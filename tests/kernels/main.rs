@@ -32,6 +32,7 @@ mod attention_subgroups;
 mod attention_windows;
 mod elementwise;
 mod embedding;
+mod generation;
 mod logits;
 mod loss;
 mod matmul;
@@ -69,6 +70,7 @@ pub const FAMILIES: &[(&str, &[Test])] = &[
     ("attention", attention::ROWS),
     ("elementwise", elementwise::ROWS),
     ("embedding", embedding::ROWS),
+    ("generation", generation::ROWS),
     ("logits", logits::ROWS),
     ("loss", loss::ROWS),
     ("matmul", matmul::ROWS),

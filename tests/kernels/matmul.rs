@@ -27,7 +27,7 @@ const SIZES: &[(usize, usize, usize)] = &[
 
 rows! {
     matmul, matmul_transposed_b, matmul_transposed_a,
-    matmul_direct, matmul_transposed_b_direct, matmul_transposed_a_direct,
+    matmul_transposed_b_few, matmul_direct, matmul_transposed_b_direct, matmul_transposed_a_direct,
     matmul_resumed, matmul_resumed_direct,
 }
 
@@ -341,6 +341,10 @@ product_test!(
 );
 product_test!(
     matmul_transposed_b, MatmulTransposedB, MatmulTransposedBParams,
+    a |s| (s.rows, s.inner), b |s| (s.cols, s.inner), activation_test, spare bias, pre_activation
+);
+product_test!(
+    matmul_transposed_b_few, MatmulTransposedBFew, MatmulTransposedBFewParams,
     a |s| (s.rows, s.inner), b |s| (s.cols, s.inner), activation_test, spare bias, pre_activation
 );
 product_test!(

@@ -221,7 +221,7 @@ impl Session {
             let generator = Generator::new(&self.gpu, self.trainer.parameters(), gpt);
             self.generator = Some(generator.await?);
         }
-        let sampling = Sampling { temperature: 0.7, top_k: None, seed };
+        let sampling = Sampling { temperature: 0.7, seed, ..Sampling::default() };
         self.sample = Some(Sample { prompt: tokens.len(), tokens, sampling });
         Ok(text)
     }

@@ -52,7 +52,7 @@ pub struct Attention {
 
 impl Attention {
     #[track_caller]
-    fn new(layout: AttentionLayout, settings: AttentionSettings, watch: bool) -> Self {
+    pub(super) fn new(layout: AttentionLayout, settings: AttentionSettings, watch: bool) -> Self {
         let AttentionSettings { scale, soft_cap, window } = settings;
         assert_ne!(window, Some(0), "attention: a position sees itself at least");
         let scale = scale.unwrap_or(1.0 / (layout.head_dim as f32).sqrt());
@@ -60,11 +60,11 @@ impl Attention {
     }
 
     /// Positions that the last of so many sees.
-    fn window_in(&self, time: usize) -> usize {
+    pub(super) fn window_in(&self, time: usize) -> usize {
         self.window.map_or(time, |window| window.min(time))
     }
 
-    fn reference(&self, qkv: &Shape) -> reference::Attention {
+    pub(super) fn reference(&self, qkv: &Shape) -> reference::Attention {
         let AttentionLayout { heads, kv_heads, head_dim } = self.layout;
         reference::Attention {
             batch: qkv.dims[0],

@@ -5,7 +5,8 @@ use crate::kernel::ProductTile;
 use crate::kernels::{
     ColumnSum, ColumnSumParams, Matmul, MatmulDirect, MatmulParams, MatmulResumed,
     MatmulResumedDirect, MatmulResumedParams, MatmulTransposedA, MatmulTransposedADirect,
-    MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBParams,
+    MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBFew,
+    MatmulTransposedBParams,
 };
 use crate::record::{Recorder, Slot, to_u32};
 
@@ -102,6 +103,9 @@ fn record_split_at_b(
     recorder.dispatch(&ColumnSum { params, partials, y: c_whole });
 }
 
+/// Up to so many rows of A, a GPU multiplies with Bᵀ by reading it once: it has nothing else to do.
+const FEW_ROWS: u32 = 4;
+
 pub(super) fn record_ab_t(
     recorder: &mut Recorder<'_>,
     params: MatmulTransposedBParams,
@@ -112,6 +116,9 @@ pub(super) fn record_ab_t(
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
+    } else if params.rows <= FEW_ROWS && !recorder.gpu().is_software() {
+        let params = bytemuck::cast(params);
+        recorder.dispatch(&MatmulTransposedBFew { params, a, b, bias, c, pre_activation });
     } else {
         recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });

@@ -31,6 +31,8 @@ mod faults;
 mod freezing;
 #[path = "../../generate.rs"]
 mod generate;
+#[path = "../../generation.rs"]
+mod generation;
 #[path = "../../gguf/main.rs"]
 mod gguf;
 #[path = "../../hugging_face/main.rs"]
@@ -83,6 +85,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("faults", faults::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
+    ("generation", generation::TESTS),
     ("gguf", gguf::TESTS),
     ("hugging_face", hugging_face::TESTS),
     ("logits", logits::TESTS),
