@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::graph::ops::{CrossEntropy, LinearCrossEntropy};
+use crate::kernel::BlockFormat;
 use crate::nn::{Lora, QkClip, QkNorm, Rotary};
 
 /// How positions enter the model.
@@ -131,6 +132,12 @@ pub struct GptConfig {
     pub recompute: bool,
     /// Low-rank adapters. With them all else is frozen: no gradients, no moments, not in the norm.
     pub lora: Option<Lora>,
+    /// The blocks that the weights of linear layers, the table of tokens and the head lie in; `None`
+    /// for quads of the storage of weights. They take 8.5, 4.5 or 5 bits each and are not trained:
+    /// with [`lora`](Self::lora) that is QLoRA, and without it the model can predict and generate, and
+    /// be trained only where all of them are [frozen](crate::train::TrainerBuilder::freeze). Widths
+    /// must be multiples of 32. Norms, biases and learned positions stay as they are.
+    pub base_format: Option<BlockFormat>,
 }
 
 impl GptConfig {
@@ -175,6 +182,7 @@ impl GptConfig {
             logits_budget: 512 << 20,
             recompute: false,
             lora: None,
+            base_format: None,
         }
     }
 
@@ -255,6 +263,7 @@ impl GptConfig {
         say("embedding_scale", self.embedding_scale.map(|scale| scale.to_string()));
         let offset = self.norm_weight_offset;
         say("norm_weight_offset", (offset != 0.0).then(|| offset.to_string()));
+        say("base_format", self.base_format.map(|format| format.to_string()));
         say("lora scale", self.lora.as_ref().map(|lora| lora.scale().to_string()));
         // The others differ from each other in the shapes of their tensors.
         let unusual = matches!(self.feed_forward, FeedForwardKind::Gelu | FeedForwardKind::GeGlu);
@@ -293,6 +302,7 @@ impl GptConfig {
         let range = "a multiple of 4 with SwiGLU or GeGLU";
         check([("hidden", self.hidden.to_string(), whole_quads, range)])?;
         self.validate_layers()?;
+        self.validate_blocks()?;
         self.qk_clip.map_or(Ok(()), |clip| clip.validate())?;
         self.validate_reals()?;
         let Some(lora) = &self.lora else { return Ok(()) };
@@ -323,6 +333,22 @@ impl GptConfig {
                 "None with qk_norm, which takes away what the clip changes",
             ),
         ])
+    }
+
+    fn validate_blocks(&self) -> Result<()> {
+        if self.base_format.is_none() {
+            return Ok(());
+        }
+        let whole = |size: usize| size.is_multiple_of(BlockFormat::ELEMENTS);
+        let range = "a multiple of 32 with base_format, whose blocks are rows of 32 weights";
+        let columns = [
+            ("width", self.width),
+            ("hidden", self.hidden),
+            ("heads * head_dim", self.heads * self.head_dim()),
+        ];
+        check(columns.map(|(name, size)| (name, size.to_string(), whole(size), range)))?;
+        let range = "None with base_format, which holds what the clip changes";
+        check([("qk_clip", "Some".into(), self.qk_clip.is_none(), range)])
     }
 
     fn validate_layers(&self) -> Result<()> {
