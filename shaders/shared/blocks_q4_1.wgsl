@@ -1,6 +1,6 @@
-// Weights in blocks of 32 along a row, as GGUF's Q4_1 has them: d q + m, with a q of 4 bits for each and one f16 d and m for the
-// block. A matrix of blocks is one array of words: those of all q, in the order of the blocks and as
-// the file has them, and then a word of d and m for each.
+// Weights in blocks of 32 along a row, as GGUF's Q4_1 has them: d q + m, with 4 bits for a q. The
+// scales of a block are f16. A matrix of blocks is one array of words: those of all q, in the order
+// of the blocks and as the file has them, and then a word of d and m for each.
 const QUANT_WORDS = 4u; // of a block
 const SCALE_BLOCKS = 1u; // blocks whose scales are in one word
 

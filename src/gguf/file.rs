@@ -10,11 +10,11 @@ use super::tokenizer::{Tokenizer, tokenizer};
 use super::value::Value;
 use crate::error::Result;
 use crate::graph::ParameterSpec;
-use crate::kernel::BlockFormat;
 use crate::hugging_face::{
     Config, Kept, Progress, Reader, Size, Source, Tensor, TensorFiles, TheirTensor, all_or_none,
     invalid, misfit, tensors_by, unreadable,
 };
+use crate::kernel::BlockFormat;
 
 /// An open GGUF file with a model. Its numbers are read when they are asked for.
 #[derive(Debug)]

@@ -229,12 +229,7 @@ impl<F: FnMut(&Progress<'_>)> WeightSource for Reader<'_, F> {
         Ok(values)
     }
 
-    fn blocks(
-        &mut self,
-        name: &str,
-        rows: Range<usize>,
-        format: BlockFormat,
-    ) -> Result<Vec<u8>> {
+    fn blocks(&mut self, name: &str, rows: Range<usize>, format: BlockFormat) -> Result<Vec<u8>> {
         let (tensor, mut blocks) = (self.checked(name)?, Vec::new());
         let columns = tensor.columns();
         for (theirs, inside) in tensor.shares(rows) {

@@ -1,8 +1,8 @@
 //! Weights in blocks: 32 along a row that share a scale, with 4 or 8 bits each.
 //!
-//! Blocks are those of GGUF. A [`BlockFormat`] makes them of numbers and numbers of them, operation by
-//! operation as ggml does, and takes them apart for the device: GGUF's are 34, 18 and 20 bytes long,
-//! and kernels read words.
+//! Blocks are those of GGUF. A [`BlockFormat`] makes them of numbers and numbers of them, operation
+//! by operation as ggml does, and takes them apart for the device: GGUF's are 34, 18 and 20 bytes
+//! long, and kernels read words.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use super::shared;
 
 /// How the weights of a frozen matrix are stored in blocks of 32 along its rows.
 ///
-/// d and m are f16, q whole numbers; [`decode`](Self::decode) and kernels compute the same f32, which
-/// is ggml's.
+/// d and m are f16, q whole numbers; [`decode`](Self::decode) and kernels compute the same f32,
+/// which is ggml's.
 ///
 /// | format | bytes of a block | bits of a weight | weight |
 /// |---|---|---|---|
@@ -78,8 +78,8 @@ impl BlockFormat {
         }
     }
 
-    /// The numbers in whole blocks, as ggml's `dequantize_row_*` compute them. What is left behind the
-    /// last whole block is not looked at.
+    /// The numbers in whole blocks, as ggml's `dequantize_row_*` compute them. What is left behind
+    /// the last whole block is not looked at.
     pub fn decode(self, blocks: &[u8]) -> Vec<f32> {
         let blocks = blocks.chunks_exact(self.bytes());
         let mut numbers = Vec::with_capacity(Self::ELEMENTS * blocks.len());
@@ -99,7 +99,7 @@ impl BlockFormat {
     }
 
     /// Blocks of finite numbers, as ggml's `quantize_row_*_ref` make them. A scale that f16 does not
-    /// hold becomes Inf; see [`is_finite`](Self::is_finite).
+    /// hold becomes Inf; see [`nonfinite_block`](Self::nonfinite_block).
     ///
     /// # Panics
     /// Unless there are 32 numbers for each block.
@@ -120,9 +120,9 @@ impl BlockFormat {
     /// The first block whose d or m is NaN or Inf.
     pub fn nonfinite_block(self, blocks: &[u8]) -> Option<usize> {
         let is_finite = |half: &[u8]| half_at(half).is_finite();
-        blocks.chunks_exact(self.bytes()).position(|block| {
-            !block[..self.scale_bytes()].chunks_exact(2).all(is_finite)
-        })
+        blocks
+            .chunks_exact(self.bytes())
+            .position(|block| !block[..self.scale_bytes()].chunks_exact(2).all(is_finite))
     }
 
     /// Bytes on the device of a matrix of so many blocks: the words of all q, in the order of the

@@ -146,8 +146,7 @@ impl Gpt {
         if config.positions == Positions::Learned {
             let positions = Embedding::new(config.context, config.width);
             // It is added, not looked up in.
-            let table =
-                graph.in_blocks(None, |graph| positions.table(graph, "position_embedding"));
+            let table = graph.in_blocks(None, |graph| positions.table(graph, "position_embedding"));
             x = graph.module("position_embedding", |graph| graph.add_positions(x, table));
         }
         let x = Dropout { probability: config.dropout }.forward(graph, x);

@@ -272,9 +272,9 @@ impl GptConfig {
     }
 }
 
-type Check = (&'static str, String, bool, &'static str);
+pub(super) type Check = (&'static str, String, bool, &'static str);
 
-fn check(checks: impl IntoIterator<Item = Check>) -> Result<()> {
+pub(super) fn check(checks: impl IntoIterator<Item = Check>) -> Result<()> {
     match checks.into_iter().find(|&(_, _, fits, _)| !fits) {
         Some((setting, value, _, range)) => Err(Error::Setting { setting, value, range }),
         None => Ok(()),
@@ -333,22 +333,6 @@ impl GptConfig {
                 "None with qk_norm, which takes away what the clip changes",
             ),
         ])
-    }
-
-    fn validate_blocks(&self) -> Result<()> {
-        if self.base_format.is_none() {
-            return Ok(());
-        }
-        let whole = |size: usize| size.is_multiple_of(BlockFormat::ELEMENTS);
-        let range = "a multiple of 32 with base_format, whose blocks are rows of 32 weights";
-        let columns = [
-            ("width", self.width),
-            ("hidden", self.hidden),
-            ("heads * head_dim", self.heads * self.head_dim()),
-        ];
-        check(columns.map(|(name, size)| (name, size.to_string(), whole(size), range)))?;
-        let range = "None with base_format, which holds what the clip changes";
-        check([("qk_clip", "Some".into(), self.qk_clip.is_none(), range)])
     }
 
     fn validate_layers(&self) -> Result<()> {

@@ -1,4 +1,5 @@
-// B stored as (inner, cols), in blocks. Quads beyond the last repeat it: their products are not stored.
+// B stored as (inner, cols), in blocks. Quads beyond the last repeat it: their products are not
+// stored.
 const B_ALONG_INNER = false; // whether a stored row is one of `inner`
 
 fn b_origin(outer: u32, inner: u32, quad: u32) -> vec4<u32> {

@@ -106,8 +106,8 @@ impl Parameters {
         Ok((format, self.read_block_rows(index, rows).await?))
     }
 
-    /// Writes a parameter in blocks, as [`read_blocks`](Self::read_blocks) gives them: its format's,
-    /// row by row. On an error nothing is written.
+    /// Writes a parameter in blocks, as [`read_blocks`](Self::read_blocks) gives them: those of its
+    /// format, row by row. On an error nothing is written.
     ///
     /// # Errors
     /// [`Error::UnknownName`], for one that does not lie in blocks too; [`Error::InputSize`], in
@@ -203,7 +203,11 @@ impl Parameters {
     }
 
     /// The blocks of some rows. Waits for the device.
-    pub(super) async fn read_block_rows(&self, index: usize, rows: Range<usize>) -> Result<Vec<u8>> {
+    pub(super) async fn read_block_rows(
+        &self,
+        index: usize,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>> {
         let mut blocks = Vec::new();
         for share in self.block_shares(index, rows) {
             let mut found = Vec::with_capacity(2);
@@ -235,8 +239,8 @@ impl Parameters {
         slot.parts().into_iter().filter_map(share).collect()
     }
 
-    /// Draws the initial values of parameters in blocks, a few rows at a time: in f32 on the device,
-    /// as those of others.
+    /// Draws the initial values of parameters in blocks, a few rows at a time, as those of others are
+    /// drawn: in f32 on the device.
     pub(super) async fn initialize_blocks(&self, seed: u32) -> Result<()> {
         for (index, spec) in self.specs.iter().enumerate() {
             let Some(format) = spec.shape.block_format() else { continue };

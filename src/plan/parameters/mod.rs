@@ -123,7 +123,8 @@ impl Parameters {
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
         let state_sizes = states.iter().map(|spec| spec.shape.bytes());
         let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
-        let total: u64 = weight_bytes.iter().chain(&block_segments).sum::<u64>() + state_segments[0];
+        let total: u64 =
+            weight_bytes.iter().chain(&block_segments).sum::<u64>() + state_segments[0];
         if state_segments[0] > largest {
             return Err(Error::Limit {
                 what: "the states of the model".into(),

@@ -47,12 +47,7 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// Where they cannot be read.
-    fn blocks(
-        &mut self,
-        name: &str,
-        rows: Range<usize>,
-        format: BlockFormat,
-    ) -> Result<Vec<u8>> {
+    fn blocks(&mut self, name: &str, rows: Range<usize>, format: BlockFormat) -> Result<Vec<u8>> {
         Ok(format.encode(&self.rows(name, rows)?))
     }
 }

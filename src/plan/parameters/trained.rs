@@ -64,8 +64,7 @@ pub(super) fn place(specs: &[ParameterSpec], largest: u64) -> Result<Placed> {
     if !frozen.is_empty() {
         segments.extend(lay_out(frozen, trained_segments));
     }
-    let block_segments =
-        if in_blocks.is_empty() { Vec::new() } else { lay_out(in_blocks, 0) };
+    let block_segments = if in_blocks.is_empty() { Vec::new() } else { lay_out(in_blocks, 0) };
     Ok(Placed { parts, segments, trained_segments, block_segments })
 }
 
