@@ -56,12 +56,13 @@ impl Graph {
     /// [frozen](Self::frozen), or no [`Parameters`](crate::plan::Parameters) are made of it.
     ///
     /// # Panics
-    /// For blocks, unless there is a multiple of 32 columns.
+    /// For blocks, unless it is a matrix with a multiple of 32 columns.
     #[track_caller]
     pub fn weight(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
         let Some(format) = self.blocks else { return self.parameter(name, dims, init) };
         let dims = dims.into();
-        let (path, columns) = (self.path(name), dims[dims.len() - 1]);
+        let path = self.path(name);
+        let [_, columns] = dims[..] else { panic!("{path} in {format}: {dims:?} is no matrix") };
         assert!(
             columns.is_multiple_of(BlockFormat::ELEMENTS),
             "{path} has rows of {columns}, and {format} blocks of {}: leave it in f32",

@@ -213,8 +213,11 @@ fn q4_0(block: &[f32], bytes: &mut Vec<u8>) {
 }
 
 fn q4_1(block: &[f32], bytes: &mut Vec<u8>) {
-    let smallest = block.iter().copied().fold(f32::INFINITY, f32::min);
-    let largest = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Of zeros of both signs the first.
+    let smaller = |least: f32, &x: &f32| if x < least { x } else { least };
+    let larger = |most: f32, &x: &f32| if x > most { x } else { most };
+    let smallest = block.iter().fold(f32::INFINITY, smaller);
+    let largest = block.iter().fold(f32::NEG_INFINITY, larger);
     let d = (largest - smallest) / 15.0;
     let id = inverse(d);
     bytes.extend([half_bytes(d), half_bytes(smallest)].concat());

@@ -8,7 +8,7 @@ use evenkeel::nn::{GptConfig, LanguageModel, Targets};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::WeightSource;
 use evenkeel::train::{AdamW, Checkpoint, Clip, Model, Predictor, Trainer};
-use evenkeel::{Gpu, Precision, Result};
+use evenkeel::{Gpu, Precision, Result, WeightStorage};
 
 use super::files::of_family;
 use super::models::*;
@@ -114,10 +114,13 @@ fn other_blocks(parameters: &Parameters) {
         let (found, mut blocks) = block_on(parameters.read_blocks(&spec.name)).expect("in blocks");
         assert_eq!(found, format);
         for (at, byte) in blocks.iter_mut().enumerate() {
-            // d and m stay as they are.
+            // d and m stay as they are, and no q is the one of the largest number.
             let in_block = at % format.bytes();
-            if in_block >= if format == BlockFormat::Q4_1 { 4 } else { 2 } {
-                *byte &= 0x3b;
+            match format {
+                BlockFormat::Q8_0 if in_block >= 2 => *byte &= 0x3b,
+                BlockFormat::Q4_0 if in_block >= 2 => *byte |= 0x44,
+                BlockFormat::Q4_1 if in_block >= 4 => *byte &= 0x3b,
+                _ => (),
             }
         }
         parameters.write_blocks(&spec.name, &blocks).expect("finite");
@@ -250,12 +253,15 @@ pub fn adapters_are_merged_into_the_numbers_of_blocks() {
 pub fn half_precision_reads_blocks() {
     let Some(gpu) = support::gpu() else { return };
     let (_, config) = models().swap_remove(0);
-    for (format, precision) in
-        [(BlockFormat::Q8_0, Precision::Bf16), (BlockFormat::Q4_1, Precision::F16)]
-    {
+    for (format, precision, storage) in [
+        (BlockFormat::Q8_0, Precision::Bf16, WeightStorage::F32),
+        (BlockFormat::Q4_1, Precision::F16, WeightStorage::F32),
+        (BlockFormat::Q4_0, Precision::Bf16, WeightStorage::Bf16Split),
+    ] {
         let config = in_blocks(&config, format);
-        let mut losses = [Precision::F32, precision].map(|precision| {
-            let builder = Trainer::builder(model(&config)).precision(precision);
+        let settings = [(Precision::F32, WeightStorage::F32), (precision, storage)];
+        let mut losses = settings.map(|(precision, storage)| {
+            let builder = Trainer::builder(model(&config)).precision(precision).weights(storage);
             let mut trainer = build(builder, &gpu);
             enlarge(trainer.parameters());
             (0..3).map(|seed| step(&mut trainer, &batch(seed)).loss).collect::<Vec<_>>()
@@ -277,8 +283,11 @@ pub fn blocks_that_cannot_be_are_named() {
     let validated = |config: GptConfig| config.validate().expect_err("refused").to_string();
     let error = validated(GptConfig { hidden: 48, ..config.clone() });
     assert!(error.contains("hidden") && error.contains("48") && error.contains("32"), "{error}");
-    let error = validated(GptConfig { width: 16, ..without(&config) });
-    assert!(error.contains("width") && error.contains("16"), "{error}");
+    let error = validated(GptConfig { width: 48, head_dim: Some(8), ..without(&config) });
+    assert!(error.contains("width") && error.contains("48"), "{error}");
+    let error =
+        validated(GptConfig { head_dim: Some(16), heads: 1, kv_heads: 1, ..config.clone() });
+    assert!(error.contains("heads * head_dim") && error.contains("16"), "{error}");
 
     // Without adapters, all of it would be trained.
     let error = block_on(Trainer::builder(model(&without(&config))).build(&gpu));

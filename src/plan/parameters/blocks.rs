@@ -245,7 +245,14 @@ impl Parameters {
         for (index, spec) in self.specs.iter().enumerate() {
             let Some(format) = spec.shape.block_format() else { continue };
             let distribution = spec.init.resolve(&spec.shape.dims);
-            for range in pieces(&spec.shape, 0..spec.shape.dims[0]) {
+            // As many rows as a binding holds in f32.
+            let fitting = self.gpu.largest_binding() / (4 * spec.shape.cols() as u64);
+            let most = usize::try_from(fitting / 2 * 2).unwrap_or(usize::MAX).max(2);
+            let fits = |piece: Range<usize>| {
+                let end = piece.end;
+                piece.step_by(most).map(move |first| first..end.min(first.saturating_add(most)))
+            };
+            for range in pieces(&spec.shape, 0..spec.shape.dims[0]).flat_map(fits) {
                 let shape = Shape::real([range.len(), spec.shape.cols()]);
                 let drawn = Slot::new(self.gpu.buffer("drawn weights", shape.bytes()), shape);
                 let [first_row, rows, cols] =
