@@ -220,7 +220,8 @@ impl Op for LinearCrossEntropyBackward {
             let gradient = match self.forward.soft_cap {
                 Some(cap) => {
                     let of_capped = [raw, gradient];
-                    SoftCapBackward { cap }.record(recorder, &of_capped, &[capped.clone()]);
+                    let dx = std::slice::from_ref(&capped);
+                    SoftCapBackward { cap }.record(recorder, &of_capped, dx);
                     capped
                 }
                 None => gradient,
