@@ -7,7 +7,7 @@ use evenkeel::nn::lora::is_adapter;
 use evenkeel::nn::{GptConfig, LanguageModel, Targets};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::WeightSource;
-use evenkeel::train::{AdamW, Checkpoint, Clip, Model, Predictor, Trainer};
+use evenkeel::train::{AdamW, Checkpoint, Clip, Predictor, Trainer};
 use evenkeel::{Gpu, Precision, Result, WeightStorage};
 
 use super::files::of_family;
@@ -65,7 +65,7 @@ pub fn training_beside_blocks_is_training_beside_their_numbers() {
             enlarge(blocks.parameters());
             let mut numbers = trainer(&gpu, &config);
             copy(blocks.parameters(), numbers.parameters());
-            let [before] = [&blocks].map(|trainer| all(trainer));
+            let before = all(&blocks);
             for seed in 0..3 {
                 let [a, b] = [&mut blocks, &mut numbers].map(|trainer| step(trainer, &batch(seed)));
                 assert!(a.applied && a.loss.is_finite() && a.gradient_norm > 1e-3, "{what}");
@@ -291,7 +291,7 @@ pub fn blocks_that_cannot_be_are_named() {
 
     // Without adapters, all of it would be trained.
     let error = block_on(Trainer::builder(model(&without(&config))).build(&gpu));
-    let error = error.err().expect("trained blocks").to_string();
+    let error = error.expect_err("trained blocks").to_string();
     assert!(error.contains("blocks of Q4_0") && error.contains("lora"), "{error}");
     let norms =
         Trainer::builder(model(&without(&config))).freeze(|spec| !spec.name.contains("norm"));
@@ -307,7 +307,7 @@ pub fn blocks_that_cannot_be_are_named() {
             let tokens = graph.tokens("tokens", [BATCH, TIME], VOCABULARY);
             vec![gpt.logits(graph, tokens)]
         }));
-        let error = predictor.err().expect("another format").to_string();
+        let error = predictor.expect_err("another format").to_string();
         assert!(error.contains("Q4_0") && error.contains("base_format"), "{error}");
     }
 
