@@ -132,6 +132,6 @@ pub mod watch;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;
-pub use kernel::{Precision, WeightStorage};
+pub use kernel::{BlockFormat, Precision, WeightStorage};
 #[cfg(not(target_arch = "wasm32"))]
 pub use pollster::block_on;

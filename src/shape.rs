@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::kernel::Precision;
+use crate::kernel::{BlockFormat, Precision};
 
 /// What the elements of a value are, and how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub enum Element {
     F32,
     /// Token ids, class labels, lengths: u32.
     U32,
+    /// Frozen weights in blocks along their rows, which have a multiple of 32 columns.
+    Block(BlockFormat),
 }
 
 /// Dimensions and element type of a value.
@@ -45,6 +47,18 @@ impl Shape {
         Self::new(dims, Element::U32)
     }
 
+    /// A shape of [`Element::Block`].
+    ///
+    /// # Panics
+    /// Unless rows are made of whole blocks.
+    #[track_caller]
+    pub fn blocks(dims: impl Into<Vec<usize>>, format: BlockFormat) -> Self {
+        let shape = Self::new(dims, Element::Block(format));
+        let whole = shape.cols().is_multiple_of(BlockFormat::ELEMENTS);
+        assert!(whole, "rows of {shape} are no multiple of {} long", BlockFormat::ELEMENTS);
+        shape
+    }
+
     #[track_caller]
     fn new(dims: impl Into<Vec<usize>>, element: Element) -> Self {
         let dims = dims.into();
@@ -64,6 +78,19 @@ impl Shape {
             Element::Real => Self { precision, ..self.clone() },
             _ => self.clone(),
         }
+    }
+
+    /// The blocks that its elements lie in, if they do.
+    pub fn block_format(&self) -> Option<BlockFormat> {
+        match self.element {
+            Element::Block(format) => Some(format),
+            _ => None,
+        }
+    }
+
+    /// Blocks in a row of elements that lie in blocks.
+    pub fn row_blocks(&self) -> usize {
+        self.cols() / BlockFormat::ELEMENTS
     }
 
     /// Number of elements, without padding.
@@ -91,11 +118,12 @@ impl Shape {
         self.rows() * self.row_quads()
     }
 
-    /// Bytes on the device. Real and f32 rows are padded to quads, u32 is dense.
+    /// Bytes on the device. Real and f32 rows are padded to quads, u32 and blocks are dense.
     pub fn bytes(&self) -> u64 {
         match self.element {
             Element::Real | Element::F32 => self.quads() as u64 * self.precision.quad_bytes(),
             Element::U32 => self.count() as u64 * 4,
+            Element::Block(format) => format.device_bytes(self.rows() * self.row_blocks()),
         }
     }
 
@@ -125,6 +153,7 @@ impl fmt::Debug for Shape {
             Element::Real => write!(f, " {}", self.precision),
             Element::F32 => write!(f, " f32"),
             Element::U32 => write!(f, " u32"),
+            Element::Block(format) => write!(f, " {format}"),
         }
     }
 }
@@ -150,5 +179,8 @@ mod tests {
         assert_eq!(Shape::f32([5]).to_string(), "(5) f32");
         let half = shape.stored_as(Precision::F16);
         assert_eq!((half.bytes(), half.to_string().as_str()), (16, "(2, 3) f16"));
+        // 15 blocks of 18 bytes, and 2 to a whole word.
+        let blocks = Shape::blocks([5, 96], BlockFormat::Q4_0);
+        assert_eq!((blocks.bytes(), blocks.to_string().as_str()), (272, "(5, 96) Q4_0"));
     }
 }

@@ -1,6 +1,6 @@
-use evenkeel::Precision;
-use evenkeel::kernel::{Kernel, ProductTile};
+use evenkeel::kernel::{BlockFormat, Kernel, ProductTile};
 use evenkeel::kernels::*;
+use evenkeel::{Gpu, Precision};
 
 use crate::bench::{Family, Shape, bind};
 
@@ -9,6 +9,13 @@ const SIZES: [(u32, u32, u32); 3] = [(512, 512, 512), (512, 512, 128), (512, 128
 /// Those of a GPT of 124 M parameters, batch 8 and context 256, which take software drivers seconds.
 const GPU_SIZES: [(u32, u32, u32); 4] =
     [(2048, 2048, 2048), (2048, 768, 768), (2048, 3072, 768), (768, 768, 2048)];
+
+/// A matrix in blocks, of numbers in [-1, 1).
+fn blocks(gpu: &Gpu, format: BlockFormat, (rows, cols): (u32, u32)) -> wgpu::Buffer {
+    let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+    let numbers: Vec<_> = (0..rows * cols).map(number).collect();
+    gpu.upload("blocks", &format.split(&format.encode(&numbers)).concat())
+}
 
 /// One product at one size, with buffers that its dense form fills.
 macro_rules! product {
@@ -32,8 +39,11 @@ macro_rules! product {
                     ProductTile::Of64 => "",
                     ProductTile::Of32 => ", tiles of 32",
                 };
-                let size = format_args!("{rows} x {cols} x {inner}{tile}");
-                $family.multiplies_as(variant, size, &kernel);
+                let format = variant.blocks.map(|f| format!(", {f}")).unwrap_or_default();
+                let size = format_args!("{rows} x {cols} x {inner}{tile}{format}");
+                let in_blocks = variant.blocks.map(|f| blocks($family.gpu, f, $b));
+                let b = bind(in_blocks.as_ref().unwrap_or(&b));
+                $family.multiplies_as(variant, size, &$Kernel { b, ..kernel.clone() });
             }
         }
     }};

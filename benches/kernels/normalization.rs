@@ -60,7 +60,8 @@ fn row_norms(family: &mut Family<'_>, shape: Shape) {
     let Shape { rows, cols } = shape;
     let [w, delta] = family.tensors(shape);
     let norms = family.vector(rows);
-    let params = RowNormsParams { rows, cols, first: 0, w_first_row: 0, has_delta: 1 };
+    let params =
+        RowNormsParams { rows, cols, first: 0, w_rows: rows, w_first_row: 0, has_delta: 1 };
     let [w, delta, norms] = [&w, &delta, &norms].map(bind);
     family.moves_its_buffers(shape, &RowNorms { params, w, delta, norms });
 }

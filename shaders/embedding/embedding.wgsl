@@ -5,7 +5,7 @@ struct EmbeddingParams { rows: u32, quads: u32, first: u32, table_rows: u32, voc
 
 @group(0) @binding(0) var<uniform> params: EmbeddingParams;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
-@group(0) @binding(2) var<storage, read> table: array<Quad>;
+@group(0) @binding(2) var<storage, read> table: array<StoredTable>;
 @group(0) @binding(3) var<storage, read_write> y: array<Quad>;
 
 @compute @workgroup_size(64)
@@ -20,7 +20,7 @@ fn main(
         // Far above all rows where the id lies below the first.
         let row = token - params.first;
         if row < params.table_rows {
-            y[i] = table[row * params.quads + i % params.quads];
+            y[i] = table_quad(row, i % params.quads);
         } else if params.first == 0u && token >= params.vocabulary {
             y[i] = pack(vec4(0.0));
         }

@@ -1,7 +1,7 @@
 // C = alpha A·B, overwriting or adding. One workgroup per tile.
 @group(0) @binding(0) var<uniform> params: ProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, rows, inner)
-@group(0) @binding(2) var<storage, read> b: array<Quad>; // (batch, inner, cols)
+@group(0) @binding(2) var<storage, read> b: array<StoredB>; // (batch, inner, cols)
 @group(0) @binding(3) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
 
 fn store(at: u32, quad: u32, value: vec4<f32>) {

@@ -3,17 +3,19 @@ struct RowNormsParams {
     rows: u32,
     cols: u32,
     first: u32,
+    w_rows: u32,
     w_first_row: u32,
     has_delta: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: RowNormsParams;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // (.., cols)
+@group(0) @binding(1) var<storage, read> w: array<StoredWeight>; // (w_rows, cols)
 @group(0) @binding(2) var<storage, read> delta: array<vec4<f32>>; // (rows, cols)
 @group(0) @binding(3) var<storage, read_write> norms: array<f32>;
 
 fn row_values(i: u32) -> vec4<f32> {
-    var values = w[params.w_first_row * row_quads(params.cols) + i];
+    let quads = row_quads(params.cols);
+    var values = weight_quad(params.w_first_row + i / quads, i % quads);
     if params.has_delta != 0u { values += delta[i]; }
     return values;
 }

@@ -14,6 +14,7 @@ use crate::hugging_face::{
     Config, Kept, Progress, Reader, Size, Source, Tensor, TensorFiles, TheirTensor, all_or_none,
     invalid, misfit, tensors_by, unreadable,
 };
+use crate::kernel::BlockFormat;
 
 /// An open GGUF file with a model. Its numbers are read when they are asked for.
 #[derive(Debug)]
@@ -167,21 +168,55 @@ impl TensorFiles for File {
             Kept::Same => read(elements),
             Kept::OnePlus => Ok(read(elements)?.into_iter().map(|value| value - 1.0).collect()),
             Kept::Paired { heads } => {
-                let rows = info.shape[0] / heads;
-                let columns = info.shape[1..].iter().product::<usize>();
-                let head = rows * columns;
-                // Whole heads, in which each row has its place.
-                let first = elements.start / head * head;
-                let paired = read(first..elements.end.next_multiple_of(head))?;
-                let mut apart = Vec::with_capacity(paired.len());
-                for head in paired.chunks_exact(head) {
-                    let row = |row| &head[paired_row(row, rows) * columns..][..columns];
-                    (0..rows).for_each(|at| apart.extend_from_slice(row(at)));
-                }
-                Ok(part_of(apart, first, elements))
+                let head = info.count() / heads;
+                let whole = whole_heads(&elements, head);
+                let apart = rows_apart(&read(whole.clone())?, head, info.shape[0] / heads);
+                Ok(part_of(apart, whole.start, elements))
             }
         }
     }
+
+    fn blocks_of(
+        &self,
+        tensor: &TheirTensor,
+        elements: Range<usize>,
+        format: BlockFormat,
+    ) -> Result<Option<Vec<u8>>> {
+        let info = self.info(&tensor.name)?;
+        if info.format.of_weights() != Some(format) || tensor.kept == Kept::OnePlus {
+            return Ok(None);
+        }
+        let bytes = |elements: usize| elements / BlockFormat::ELEMENTS * format.bytes();
+        let read = |elements: Range<usize>| {
+            let range = [elements.start, elements.end].map(|at| info.start + bytes(at) as u64);
+            let read = self.source.read(range[0]..range[1]);
+            read.map_err(|error| unreadable(&self.name, &error))
+        };
+        let Kept::Paired { heads } = tensor.kept else { return read(elements).map(Some) };
+        // Rows are made of whole blocks, and move as a whole.
+        let head = info.count() / heads;
+        let whole = whole_heads(&elements, head);
+        let apart = rows_apart(&read(whole.clone())?, bytes(head), info.shape[0] / heads);
+        let inside = [elements.start, elements.end].map(|at| bytes(at - whole.start));
+        Ok(Some(apart[inside[0]..inside[1]].to_vec()))
+    }
+}
+
+/// Heads of so many elements that hold these.
+fn whole_heads(elements: &Range<usize>, head: usize) -> Range<usize> {
+    elements.start / head * head..elements.end.next_multiple_of(head)
+}
+
+/// Heads of so many elements or bytes and so many rows, whose rows lie side by side where they turn
+/// together, with those half a head apart.
+fn rows_apart<T: Copy>(paired: &[T], head: usize, rows: usize) -> Vec<T> {
+    let columns = head / rows;
+    let mut apart = Vec::with_capacity(paired.len());
+    for head in paired.chunks_exact(head) {
+        let row = |row| &head[paired_row(row, rows) * columns..][..columns];
+        (0..rows).for_each(|at| apart.extend_from_slice(row(at)));
+    }
+    apart
 }
 
 /// The row of a head of so many where those that turn together lie side by side, for the row where

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use half::f16;
-
-use crate::kernel::Precision;
+use crate::kernel::{BlockFormat, Precision, half_at, nibbles};
 
 /// How the numbers of a tensor are stored.
 ///
@@ -108,6 +106,16 @@ impl Format {
         }
     }
 
+    /// The one that weights may have on the device, if this is such a one.
+    pub const fn of_weights(self) -> Option<BlockFormat> {
+        match self {
+            Self::Q8_0 => Some(BlockFormat::Q8_0),
+            Self::Q4_0 => Some(BlockFormat::Q4_0),
+            Self::Q4_1 => Some(BlockFormat::Q4_1),
+            _ => None,
+        }
+    }
+
     /// The numbers in whole blocks. What is left behind the last whole block is not looked at.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         let whole = &bytes[..bytes.len() / self.block_bytes() * self.block_bytes()];
@@ -115,9 +123,9 @@ impl Format {
             Self::F32 => return Precision::F32.decode(whole),
             Self::F16 => return Precision::F16.decode(whole),
             Self::Bf16 => return Precision::Bf16.decode(whole),
-            Self::Q8_0 => q8_0,
-            Self::Q4_0 => q4_0,
-            Self::Q4_1 => q4_1,
+            Self::Q8_0 => return BlockFormat::Q8_0.decode(whole),
+            Self::Q4_0 => return BlockFormat::Q4_0.decode(whole),
+            Self::Q4_1 => return BlockFormat::Q4_1.decode(whole),
             Self::Q4K => q4_k,
             Self::Q6K => q6_k,
         };
@@ -164,36 +172,6 @@ pub(super) fn other_name(code: u32) -> Option<&'static str> {
         40 => "NVFP4",
         _ => return None,
     })
-}
-
-/// The f16 that a part of a block begins with.
-fn half_at(bytes: &[u8]) -> f32 {
-    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
-}
-
-/// The lower halves of these bytes, then the upper ones.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = f32> {
-    let lower = bytes.iter().map(|byte| byte & 15);
-    let upper = bytes.iter().map(|byte| byte >> 4);
-    lower.chain(upper).map(f32::from)
-}
-
-/// d, 32 q.
-fn q8_0(block: &[u8], numbers: &mut Vec<f32>) {
-    let d = half_at(block);
-    numbers.extend(block[2..].iter().map(|&q| f32::from(q.cast_signed()) * d));
-}
-
-/// d, 32 q in 16 bytes.
-fn q4_0(block: &[u8], numbers: &mut Vec<f32>) {
-    let d = half_at(block);
-    numbers.extend(nibbles(&block[2..]).map(|q| (q - 8.0) * d));
-}
-
-/// d, m, 32 q in 16 bytes.
-fn q4_1(block: &[u8], numbers: &mut Vec<f32>) {
-    let (d, m) = (half_at(block), half_at(&block[2..]));
-    numbers.extend(nibbles(&block[4..]).map(|q| q * d + m));
 }
 
 /// d, m, 8 pairs of 6 bits in 12 bytes, 256 q in 128 bytes. 64 numbers lie in 32 bytes.

@@ -23,7 +23,9 @@
 //! The versions 2 and 3 of the format are read, little-endian. What is not as it should be is an
 //! error with the name of what is at fault; nothing that a file says is believed before it was
 //! compared with the file's length. Numbers are de-quantized to f32 by ggml's own operations, so
-//! they have its bits; [`Format`] lists what is read. Of a file some megabytes are read at a time;
+//! they have its bits; [`Format`] lists what is read. Where the model asks for blocks
+//! ([`GptConfig::base_format`](crate::nn::GptConfig::base_format)), those of the same format stay as
+//! they are, and the numbers of others are quantized anew. Of a file some megabytes are read at a time;
 //! in pages, which have no files, [`File::from_bytes`] takes its contents.
 //!
 //! The configuration is the one that a `config.json` of the model has

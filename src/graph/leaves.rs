@@ -1,7 +1,9 @@
 //! The leaves of a graph: inputs, parameters (trained or frozen), states and constants.
 
 use super::{Element, Graph, InputSpec, Node, ParameterSpec, Shape, Source, StateSpec, Value};
+use crate::graph::Phase;
 use crate::init::Init;
+use crate::kernel::BlockFormat;
 
 /// Random streams from here on are of added parameters; those below, counted up, of the others.
 const ADDED: u32 = 1 << 31;
@@ -41,9 +43,51 @@ impl Graph {
     /// again for a name gives the same tensor: that ties weights.
     #[track_caller]
     pub fn parameter(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
-        let stream = self.parameters.iter().filter(|spec| spec.stream < ADDED).count() as u32;
+        let stream = self.next_stream();
         let requires_grad = self.requires_grad && !self.is_base_frozen;
         self.parameter_in(self.path(name), Shape::real(dims), init, stream, requires_grad)
+    }
+
+    /// A [`parameter`](Self::parameter) (.., columns) that is only multiplied with, looked up in or
+    /// measured: in blocks where [`in_blocks`](Self::in_blocks) says so, as the weights of linear
+    /// layers and tables of tokens are.
+    ///
+    /// Blocks are not trained. In a graph for training the parameter must be
+    /// [frozen](Self::frozen), or no [`Parameters`](crate::plan::Parameters) are made of it.
+    ///
+    /// # Panics
+    /// For blocks, unless it is a matrix with a multiple of 32 columns.
+    #[track_caller]
+    pub fn weight(&mut self, name: &str, dims: impl Into<Vec<usize>>, init: Init) -> Value {
+        let Some(format) = self.blocks else { return self.parameter(name, dims, init) };
+        let dims = dims.into();
+        let path = self.path(name);
+        let [_, columns] = dims[..] else { panic!("{path} in {format}: {dims:?} is no matrix") };
+        assert!(
+            columns.is_multiple_of(BlockFormat::ELEMENTS),
+            "{path} has rows of {columns}, and {format} blocks of {}: leave it in f32",
+            BlockFormat::ELEMENTS
+        );
+        let stream = self.next_stream();
+        let is_trained = self.requires_grad && !self.is_base_frozen && self.phase == Phase::Train;
+        self.parameter_in(path, Shape::blocks(dims, format), init, stream, is_trained)
+    }
+
+    /// Runs `build` with weights in blocks of this format, or none: a frozen base in 4 or 8 bits.
+    /// Kernels that read them [de-quantize](BlockFormat) as they load; there is no other copy.
+    pub fn in_blocks<T>(
+        &mut self,
+        format: Option<BlockFormat>,
+        build: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let outside = std::mem::replace(&mut self.blocks, format);
+        let result = build(self);
+        self.blocks = outside;
+        result
+    }
+
+    fn next_stream(&self) -> u32 {
+        self.parameters.iter().filter(|spec| spec.stream < ADDED).count() as u32
     }
 
     /// A parameter beside those of a model that was there before, such as an adapter. Its initial

@@ -24,7 +24,7 @@ pub use node::{Node, Source, Value};
 pub use op::{AfterUpdate, Dense, Op};
 pub use specs::{InputSpec, ParameterSpec, StateSpec};
 
-use crate::kernel::{Precision, WeightStorage};
+use crate::kernel::{BlockFormat, Precision, WeightStorage};
 pub use crate::shape::{Element, Shape};
 
 /// Whether a graph is built for training or for evaluation: dropout and batch statistics differ.
@@ -76,6 +76,8 @@ pub struct Graph {
     is_base_frozen: bool,
     /// Parameters that start as a value of the graph.
     starts: Vec<(usize, Value)>,
+    /// What weights that are asked for from here on lie in.
+    blocks: Option<BlockFormat>,
 }
 
 impl Graph {
@@ -104,6 +106,7 @@ impl Graph {
             requires_grad: true,
             is_base_frozen: false,
             starts: Vec::new(),
+            blocks: None,
         }
     }
 
@@ -210,6 +213,12 @@ impl Graph {
     #[track_caller]
     fn apply_shared(&mut self, op: Rc<dyn Op>, inputs: &[Value]) -> Value {
         let inputs = || inputs.iter().copied().enumerate();
+        for (index, value) in inputs() {
+            let shape = self.shape(value);
+            let readable = shape.block_format().is_none() || op.takes_blocks(index);
+            let label = &self.nodes[value.node].label;
+            assert!(readable, "{} cannot read {label}, {shape}, in blocks", op.name());
+        }
         let element = |value| self.shape(value).element;
         let has_single = inputs().any(|(i, v)| !op.is_f32(i) && element(v) == Element::F32);
         let precision = if has_single { Precision::F32 } else { self.precision };

@@ -67,6 +67,14 @@ pub trait Op: Debug {
         false
     }
 
+    /// Whether [`record`](Self::record) can read input `input` where it lies in
+    /// [blocks](crate::graph::Element::Block). By default it cannot, and
+    /// [`Graph::apply`] panics and says so.
+    fn takes_blocks(&self, input: usize) -> bool {
+        let _ = input;
+        false
+    }
+
     /// Whether [`record`](Self::record) adds to output `output` where [`Slot::accumulate`] is set.
     /// Operations whose outputs are gradients of parameters should; for others the plan adds a
     /// dispatch. The outputs that add are all told to, or none is.

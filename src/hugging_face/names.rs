@@ -177,6 +177,25 @@ pub struct Tensor {
     pub is_transposed: bool,
 }
 
+impl Tensor {
+    /// Elements of a row.
+    pub(super) fn columns(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    /// What of these rows lies in each of the tensors, counted in its own rows.
+    pub(super) fn shares(
+        &self,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (&TheirTensor, Range<usize>)> {
+        self.theirs.iter().filter_map(move |theirs| {
+            let of = &theirs.rows;
+            let inside = rows.start.max(of.start)..rows.end.min(of.end);
+            (!inside.is_empty()).then(|| (theirs, inside.start - of.start..inside.end - of.start))
+        })
+    }
+}
+
 /// A tensor in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TheirTensor {

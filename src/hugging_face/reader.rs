@@ -8,6 +8,7 @@ use super::names::Tensor;
 use super::{TheirTensor, all_or_none, invalid};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::kernel::BlockFormat;
 use crate::nn::lora::is_adapter;
 use crate::plan::Parameters;
 use crate::plan::parameters::WeightSource;
@@ -37,6 +38,21 @@ pub(crate) trait TensorFiles: Debug + Send + Sync {
     /// # Errors
     /// Where they cannot be read.
     fn values_of(&self, tensor: &TheirTensor, elements: Range<usize>) -> Result<Vec<f32>>;
+
+    /// Some elements of a tensor, which begin and end with blocks, in blocks of this format; `None`
+    /// where it does not lie in these.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn blocks_of(
+        &self,
+        tensor: &TheirTensor,
+        elements: Range<usize>,
+        format: BlockFormat,
+    ) -> Result<Option<Vec<u8>>> {
+        let _ = (tensor, elements, format);
+        Ok(None)
+    }
 
     /// What else is wrong with the numbers, in words.
     ///
@@ -97,29 +113,72 @@ impl<'a, F: FnMut(&Progress<'_>)> Reader<'a, F> {
         size: &Size,
         elements: Range<usize>,
     ) -> Result<Vec<f32>> {
-        self.bytes += size.bytes_of(elements.len());
+        let count = elements.len();
         let values = self.files.values_of(tensor, elements)?;
-        let Self { bytes, total, .. } = *self;
-        // A transposed tensor that comes in pieces is read once for each.
-        (self.progress)(&Progress { tensor: &size.name, bytes: bytes.min(total), total });
+        self.advance(size, count);
         Ok(values)
     }
 
-    /// What no parameter can hold among the values of a tensor, in words.
-    fn fault(&mut self, tensor: &TheirTensor, parameters: &Parameters) -> Result<Option<String>> {
+    /// Tells that so many elements of a tensor were read.
+    fn advance(&mut self, size: &Size, elements: usize) {
+        self.bytes += size.bytes_of(elements);
+        let Self { bytes, total, .. } = *self;
+        // A transposed tensor that comes in pieces is read once for each.
+        (self.progress)(&Progress { tensor: &size.name, bytes: bytes.min(total), total });
+    }
+
+    fn checked(&self, name: &str) -> Result<Tensor> {
+        let missing = || invalid(self.files.file(), format!("nothing was checked for {name}"));
+        self.tensors.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// Some rows of one of the tensors that a parameter is made of, as the parameter has them.
+    fn values_in(
+        &mut self,
+        tensor: &Tensor,
+        theirs: &TheirTensor,
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>> {
+        let (size, columns) = (self.files.size_of(theirs)?, tensor.columns());
+        if !tensor.is_transposed {
+            return self.values(theirs, &size, rows.start * columns..rows.end * columns);
+        }
+        let whole = self.values(theirs, &size, 0..size.elements)?;
+        let height = theirs.rows.len();
+        let row = |row| (0..columns).map(move |column| column * height + row);
+        Ok(rows.flat_map(row).map(|index| whole[index]).collect())
+    }
+
+    /// What the parameter cannot hold among the values of a tensor that it is made of, in words.
+    fn fault(
+        &mut self,
+        parameter: &str,
+        tensor: &TheirTensor,
+        parameters: &Parameters,
+    ) -> Result<Option<String>> {
         let size = self.files.size_of(tensor)?;
+        let format = parameters.format_of(parameter);
+        // What is in such blocks already stays as it is.
+        let is_kept = match format {
+            Some(format) => self.files.blocks_of(tensor, 0..0, format)?.is_some(),
+            None => false,
+        };
+        let can_hold = |value: f32| match is_kept {
+            true => value.is_finite(),
+            false => parameters.can_hold_in(parameter, value),
+        };
         let (mut first, mut count) = (None, 0);
         for elements in ranges(size.elements) {
             let start = elements.start;
             let values = self.values(tensor, &size, elements)?;
-            let faults =
-                values.iter().enumerate().filter(|(_, value)| !parameters.can_hold(**value));
+            let faults = values.iter().enumerate().filter(|(_, value)| !can_hold(**value));
             for (index, &value) in faults {
                 first = first.or(Some((start + index, value)));
                 count += 1;
             }
         }
-        let (name, storage) = (&size.name, parameters.storage());
+        let name = &size.name;
+        let storage = format.map_or(parameters.storage().to_string(), |f| f.to_string());
         Ok(first.map(|(index, value)| match count {
             1 => format!("{name} holds {value} at index {index}, for weights in {storage}"),
             _ => format!(
@@ -145,8 +204,10 @@ impl<F: FnMut(&Progress<'_>)> WeightSource for Reader<'_, F> {
         }
         (self.bytes, self.total) = (0, 2 * bytes);
         let mut problems = Vec::new();
-        for theirs in tensors.iter().flat_map(|tensor| &tensor.theirs) {
-            problems.extend(self.fault(theirs, parameters)?);
+        for Tensor { name, theirs, .. } in &tensors {
+            for theirs in theirs {
+                problems.extend(self.fault(name, theirs, parameters)?);
+            }
         }
         problems.extend(self.files.fault()?);
         all_or_none(self.files.file(), problems)?;
@@ -160,27 +221,30 @@ impl<F: FnMut(&Progress<'_>)> WeightSource for Reader<'_, F> {
     }
 
     fn rows(&mut self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
-        let Some(tensor) = self.tensors.get(name).cloned() else {
-            return Err(invalid(self.files.file(), format!("nothing was checked for {name}")));
-        };
-        let columns: usize = tensor.shape[1..].iter().product();
-        let mut values = Vec::with_capacity(rows.len() * columns);
-        for theirs in &tensor.theirs {
-            let inside = rows.start.max(theirs.rows.start)..rows.end.min(theirs.rows.end);
-            if inside.is_empty() {
-                continue;
-            }
-            let size = self.files.size_of(theirs)?;
-            let [first, end] = [inside.start, inside.end].map(|row| row - theirs.rows.start);
-            if tensor.is_transposed {
-                let whole = self.values(theirs, &size, 0..size.elements)?;
-                let height = theirs.rows.len();
-                let row = |row| (0..columns).map(move |column| column * height + row);
-                values.extend((first..end).flat_map(row).map(|index| whole[index]));
-            } else {
-                values.extend(self.values(theirs, &size, first * columns..end * columns)?);
-            }
+        let tensor = self.checked(name)?;
+        let mut values = Vec::with_capacity(rows.len() * tensor.columns());
+        for (theirs, inside) in tensor.shares(rows) {
+            values.extend(self.values_in(&tensor, theirs, inside)?);
         }
         Ok(values)
+    }
+
+    fn blocks(&mut self, name: &str, rows: Range<usize>, format: BlockFormat) -> Result<Vec<u8>> {
+        let (tensor, mut blocks) = (self.checked(name)?, Vec::new());
+        let columns = tensor.columns();
+        for (theirs, inside) in tensor.shares(rows) {
+            let elements = inside.start * columns..inside.end * columns;
+            let kept = match tensor.is_transposed {
+                true => None,
+                false => self.files.blocks_of(theirs, elements.clone(), format)?,
+            };
+            if let Some(kept) = kept {
+                self.advance(&self.files.size_of(theirs)?, elements.len());
+                blocks.extend(kept);
+            } else {
+                blocks.extend(format.encode(&self.values_in(&tensor, theirs, inside)?));
+            }
+        }
+        Ok(blocks)
     }
 }

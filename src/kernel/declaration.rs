@@ -94,6 +94,14 @@ impl Declaration {
         self.has_fragment("quad_f32")
     }
 
+    /// Whether the kernel reads a weight that may lie in [blocks](Variant::blocks): A·B and A·Bᵀ,
+    /// whose B is one, and rows of a table or of a weight.
+    pub(crate) fn reads_blocks(&self) -> bool {
+        let has = |stem| self.has_fragment(stem);
+        let is_product = has("product_b_rows") || has("product_b_columns");
+        is_product && has("product_a_rows") || has("table_rows") || has("weight_rows")
+    }
+
     /// The part of a variant that makes a difference to this kernel.
     pub fn variant(&self, variant: Variant) -> Variant {
         let mut mine = Variant::default();
@@ -108,6 +116,9 @@ impl Declaration {
         }
         if self.has_fragment("weight_f32") {
             mine.weights = variant.weights;
+        }
+        if self.reads_blocks() {
+            mine.blocks = variant.blocks;
         }
         let has_lanes =
             ["row_lanes_64", "row_lanes_256"].iter().any(|lanes| self.has_fragment(lanes));

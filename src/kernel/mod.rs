@@ -8,6 +8,7 @@
 //! [`kernels`](crate::kernels) for the kernels themselves and in [`plan`](crate::plan) for how they
 //! are replayed.
 
+mod blocks;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod declaration;
@@ -19,6 +20,8 @@ pub mod shared;
 mod variant;
 mod work;
 
+pub use blocks::BlockFormat;
+pub(crate) use blocks::{half_at, nibbles};
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;

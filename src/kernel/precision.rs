@@ -53,7 +53,7 @@ impl Precision {
     pub const fn fragments(self) -> &'static [Fragment] {
         match self {
             Self::F32 => &[shared::QUAD_F32],
-            Self::F16 => &[shared::QUAD_F16],
+            Self::F16 => &[shared::F16, shared::QUAD_F16],
             Self::Bf16 => &[shared::BF16, shared::QUAD_BF16],
         }
     }

@@ -8,13 +8,43 @@ pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
 /// [`QUAD_F32`]'s functions over words of 64 bits, which stands for it where
 /// [`words_of_64`](crate::kernel::Variant::words_of_64) is set.
 pub const QUAD_F32_WORDS: Fragment = wgsl!("../../shaders/shared/quad_f32_words.wgsl");
-/// `Quad`, `unpack`, `pack` over f16 storage.
+/// `unpack_f16`, `pack_f16`: f16 as integers.
+pub const F16: Fragment = wgsl!("../../shaders/shared/f16.wgsl");
+/// `Quad`, `unpack`, `pack` over f16 storage; wants [`F16`].
 pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
 /// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].
 pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
 /// `Weight`, `load_weight`, `store_weight`, `weight_value`, `set_weight` over f32 storage; wants
 /// [`STEP_STATE`], and a buffer `weight` that is read and written.
 pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
+/// `dequantize` of [`BlockFormat::Q8_0`](crate::kernel::BlockFormat::Q8_0); wants [`F16`].
+pub const BLOCKS_Q8_0: Fragment = wgsl!("../../shaders/shared/blocks_q8_0.wgsl");
+/// `dequantize` of [`BlockFormat::Q4_0`](crate::kernel::BlockFormat::Q4_0); wants [`F16`].
+pub const BLOCKS_Q4_0: Fragment = wgsl!("../../shaders/shared/blocks_q4_0.wgsl");
+/// `dequantize` of [`BlockFormat::Q4_1`](crate::kernel::BlockFormat::Q4_1); wants [`F16`].
+pub const BLOCKS_Q4_1: Fragment = wgsl!("../../shaders/shared/blocks_q4_1.wgsl");
+/// `b_quads`: quads of rows of B in blocks; wants one of [`BLOCKS_Q8_0`] and its like.
+pub const PRODUCT_B_BLOCKS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_blocks.wgsl");
+/// What stands for [`PRODUCT_B_ROWS`](crate::kernels::PRODUCT_B_ROWS) where
+/// [`blocks`](crate::kernel::Variant::blocks) is set; wants [`PRODUCT_B_BLOCKS`].
+pub const PRODUCT_B_ROWS_BLOCKS: Fragment =
+    wgsl!("../../shaders/matmul/shared/product_b_rows_blocks.wgsl");
+/// What stands for [`PRODUCT_B_COLUMNS`](crate::kernels::PRODUCT_B_COLUMNS) where
+/// [`blocks`](crate::kernel::Variant::blocks) is set; wants [`PRODUCT_B_BLOCKS`].
+pub const PRODUCT_B_COLUMNS_BLOCKS: Fragment =
+    wgsl!("../../shaders/matmul/shared/product_b_columns_blocks.wgsl");
+/// `table_quad`: a quad of a row of a table; [`TABLE_ROWS_BLOCKS`] stands for it where
+/// [`blocks`](crate::kernel::Variant::blocks) is set.
+pub const TABLE_ROWS: Fragment = wgsl!("../../shaders/embedding/shared/table_rows.wgsl");
+/// `table_quad` of blocks; wants one of [`BLOCKS_Q8_0`] and its like.
+pub const TABLE_ROWS_BLOCKS: Fragment =
+    wgsl!("../../shaders/embedding/shared/table_rows_blocks.wgsl");
+/// `weight_quad`: a quad of a row of a weight; [`WEIGHT_ROWS_BLOCKS`] stands for it where
+/// [`blocks`](crate::kernel::Variant::blocks) is set.
+pub const WEIGHT_ROWS: Fragment = wgsl!("../../shaders/normalization/shared/weight_rows.wgsl");
+/// `weight_quad` of blocks; wants one of [`BLOCKS_Q8_0`] and its like.
+pub const WEIGHT_ROWS_BLOCKS: Fragment =
+    wgsl!("../../shaders/normalization/shared/weight_rows_blocks.wgsl");
 /// `flat_group`: the index of a workgroup in a folded grid.
 pub const GRID: Fragment = wgsl!("../../shaders/shared/grid.wgsl");
 /// `LANES` of a kernel with 64 invocations in a workgroup.

@@ -3,6 +3,7 @@
 //! A variant swaps shared fragments of a kernel's text for others with the same names in them; a
 //! kernel heeds the parts of it that it has fragments for.
 
+use super::blocks::BlockFormat;
 use super::fragment::Fragment;
 use super::precision::{Precision, WeightStorage};
 use super::shared;
@@ -14,6 +15,9 @@ pub struct Variant {
     pub precision: Precision,
     /// Storage of the optimizer's weights.
     pub weights: WeightStorage,
+    /// The blocks that a weight which is multiplied with, looked up in or measured lies in; `None`
+    /// where it lies in quads.
+    pub blocks: Option<BlockFormat>,
     /// Whether matrix products of f16 tensors multiply in f16, on devices that can.
     pub native_f16: bool,
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
@@ -166,8 +170,19 @@ impl From<ProductTile> for Variant {
 }
 
 impl Variant {
-    /// Every combination.
+    /// Every combination that a kernel can heed.
     pub fn all() -> impl Iterator<Item = Self> {
+        // What reads blocks has no heads, and no weights of an optimizer.
+        let of_weights = |variant: &Self| {
+            variant.weights == WeightStorage::F32 && variant.head_quads == HeadQuads::default()
+        };
+        let in_blocks = Self::over_quads().filter(of_weights).flat_map(|variant| {
+            BlockFormat::ALL.map(|format| Self { blocks: Some(format), ..variant })
+        });
+        Self::over_quads().chain(in_blocks)
+    }
+
+    fn over_quads() -> impl Iterator<Item = Self> {
         let storage = Precision::ALL.into_iter().flat_map(|precision| {
             WeightStorage::ALL.map(|weights| Self { weights, ..precision.into() })
         });
@@ -195,6 +210,9 @@ impl Variant {
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
+        if let Some(fragments) = self.block_fragments(fragment) {
+            return fragments;
+        }
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(fragments) = self.vector_fragments(fragment) {
             return fragments;
@@ -210,6 +228,19 @@ impl Variant {
             }
             _ => vec![*fragment],
         }
+    }
+
+    /// What stands for `fragment` where a weight lies in blocks.
+    fn block_fragments(self, fragment: &Fragment) -> Option<Vec<Fragment>> {
+        let format = [shared::F16, self.blocks?.fragment()];
+        let readers = match fragment.stem() {
+            "product_b_rows" => &[shared::PRODUCT_B_BLOCKS, shared::PRODUCT_B_ROWS_BLOCKS][..],
+            "product_b_columns" => &[shared::PRODUCT_B_BLOCKS, shared::PRODUCT_B_COLUMNS_BLOCKS],
+            "table_rows" => &[shared::TABLE_ROWS_BLOCKS],
+            "weight_rows" => &[shared::WEIGHT_ROWS_BLOCKS],
+            _ => return None,
+        };
+        Some([&format, readers].concat())
     }
 
     /// What stands for `fragment` on drivers that run shaders on the vector units of a CPU.

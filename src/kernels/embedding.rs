@@ -1,6 +1,6 @@
 //! Tokens and positions on their way in: table rows, learned positions, rotary embedding.
 
-use crate::kernel::shared::{GRID, QUAD_F32};
+use crate::kernel::shared::{GRID, QUAD_F32, TABLE_ROWS};
 use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
@@ -13,7 +13,7 @@ kernel! {
     /// An id outside the vocabulary gives a row of zeros and takes no part in the backward pass, so
     /// that a bad id cannot read or write another row; reject such ids on the host, where they can
     /// be named.
-    pub Embedding = [QUAD_F32, GRID, wgsl!("../../shaders/embedding/embedding.wgsl")];
+    pub Embedding = [QUAD_F32, GRID, TABLE_ROWS, wgsl!("../../shaders/embedding/embedding.wgsl")];
     workgroup [64, 1, 1];
     grid |params| grid((params.rows * params.quads).div_ceil(64));
     uniform EmbeddingParams {
@@ -31,7 +31,7 @@ kernel! {
     buffers {
         /// (rows) token ids as u32
         Read tokens,
-        /// (table_rows, cols) as quads
+        /// (table_rows, cols) as quads, or in [blocks](crate::kernel::Variant::blocks)
         Read table,
         /// (rows, cols) as quads, overwritten where the id is one of the table's, and by the first
         /// part where it is not valid.

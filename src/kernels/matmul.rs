@@ -7,6 +7,10 @@
 //! head, heads that lie side by side in the columns of a row are multiplied without a transpose,
 //! and an `inner_group` above one lets several query heads share a key head.
 //!
+//! B of A·B and of A·Bᵀ may be a whole matrix in [blocks](crate::kernel::Variant::blocks) along its
+//! stored rows, which are de-quantized as they are loaded: then `b_row_stride` still counts quads, and
+//! `b_offset` and the other strides of B do not count.
+//!
 //! Each product exists twice with the same parameters and buffers: through workgroup memory, and
 //! `*_direct` in registers only, which is faster where
 //! [`Gpu::is_software`](crate::Gpu::is_software) holds.

@@ -24,7 +24,7 @@ impl Embedding {
     #[track_caller]
     pub fn table(&self, graph: &mut Graph, name: &str) -> Value {
         let dims = [self.count, self.width];
-        graph.scope(name, |graph| graph.parameter("weight", dims, self.init))
+        graph.scope(name, |graph| graph.weight("weight", dims, self.init))
     }
 
     /// tokens (..) to rows (.., width).

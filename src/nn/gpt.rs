@@ -132,9 +132,11 @@ impl Gpt {
         [x, self.head(graph, x)]
     }
 
-    /// Runs `build` with all parameters but those of adapters frozen, where the model has adapters.
+    /// Runs `build` with all parameters but those of adapters frozen, where the model has adapters,
+    /// and with the weights of the base in blocks, where it has these.
     #[track_caller]
     fn beside_adapters<T>(&self, graph: &mut Graph, build: impl FnOnce(&mut Graph) -> T) -> T {
+        let build = |graph: &mut Graph| graph.in_blocks(self.config.base_format, build);
         if self.config.lora.is_some() { graph.frozen_base(build) } else { build(graph) }
     }
 
@@ -165,7 +167,8 @@ impl Gpt {
         }
         if config.positions == Positions::Learned {
             let positions = Embedding::new(config.context, config.width);
-            let table = positions.table(graph, "position_embedding");
+            // It is added, not looked up in.
+            let table = graph.in_blocks(None, |graph| positions.table(graph, "position_embedding"));
             x = graph.module("position_embedding", |graph| match &cached {
                 None => graph.add_positions(x, table),
                 Some(rows) => rows.add_positions(graph, x, table),
@@ -200,7 +203,7 @@ impl Gpt {
         if tied_head {
             return Embedding::new(vocabulary, width).table(graph, "token_embedding");
         }
-        graph.scope("head", |graph| graph.parameter("weight", [vocabulary, width], Init::GPT2))
+        graph.scope("head", |graph| graph.weight("weight", [vocabulary, width], Init::GPT2))
     }
 
     /// x (.., width) to logits before their cap.

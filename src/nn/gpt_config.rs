@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::graph::ops::{CrossEntropy, LinearCrossEntropy};
+use crate::kernel::BlockFormat;
 use crate::nn::{Lora, QkClip, QkNorm, Rotary};
 
 /// How positions enter the model.
@@ -131,6 +132,12 @@ pub struct GptConfig {
     pub recompute: bool,
     /// Low-rank adapters. With them all else is frozen: no gradients, no moments, not in the norm.
     pub lora: Option<Lora>,
+    /// The blocks that the weights of linear layers, the table of tokens and the head lie in; `None`
+    /// for quads of the storage of weights. They take 8.5, 4.5 or 5 bits each and are not trained:
+    /// with [`lora`](Self::lora) that is QLoRA, and without it the model can predict and generate, and
+    /// be trained only where all of them are [frozen](crate::train::TrainerBuilder::freeze). Widths
+    /// must be multiples of 32. Norms, biases and learned positions stay as they are.
+    pub base_format: Option<BlockFormat>,
 }
 
 impl GptConfig {
@@ -175,6 +182,7 @@ impl GptConfig {
             logits_budget: 512 << 20,
             recompute: false,
             lora: None,
+            base_format: None,
         }
     }
 
@@ -255,6 +263,7 @@ impl GptConfig {
         say("embedding_scale", self.embedding_scale.map(|scale| scale.to_string()));
         let offset = self.norm_weight_offset;
         say("norm_weight_offset", (offset != 0.0).then(|| offset.to_string()));
+        say("base_format", self.base_format.map(|format| format.to_string()));
         say("lora scale", self.lora.as_ref().map(|lora| lora.scale().to_string()));
         // The others differ from each other in the shapes of their tensors.
         let unusual = matches!(self.feed_forward, FeedForwardKind::Gelu | FeedForwardKind::GeGlu);
@@ -263,9 +272,9 @@ impl GptConfig {
     }
 }
 
-type Check = (&'static str, String, bool, &'static str);
+pub(super) type Check = (&'static str, String, bool, &'static str);
 
-fn check(checks: impl IntoIterator<Item = Check>) -> Result<()> {
+pub(super) fn check(checks: impl IntoIterator<Item = Check>) -> Result<()> {
     match checks.into_iter().find(|&(_, _, fits, _)| !fits) {
         Some((setting, value, _, range)) => Err(Error::Setting { setting, value, range }),
         None => Ok(()),
@@ -293,6 +302,7 @@ impl GptConfig {
         let range = "a multiple of 4 with SwiGLU or GeGLU";
         check([("hidden", self.hidden.to_string(), whole_quads, range)])?;
         self.validate_layers()?;
+        self.validate_blocks()?;
         self.qk_clip.map_or(Ok(()), |clip| clip.validate())?;
         self.validate_reals()?;
         let Some(lora) = &self.lora else { return Ok(()) };

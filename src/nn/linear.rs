@@ -60,7 +60,7 @@ impl Linear {
     #[track_caller]
     pub fn forward(&self, graph: &mut Graph, name: &str, x: Value) -> Value {
         graph.scope(name, |graph| {
-            let weight = graph.parameter("weight", [self.outputs, self.inputs], self.init);
+            let weight = graph.weight("weight", [self.outputs, self.inputs], self.init);
             let bias = self.bias.then(|| graph.parameter("bias", [self.outputs], Init::ZERO));
             match &self.adapter {
                 None => graph.linear(x, weight, bias, self.activation),

@@ -6,6 +6,7 @@
 //! [`Model`](crate::train::Model).
 
 mod attention;
+mod base_format;
 mod batch_norm;
 mod block;
 mod classifier;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu, Origin};
-use crate::kernel::{AnyKernel, HeadQuads, Kernel, Precision, ProductTile, Variant};
+use crate::kernel::{AnyKernel, BlockFormat, HeadQuads, Kernel, Precision, ProductTile, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -89,6 +89,12 @@ impl<'a> Recorder<'a> {
     /// fastest for `batch` products of `rows` x `cols`.
     pub fn set_product_size(&mut self, rows: u32, cols: u32, batch: u32) {
         self.variant.product_tile = ProductTile::fitting(rows, cols, batch);
+    }
+
+    /// Compiles what is recorded until the end of the operation for a weight in such blocks, or in
+    /// quads.
+    pub fn set_blocks(&mut self, blocks: Option<BlockFormat>) {
+        self.variant.blocks = blocks;
     }
 
     /// Says what all that is recorded from here on is part of.

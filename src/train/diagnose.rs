@@ -270,7 +270,7 @@ impl<M: Model> Trainer<M> {
 }
 
 fn is_real(slot: &Slot) -> bool {
-    slot.shape.element != Element::U32
+    matches!(slot.shape.element, Element::Real | Element::F32)
 }
 
 /// Workgroups for a value: each strides over what 64 of them do not cover at once.

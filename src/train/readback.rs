@@ -65,7 +65,7 @@ impl<M: Model> Trainer<M> {
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn committed_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let weights = self.parameters.weights().iter();
+        let weights = self.parameters.weights().iter().chain(self.parameters.blocks());
         let moments = self.moments.iter().flatten();
         let states = [self.parameters.committed()];
         for buffer in weights.chain(moments).chain(states) {

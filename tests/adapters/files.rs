@@ -80,7 +80,7 @@ fn config(family: Family, gpt: GptConfig) -> Config {
     Config::new(family, gpt).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn of_family(config_of: &GptConfig) -> Config {
+pub fn of_family(config_of: &GptConfig) -> Config {
     let is_gpt2 = config_of.positions == evenkeel::nn::Positions::Learned;
     config(if is_gpt2 { Family::Gpt2 } else { Family::Llama }, without(config_of))
 }

@@ -5,12 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
 mod files;
 mod models;
 mod peft;
 mod settings;
 mod training;
 
+use blocks::*;
 use files::*;
 use peft::*;
 use settings::*;
@@ -41,4 +43,11 @@ tests! {
     lora_of_gpt2_is_that_of_peft,
     dora_of_gpt2_is_that_of_peft,
     adapters_of_embedding_and_head_are_those_of_peft,
+    training_beside_blocks_is_training_beside_their_numbers,
+    blocks_take_the_bytes_of_their_format,
+    blocks_come_back_from_a_checkpoint_bit_by_bit,
+    models_are_quantized_as_they_are_read_and_written_as_numbers,
+    adapters_are_merged_into_the_numbers_of_blocks,
+    half_precision_reads_blocks,
+    blocks_that_cannot_be_are_named,
 }

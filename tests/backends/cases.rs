@@ -57,8 +57,8 @@ impl Case {
 /// A name that is also one of a file.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { precision, weights, native_f16, few_lanes, head_quads, product_tile, .. } =
-            self.variant;
+        let Variant { precision, weights, blocks, .. } = self.variant;
+        let Variant { native_f16, few_lanes, head_quads, product_tile, .. } = self.variant;
         f.write_str(self.kernel.name)?;
         if precision != Precision::F32 {
             write!(f, ".{precision}")?;
@@ -68,6 +68,9 @@ impl fmt::Display for Case {
             WeightStorage::Bf16Stochastic => f.write_str(".bf16-stochastic")?,
             WeightStorage::Bf16Kahan => f.write_str(".bf16-kahan")?,
             WeightStorage::Bf16Split => f.write_str(".bf16-split")?,
+        }
+        if let Some(format) = blocks {
+            write!(f, ".{format}")?;
         }
         if native_f16 {
             f.write_str(".native")?;

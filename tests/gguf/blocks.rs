@@ -14,7 +14,7 @@ fn fixture() -> File {
     File::from_bytes("gguf_blocks.gguf", FIXTURE.to_vec()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn bits(numbers: &[f32]) -> Vec<u32> {
+pub fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 

@@ -20,6 +20,7 @@ mod converted;
 #[cfg(not(target_arch = "wasm32"))]
 mod damaged;
 mod faults;
+mod kept;
 mod same_models;
 mod settings;
 mod writer;
@@ -27,6 +28,7 @@ mod writer;
 use blocks::*;
 use containers::*;
 use faults::*;
+use kept::*;
 use same_models::*;
 use settings::*;
 
@@ -43,5 +45,7 @@ tests! {
     tensors_and_logits_are_those_of_the_folder,
     files_become_folders,
     blocks_are_loaded_row_by_row,
+    numbers_become_the_blocks_of_ggml,
+    blocks_of_the_format_stay_and_others_are_made_of_their_numbers,
     all_that_is_wrong_is_named_and_nothing_changes,
 }

@@ -30,6 +30,7 @@ mod attention_extremes;
 mod attention_run;
 mod attention_subgroups;
 mod attention_windows;
+mod blocks;
 mod elementwise;
 mod embedding;
 mod generation;
@@ -53,6 +54,7 @@ pub const OTHERS: &[(&str, &[Test])] = &[
     ("attention_extremes", attention_extremes::TESTS),
     ("attention_subgroups", attention_subgroups::TESTS),
     ("attention_windows", attention_windows::TESTS),
+    ("blocks", blocks::TESTS),
     ("elementwise", elementwise::TESTS),
     ("matmul", matmul::TESTS),
     ("norm_extremes", norm_extremes::TESTS),

@@ -52,10 +52,12 @@ fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBi
     wgpu::BufferBinding { buffer, offset: bytes * index, size: std::num::NonZeroU64::new(bytes) }
 }
 
-/// Those over f32 storage: all tiles. Subgroups and the width of words are the device's choice.
+/// Those over f32 storage and no blocks: all tiles. Subgroups and the width of words are the device's choice.
 fn tiles<K: Kernel>() -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
-    variants.retain(|v| v.precision == Precision::F32 && !v.subgroups_of_8 && !v.words_of_64);
+    let is_device_choice = |v: &Variant| v.subgroups_of_8 || v.words_of_64;
+    variants.retain(|v| v.precision == Precision::F32 && !is_device_choice(v));
+    variants.retain(|v| v.blocks.is_none());
     variants
 }
 

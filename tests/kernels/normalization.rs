@@ -635,6 +635,7 @@ fn row_norms(gpu: &Gpu) {
                     rows: count as u32,
                     cols: cols as u32,
                     first: first as u32,
+                    w_rows: rows as u32,
                     w_first_row: w_first as u32,
                     has_delta,
                 },

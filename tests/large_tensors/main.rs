@@ -9,9 +9,10 @@ mod support;
 use std::sync::OnceLock;
 
 use evenkeel::graph::{Element, Graph, HostData, Phase, Shape, Value};
+use evenkeel::kernel::BlockFormat;
 use evenkeel::kernels::Activation;
 use evenkeel::nn::{Generator, Sampling};
-use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, QkClip};
+use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, Lora, QkClip, Targets};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::read_slot;
 use evenkeel::train::{
@@ -690,4 +691,45 @@ fn the_vocabulary_of_gpt2() {
     // A guess at the start, and less after a step on the same batch.
     assert!((steps[0].loss - (vocabulary as f32).ln()).abs() < 0.5, "{steps:?}");
     assert!(steps[1].loss < steps[0].loss - 0.1, "{steps:?}");
+}
+
+/// A frozen table whose blocks no binding holds: each part has words and scales of its own. The table
+/// is looked up in, and is the head, of which the gradient of x is a sum over the parts.
+#[test]
+fn a_table_in_blocks_lies_in_parts() {
+    let Some([whole, half, _]) = devices() else { return };
+    for logits_budget in [512 << 20, 1] {
+        let config = GptConfig {
+            base_format: Some(BlockFormat::Q8_0),
+            lora: Some(Lora::new(4, 8.0, Targets::named(["c_attn"]))),
+            logits_budget,
+            ..GptConfig::gpt2(2000, 8, 1, 2, 32)
+        };
+        let builder = || Trainer::builder(model(config.clone()));
+        let [mut one, mut two] = [whole, half].map(|gpu| Run::new(gpu, builder()));
+        let table = "token_embedding.weight";
+        assert_eq!((one.parts(table), two.parts(table)), (1, 2));
+        assert_same_bits("initial values", &one.bits(), &two.bits());
+        let blocks = |run: &Run<_>| block_on(run.trainer.parameters().read_blocks(table));
+        let (format, mut bytes) = blocks(&one).expect("in blocks");
+        // Numbers that differ from row to row, and scales too.
+        let drawn: Vec<_> = values(5, 64_000).iter().map(|x| 0.4 * x).collect();
+        let drawn = format.encode(&drawn);
+        bytes.copy_from_slice(&drawn);
+        for run in [&one, &two] {
+            run.trainer.parameters().write_blocks(table, &bytes).expect("written");
+            assert!(blocks(run).expect("in blocks").1 == bytes);
+        }
+        for (a, b) in one.steps(0..3).iter().zip(two.steps(0..3)) {
+            assert!(a.applied && a.gradient_norm > 0.0);
+            assert_eq!(a.loss.to_bits(), b.loss.to_bits());
+            assert_eq!(a.gradient_norm.to_bits(), b.gradient_norm.to_bits());
+        }
+        assert_same_bits("a table in blocks", &two.bits(), &one.bits());
+        let checkpoint = block_on(two.trainer.checkpoint()).expect("a checkpoint");
+        let mut other = Run::new(whole, builder());
+        block_on(other.trainer.restore(&checkpoint)).expect("restored");
+        assert!(blocks(&other).expect("in blocks").1 == bytes);
+        assert_same_bits("from parts to a whole", &other.bits(), &one.bits());
+    }
 }

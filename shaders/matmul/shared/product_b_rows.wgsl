@@ -1,4 +1,5 @@
 // B stored as (inner, cols). Quads beyond the last repeat it: their products are not stored.
+alias StoredB = Quad;
 const B_ALONG_INNER = false; // whether a stored row is one of `inner`
 
 fn b_origin(outer: u32, inner: u32, quad: u32) -> vec4<u32> {

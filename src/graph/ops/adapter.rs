@@ -137,6 +137,11 @@ impl Op for Adapted {
         !added.iter().any(Slot::is_in_parts) && self.base.takes_parts(base, outputs)
     }
 
+    fn takes_blocks(&self, input: usize) -> bool {
+        // What is added comes behind the inputs of the base, which takes none there.
+        self.base.takes_blocks(input)
+    }
+
     fn evaluate(&self, step: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let (base, added) = inputs.split_at(self.base_inputs(inputs.len()));
         let mut outputs = self.base.evaluate(step, base);

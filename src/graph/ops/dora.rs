@@ -89,11 +89,13 @@ impl Op for RowNorms {
                 } else {
                     None
                 };
+                recorder.set_blocks(w.shape.block_format());
                 recorder.dispatch(&RowNormsKernel {
                     params: RowNormsParams {
                         rows: to_u32(count),
                         cols: to_u32(w.shape.cols()),
                         first: to_u32(first),
+                        w_rows: to_u32(part.shape.rows()),
                         w_first_row: to_u32(start - part_first),
                         has_delta: u32::from(delta.is_some()),
                     },
@@ -108,6 +110,11 @@ impl Op for RowNorms {
 
     fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
         !inputs[1..].iter().any(Slot::is_in_parts)
+    }
+
+    /// W.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 0
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

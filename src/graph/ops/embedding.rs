@@ -47,6 +47,7 @@ impl Op for Embedding {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        recorder.set_blocks(inputs[0].shape.block_format());
         for (first, table) in inputs[0].parts() {
             recorder.dispatch(&EmbeddingKernel {
                 params: EmbeddingParams {
@@ -65,6 +66,11 @@ impl Op for Embedding {
 
     fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {
         !inputs[1].is_in_parts()
+    }
+
+    /// The table.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 0
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

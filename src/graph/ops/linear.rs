@@ -85,6 +85,11 @@ impl Op for Linear {
         (0..inputs.len()).all(|input| input == 1 || !inputs[input].is_in_parts())
     }
 
+    /// The weight.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 1
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let (x, weight) = (inputs[0], inputs[1]);
         let (rows, cols, inner) = (x.shape.rows(), weight.shape.dims[0], weight.shape.cols());

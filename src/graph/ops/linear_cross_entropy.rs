@@ -159,6 +159,11 @@ impl Op for LinearCrossEntropy {
         !inputs[..3].iter().chain(outputs).any(Slot::is_in_parts)
     }
 
+    /// The weight.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 3
+    }
+
     fn evaluate(&self, step: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let [x, targets, counts, weight] = [0, 1, 2, 3].map(|i| inputs[i]);
         let [raw, capped] = self.evaluate_logits(x, weight);
@@ -245,6 +250,11 @@ impl Op for LinearCrossEntropyBackward {
 
     fn accumulates(&self, output: usize) -> bool {
         self.trains_weight && output == 1
+    }
+
+    /// The weight.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 5
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

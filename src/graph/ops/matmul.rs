@@ -253,6 +253,11 @@ impl Op for Product {
         is_one && is_matrix && (self.transposed != Transposed::A || operand == 2)
     }
 
+    /// B of one product A·B or A·Bᵀ.
+    fn takes_blocks(&self, input: usize) -> bool {
+        input == 1 && self.flat && self.transposed != Transposed::A
+    }
+
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         let (a, b) = (inputs[0], inputs[1]);
         let Sizes { rows, cols, inner, batch } = self.sizes(a.shape, b.shape);

@@ -10,7 +10,15 @@ use crate::kernels::{
 };
 use crate::record::{Recorder, Slot, to_u32};
 
+/// Compiles a product for a B in blocks, which is one whole matrix, or in quads.
+fn set_blocks(recorder: &mut Recorder<'_>, b: &Slot, batch: u32, offset: u32) {
+    let blocks = b.shape.block_format();
+    assert!(blocks.is_none() || batch == 1 && offset == 0, "blocks are a whole matrix");
+    recorder.set_blocks(blocks);
+}
+
 pub(super) fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slot; 3]) {
+    set_blocks(recorder, b, params.batch, params.b_offset);
     let [a, b, c] = [a, b, c].map(Slot::binding);
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
@@ -27,6 +35,7 @@ pub(super) fn record_resumed(
     params: MatmulResumedParams,
     [a, b, c]: [&Slot; 3],
 ) {
+    set_blocks(recorder, b, params.batch, params.b_offset);
     let sums = recorder.scratch(16 * c.shape.quads() as u64);
     let [a, b, c] = [a, b, c].map(Slot::binding);
     let sums = sums.as_entire_buffer_binding();
@@ -111,6 +120,7 @@ pub(super) fn record_ab_t(
     params: MatmulTransposedBParams,
     [a, b, bias, c, pre_activation]: [&Slot; 5],
 ) {
+    set_blocks(recorder, b, params.batch, params.b_offset);
     let [a, b, bias, c] = [a, b, bias, c].map(Slot::binding);
     let pre_activation = pre_activation.binding();
     if !recorder.tiled_products() {

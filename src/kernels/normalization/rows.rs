@@ -2,7 +2,7 @@
 
 use crate::kernel::shared::{
     CENTRED, COLUMN_TILE, GRID, OFFSET_WEIGHT, QUAD_F32, RANGE, REDUCE, REDUCE_VEC4, ROW,
-    ROW_LANES_64,
+    ROW_LANES_64, WEIGHT_ROWS,
 };
 use crate::kernel::{Fragment, grid};
 use crate::kernels::reduce::column_tiles;
@@ -280,7 +280,7 @@ kernel! {
     /// Euclidean norms of rows, or of those of a sum: what DoRA divides by. Rows whose squares leave
     /// f32 are scaled by a power of two; a row with a NaN or Inf gives NaN.
     pub RowNorms = [
-        GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE,
+        GRID, ROW, ROW_LANES_64, REDUCE, RANGE, ROW_SCALE, ROW_MEAN_SQUARE, WEIGHT_ROWS,
         wgsl!("../../../shaders/normalization/row_norms.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -292,13 +292,15 @@ kernel! {
         cols: u32,
         /// Where the norm of the first of them goes.
         first: u32,
+        /// Rows of `w`.
+        w_rows: u32,
         /// Which row of `w` the first of them is.
         w_first_row: u32,
         /// 1 adds `delta` first.
         has_delta: u32,
     }
     buffers {
-        /// f32 (.., cols)
+        /// f32 (w_rows, cols), or in [blocks](crate::kernel::Variant::blocks)
         Read w,
         /// f32 (rows, cols); any buffer where `has_delta` is 0.
         Read delta,

@@ -1,6 +1,7 @@
 //! Initial values of parameters, drawn on the device, and of states.
 
 use super::Parameters;
+use super::trained::count_in_quads;
 use crate::graph::Element;
 use crate::init::Draw;
 use crate::kernel::WeightStorage;
@@ -8,11 +9,12 @@ use crate::kernels::{StoreWeights, StoreWeightsParams};
 use crate::record::{Slot, to_u32};
 
 impl Parameters {
-    /// Gives every parameter and state its initial value; parameters are drawn on the device, in
+    /// Gives every parameter that is not in blocks, and every state, its initial value; parameters are drawn on the device, in
     /// f32, and rounded to nearest where the storage rounds.
     pub fn initialize(&self, seed: u32) {
         // Drawn where they stay, or one after the other in a buffer for the largest.
-        let slots: Vec<_> = (0..self.specs.len()).map(|index| self.slot(index)).collect();
+        let slots: Vec<_> =
+            (0..count_in_quads(&self.specs)).map(|index| self.slot(index)).collect();
         let parts = || slots.iter().flat_map(Slot::parts);
         let largest = parts().map(|(_, part)| part.shape.with(Element::Real).bytes()).max();
         let drawn = match self.storage {

@@ -8,9 +8,13 @@
 //! trained segments alone. A tensor that is larger than a binding lies in parts of whole rows, one
 //! after the other.
 //!
+//! Weights [in blocks](crate::graph::Element::Block) are frozen, and lie in buffers of their own that
+//! have a layout of the same kind, counted in bytes. Segments are those of the others.
+//!
 //! A [`WeightStorage`] that keeps something beside the weights has it in the second half of the same
 //! buffer, again with this layout, so that the first half is what kernels compute with.
 
+mod blocks;
 mod initial_values;
 mod memory;
 mod names;
@@ -31,6 +35,7 @@ use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
 use crate::kernel::{Precision, WeightStorage};
 use crate::plan::parts::Part;
 use crate::record::{Slot, to_u32};
+use trained::Placed;
 
 /// The parameters, trained and frozen, and the kept states of a model, by name.
 ///
@@ -58,6 +63,8 @@ pub struct Parameters {
     /// The first ones, which hold the trained tensors.
     trained_segments: usize,
     weights: Vec<wgpu::Buffer>,
+    /// Weights in blocks.
+    blocks: Vec<wgpu::Buffer>,
     committed: wgpu::Buffer,
 }
 
@@ -67,11 +74,13 @@ impl Parameters {
     ///
     /// # Errors
     /// [`Error::Limit`] for a vector larger than one binding and for a tensor with four rows that
-    /// are, [`Error::OutOfMemory`].
+    /// are, [`Error::OutOfMemory`], [`Error::Unsupported`] for weights in blocks that are to be
+    /// trained.
     pub async fn new(gpu: &Gpu, graph: &Graph, seed: u32) -> Result<Self> {
         let (specs, states) = (graph.parameters(), graph.states());
         let parameters = Self::allocate(gpu, specs, states, graph.weights()).await?;
         parameters.initialize(seed);
+        parameters.initialize_blocks(seed).await?;
         parameters.start(graph, |_| true).await?;
         Ok(parameters)
     }
@@ -90,8 +99,8 @@ impl Parameters {
     pub async fn copy(&self) -> Result<Self> {
         let copy = self.zeroed_on(&self.gpu).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        let from = self.weights.iter().chain([&self.committed]);
-        for (from, to) in from.zip(copy.weights.iter().chain([&copy.committed])) {
+        let all = |set: &'_ Self| -> Vec<wgpu::Buffer> { set.buffers().cloned().collect() };
+        for (from, to) in all(self).iter().zip(&all(&copy)) {
             encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
         }
         self.gpu.submit(encoder);
@@ -105,14 +114,17 @@ impl Parameters {
         storage: WeightStorage,
     ) -> Result<Self> {
         let largest = gpu.largest_binding();
+        blocks::check_frozen(specs)?;
         let specs = trained::in_order(specs);
-        let (parts, segment_bytes, trained_segments) = trained::place(&specs, largest)?;
+        let Placed { parts, segments: segment_bytes, trained_segments, block_segments } =
+            trained::place(&specs, largest)?;
         let segments: Vec<_> =
             segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
         let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
         let state_sizes = states.iter().map(|spec| spec.shape.bytes());
         let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
-        let total: u64 = weight_bytes.iter().sum::<u64>() + state_segments[0];
+        let total: u64 =
+            weight_bytes.iter().chain(&block_segments).sum::<u64>() + state_segments[0];
         if state_segments[0] > largest {
             return Err(Error::Limit {
                 what: "the states of the model".into(),
@@ -122,9 +134,10 @@ impl Parameters {
                 advice: "use fewer or smaller normalisation layers".into(),
             });
         }
-        let (weights, committed) = allocate(gpu, "the parameters", total, || {
+        let (weights, blocks, committed) = allocate(gpu, "the parameters", total, || {
             let weights = weight_bytes.iter().map(|&b| gpu.buffer("weights", b)).collect();
-            (weights, gpu.buffer("states", state_segments[0]))
+            let blocks = block_segments.iter().map(|&b| gpu.buffer("blocks", b)).collect();
+            (weights, blocks, gpu.buffer("states", state_segments[0]))
         })
         .await?;
         Ok(Self {
@@ -137,6 +150,7 @@ impl Parameters {
             segments,
             trained_segments,
             weights,
+            blocks,
             committed,
         })
     }
@@ -167,10 +181,10 @@ impl Parameters {
         padding(&self.specs)
     }
 
-    /// Where all parameters lie, in the order of the layout: whole, or in parts where the device
-    /// has no binding for the whole.
+    /// Where all parameters but those in blocks lie, in the order of the layout: whole, or in parts
+    /// where the device has no binding for the whole.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().flatten()
+        self.parts[..trained::count_in_quads(&self.specs)].iter().flatten()
     }
 
     /// Whether parameter `index` lies in more than one part.
@@ -203,7 +217,9 @@ impl Parameters {
     /// Where the weights of parameter `index` lie that kernels compute with, in the precision of
     /// the [`storage`](Self::storage).
     pub fn slot(&self, index: usize) -> Slot {
-        self.copy_slot_in(&self.weights, index, self.storage.precision())
+        let is_in_blocks = self.specs[index].shape.block_format().is_some();
+        let flat = if is_in_blocks { &self.blocks } else { &self.weights };
+        self.copy_slot_in(flat, index, self.storage.precision())
     }
 
     /// What belongs to parameter `index` in flat buffers of the same layout, over f32.
@@ -237,9 +253,14 @@ impl Parameters {
         Slot::at(flat.clone(), offset, self.states[index].shape.clone())
     }
 
+    /// All buffers: weights, weights in blocks, states.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        self.weights.iter().chain(&self.blocks).chain([&self.committed])
+    }
+
     /// Bytes of weights and states on the device.
     pub fn bytes(&self) -> u64 {
-        self.weights.iter().map(wgpu::Buffer::size).sum::<u64>() + self.committed.size()
+        self.buffers().map(wgpu::Buffer::size).sum()
     }
 }
 

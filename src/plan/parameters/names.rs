@@ -20,6 +20,23 @@ impl Parameters {
                 instead: "build the graph with_weights(parameters.storage())".into(),
             });
         }
+        for wanted in graph.parameters() {
+            let format = wanted.shape.block_format();
+            let found = self.specs.iter().find(|spec| spec.name == wanted.name);
+            let Some(found) = found.filter(|s| s.shape.block_format() != format) else { continue };
+            let words = |spec: &ParameterSpec| {
+                spec.shape.block_format().map_or("no blocks".into(), |f| format!("blocks of {f}"))
+            };
+            return Err(Error::Unsupported {
+                what: format!(
+                    "a graph over {} in {}, where it lies in {},",
+                    wanted.name,
+                    words(wanted),
+                    words(found)
+                ),
+                instead: "build the model with the same GptConfig::base_format".into(),
+            });
+        }
         let missing = |kind, name: &str| Error::UnknownName {
             kind,
             name: name.to_owned(),

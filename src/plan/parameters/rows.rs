@@ -7,7 +7,7 @@ use super::Parameters;
 use super::values::{beside_offset, keeps_beside};
 use crate::error::Result;
 use crate::graph::Shape;
-use crate::kernel::WeightStorage;
+use crate::kernel::{BlockFormat, WeightStorage};
 use crate::plan::parts::rows_of;
 use crate::record::Slot;
 
@@ -40,12 +40,27 @@ pub trait WeightSource {
     /// # Errors
     /// Where they cannot be read.
     fn rows(&mut self, name: &str, rows: Range<usize>) -> Result<Vec<f32>>;
+
+    /// The same entries in blocks, for a parameter that lies in these: by default those that
+    /// [`BlockFormat::encode`] makes of the numbers. A source that has such blocks gives them as they
+    /// are.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn blocks(&mut self, name: &str, rows: Range<usize>, format: BlockFormat) -> Result<Vec<u8>> {
+        Ok(format.encode(&self.rows(name, rows)?))
+    }
 }
 
-/// Ranges of the first dimension, of few elements each. A vector is whole: its padding is.
+/// Ranges of the first dimension, of few elements each. A vector is whole: its padding is. Of blocks
+/// they begin at even rows, where the scales begin with a word.
 pub(crate) fn pieces(shape: &Shape, range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let entry = shape.count() / shape.dims[0];
-    let step = if shape.dims.len() == 1 { range.len() } else { (PIECE / entry).max(1) };
+    let step = match shape.block_format() {
+        Some(_) => (PIECE / entry).next_multiple_of(2).max(2),
+        None if shape.dims.len() == 1 => range.len(),
+        None => (PIECE / entry).max(1),
+    };
     let end = range.end;
     range.step_by(step.max(1)).map(move |first| first..end.min(first + step))
 }
@@ -76,8 +91,13 @@ impl Parameters {
         let specs: Vec<_> = specs.collect();
         for (index, spec) in specs {
             for rows in pieces(&spec.shape, 0..spec.shape.dims[0]) {
-                let values = source.rows(&spec.name, rows.clone())?;
-                in_flight += self.write_rows(index, rows, &values);
+                in_flight += if let Some(format) = spec.shape.block_format() {
+                    let blocks = source.blocks(&spec.name, rows.clone(), format)?;
+                    self.write_block_rows(index, rows, &blocks)
+                } else {
+                    let values = source.rows(&spec.name, rows.clone())?;
+                    self.write_rows(index, rows, &values)
+                };
                 if in_flight >= IN_FLIGHT {
                     self.finish_writes().await?;
                     in_flight = 0;
@@ -87,7 +107,8 @@ impl Parameters {
         self.finish_writes().await
     }
 
-    /// Whether the storage of parameters makes a finite number of this one.
+    /// Whether the storage of parameters makes a finite number of this one; see
+    /// [`can_hold_in`](Self::can_hold_in) for those in blocks.
     pub fn can_hold(&self, value: f32) -> bool {
         match self.storage {
             WeightStorage::F32 | WeightStorage::Bf16Split => value.is_finite(),
@@ -119,6 +140,9 @@ impl Parameters {
     /// Reads some entries of parameter `index`, dense: all that the storage knows of them. Waits
     /// for the device.
     pub(crate) async fn read_rows(&self, index: usize, rows: Range<usize>) -> Result<Vec<f32>> {
+        if let Some(format) = self.specs[index].shape.block_format() {
+            return Ok(format.decode(&self.read_block_rows(index, rows).await?));
+        }
         let dims = &self.specs[index].shape.dims;
         let (asked, rows) =
             if dims.len() == 1 { (rows, 0..dims[0]) } else { (0..usize::MAX, rows) };
@@ -174,5 +198,7 @@ mod tests {
         assert_eq!(all(&Shape::real([3, 2 * PIECE]), 0..3), [(0, 1), (1, 2), (2, 3)]);
         assert_eq!(all(&Shape::real([2 * PIECE]), 0..2 * PIECE), [(0, 2 * PIECE)]);
         assert_eq!(all(&Shape::real([8]), 3..5), [(3, 5)]);
+        let blocks = Shape::blocks([5, PIECE], BlockFormat::Q8_0);
+        assert_eq!(all(&blocks, 0..5), [(0, 2), (2, 4), (4, 5)]);
     }
 }

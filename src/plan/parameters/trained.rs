@@ -9,10 +9,22 @@ use crate::graph::ParameterSpec;
 use crate::plan::layout::{Location, layout};
 use crate::plan::parts::{Part, divide};
 
-/// Trained tensors in front, otherwise in the order of the model.
+/// Where tensors lie.
+pub(super) struct Placed {
+    /// By tensor.
+    pub parts: Vec<Vec<Part>>,
+    /// Bytes of each segment over f32.
+    pub segments: Vec<u64>,
+    /// How many of them hold trained tensors: 1 at least.
+    pub trained_segments: usize,
+    /// Bytes of each segment of blocks, whose places begin anew at 0.
+    pub block_segments: Vec<u64>,
+}
+
+/// Trained tensors in front, those in blocks at the end, otherwise in the order of the model.
 pub(super) fn in_order(specs: &[ParameterSpec]) -> Vec<ParameterSpec> {
     let mut specs = specs.to_vec();
-    specs.sort_by_key(|spec| (!spec.requires_grad, spec.stream));
+    specs.sort_by_key(|s| (!s.requires_grad, s.shape.block_format().is_some(), s.stream));
     specs
 }
 
@@ -21,16 +33,17 @@ pub(super) fn trained_count(specs: &[ParameterSpec]) -> usize {
     specs.partition_point(|spec| spec.requires_grad)
 }
 
+/// How many of the tensors, [in order](in_order), do not lie in blocks.
+pub(super) fn count_in_quads(specs: &[ParameterSpec]) -> usize {
+    specs.partition_point(|spec| spec.shape.block_format().is_none())
+}
+
 /// Places tensors [in order](in_order), each in parts where a binding of `largest` bytes does not
-/// hold it: segments of trained ones, then of frozen ones. Returns the parts by tensor, the bytes of
-/// each segment, and the number of segments of trained tensors, which is 1 at least.
+/// hold it: segments of trained ones, then of frozen ones, and apart from them of those in blocks.
 ///
 /// # Errors
 /// Those of [`divide`].
-pub(super) fn place(
-    specs: &[ParameterSpec],
-    largest: u64,
-) -> Result<(Vec<Vec<Part>>, Vec<u64>, usize)> {
+pub(super) fn place(specs: &[ParameterSpec], largest: u64) -> Result<Placed> {
     let mut parts = Vec::with_capacity(specs.len());
     for (tensor, spec) in specs.iter().enumerate() {
         let part = |rows| Part { tensor, rows, location: Location::default() };
@@ -44,13 +57,15 @@ pub(super) fn place(
         }
         segments
     };
-    let (trained, frozen) = parts.split_at_mut(trained_count(specs));
+    let (in_quads, in_blocks) = parts.split_at_mut(count_in_quads(specs));
+    let (trained, frozen) = in_quads.split_at_mut(trained_count(specs));
     let mut segments = lay_out(trained, 0);
     let trained_segments = segments.len();
     if !frozen.is_empty() {
         segments.extend(lay_out(frozen, trained_segments));
     }
-    Ok((parts, segments, trained_segments))
+    let block_segments = if in_blocks.is_empty() { Vec::new() } else { lay_out(in_blocks, 0) };
+    Ok(Placed { parts, segments, trained_segments, block_segments })
 }
 
 impl Parameters {
@@ -80,9 +95,10 @@ impl Parameters {
         super::padding(self.trained())
     }
 
-    /// Bytes of the segments of frozen tensors.
+    /// Bytes of the segments of frozen tensors, blocks among them.
     pub fn frozen_bytes(&self) -> u64 {
-        self.weights[self.trained_segments..].iter().map(wgpu::Buffer::size).sum()
+        let frozen = self.weights[self.trained_segments..].iter().chain(&self.blocks);
+        frozen.map(wgpu::Buffer::size).sum()
     }
 
     /// The same tensors, of which those are trained that `is_trained` says. Where others were, they
@@ -112,7 +128,7 @@ impl Parameters {
             for ((_, from), (_, to)) in parts {
                 let bytes = from.shape.bytes();
                 copy(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
-                if keeps_beside(self.storage) {
+                if keeps_beside(self.storage) && from.shape.block_format().is_none() {
                     copy(&from.buffer, beside_offset(&from), &to.buffer, beside_offset(&to), bytes);
                 }
             }
@@ -143,7 +159,8 @@ mod tests {
         let specs = in_order(&specs);
         let streams: Vec<_> = specs.iter().map(|spec| spec.stream).collect();
         assert_eq!((streams, trained_count(&specs)), (vec![1, 3, 0, 2, 4], 2));
-        let (parts, segments, trained) = place(&specs, 1536).expect("placed");
+        let Placed { parts, segments, trained_segments: trained, .. } =
+            place(&specs, 1536).expect("placed");
         let at = |segment, offset| Location { segment, offset };
         assert_eq!(locations(&parts), [at(0, 0), at(0, 512), at(1, 0), at(2, 0), at(3, 0)]);
         assert_eq!((segments, trained), (vec![1024, 512, 1536, 512], 1));
@@ -153,7 +170,8 @@ mod tests {
         let all = in_order(&all);
         let sizes = all.iter().map(|spec| spec.shape.bytes());
         let (expected, segments) = layout(sizes, 1536);
-        let (parts, bytes, trained) = place(&all, 1536).expect("placed");
+        let Placed { parts, segments: bytes, trained_segments: trained, .. } =
+            place(&all, 1536).expect("placed");
         assert_eq!(
             (locations(&parts), bytes, trained),
             (expected, segments.clone(), segments.len())
@@ -176,7 +194,8 @@ mod tests {
         };
         let specs = [(0, 70, false), (1, 8, true), (2, 130, true), (3, 8, false)].map(spec);
         let specs = in_order(&specs);
-        let (parts, segments, trained) = place(&specs, 1024).expect("placed");
+        let Placed { parts, segments, trained_segments: trained, .. } =
+            place(&specs, 1024).expect("placed");
         let rows: Vec<_> = parts.iter().flatten().map(|part| part.rows.clone()).collect();
         assert_eq!(rows, [0..8, 0..64, 64..128, 128..130, 0..64, 64..70, 0..8]);
         let at = |segment, offset| Location { segment, offset };

@@ -122,6 +122,10 @@ impl Parameters {
                 shape: slot.shape.to_string(),
             });
         }
+        if slot.shape.block_format().is_some() {
+            let index = self.position(name).expect("a parameter");
+            return self.encode_in_blocks(index, data);
+        }
         let storage = self.storage_of(name);
         let mut encoded = Vec::new();
         for (first, part) in slot.parts() {
@@ -147,13 +151,17 @@ impl Parameters {
     }
 
     /// Reads a parameter or state, dense, row-major: of a parameter all that the storage knows, so
-    /// the exact f32 of [`WeightStorage::Bf16Split`], and weight and compensation together of
-    /// [`WeightStorage::Bf16Kahan`]. Waits for the device.
+    /// the exact f32 of [`WeightStorage::Bf16Split`], weight and compensation together of
+    /// [`WeightStorage::Bf16Kahan`], and the de-quantized numbers of blocks. Waits for the device.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DeviceLost`].
     pub async fn read(&self, name: &str) -> Result<Vec<f32>> {
         let (slot, storage) = (self.find(name)?, self.storage_of(name));
+        if slot.shape.block_format().is_some() {
+            let (format, blocks) = self.read_blocks(name).await?;
+            return Ok(format.decode(&blocks));
+        }
         let mut values = Vec::with_capacity(slot.shape.count());
         for (_, part) in slot.parts() {
             let bytes = part.shape.bytes() as usize;

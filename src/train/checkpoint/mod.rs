@@ -101,7 +101,9 @@ impl Checkpoint {
         self.origin.host.steps
     }
 
-    /// Shape and elements of a parameter or state, dense, by its own name.
+    /// Shape and elements of a parameter or state, dense, by its own name. `None` for a parameter in
+    /// blocks: of that there are the blocks, which
+    /// [`Trainer::restore`](super::Trainer::restore) reads.
     pub fn tensor(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
         let entry = self.entries.get(name).filter(|entry| entry.is_float)?;
         Some((&entry.shape, bytemuck::cast_slice(&entry.words).to_vec()))
@@ -130,6 +132,13 @@ impl Checkpoint {
     fn put_words(&mut self, name: &str, words: &[u32]) {
         let entry = Entry { shape: vec![words.len()], is_float: false, words: words.to_vec() };
         self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// Bytes, with zeros to a whole word.
+    fn put_bytes(&mut self, name: &str, mut bytes: Vec<u8>) {
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        self.put_words(name, &words.collect::<Vec<_>>());
     }
 
     /// Rows of a device struct, with the names of its fields.
@@ -166,6 +175,17 @@ impl Checkpoint {
             return Err(invalid(format!("{name} is not a list of U32")));
         }
         Ok(&entry.words)
+    }
+
+    /// So many bytes, with zeros to a whole word.
+    fn bytes(&self, name: &str, count: usize) -> Result<Vec<u8>> {
+        let words = self.words(name)?;
+        if words.len() != count.div_ceil(4) {
+            let (found, wanted) = (words.len(), count.div_ceil(4));
+            let reason = format!("{name} has {found} words of blocks in it, and {wanted} here");
+            return Err(invalid(reason));
+        }
+        Ok(words.iter().flat_map(|word| word.to_le_bytes()).take(count).collect())
     }
 
     /// Rows of a device struct, whose fields go by their names.

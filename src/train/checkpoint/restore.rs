@@ -164,6 +164,13 @@ impl<M: Model> Trainer<M> {
         let mut writes = Vec::new();
         for (index, name) in self.parameters.names().enumerate() {
             let shape = self.parameters.find(name)?.shape;
+            if let Some(format) = shape.block_format() {
+                let count = shape.rows() * shape.row_blocks() * format.bytes();
+                let blocks = checkpoint.bytes(name, count)?;
+                let encoded = self.parameters.encode_blocks(name, &blocks);
+                writes.extend(encoded.map_err(|error| invalid(error.to_string()))?);
+                continue;
+            }
             let values = checkpoint.floats(name, &shape.dims)?;
             let encoded = self.parameters.encode(name, values);
             let mut encoded = encoded.map_err(|error| invalid(error.to_string()))?;

@@ -51,7 +51,7 @@ impl<M: Model> Trainer<M> {
 
     /// The buffers a checkpoint is made of.
     pub(in crate::train) fn checkpointed(&self) -> impl Iterator<Item = &wgpu::Buffer> {
-        let weights = self.parameters.weights().iter().chain([self.parameters.committed()]);
+        let weights = self.parameters.buffers();
         let moments = self.moments.iter().flatten();
         let memories = self.policies.iter().map(|active| &active.memory);
         weights.chain(moments).chain([&self.step.state, &self.tensors]).chain(memories)
@@ -67,6 +67,11 @@ impl<M: Model> Trainer<M> {
         let origin = self.origin(host);
         let mut checkpoint = Checkpoint { entries: BTreeMap::new(), origin };
         for name in self.parameters.names() {
+            if self.parameters.format_of(name).is_some() {
+                let blocks = self.parameters.blocks_from(name, |buffer| contents.of(buffer));
+                checkpoint.put_bytes(name, blocks);
+                continue;
+            }
             let found = self.parameters.find(name).expect("one of its own names");
             let read = self.parameters.read_from(name, |buffer| contents.of(buffer));
             let (values, compensation) = read.expect("one of its own names");
