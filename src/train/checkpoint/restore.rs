@@ -15,7 +15,7 @@ use crate::plan::parameters::WeightSource;
 use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
-use crate::train::{Model, Trainer};
+use crate::train::{Lengths, Model, Trainer};
 
 /// Bytes for a place in a buffer.
 type Write = (wgpu::Buffer, u64, Vec<u8>);
@@ -94,6 +94,7 @@ impl<M: Model> Trainer<M> {
         let writes = self.first_step()?;
         self.parameters.load(source).await?;
         let mut graph = Graph::new(Phase::Evaluate).with_weights(self.parameters.storage());
+        graph.set_length(self.settings.lengths.as_ref().map(Lengths::longest));
         self.model.build(&mut graph);
         self.parameters.start(&graph, |name| !source.provides(name)).await?;
         self.begin_anew(writes);

@@ -37,6 +37,8 @@ mod gguf;
 mod hugging_face;
 #[path = "../../kernels/main.rs"]
 mod kernels;
+#[path = "../../lengths.rs"]
+mod lengths;
 #[path = "../../logits.rs"]
 mod logits;
 #[path = "../../means.rs"]
@@ -86,6 +88,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("gguf", gguf::TESTS),
     ("hugging_face", hugging_face::TESTS),
     ("logits", logits::TESTS),
+    ("lengths", lengths::TESTS),
     ("means", means::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
