@@ -289,6 +289,15 @@ mod tests {
         assert_eq!(Padding::default().share(), 0.0);
     }
 
+    #[cfg(feature = "text")]
+    #[test]
+    fn samples_of_texts_are_sequences() {
+        let sample =
+            crate::text::Sample { tokens: vec![5, 6, 7], counts: vec![false, false, true] };
+        let expected = Sequence { tokens: vec![5, 6], targets: vec![IGNORE, 7] };
+        assert_eq!(Sequence::from(&sample), expected);
+    }
+
     #[test]
     fn what_makes_no_batch_is_refused() {
         let lengths = || Lengths::new([4, 8]).expect("lengths");
