@@ -14,6 +14,7 @@ mod declaration;
 #[doc(hidden)]
 pub mod embed;
 mod fragment;
+mod moments;
 pub mod precision;
 pub mod shared;
 mod variant;
@@ -22,6 +23,7 @@ mod work;
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;
+pub use moments::MomentStorage;
 pub use precision::{Precision, WeightStorage};
 pub use variant::{HeadQuads, ProductTile, Variant};
 pub use work::Work;

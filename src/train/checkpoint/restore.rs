@@ -246,6 +246,7 @@ impl<M: Model> Trainer<M> {
         let frozen: BTreeSet<_> = checkpoint.origin.frozen.lines().collect();
         let specs = self.parameters.specs();
         let not_negative = self.settings.optimizer().squares();
+        let storage = self.settings.optimizer().moment_storage();
         let mut writes = Vec::new();
         for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
             let Moment { name, moment, tensor, shape, .. } = &parts[0];
@@ -263,10 +264,12 @@ impl<M: Model> Trainer<M> {
                 return Err(invalid(reason));
             }
             let mut rest = &values[..];
-            for Moment { buffer, offset, shape, .. } in parts {
+            for Moment { buffer, codes, scales, is_square, shape, .. } in parts {
                 let (dense, others) = rest.split_at(shape.count());
-                let bytes = bytemuck::cast_slice(&shape.pad(dense)).to_vec();
-                writes.push(((*buffer).clone(), *offset, bytes));
+                let bytes = storage.encode(&shape.pad(dense), *is_square);
+                let places = [scales, codes].map(|range| range.start as u64);
+                let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
+                writes.extend(full.map(|(place, bytes)| ((*buffer).clone(), place, bytes)));
                 rest = others;
             }
         }

@@ -43,6 +43,8 @@ mod lengths;
 mod logits;
 #[path = "../../means.rs"]
 mod means;
+#[path = "../../moments.rs"]
+mod moments;
 #[path = "../../numerics.rs"]
 mod numerics;
 #[path = "../../policies.rs"]
@@ -90,6 +92,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("logits", logits::TESTS),
     ("lengths", lengths::TESTS),
     ("means", means::TESTS),
+    ("moments", moments::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
     ("profile", profile::TESTS),
