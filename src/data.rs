@@ -3,17 +3,21 @@
 //! A [`Corpus`] is a text as tokens. [`Corpus::new`] takes what [`decode`] takes for text, and its
 //! characters are the vocabulary; [`Corpus::bytes`] takes anything, and the 256 bytes are.
 //! [`Windows`] cuts batches from a part of it: batch `index` of a seed is always the same, whatever
-//! was drawn before, so a run can be resumed or repeated exactly.
+//! was drawn before, so a run can be resumed or repeated exactly. [`PaddedBatches`] are of examples of
+//! all lengths.
 
 mod decode;
 #[cfg(not(target_arch = "wasm32"))]
 mod read;
+mod sequences;
+mod shuffle;
 
 pub use decode::decode;
 #[cfg(feature = "run")]
 pub(crate) use decode::with_unix_lines;
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};
+pub use sequences::{PaddedBatches, Padding, Sequence};
 
 use crate::error::{Error, Result};
 use crate::reference::random::threefry4x32;

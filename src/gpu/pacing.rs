@@ -121,25 +121,46 @@ impl Costs {
     }
 }
 
-/// A list that was submitted: which dispatches in which submit.
+/// A list that was submitted: which one, and which dispatches in which submit.
 #[derive(Debug)]
-pub(crate) struct Submitted(Vec<(Range<usize>, Submission)>);
+pub(crate) struct Submitted {
+    list: usize,
+    pieces: Vec<(Range<usize>, Submission)>,
+}
 
 /// When something happened: between two moments.
 type Between = [Instant; 2];
 
-/// The submits of one list of dispatches that is run again and again.
+/// The submits of a list of dispatches that is run again and again, or of several in turn.
 #[derive(Debug)]
 pub(crate) struct Pacing {
     budget: Duration,
-    costs: Costs,
-    /// When the last submit of the list that was waited for ended.
+    /// By list.
+    costs: Vec<Costs>,
+    /// The list that is submitted.
+    list: usize,
+    /// When the last submit that was waited for ended.
     ended: Option<Between>,
 }
 
 impl Pacing {
     pub fn new(budget: Duration, dispatches: usize) -> Self {
-        Self { budget, costs: Costs::new(budget, dispatches), ended: None }
+        Self { budget, costs: vec![Costs::new(budget, dispatches)], list: 0, ended: None }
+    }
+
+    /// Adds a list, which nothing is known of.
+    pub fn add_list(&mut self, dispatches: usize) {
+        self.costs.push(Costs::new(self.budget, dispatches));
+    }
+
+    /// The list that all is about by now.
+    pub fn list(&self) -> usize {
+        self.list
+    }
+
+    /// Which of the lists, in the order in which they were added, all that follows is about.
+    pub fn turn_to(&mut self, list: usize) {
+        self.list = list;
     }
 
     pub fn budget(&self) -> Duration {
@@ -148,7 +169,7 @@ impl Pacing {
 
     /// Whether [`submit`](Self::submit) will not wait.
     pub fn is_measured(&self, list: Range<usize>) -> bool {
-        self.costs.are_known(list)
+        self.costs[self.list].are_known(list)
     }
 
     /// Submits a part of the list; `encode` encodes a part of that. Waits only where something was
@@ -159,20 +180,21 @@ impl Pacing {
         list: Range<usize>,
         mut encode: impl FnMut(&mut wgpu::CommandEncoder, Range<usize>),
     ) -> Result<Submitted> {
-        let mut submitted = Vec::new();
+        let (number, mut submitted) = (self.list, Vec::new());
         let mut start = list.start;
-        self.costs.reach = 1;
+        self.costs[number].reach = 1;
         while start < list.end {
-            let piece = start..self.costs.cut(start..list.end);
+            let piece = start..self.costs[number].cut(start..list.end);
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             encode(&mut encoder, piece.clone());
             submitted.push((piece.clone(), gpu.submit(encoder)));
-            if !self.costs.are_known(piece.clone()) {
-                self.finish(gpu, Submitted(std::mem::take(&mut submitted))).await?;
+            if !self.costs[number].are_known(piece.clone()) {
+                let pieces = std::mem::take(&mut submitted);
+                self.finish(gpu, Submitted { list: number, pieces }).await?;
             }
             start = piece.end;
         }
-        Ok(Submitted(submitted))
+        Ok(Submitted { list: number, pieces: submitted })
     }
 
     /// Submits the whole list.
@@ -185,14 +207,15 @@ impl Pacing {
 
     /// Waits for what was submitted, and measures it.
     pub async fn finish(&mut self, gpu: &Gpu, submitted: Submitted) -> Result<()> {
-        for (piece, submission) in submitted.0 {
+        for (piece, submission) in submitted.pieces {
             let at = submission.at;
             let Completion { at: seen, exact } = gpu.completion(submission).await?;
             let begun = self.ended.map_or([at; 2], |ended| ended.map(|ended| ended.max(at)));
             let ended = [if exact { seen } else { at }, seen];
             let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from);
             let least = seconds(begun[1], ended[0]).as_secs_f64();
-            self.costs.learn(piece, least, seconds(begun[0], ended[1]).as_secs_f64());
+            let most = seconds(begun[0], ended[1]).as_secs_f64();
+            self.costs[submitted.list].learn(piece, least, most);
             self.ended = Some(ended);
         }
         Ok(())
@@ -200,7 +223,7 @@ impl Pacing {
 
     /// How a part of the list is split by now; `name` gives the kernel of a dispatch.
     pub fn report(&self, list: Range<usize>, name: impl Fn(usize) -> &'static str) -> SubmitReport {
-        let costs = &self.costs;
+        let costs = &self.costs[self.list];
         let pieces: Vec<_> =
             costs.cuts(list).map(|piece| (costs.sum(piece.clone()), piece)).collect();
         let longest = pieces.iter().map(|&(seconds, _)| seconds).fold(0.0, f64::max);
@@ -309,14 +332,14 @@ mod tests {
         let mut pacing = Pacing::new(SUBMIT_BUDGET, times.len());
         let names = |index| if index == 7 { "slow" } else { "quick" };
         for _ in 0..12 {
-            run(&mut pacing.costs, &times);
+            run(&mut pacing.costs[0], &times);
         }
-        assert_eq!(run(&mut pacing.costs, &times), [0..7, 7..8, 8..20]);
+        assert_eq!(run(&mut pacing.costs[0], &times), [0..7, 7..8, 8..20]);
         let report = pacing.report(0..times.len(), names);
         assert_eq!(report.submits, 3);
         assert_eq!(report.slow_dispatch.map(|slow| slow.kernel), Some("slow"));
         assert!((report.longest.as_secs_f64() - 0.9).abs() < 1e-6);
-        run(&mut pacing.costs, &[1e-3; 20]);
+        run(&mut pacing.costs[0], &[1e-3; 20]);
         let report = pacing.report(0..times.len(), names);
         assert_eq!((report.slow_dispatch, report.submits), (None, 1));
     }

@@ -49,6 +49,8 @@ pub struct Graph {
     native_f16: bool,
     /// Bytes that a binding of the device may have.
     largest_binding: u64,
+    /// Positions of the sequences that the graph is for.
+    length: Option<usize>,
     /// Casts made so far, so that no value is cast twice.
     casts: HashMap<(Value, Precision), Value>,
     nodes: Vec<Node>,
@@ -89,6 +91,7 @@ impl Graph {
             weights: WeightStorage::F32,
             native_f16: false,
             largest_binding: u64::MAX,
+            length: None,
             casts: HashMap::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
@@ -188,6 +191,17 @@ impl Graph {
     /// Bytes that a binding of the device may have, where that is known; else the largest number.
     pub fn largest_binding(&self) -> u64 {
         self.largest_binding
+    }
+
+    /// Tells models that are built from here on how many positions the sequences of this graph have.
+    pub fn set_length(&mut self, length: Option<usize>) {
+        self.length = length;
+    }
+
+    /// Positions of the sequences that the graph is for, where a trainer has
+    /// [several lengths](crate::train::TrainerBuilder::lengths): a model gives its inputs as many.
+    pub fn length(&self) -> Option<usize> {
+        self.length
     }
 
     /// The precision that operations store their values in.

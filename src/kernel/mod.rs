@@ -15,6 +15,7 @@ mod declaration;
 #[doc(hidden)]
 pub mod embed;
 mod fragment;
+mod moments;
 pub mod precision;
 pub mod shared;
 mod variant;
@@ -25,6 +26,7 @@ pub(crate) use blocks::{half_at, nibbles};
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;
+pub use moments::MomentStorage;
 pub use precision::{Precision, WeightStorage};
 pub use variant::{HeadQuads, ProductTile, Variant};
 pub use work::Work;

@@ -134,9 +134,27 @@ pub const TENSOR_NORM: Fragment = wgsl!("../../shaders/shared/tensor_norm.wgsl")
 /// What [`update_rule!`](crate::update_rule!) puts around a rule: bindings, loop, verdict; wants
 /// [`STEP_STATE`], [`GRID`], [`CLIPPED`] and [`WEIGHT_F32`].
 pub const UPDATE_FRAME: Fragment = wgsl!("../../shaders/optimizer/shared/update_frame.wgsl");
-/// `Moments`, `advance_moments`, `corrected_root`: Adam's moments in the buffers `m` and `v`; wants
-/// [`UPDATE_FRAME`].
+/// The same with barriers, for what is kept in blocks; wants [`MOMENT_CODES`] too.
+pub const UPDATE_FRAME_BLOCKS: Fragment =
+    wgsl!("../../shaders/optimizer/shared/update_frame_blocks.wgsl");
+/// `Moments`, `corrected_root`: what Adam makes of its moments; wants [`UPDATE_FRAME`].
+pub const ADAM_ROOT: Fragment = wgsl!("../../shaders/optimizer/shared/adam_root.wgsl");
+/// `advance_moments`: Adam's moments in the buffers `m` and `v`; wants [`ADAM_ROOT`].
 pub const ADAM_MOMENTS: Fragment = wgsl!("../../shaders/optimizer/shared/adam_moments.wgsl");
+/// [`ADAM_MOMENTS`] over bf16; wants [`MOMENT_BF16`] too.
+pub const ADAM_MOMENTS_BF16: Fragment =
+    wgsl!("../../shaders/optimizer/shared/adam_moments_bf16.wgsl");
+/// [`ADAM_MOMENTS`] over codes of 8 bits; wants [`MOMENT_CODES`] too.
+pub const ADAM_MOMENTS_BLOCKS: Fragment =
+    wgsl!("../../shaders/optimizer/shared/adam_moments_blocks.wgsl");
+/// `moment_draws`: what moments are rounded by; wants [`BF16`] and [`RANDOM`].
+pub const MOMENT_DRAWS: Fragment = wgsl!("../../shaders/optimizer/shared/moment_draws.wgsl");
+/// `load_moment`, `round_moment`: moments as bf16; wants [`BF16`].
+pub const MOMENT_BF16: Fragment = wgsl!("../../shaders/optimizer/shared/moment_bf16.wgsl");
+/// Moments as codes of 8 bits, in blocks with a scale each.
+pub const MOMENT_CODES: Fragment = wgsl!("../../shaders/optimizer/shared/moment_codes.wgsl");
+/// Lion over a momentum that the kernel loads and keeps; wants [`UPDATE_FRAME`].
+pub const LION_UPDATE: Fragment = wgsl!("../../shaders/optimizer/shared/lion_update.wgsl");
 /// `agrees`: where two vectors have the same sign.
 pub const AGREES: Fragment = wgsl!("../../shaders/optimizer/shared/agrees.wgsl");
 /// `shrink`: weight decay, cautious or not; wants [`UPDATE_FRAME`] and [`AGREES`].

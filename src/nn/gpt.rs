@@ -236,19 +236,22 @@ pub struct LanguageModel {
     pub gpt: Gpt,
     /// Sequences in a microbatch.
     pub batch: usize,
-    /// Positions in a sequence.
+    /// Positions in a sequence, where a trainer has no [lengths] of its own.
+    ///
+    /// [lengths]: crate::train::TrainerBuilder::lengths
     pub time: usize,
 }
 
 impl Model for LanguageModel {
     fn build(&self, graph: &mut Graph) -> ModelOutput {
         let vocabulary = self.gpt.config.vocabulary;
-        let tokens = graph.tokens("tokens", [self.batch, self.time], vocabulary);
-        let targets = graph.tokens("targets", [self.batch, self.time], vocabulary);
+        let time = graph.length().unwrap_or(self.time);
+        let tokens = graph.tokens("tokens", [self.batch, time], vocabulary);
+        let targets = graph.tokens("targets", [self.batch, time], vocabulary);
         let x = self.gpt.hidden(graph, tokens);
         let prediction = self.gpt.head(graph, x);
         let config = &self.gpt.config;
-        let chunked = config.chunked_loss(graph, self.batch * self.time);
+        let chunked = config.chunked_loss(graph, self.batch * time);
         let loss = if let Some(settings) = chunked {
             let weight = self.gpt.beside_adapters(graph, |graph| self.gpt.head_weight(graph));
             let loss = |graph: &mut Graph| graph.linear_cross_entropy(x, weight, targets, settings);

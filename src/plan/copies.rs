@@ -18,19 +18,23 @@ pub(super) struct Copies {
     /// Parameter of the graph, precision, copy.
     values: Vec<(usize, Precision, Value)>,
     buffers: BTreeMap<Precision, Vec<wgpu::Buffer>>,
+    /// Bytes of those that no other plan had before.
+    new_bytes: u64,
 }
 
 impl Copies {
     /// Takes the copies out of the nodes that are recorded one by one. A copy of a copy stays one of
     /// them, unless the parameter lies in parts: then both lie as it does. `parameter_index` says
-    /// which parameter of the set a parameter of the graph is.
+    /// which parameter of the set a parameter of the graph is. `shared` are the buffers of plans over
+    /// the same parameters, and then those of this one too.
     pub async fn new(
         gpu: &Gpu,
         request: &PlanRequest<'_>,
         parameter_index: &[usize],
         needed: &mut [bool],
+        shared: &mut BTreeMap<Precision, Vec<wgpu::Buffer>>,
     ) -> Result<Self> {
-        let (mut values, mut buffers) = (Vec::new(), BTreeMap::new());
+        let (mut values, mut buffers, mut new_bytes) = (Vec::new(), BTreeMap::new(), 0);
         for (parameter, from, value) in request.graph.parameter_copies() {
             let is_copied_twice = matches!(request.graph.nodes()[from.node].source, Source::Op(_));
             if is_copied_twice && !request.parameters.is_in_parts(parameter_index[parameter]) {
@@ -43,6 +47,10 @@ impl Copies {
             }
         }
         for (precision, buffers) in &mut buffers {
+            if let Some(shared) = shared.get(precision) {
+                buffers.clone_from(shared);
+                continue;
+            }
             let segments = request.parameters.segments().iter();
             let sizes: Vec<_> = segments.map(|quads| quads * precision.quad_bytes()).collect();
             let what = format!("the weights in {precision}");
@@ -50,8 +58,10 @@ impl Copies {
                 sizes.iter().map(|&bytes| gpu.buffer("weight copies", bytes)).collect()
             })
             .await?;
+            new_bytes += sizes.iter().sum::<u64>();
+            shared.insert(*precision, buffers.clone());
         }
-        Ok(Self { values, buffers })
+        Ok(Self { values, buffers, new_bytes })
     }
 
     /// Where each copy lies; `parameter_index` as for [`new`](Self::new).
@@ -95,9 +105,9 @@ impl Copies {
         recorder.set_variant(Precision::F32);
     }
 
-    /// Bytes of all copies.
+    /// Bytes of the copies that no other plan had before.
     pub fn bytes(&self) -> u64 {
-        self.buffers.values().flatten().map(wgpu::Buffer::size).sum()
+        self.new_bytes
     }
 }
 

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use super::sinks::Sink;
 use super::slots::Lifetime;
 use super::{PlanRequest, prologue};
-use crate::graph::{Element, Graph, Source, Value};
+use crate::graph::{Element, Graph, Shape, Source, Value};
+use crate::record::Slot;
 
-/// The lifetime of every value that needs a slot, sorted by where it begins.
+/// The lifetime of every value that needs a slot, sorted by where it begins; `places` are there
+/// already.
 ///
 /// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
 /// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values and
@@ -17,6 +19,7 @@ pub(super) fn lifetimes(
     request: &PlanRequest<'_>,
     needed: &[bool],
     sinks: &[Sink],
+    places: &HashMap<Value, Slot>,
 ) -> Vec<(Value, Lifetime)> {
     let mut last: HashMap<Value, usize> = HashMap::new();
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
@@ -25,7 +28,9 @@ pub(super) fn lifetimes(
         }
     }
     last.extend(request.outputs.iter().map(|&value| (value, usize::MAX)));
-    let placed = |value: Value| sinks.iter().any(|s| s.in_place && s.value == value);
+    let placed = |value: Value| {
+        sinks.iter().any(|s| s.in_place && s.value == value) || places.contains_key(&value)
+    };
     let mut lifetimes = Vec::new();
     for (first, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
         if !matches!(node.source, Source::Op(_)) {
@@ -37,9 +42,8 @@ pub(super) fn lifetimes(
                 continue;
             }
             let bytes = shape.bytes().next_multiple_of(16);
-            let padded = shape.element == Element::F32 && !shape.cols().is_multiple_of(4);
             let outlives = is_observed(graph, value) || prologue::spans_step(&node.source);
-            let life = if padded || outlives {
+            let life = if is_padded(shape) || outlives {
                 Lifetime { bytes, first: 0, last: usize::MAX }
             } else {
                 let last = last.get(&value).copied().unwrap_or(first);
@@ -50,6 +54,11 @@ pub(super) fn lifetimes(
     }
     lifetimes.sort_unstable_by_key(|(_, life)| life.first);
     lifetimes
+}
+
+/// Whether a value has padding that its kernels leave alone.
+pub(super) fn is_padded(shape: &Shape) -> bool {
+    shape.element == Element::F32 && !shape.cols().is_multiple_of(4)
 }
 
 pub(super) fn is_observed(graph: &Graph, value: Value) -> bool {

@@ -15,6 +15,7 @@ pub mod parameters;
 mod part_checks;
 pub mod parts;
 mod prologue;
+mod shared;
 mod sinks;
 pub mod slots;
 
@@ -23,6 +24,7 @@ use std::ops::Range;
 
 use copies::Copies;
 pub use parameters::Parameters;
+pub use shared::SharedBuffers;
 pub use sinks::Sinks;
 
 use crate::error::Result;
@@ -56,13 +58,15 @@ pub struct Report {
     pub values: usize,
     /// Slots they share.
     pub slots: usize,
-    /// Bytes of the slots, and of what dispatches of one operation hand on to each other.
+    /// Bytes of the slots, and of what dispatches of one operation hand on to each other. Where
+    /// plans [share their buffers](Plan::sharing), those that no plan before had.
     pub slot_bytes: u64,
     /// Bytes the values would take without sharing.
     pub value_bytes: u64,
     /// Bytes of inputs and constants.
     pub leaf_bytes: u64,
-    /// Bytes of the copies of parameters in another precision than that of their storage.
+    /// Bytes of the copies of parameters in another precision than that of their storage; of shared
+    /// ones as above.
     pub copy_bytes: u64,
     /// Dispatches of one microbatch.
     pub dispatches: usize,
@@ -71,7 +75,7 @@ pub struct Report {
 }
 
 /// An input's buffer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InputSlot {
     /// Name, shape and bound.
     pub spec: InputSpec,
@@ -135,27 +139,33 @@ impl Plan {
     /// [`Error::Unsupported`](crate::Error::Unsupported) for a graph that was built for another
     /// storage of weights than that of the set, or has gradients of tensors that are frozen in it.
     pub async fn new(gpu: &Gpu, request: &PlanRequest<'_>) -> Result<Self> {
-        Self::sharing(gpu, request, &[]).await
+        Self::sharing(gpu, request, &mut SharedBuffers::default()).await
     }
 
-    /// Records a graph beside another plan: what both have as the same input, in name, shape and
-    /// bound, lies in the buffer of that plan. So several plans work on one cache.
+    /// Records a graph of the same model as those before it with these buffers, over the same
+    /// parameters, sinks and steering blocks: with inputs of other sizes, say. It takes the memory
+    /// that they have, as far as that goes, so one of them must have run to its end before another
+    /// begins; what they have in common in outputs and observations lies at the same place, and so do
+    /// [inputs that they share](SharedBuffers::share_inputs). The one with the largest values is to be
+    /// the first.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub async fn sharing(
         gpu: &Gpu,
         request: &PlanRequest<'_>,
-        inputs: &[InputSlot],
+        shared: &mut SharedBuffers,
     ) -> Result<Self> {
         let graph = request.graph;
         let (parameter_index, state_index) = request.parameters.index_of(graph)?;
         sinks::check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
-        let copies = Copies::new(gpu, request, &parameter_index, &mut needed).await?;
+        let copies = Copies::new(gpu, request, &parameter_index, &mut needed, &mut shared.copies);
+        let copies = copies.await?;
         let sinks = sinks::sinks(request, &parameter_index, &state_index);
         part_checks::check_gradients(graph, &sinks)?;
-        let lifetimes = lifetimes::lifetimes(graph, request, &needed, &sinks);
+        let places = shared.places(request, &needed);
+        let lifetimes = lifetimes::lifetimes(graph, request, &needed, &sinks, &places);
         for (value, _) in &lifetimes {
             let node = &graph.nodes()[value.node];
             let shape = graph.shape(*value);
@@ -166,28 +176,26 @@ impl Plan {
         }
         let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
         let assignment = slots::assign(&lives);
-        let shared = |node: &Node| {
-            let Source::Input(index) = node.source else { return None };
-            let found = inputs.iter().find(|input| input.spec == graph.inputs()[index]);
-            found.map(|input| input.buffer.clone())
-        };
-        let own = leaves(graph, &needed).filter(|node| shared(node).is_none());
-        let leaf_bytes = own.map(|node| node.shapes[0].bytes()).sum();
+        let found = leaves(graph, &needed).map(|node| shared.input(graph, node));
+        let found: Vec<_> = found.collect();
+        let new = leaves(graph, &needed).zip(&found).filter(|(_, found)| found.is_none());
+        let leaf_bytes: u64 = new.map(|(node, _)| node.shapes[0].bytes()).sum();
 
-        let slot_bytes: u64 = assignment.bytes.iter().sum();
+        let own = shared::own_slots(graph, &lifetimes, &assignment.slot, assignment.bytes.len());
+        let (chosen, slot_bytes) = shared.assign(&assignment.bytes, &own);
         let what = "the plan's activations";
         let made = parameters::allocate(gpu, what, slot_bytes + leaf_bytes, || {
-            let pool: Vec<_> = assignment.bytes.iter().map(|&b| gpu.buffer("slot", b)).collect();
-            let leaves: Vec<_> = leaves(graph, &needed)
-                .map(|node| {
-                    shared(node).unwrap_or_else(|| gpu.buffer(&node.label, node.shapes[0].bytes()))
-                })
-                .collect();
+            let pool = shared.buffers(gpu, &assignment.bytes, &chosen);
+            let leaf = |(node, found): (&Node, &Option<wgpu::Buffer>)| {
+                let new = || gpu.buffer(&node.label, node.shapes[0].bytes());
+                found.clone().unwrap_or_else(new)
+            };
+            let leaves: Vec<_> = leaves(graph, &needed).zip(&found).map(leaf).collect();
             (pool, leaves)
         });
         let (pool, leaf_buffers) = made.await?;
 
-        let mut values: HashMap<Value, Slot> = HashMap::new();
+        let mut values: HashMap<Value, Slot> = places;
         for (&(value, _), &slot) in lifetimes.iter().zip(&assignment.slot) {
             values.insert(value, Slot::new(pool[slot].clone(), graph.shape(value).clone()));
         }
@@ -223,6 +231,8 @@ impl Plan {
 
         let mut recorder = Recorder::new(gpu, request.step);
         recorder.set_native_f16(graph.native_f16());
+        let scratch_bytes = shared.scratch.as_ref().map_or(0, wgpu::Buffer::size);
+        recorder.set_scratch(shared.scratch.take());
         copies.record(request.parameters, &mut recorder);
         let copy_dispatches = recorder.len();
         let spanning = prologue::nodes(graph, &needed);
@@ -242,18 +252,19 @@ impl Plan {
             nodes: needed.iter().filter(|&&n| n).count(),
             values: lives.len(),
             slots: pool.len(),
-            slot_bytes: slot_bytes + recorder.scratch_bytes(),
+            slot_bytes: slot_bytes + recorder.scratch_bytes() - scratch_bytes,
             value_bytes: lives.iter().map(|life| life.bytes).sum(),
             leaf_bytes,
             copy_bytes: copies.bytes(),
             dispatches: first.len(),
             kernels: dispatches::by_kernel(&first),
         };
+        shared.scratch = recorder.into_scratch();
+        shared.keep(request, &needed, &values, &pool, &own);
         let outputs = request.outputs.iter().map(|value| values[value].clone()).collect();
-        let copies = copy_dispatches;
         Ok(Self {
             first,
-            copies,
+            copies: copy_dispatches,
             next,
             prologue,
             count_next,

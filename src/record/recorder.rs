@@ -70,6 +70,16 @@ impl<'a> Recorder<'a> {
         self.scratch.insert(scratch).clone()
     }
 
+    /// Begins with the buffer of a recorder whose dispatches never run at the same time.
+    pub(crate) fn set_scratch(&mut self, scratch: Option<wgpu::Buffer>) {
+        self.scratch = scratch;
+    }
+
+    /// That buffer, if there was need of it.
+    pub(crate) fn into_scratch(self) -> Option<wgpu::Buffer> {
+        self.scratch
+    }
+
     /// Bytes of that buffer.
     pub(crate) fn scratch_bytes(&self) -> u64 {
         self.scratch.as_ref().map_or(0, wgpu::Buffer::size)

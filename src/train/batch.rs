@@ -42,6 +42,7 @@ impl From<Vec<u32>> for Data {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     entries: Vec<(String, Data)>,
+    length: Option<usize>,
 }
 
 impl Batch {
@@ -55,6 +56,19 @@ impl Batch {
     pub fn with(mut self, name: &str, data: impl Into<Data>) -> Self {
         self.entries.push((name.to_owned(), data.into()));
         self
+    }
+
+    /// Says that its sequences are padded to this length, one of those of
+    /// [`TrainerBuilder::lengths`](super::TrainerBuilder::lengths). Without it, they are of the
+    /// longest.
+    #[must_use]
+    pub fn of_length(self, length: usize) -> Self {
+        Self { length: Some(length), ..self }
+    }
+
+    /// The length that its sequences are padded to, where it is said.
+    pub fn length(&self) -> Option<usize> {
+        self.length
     }
 
     /// The input as the device has it, for `microbatches` microbatches: bytes of each one after

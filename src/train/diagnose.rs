@@ -12,7 +12,7 @@ use crate::gpu::{Dispatch, Gpu, Pacing};
 use crate::graph::{Element, Shape, Source};
 use crate::kernel::Precision;
 use crate::kernels::{VALUE_SCAN_GROUPS, ValueScan, ValueScanParams};
-use crate::plan::RecordedNode;
+use crate::plan::{Plan, RecordedNode};
 use crate::record::{Slot, to_u32};
 use crate::step::ValuePartial;
 
@@ -181,26 +181,27 @@ impl<M: Model> Trainer<M> {
     /// What is wrong with the batch, or [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn diagnose(&mut self, batch: &Batch) -> Result<Diagnosis> {
         self.gpu.check()?;
-        let inputs = self.plan.inputs.iter().map(|i| batch.bytes(&i.spec, self.microbatches));
-        let inputs: Vec<_> = inputs.collect::<Result<_>>()?;
+        let index = self.plan_for(batch).await?;
+        let inputs = self.inputs_of(index, batch)?;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
+        let plan = self.plans.of(index);
         for microbatch in 0..self.microbatches {
-            self.write_microbatch(&inputs, microbatch);
+            self.write_microbatch(plan, &inputs, microbatch);
             let first = microbatch == 0;
-            self.run(if first { self.plan.prologue() } else { &self.plan.count_next }).await?;
+            self.run(if first { plan.prologue() } else { &plan.count_next }).await?;
         }
         let mut values = Vec::new();
         for microbatch in 0..self.microbatches {
-            self.write_microbatch(&inputs, microbatch);
-            let found = self.replay(microbatch, values.len()).await?;
+            self.write_microbatch(plan, &inputs, microbatch);
+            let found = self.replay(plan, microbatch, values.len()).await?;
             values.extend(found);
         }
         Ok(Diagnosis { values, loss_scale: self.state().await?.loss_scale })
     }
 
     /// Writes the inputs of one microbatch to where the plan reads them.
-    fn write_microbatch(&self, inputs: &[Vec<u8>], microbatch: usize) {
-        for (input, bytes) in self.plan.inputs.iter().zip(inputs) {
+    fn write_microbatch(&self, plan: &Plan, inputs: &[Vec<u8>], microbatch: usize) {
+        for (input, bytes) in plan.inputs.iter().zip(inputs) {
             let size = bytes.len() / self.microbatches;
             self.gpu.write(&input.buffer, 0, &bytes[size * microbatch..][..size]);
         }
@@ -216,14 +217,19 @@ impl<M: Model> Trainer<M> {
     }
 
     /// One microbatch behind the prologue. `base` values were found before.
-    async fn replay(&self, microbatch: usize, base: usize) -> Result<Vec<ValueReport>> {
+    async fn replay(
+        &self,
+        plan: &Plan,
+        microbatch: usize,
+        base: usize,
+    ) -> Result<Vec<ValueReport>> {
         let first = microbatch == 0;
-        let list = if first { &self.plan.first } else { &self.plan.next };
+        let list = if first { &plan.first } else { &plan.next };
         let range =
             |node: &RecordedNode| if first { node.first.clone() } else { node.next.clone() };
         let mut dispatches = Vec::new();
 
-        let nodes = &self.plan.nodes;
+        let nodes = &plan.nodes;
         let slots = nodes.iter().flat_map(|node| &node.outputs).filter(|(_, s)| is_real(s));
         let parts = slots.flat_map(|(_, slot)| slot.parts());
         let groups = parts.map(|(_, part)| scan_groups(&part) as usize).sum::<usize>();

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use futures::future::{join, try_join_all};
-use futures::lock::Mutex;
+use futures::lock::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET, Submitted};
 use crate::graph::{Graph, Phase, Value};
 use crate::kernel::Precision;
-use crate::plan::{Parameters, Plan, PlanRequest, parameters};
+use crate::plan::{Parameters, Plan, PlanRequest, SharedBuffers, parameters};
 use crate::record::StepBuffers;
 use crate::train::Batch;
 
@@ -48,6 +48,17 @@ impl Predictor {
         precision: Precision,
         build: impl FnOnce(&mut Graph) -> Vec<Value>,
     ) -> Result<Self> {
+        Self::sharing(gpu, parameters, precision, &mut SharedBuffers::default(), build).await
+    }
+
+    /// The same with the buffers of others over the same parameters. They do not run at once.
+    pub(super) async fn sharing(
+        gpu: &Gpu,
+        parameters: &Parameters,
+        precision: Precision,
+        shared: &mut SharedBuffers,
+        build: impl FnOnce(&mut Graph) -> Vec<Value>,
+    ) -> Result<Self> {
         gpu.check()?;
         let mut graph =
             Graph::in_precision(Phase::Evaluate, precision).with_weights(parameters.storage());
@@ -62,7 +73,7 @@ impl Predictor {
             step: &step,
             microbatches: 1,
         };
-        let plan = Plan::new(gpu, &request).await?;
+        let plan = Plan::sharing(gpu, &request, shared).await?;
         let pacing = Mutex::new(Pacing::new(SUBMIT_BUDGET, dispatches(&plan)));
         Ok(Self { gpu: gpu.clone(), plan, pacing })
     }
@@ -98,40 +109,61 @@ impl Predictor {
     /// # Errors
     /// [`Error::Data`] without a batch, and as [`run`](Self::run).
     pub async fn mean(&self, batches: &[Batch]) -> Result<Vec<Vec<f64>>> {
-        self.gpu.check()?;
-        if batches.is_empty() {
+        let mut pacing = self.pacing.lock().await;
+        let runs: Vec<_> = batches.iter().map(|batch| (0, batch)).collect();
+        Self::mean_with(&[self], &mut [&mut *pacing], &runs).await
+    }
+
+    /// The same over batches each of which has one of several predictors, given by its index. These
+    /// share their buffers, so that counts are those of all.
+    pub(super) async fn mean_with(
+        predictors: &[&Self],
+        pacings: &mut [&mut Pacing],
+        runs: &[(usize, &Batch)],
+    ) -> Result<Vec<Vec<f64>>> {
+        predictors.iter().try_for_each(|predictor| predictor.gpu.check())?;
+        if runs.is_empty() {
             let reason = "there is none; give at least one".into();
             return Err(Error::Data { what: "batches to evaluate".into(), reason });
         }
-        if let [batch] = batches {
-            let outputs = self.run(batch).await?;
+        if let [(index, batch)] = *runs {
+            let predictor = predictors[index];
+            predictor.write(batch)?;
+            let all = 0..predictor.plan.first.len();
+            let outputs = predictor.submit_and_read(pacings[index], all).await?;
             let wide = |output: Vec<f32>| output.into_iter().map(f64::from).collect();
             return Ok(outputs.into_iter().map(wide).collect());
         }
-        let mut pacing = self.pacing.lock().await;
-        let (prologue, first) = (self.plan.prologue().len(), self.plan.first.len());
-        let mut counted = 0..prologue;
-        for batch in batches {
-            self.write(batch)?;
-            let submitted = self.submit(&mut pacing, counted).await?;
-            pacing.finish(&self.gpu, submitted).await?;
-            counted = first..dispatches(&self.plan);
-            if counted.is_empty() {
+        for (at, &(index, batch)) in runs.iter().enumerate() {
+            let predictor = predictors[index];
+            let (prologue, first) = (predictor.plan.prologue().len(), predictor.plan.first.len());
+            let part = if at == 0 { 0..prologue } else { first..dispatches(&predictor.plan) };
+            if at > 0 && part.is_empty() {
                 break;
             }
+            predictor.write(batch)?;
+            let submitted = predictor.submit(pacings[index], part).await?;
+            pacings[index].finish(&predictor.gpu, submitted).await?;
         }
         let mut means: Vec<Vec<f64>> = Vec::new();
-        for batch in batches {
-            self.write(batch)?;
-            let outputs = self.submit_and_read(&mut pacing, prologue..first).await?;
+        for &(index, batch) in runs {
+            let predictor = predictors[index];
+            predictor.write(batch)?;
+            let rest = predictor.plan.prologue().len()..predictor.plan.first.len();
+            let outputs = predictor.submit_and_read(pacings[index], rest).await?;
             means.resize_with(outputs.len(), Vec::new);
             for (mean, output) in means.iter_mut().zip(&outputs) {
                 mean.resize(output.len(), 0.0);
-                let shares = output.iter().map(|&x| f64::from(x) / batches.len() as f64);
+                let shares = output.iter().map(|&x| f64::from(x) / runs.len() as f64);
                 mean.iter_mut().zip(shares).for_each(|(mean, share)| *mean += share);
             }
         }
         Ok(means)
+    }
+
+    /// Held as long as no other run may begin.
+    pub(super) async fn pacing(&self) -> MutexGuard<'_, Pacing> {
+        self.pacing.lock().await
     }
 
     fn write(&self, batch: &Batch) -> Result<()> {

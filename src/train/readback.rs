@@ -31,7 +31,7 @@ impl<M: Model> Trainer<M> {
     /// [`Graph::observe`]: crate::graph::Graph::observe
     pub async fn observations(&self) -> Result<Vec<(String, Vec<f32>)>> {
         let mut observed = Vec::with_capacity(self.observations.len());
-        for (name, slot) in self.observations.iter().zip(&self.plan.outputs[1..]) {
+        for (name, slot) in self.observations.iter().zip(&self.plans.last().outputs[1..]) {
             observed.push((name.clone(), parameters::read_slot(&self.gpu, slot).await?));
         }
         Ok(observed)

@@ -24,7 +24,8 @@ pub struct TrainerReport {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
-    /// Activations, inputs and constants.
+    /// Activations, inputs and constants; of all [lengths](super::TrainerBuilder::lengths) that had
+    /// a step.
     pub activation_bytes: u64,
     /// Copies of the weights in another precision than that of their storage.
     pub copy_bytes: u64,
@@ -39,7 +40,7 @@ pub struct TrainerReport {
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
     pub update_dispatches: usize,
-    /// The plan's own report.
+    /// The plan's own report; of several that of the longest sequences.
     pub plan: crate::plan::Report,
 }
 
@@ -61,6 +62,7 @@ impl<M: Model> Trainer<M> {
     pub fn report(&self) -> TrainerReport {
         let size = wgpu::Buffer::size;
         let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
+        let reports = || self.plans.all().map(|(_, plan)| &plan.report);
         TrainerReport {
             parameters: count(self.parameters.trained()),
             tensors: self.parameters.trained().len(),
@@ -71,14 +73,14 @@ impl<M: Model> Trainer<M> {
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
-            activation_bytes: self.plan.report.slot_bytes + self.plan.report.leaf_bytes,
-            copy_bytes: self.plan.report.copy_bytes,
+            activation_bytes: reports().map(|r| r.slot_bytes + r.leaf_bytes).sum(),
+            copy_bytes: reports().map(|report| report.copy_bytes).sum(),
             policy_bytes: self.policy_bytes,
             watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
             snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
-            model_dispatches: self.plan.first.len(),
+            model_dispatches: self.plans.first().first.len(),
             update_dispatches: self.update.len(),
-            plan: self.plan.report.clone(),
+            plan: self.plans.first().report.clone(),
         }
     }
 }

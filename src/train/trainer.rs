@@ -9,16 +9,16 @@ use futures::future::join;
 use super::batch::Batch;
 use super::builder::settings::Settings;
 use super::checkpoint::HostState;
+use super::evaluation::Evaluators;
 use super::host_snapshot::HostSnapshots;
 use super::model::Model;
-use super::predictor::Predictor;
+use super::plans::Plans;
 use super::sequence::Sequence;
 use super::stability::ActivePolicy;
 use super::telemetry::{Telemetry, TelemetryRing};
 use super::tensor_telemetry::{TensorTelemetry, TensorWatch};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Pacing, SubmitReport, Submitted, Timestamps};
-use crate::graph::Graph;
 use crate::kernel::Precision;
 use crate::plan::{Parameters, Plan, Sinks};
 use crate::record::StepBuffers;
@@ -62,7 +62,9 @@ pub struct Trainer<M: Model> {
     pub(super) model: Rc<M>,
     pub(super) settings: Rc<Settings>,
     pub(super) parameters: Parameters,
-    pub(super) plan: Plan,
+    pub(super) plans: Plans,
+    /// The loss of a step, f32.
+    pub(super) loss: wgpu::Buffer,
     pub(super) precision: Precision,
     pub(super) sinks: Sinks,
     /// The optimizer's moments by segment, each in the order of `Optimizer::moments`.
@@ -89,7 +91,7 @@ pub struct Trainer<M: Model> {
     pub(super) pacing: Pacing,
     pub(super) in_flight: VecDeque<Submitted>,
     pub(super) host_snapshots: Option<HostSnapshots>,
-    pub(super) evaluator: Option<Predictor>,
+    pub(super) evaluators: Evaluators,
     pub(super) error_if_nonfinite: bool,
     pub(super) gave_up: Option<Telemetry>,
 }
@@ -116,9 +118,10 @@ impl<M: Model> Trainer<M> {
         batch: &Batch,
         timestamps: Option<&Timestamps>,
     ) -> Result<()> {
-        let inputs = self.checked_inputs(batch)?;
-        let sequence =
-            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        let (index, inputs) = self.checked_plan(batch).await?;
+        let plan = self.plans.of(index);
+        let sequence = Sequence::new(plan, &self.update, self.watch.as_ref(), self.microbatches);
+        self.pacing.turn_to(index);
         let list = sequence.of_step(self.is_watched());
         // What is to be measured has the device to itself.
         let most = if self.pacing.is_measured(list.clone()) { IN_FLIGHT } else { 1 };
@@ -126,13 +129,13 @@ impl<M: Model> Trainer<M> {
             let oldest = self.in_flight.pop_front().expect("not empty");
             self.pacing.finish(&self.gpu, oldest).await?;
         }
-        self.write_inputs(&inputs);
+        self.write_inputs(index, &inputs);
         let host = HostState { steps: self.attempted + 1, ..self.host_state() };
         let snapshots = self.host_snapshots.as_mut();
         let copy = snapshots.and_then(|snapshots| snapshots.copy_after(host.steps));
         let encode = |encoder: &mut wgpu::CommandEncoder, piece: Range<usize>| {
             let begin = |encoder: &mut wgpu::CommandEncoder, microbatch| {
-                copy_inputs(encoder, &self.plan, &self.step, &self.staging, microbatch);
+                copy_inputs(encoder, plan, &self.step, &self.staging, microbatch);
             };
             match timestamps {
                 None => sequence.encode(&self.gpu, encoder, piece.clone(), begin),
@@ -148,6 +151,7 @@ impl<M: Model> Trainer<M> {
         if let Some(snapshots) = self.host_snapshots.as_mut().filter(|_| copies) {
             snapshots.copied(&self.gpu, host);
         }
+        self.plans.ran(index);
         self.attempted += 1;
         Ok(())
     }
@@ -157,23 +161,30 @@ impl<M: Model> Trainer<M> {
         self.watch.as_ref().is_some_and(|watch| watch.is_watched(self.attempted))
     }
 
-    /// What a step gets of a batch.
-    pub(super) fn checked_inputs(&self, batch: &Batch) -> Result<Vec<Vec<u8>>> {
+    /// The plan for a batch, and what a step of it gets.
+    pub(super) async fn checked_plan(&mut self, batch: &Batch) -> Result<(usize, Vec<Vec<u8>>)> {
         self.gpu.check()?;
         if let Some(last) = &self.gave_up {
             return Err(last.gave_up_error());
         }
-        self.plan.inputs.iter().map(|input| batch.bytes(&input.spec, self.microbatches)).collect()
+        let index = self.plan_for(batch).await?;
+        Ok((index, self.inputs_of(index, batch)?))
+    }
+
+    /// The inputs of a plan out of a batch.
+    pub(super) fn inputs_of(&self, index: usize, batch: &Batch) -> Result<Vec<Vec<u8>>> {
+        let inputs = self.plans.of(index).inputs.iter();
+        inputs.map(|input| batch.bytes(&input.spec, self.microbatches)).collect()
     }
 
     /// Writes a step's inputs to where the plan reads them, or those of several microbatches to
     /// where they wait.
-    pub(super) fn write_inputs(&self, inputs: &[Vec<u8>]) {
+    pub(super) fn write_inputs(&self, index: usize, inputs: &[Vec<u8>]) {
         let steps: Vec<_> = (0..self.microbatches).map(|m| self.step_input(m as u32)).collect();
         let steps: &[u8] = bytemuck::cast_slice(&steps);
         let all = inputs.iter().map(Vec::as_slice).chain([steps]);
         if self.microbatches == 1 {
-            let buffers = self.plan.inputs.iter().map(|input| &input.buffer);
+            let buffers = self.plans.of(index).inputs.iter().map(|input| &input.buffer);
             for (buffer, bytes) in buffers.chain([&self.step.input]).zip(all) {
                 self.gpu.write(buffer, 0, bytes);
             }
@@ -232,39 +243,6 @@ impl<M: Model> Trainer<M> {
         records
     }
 
-    /// The loss on a batch of one microbatch, in evaluation mode: no dropout, running statistics.
-    ///
-    /// # Errors
-    /// As [`Predictor::run`].
-    pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
-        self.evaluate_all(std::slice::from_ref(batch)).await
-    }
-
-    /// The loss on several batches of one microbatch each, as if they were one: a cross-entropy is
-    /// the mean over the targets of all, which the mean of their losses is only where all have
-    /// equally many.
-    ///
-    /// # Errors
-    /// As [`Predictor::mean`].
-    pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
-        let evaluator = match self.evaluator.take() {
-            Some(evaluator) => evaluator,
-            None => {
-                let build = |graph: &mut Graph| vec![self.model.build(graph).loss];
-                let budget = self.pacing.budget();
-                Predictor::in_precision(&self.gpu, &self.parameters, self.precision, build)
-                    .await?
-                    .with_submit_budget(budget)
-            }
-        };
-        // What is measured is not to wait for steps before it.
-        let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
-        let outputs = evaluator.mean(batches).await;
-        self.evaluator = Some(evaluator);
-        finished?;
-        Ok(outputs?[0][0] as f32)
-    }
-
     /// Multiplies the scheduled learning rate from the next step on.
     ///
     /// # Panics
@@ -311,22 +289,22 @@ impl<M: Model> Trainer<M> {
         self.microbatches
     }
 
-    /// The recorded forward and backward pass.
+    /// The recorded forward and backward pass; of several lengths that of the longest.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        self.plans.first()
     }
 
     /// The dispatches of a step in order: forward, backward, and the update. With gradient
     /// accumulation those of the first microbatch and the update.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        self.plan.first.iter().chain(&self.update)
+        self.plan().first.iter().chain(&self.update)
     }
 
-    /// How a step is split into submits, as far as it was measured: one, where it fits the
+    /// How a step is split into submits, as far as it was measured, of several lengths a step like the
+    /// last: one, where it fits the
     /// [budget](super::TrainerBuilder::submit_budget).
     pub fn submits(&self) -> SubmitReport {
-        let sequence =
-            Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches);
+        let sequence = self.sequence(self.pacing.list());
         self.pacing.report(sequence.of_step(false), |index| sequence.name(index))
     }
 }

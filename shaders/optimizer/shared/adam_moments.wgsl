@@ -3,10 +3,6 @@
 @group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;
 
-struct Moments { m: vec4<f32>, v: vec4<f32> }
-
-const SMALLEST_NORMAL = 1.17549435e-38;
-
 // m = b1 m + (1-b1) g, v = b2 v + (1-b2) g^2 at quad i of both buffers.
 fn advance_moments(i: u32, g: vec4<f32>, tensor: TensorState) -> Moments {
     let mi = params.beta1 * remembered(m[i], tensor) + params.one_minus_beta1 * g;
@@ -14,9 +10,4 @@ fn advance_moments(i: u32, g: vec4<f32>, tensor: TensorState) -> Moments {
     m[i] = mi;
     v[i] = vi;
     return Moments(mi, vi);
-}
-
-// sqrt(v / c2). The bound keeps the root off 0, where WGSL does not promise it, and far below eps.
-fn corrected_root(second: vec4<f32>, at: Place) -> vec4<f32> {
-    return sqrt(max(second * at.unbias2, vec4(SMALLEST_NORMAL)));
 }

@@ -11,6 +11,7 @@
 
 mod adafactor;
 mod adam;
+mod compact;
 mod momentum;
 mod muon;
 mod passes;
@@ -18,6 +19,7 @@ mod rule;
 
 pub use adafactor::*;
 pub use adam::*;
+pub use compact::*;
 pub use momentum::*;
 pub use muon::*;
 pub use passes::*;
@@ -49,4 +51,10 @@ pub(super) const ALL: &[Declaration] = &[
     MuonPolynomial::DECLARATION,
     Muon::DECLARATION,
     AdamwPacked::DECLARATION,
+    AdamwBf16::DECLARATION,
+    AdamBf16::DECLARATION,
+    LionBf16::DECLARATION,
+    AdamwBlocks::DECLARATION,
+    AdamBlocks::DECLARATION,
+    LionBlocks::DECLARATION,
 ];

@@ -118,7 +118,11 @@ macro_rules! adam_rule {
     ) => {
         $crate::update_rule! {
             $(#[$doc])*
-            pub $Kernel = [$crate::kernel::shared::ADAM_MOMENTS, $($fragment),+];
+            pub $Kernel = [
+                $crate::kernel::shared::ADAM_ROOT,
+                $crate::kernel::shared::ADAM_MOMENTS,
+                $($fragment),+
+            ];
             uniform $Params {
                 /// Decay of the first moment.
                 beta1: f32,

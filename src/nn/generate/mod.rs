@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pacing, SUBMIT_BUDGET};
 use crate::kernel::Precision;
 use crate::nn::{Gpt, GptConfig};
-use crate::plan::Parameters;
+use crate::plan::{Parameters, SharedBuffers};
 
 /// What a [`Generator`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,9 +140,9 @@ impl Generator {
         settings.validate(gpt.config())?;
         let context = settings.context_of(gpt.config());
         let rows = settings.block.min(context);
-        let block = Recorded::new(gpu, parameters, gpt, settings, rows, &[]).await?;
-        let beside = &block.plan.inputs;
-        let token = Recorded::new(gpu, parameters, gpt, settings, 1, beside).await?;
+        let mut shared = SharedBuffers::default();
+        let block = Recorded::new(gpu, parameters, gpt, settings, rows, &mut shared).await?;
+        let token = Recorded::new(gpu, parameters, gpt, settings, 1, &mut shared).await?;
         let pacings = Mutex::new(pacings(SUBMIT_BUDGET, &block, &token));
         let (sequences, vocabulary) = (settings.sequences, gpt.config().vocabulary as u32);
         Ok(Self { gpu: gpu.clone(), block, token, pacings, sequences, context, vocabulary })

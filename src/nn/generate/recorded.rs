@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Pacing, Submitted};
 use crate::graph::{Graph, Phase};
 use crate::nn::Gpt;
-use crate::plan::{InputSlot, Parameters, Plan, PlanRequest};
+use crate::plan::{Parameters, Plan, PlanRequest, SharedBuffers};
 use crate::record::{Slot, StepBuffers};
 
 use super::GeneratorSettings;
@@ -46,14 +46,15 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Records it; inputs that `beside` has, among them the cache, lie there.
+    /// Records it beside those before it with these buffers: inputs that are the same, among them the
+    /// cache, lie in one place.
     pub async fn new(
         gpu: &Gpu,
         parameters: &Parameters,
         gpt: &Gpt,
         settings: &GeneratorSettings,
         rows: usize,
-        beside: &[InputSlot],
+        shared: &mut SharedBuffers,
     ) -> Result<Self> {
         let GeneratorSettings { sequences, precision, .. } = *settings;
         let vocabulary = gpt.config().vocabulary;
@@ -79,7 +80,8 @@ impl Recorded {
             step: &StepBuffers::new(gpu),
             microbatches: 1,
         };
-        let plan = Plan::sharing(gpu, &request, beside).await?;
+        let plan = Plan::sharing(gpu, &request, shared).await?;
+        shared.share_inputs(&plan.inputs);
         let is_read = |node: &&crate::plan::RecordedNode| node.outputs.iter().any(|o| o.0 == read);
         let head = plan.nodes.iter().find(is_read).map_or(plan.first.len(), |n| n.first.start);
         let [logits, sampled] = [0, 1].map(|output| plan.outputs[output].clone());

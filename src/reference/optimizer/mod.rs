@@ -3,12 +3,14 @@
 
 mod adafactor;
 mod adam;
+mod compact;
 mod momentum;
 mod muon;
 mod passes;
 
 pub use adafactor::*;
 pub use adam::*;
+pub use compact::*;
 pub use momentum::*;
 pub use muon::*;
 pub use passes::*;

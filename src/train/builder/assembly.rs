@@ -6,22 +6,23 @@ use std::rc::Rc;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Origin, Pacing, Stage};
-use crate::graph::{Graph, Phase, Value};
+use crate::graph::Value;
 use crate::kernel::Precision;
 use crate::kernels::{LossMean, LossMeanParams};
-use crate::plan::{Parameters, Plan, PlanRequest, Sinks, parameters};
+use crate::plan::{Parameters, Plan, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::StepInput;
+use crate::train::evaluation::Evaluators;
 use crate::train::host_copy::HostCopy;
 use crate::train::host_snapshot::HostSnapshots;
 use crate::train::optimizers::SegmentTensor;
+use crate::train::plans::{PlanParts, Plans, differentiate, graph_of};
 use crate::train::sequence::Sequence;
 use crate::train::stability::{ActivePolicy, Policy};
 use crate::train::telemetry::TelemetryRing;
-use crate::train::tensor_rules;
 use crate::train::tensor_telemetry::{TensorWatch, Watched};
 use crate::train::update::Update;
-use crate::train::{Clip, Model, Norm, Trainer};
+use crate::train::{Clip, Lengths, Model, Norm, Trainer};
 
 /// Builds a trainer, with parameters of its own where none are given.
 pub(in crate::train) async fn build<M: Model>(
@@ -35,14 +36,11 @@ pub(in crate::train) async fn build<M: Model>(
     let weights = settings.chosen_weights(parameters.as_ref())?;
     settings.check_native_f16(gpu)?;
     let (precision, microbatches) = (settings.precision, settings.microbatches);
-    let mut graph = Graph::in_precision(Phase::Train, precision).with_weights(weights);
-    graph.set_native_f16(settings.native_f16);
-    graph.set_largest_binding(gpu.largest_binding());
-    let output = model.build(&mut graph);
+    let longest = settings.lengths.as_ref().map(Lengths::longest);
+    let (mut graph, model_loss) = graph_of(settings, &*model, gpu, weights, longest);
+    settings.check_lengths(&*model, gpu, weights, &graph)?;
     settings.rules.check_names(&graph, parameters.as_ref())?;
-    graph.freeze(|spec| settings.rules.freeze(spec));
-    graph.backward(output.loss, 1.0 / microbatches as f32);
-    tensor_rules::check_gradients(&graph)?;
+    differentiate(settings, &mut graph, model_loss)?;
     let parameters = match parameters {
         Some(parameters) => settings.rules.apply(&graph, parameters).await?,
         None => Parameters::new(gpu, &graph, settings.seed).await?,
@@ -53,23 +51,16 @@ pub(in crate::train) async fn build<M: Model>(
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale(&parameters);
     let step = StepBuffers::from_state(gpu, settings.initial_state(&parameters));
-    let observed = graph.observations().iter().map(|&(_, value)| value);
-    let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
-    let outputs: Vec<_> = [output.loss].into_iter().chain(observed).chain(read).collect();
-    let mut plan = Plan::new(
-        gpu,
-        &PlanRequest {
-            graph: &graph,
-            outputs: &outputs,
-            parameters: &parameters,
-            sinks: Some(&sinks),
-            step: &step,
-            microbatches,
-        },
-    )
-    .await?;
     let loss = gpu.buffer("loss", 16);
-    settings.add_loss_mean(gpu, &step, &mut plan, output.loss, &loss);
+    let parts = PlanParts {
+        gpu,
+        settings,
+        parameters: &parameters,
+        sinks: &sinks,
+        step: &step,
+        loss: &loss,
+    };
+    let plans = Plans::new(&parts, &graph, model_loss).await?;
     let ring = TelemetryRing::new(gpu, settings.ring, parameters.trained_padding()).await?;
     let tensors = gpu.upload("tensors", &settings.initial_tensors(&parameters)?);
     let policies = settings.activate_policies(gpu, parameters.trained().len()).await?;
@@ -93,12 +84,12 @@ pub(in crate::train) async fn build<M: Model>(
         loss: &loss,
         ring: &ring,
         graph: &graph,
-        values: &plan.values,
+        values: &plans.first().values,
     };
     let kept = policies.iter().map(|active| active.memory.size());
     let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
     let update = update.record().await?;
-    let staging = settings.staging(gpu, &plan).await?;
+    let staging = settings.staging(gpu, plans.first()).await?;
     let watched = Watched {
         step: &step,
         parameters: &parameters,
@@ -111,14 +102,15 @@ pub(in crate::train) async fn build<M: Model>(
         0 => None,
         every => Some(TensorWatch::new(gpu, &watched, every).await?),
     };
-    let sequence = Sequence::new(&plan, &update, watch.as_ref(), microbatches);
+    let sequence = Sequence::new(plans.first(), &update, watch.as_ref(), microbatches);
     let pacing = Pacing::new(settings.submit_budget, sequence.len());
     let mut trainer = Trainer {
         gpu: gpu.clone(),
         model,
         settings: Rc::clone(settings),
         parameters,
-        plan,
+        plans,
+        loss,
         precision,
         sinks,
         moments,
@@ -139,7 +131,7 @@ pub(in crate::train) async fn build<M: Model>(
         pacing,
         in_flight: VecDeque::new(),
         host_snapshots: None,
-        evaluator: None,
+        evaluators: Evaluators::default(),
         error_if_nonfinite: settings.error_if_nonfinite,
         gave_up: None,
     };
@@ -193,7 +185,7 @@ impl Settings {
     }
 
     /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is.
-    fn add_loss_mean(
+    pub(in crate::train) fn add_loss_mean(
         &self,
         gpu: &Gpu,
         step: &StepBuffers,

@@ -10,7 +10,7 @@ use assembly::build;
 use settings::Settings;
 
 use super::stability::Policy;
-use super::{Clip, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
+use super::{Clip, Lengths, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernel::{Precision, WeightStorage};
@@ -114,6 +114,24 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn accumulation(mut self, microbatches: usize) -> Self {
         self.settings.microbatches = microbatches;
+        self
+    }
+
+    /// Lets batches have sequences of several lengths, each padded to one of these. A length has a
+    /// plan of its own, made in its first step ([`Trainer::prepare`] makes it before): over the same
+    /// parameters, moments and counters, and in the memory of the plan of the longest, which is made
+    /// first. A batch says its length ([`Batch::of_length`]); all microbatches of a step have the
+    /// same, while steps and the batches of an evaluation may have any.
+    ///
+    /// The model gives its inputs as many positions as [`Graph::length`] says, as
+    /// [`LanguageModel`](crate::nn::LanguageModel) does. Without dropout, a step is the one that any
+    /// other length would make, within rounding.
+    ///
+    /// [`Batch::of_length`]: super::Batch::of_length
+    /// [`Graph::length`]: crate::graph::Graph::length
+    #[must_use]
+    pub fn lengths(mut self, lengths: Lengths) -> Self {
+        self.settings.lengths = Some(lengths);
         self
     }
 

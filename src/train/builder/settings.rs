@@ -10,7 +10,7 @@ use crate::plan::{Parameters, parts};
 use crate::step::{StepState, TensorState};
 use crate::train::stability::Policy;
 use crate::train::tensor_rules::TensorRules;
-use crate::train::{AdamW, Clip, LossScale, Norm, Optimizer, Schedule};
+use crate::train::{AdamW, Clip, Lengths, LossScale, Norm, Optimizer, Schedule};
 
 /// All that a trainer is built of beside model, parameters and device. It keeps them, to be built
 /// again.
@@ -23,10 +23,11 @@ pub(in crate::train) struct Settings {
     pub(super) give_up_after: u32,
     pub(super) policies: Vec<Rc<dyn Policy>>,
     pub(super) schedule: Schedule,
-    pub(super) precision: Precision,
-    pub(super) native_f16: bool,
+    pub(in crate::train) precision: Precision,
+    pub(in crate::train) native_f16: bool,
     pub(super) weights: Option<WeightStorage>,
-    pub(super) microbatches: usize,
+    pub(in crate::train) microbatches: usize,
+    pub(in crate::train) lengths: Option<Lengths>,
     pub(super) seed: u32,
     pub(super) ring: u32,
     pub(super) watch_every: u32,
@@ -50,6 +51,7 @@ impl Default for Settings {
             native_f16: false,
             weights: None,
             microbatches: 1,
+            lengths: None,
             seed: 0,
             ring: 1024,
             watch_every: 0,

@@ -15,7 +15,7 @@ use crate::plan::parameters::WeightSource;
 use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
-use crate::train::{Model, Trainer};
+use crate::train::{Lengths, Model, Trainer};
 
 /// Bytes for a place in a buffer.
 type Write = (wgpu::Buffer, u64, Vec<u8>);
@@ -94,6 +94,7 @@ impl<M: Model> Trainer<M> {
         let writes = self.first_step()?;
         self.parameters.load(source).await?;
         let mut graph = Graph::new(Phase::Evaluate).with_weights(self.parameters.storage());
+        graph.set_length(self.settings.lengths.as_ref().map(Lengths::longest));
         self.model.build(&mut graph);
         self.parameters.start(&graph, |name| !source.provides(name)).await?;
         self.begin_anew(writes);
@@ -252,6 +253,7 @@ impl<M: Model> Trainer<M> {
         let frozen: BTreeSet<_> = checkpoint.origin.frozen.lines().collect();
         let specs = self.parameters.specs();
         let not_negative = self.settings.optimizer().squares();
+        let storage = self.settings.optimizer().moment_storage();
         let mut writes = Vec::new();
         for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
             let Moment { name, moment, tensor, shape, .. } = &parts[0];
@@ -269,10 +271,12 @@ impl<M: Model> Trainer<M> {
                 return Err(invalid(reason));
             }
             let mut rest = &values[..];
-            for Moment { buffer, offset, shape, .. } in parts {
+            for Moment { buffer, codes, scales, is_square, shape, .. } in parts {
                 let (dense, others) = rest.split_at(shape.count());
-                let bytes = bytemuck::cast_slice(&shape.pad(dense)).to_vec();
-                writes.push(((*buffer).clone(), *offset, bytes));
+                let bytes = storage.encode(&shape.pad(dense), *is_square);
+                let places = [scales, codes].map(|range| range.start as u64);
+                let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
+                writes.extend(full.map(|(place, bytes)| ((*buffer).clone(), place, bytes)));
                 rest = others;
             }
         }

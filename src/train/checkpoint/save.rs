@@ -1,6 +1,7 @@
 //! From a trainer to a checkpoint.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
 use super::{compensation_name, list, moment_name};
@@ -20,8 +21,10 @@ pub(super) struct Moment<'a> {
     /// Row of the tensor table.
     pub tensor: usize,
     pub buffer: &'a wgpu::Buffer,
-    /// First byte in the buffer.
-    pub offset: u64,
+    /// Where it lies in the buffer, in bytes, and its scales in front.
+    pub codes: Range<usize>,
+    pub scales: Range<usize>,
+    pub is_square: bool,
     pub shape: Shape,
 }
 
@@ -81,9 +84,11 @@ impl<M: Model> Trainer<M> {
                 checkpoint.put_floats(&name, &found.shape.dims, &compensation);
             }
         }
-        for Moment { name, buffer, offset, shape, .. } in &moments {
-            let bytes = &contents.of(buffer)[*offset as usize..][..16 * shape.quads()];
-            let dense = shape.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes));
+        let storage = self.settings.optimizer().moment_storage();
+        for Moment { name, buffer, codes, scales, is_square, shape, .. } in &moments {
+            let bytes = contents.of(buffer);
+            let [scales, codes] = [scales, codes].map(|range| &bytes[range.clone()]);
+            let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
             checkpoint.append_floats(name, &shape.dims, &dense);
         }
         let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
@@ -124,18 +129,30 @@ impl<M: Model> Trainer<M> {
     /// All that the optimizer keeps, tensor by tensor in the order of their names in the file; what
     /// belongs to the parts of one tensor follows each other as they do.
     pub(super) fn moments_of_tensors(&self) -> Vec<Moment<'_>> {
+        let optimizer = self.settings.optimizer();
+        let storage = optimizer.moment_storage();
         let mut all = Vec::new();
         for (segment, buffers) in self.moments.iter().enumerate() {
             let tensors = SegmentTensor::of_segment(&self.parameters, segment);
-            let shares = self.settings.optimizer().moment_shares(&tensors);
+            let shares = optimizer.moment_shares(&tensors);
+            let chunks = tensors.last().map_or(0, |last| last.first_chunk + last.chunk_count);
+            let first = storage.scale_bytes(chunks) as usize;
+            let quad = storage.quad_bytes() as usize;
             for ((&moment, buffer), shares) in self.moment_names.iter().zip(buffers).zip(shares) {
-                all.extend(shares.into_iter().map(|share| Moment {
-                    name: moment_name(moment, &tensors[share.tensor].spec.name),
-                    moment,
-                    tensor: tensors[share.tensor].index as usize,
-                    buffer,
-                    offset: 16 * u64::from(share.first),
-                    shape: share.shape,
+                all.extend(shares.into_iter().map(|share| {
+                    let (tensor, quads) = (&tensors[share.tensor], share.shape.quads());
+                    let codes = first + quad * share.first as usize;
+                    let (scales, scale_bytes) = storage.scales_of(tensor.first_chunk, quads);
+                    Moment {
+                        name: moment_name(moment, &tensor.spec.name),
+                        moment,
+                        tensor: tensor.index as usize,
+                        buffer,
+                        codes: codes..codes + quad * quads,
+                        scales: scales as usize..scales as usize + scale_bytes,
+                        is_square: optimizer.squares().contains(&moment),
+                        shape: share.shape,
+                    }
                 }));
             }
         }

@@ -17,6 +17,9 @@
 //! | [`Muon`] | 4, and 8 for what is not a hidden matrix | the fewest steps; some more arithmetic |
 //! | [`Sgd`] | 4, and 0 without momentum | convolutional networks |
 //!
+//! [`CompactMoments`] are AdamW, Adam and Lion with moments in bf16 (half of that) or 8 bits (a
+//! quarter).
+//!
 //! # eps in low precision
 //!
 //! Gradients of parameters, moments and eps are f32 whatever the
@@ -38,6 +41,7 @@ mod adafactor;
 mod adam;
 mod adam_atan2;
 mod adamw;
+mod compact;
 mod lion;
 mod muon;
 mod rule;
@@ -52,6 +56,7 @@ pub use adafactor::Adafactor;
 pub use adam::Adam;
 pub use adam_atan2::AdamAtan2;
 pub use adamw::AdamW;
+pub use compact::CompactMoments;
 pub use lion::Lion;
 pub use muon::{Muon, MuonScale, is_hidden_matrix};
 pub use rule::Rule;
@@ -60,6 +65,7 @@ pub use stable_adamw::StableAdamW;
 
 use crate::error::{Error, Result};
 use crate::graph::{ParameterSpec, Shape};
+use crate::kernel::MomentStorage;
 use crate::kernels::CHUNK_QUADS;
 use crate::plan::Parameters;
 use crate::plan::parts::rows_of;
@@ -128,7 +134,8 @@ impl<'a> SegmentTensor<'a> {
     }
 }
 
-/// What an optimizer keeps of one tensor in one buffer: f32 of this shape.
+/// What an optimizer keeps of one tensor in one buffer, in its [`MomentStorage`]: numbers of this
+/// shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MomentShare {
     /// Index among the tensors of the segment.
@@ -193,6 +200,11 @@ pub trait Optimizer: Debug {
             shape: tensor.shape(),
         });
         vec![shares.collect(); self.moments().len()]
+    }
+
+    /// How the buffers hold numbers; f32 by default. Checkpoints have them in f32.
+    fn moment_storage(&self) -> MomentStorage {
+        MomentStorage::F32
     }
 
     /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per

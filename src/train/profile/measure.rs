@@ -4,7 +4,7 @@ use super::{Profile, ProfiledDispatch};
 use crate::error::Result;
 use crate::gpu::{Gpu, Span, Stage, Timestamps, Timing};
 use crate::train::checkpoint::HostState;
-use crate::train::sequence::{Placed, Sequence};
+use crate::train::sequence::Placed;
 use crate::train::trainer::{copy_inputs, finish};
 use crate::train::{Batch, Model, Trainer};
 
@@ -35,15 +35,15 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`step`](Self::step).
     pub async fn profile(&mut self, batch: &Batch) -> Result<Profile> {
-        self.checked_inputs(batch)?;
+        let plan = self.checked_plan(batch).await?.0;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
         let limits = self.gpu.device_limits().await?;
         let is_watched = self.is_watched();
         let spans = match limits.timing {
-            Timing::Timestamps => self.step_stamped(batch).await?,
+            Timing::Timestamps => self.step_stamped(plan, batch).await?,
             Timing::Repetition => self.step_repeated(batch).await?,
         };
-        let sequence = self.sequence();
+        let sequence = self.sequence(plan);
         let list = sequence.of_step(is_watched);
         let dispatches = sequence.dispatches(list).zip(spans).map(profiled).collect();
         let info = &self.gpu.info;
@@ -51,12 +51,8 @@ impl<M: Model> Trainer<M> {
         Ok(Profile { adapter, limits, dispatches })
     }
 
-    fn sequence(&self) -> Sequence<'_> {
-        Sequence::new(&self.plan, &self.update, self.watch.as_ref(), self.microbatches)
-    }
-
-    async fn step_stamped(&mut self, batch: &Batch) -> Result<Vec<Span>> {
-        let list = self.sequence().of_step(self.is_watched());
+    async fn step_stamped(&mut self, plan: usize, batch: &Batch) -> Result<Vec<Span>> {
+        let list = self.sequence(plan).of_step(self.is_watched());
         let timestamps = Timestamps::new(&self.gpu, list);
         self.step_between(batch, Some(&timestamps)).await?;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
@@ -65,15 +61,21 @@ impl<M: Model> Trainer<M> {
 
     /// The dispatches of a step one by one; each is run again and again, and then once.
     async fn step_repeated(&mut self, batch: &Batch) -> Result<Vec<Span>> {
-        let inputs = self.checked_inputs(batch)?;
-        let sequence = self.sequence();
+        let (index, inputs) = self.checked_plan(batch).await?;
+        let sequence = self.sequence(index);
         let list = sequence.of_step(self.is_watched());
-        self.write_inputs(&inputs);
+        self.write_inputs(index, &inputs);
         let (mut spans, mut now) = (Vec::with_capacity(list.len()), 0.0);
         for Placed { dispatch, microbatch, begins } in sequence.dispatches(list) {
             if let (Some(microbatch), true) = (microbatch, begins) {
                 submit(&self.gpu, |encoder| {
-                    copy_inputs(encoder, &self.plan, &self.step, &self.staging, microbatch);
+                    copy_inputs(
+                        encoder,
+                        self.plans.of(index),
+                        &self.step,
+                        &self.staging,
+                        microbatch,
+                    );
                 });
             }
             let end = now + self.gpu.seconds_once(dispatch).await?;
@@ -87,6 +89,7 @@ impl<M: Model> Trainer<M> {
             submit(&self.gpu, |encoder| copy.encode(encoder));
             snapshots.copied(&self.gpu, host);
         }
+        self.plans.ran(index);
         self.attempted += 1;
         Ok(spans)
     }

@@ -39,10 +39,14 @@ mod gguf;
 mod hugging_face;
 #[path = "../../kernels/main.rs"]
 mod kernels;
+#[path = "../../lengths.rs"]
+mod lengths;
 #[path = "../../logits.rs"]
 mod logits;
 #[path = "../../means.rs"]
 mod means;
+#[path = "../../moments.rs"]
+mod moments;
 #[path = "../../numerics.rs"]
 mod numerics;
 #[path = "../../policies.rs"]
@@ -89,7 +93,9 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("gguf", gguf::TESTS),
     ("hugging_face", hugging_face::TESTS),
     ("logits", logits::TESTS),
+    ("lengths", lengths::TESTS),
     ("means", means::TESTS),
+    ("moments", moments::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
     ("profile", profile::TESTS),

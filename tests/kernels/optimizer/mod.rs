@@ -2,6 +2,7 @@
 //! what they must leave alone bit by bit.
 
 mod adafactor;
+mod compact;
 mod direct;
 mod muon;
 mod passes;
@@ -10,6 +11,7 @@ mod rules;
 mod runs;
 
 use adafactor::{adafactor, adafactor_factors, adafactor_scan, adafactor_squares};
+use compact::{adam_bf16, adam_blocks, adamw_bf16, adamw_blocks, lion_bf16, lion_blocks};
 use evenkeel::reference::step::State;
 use evenkeel::step::{APPLY, StepState, TensorState};
 use evenkeel::train;
@@ -44,6 +46,12 @@ rows! {
     muon_polynomial,
     muon,
     adamw_packed,
+    adamw_bf16,
+    adam_bf16,
+    lion_bf16,
+    adamw_blocks,
+    adam_blocks,
+    lion_blocks,
 }
 
 /// Empty tensors first, in the middle and last; one element; chunk borders.
