@@ -106,8 +106,8 @@ impl<'a> Generation<'a> {
         }
         let mut pacings = generator.pacings.lock().await;
         let gpu = &generator.gpu;
+        // Both plans read the same copies.
         generator.block.copy_weights(gpu, &mut pacings.block).await?;
-        generator.token.copy_weights(gpu, &mut pacings.token).await?;
         let text = |(tokens, sampling): &(&[u32], Sampling)| Text {
             tokens: tokens.to_vec(),
             sampling: *sampling,

@@ -28,8 +28,7 @@ pub struct GeneratorSettings {
     /// Positions of a text that the model sees, at most those of the model; `None` for all of them.
     /// The cache has room for so many: 2 kv_heads head_dim numbers for each layer, text and position.
     pub context: Option<usize>,
-    /// Storage of the values that the model computes. Parameters in another storage are copied, for
-    /// each of two plans.
+    /// Storage of the values that the model computes. Parameters in another storage are copied.
     pub precision: Precision,
     /// Storage of the cache, and of what is computed with it: queries, and what attention gives; its
     /// sums are f32. `None` for that of all other values.
