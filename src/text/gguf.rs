@@ -24,7 +24,10 @@ const ENDS: [&str; 8] = [
 ];
 
 /// GPT-4's pattern, as Llama 3 and Qwen 2 have it, with another one for digits each.
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const WORDS: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
 
 impl Tokenizer {
     /// The tokenizer that a GGUF file describes, with its chat template. It is the one of the folder
