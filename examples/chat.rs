@@ -191,10 +191,7 @@ impl<'a> Chat<'a> {
         }
         let (read, written) = (self.speed.prompt_tokens, self.speed.tokens);
         let rates = [self.speed.prompt_tokens_per_second(), self.speed.tokens_per_second()];
-        say!(
-            "{read} tokens read, {:.1} tokens/s; {written} written, {:.1} tokens/s",
-            rates[0],
-            rates[1]
-        );
+        let [reading, writing] = rates;
+        say!("read {read} tokens, {reading:.1} tokens/s; wrote {written}, {writing:.1} tokens/s");
     }
 }
