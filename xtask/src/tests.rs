@@ -136,11 +136,7 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
 }
 
 /// The test program that is skipped elsewhere.
-fn with_real_model(
-    options: &Options,
-    drivers: &[Driver],
-    report: &mut Vec<Outcome>,
-) -> Result<()> {
+fn with_real_model(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
     let file = real_model::find_or_download()?;
     for driver in drivers {
         let step = cargo_test(options)
