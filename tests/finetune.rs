@@ -199,8 +199,8 @@ fn an_adapter_learns_answers_that_the_model_gives() {
     let output = chat.wait_with_output().expect("an end");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.starts_with(QUESTIONS[0][1]), "{text}");
-    // Of the second prompt only what the cache does not have is read: all but the answer's tokens, of
-    // which it does not have the last.
+    // Of the second prompt only what the cache does not have is read: not the tokens of the first
+    // answer, but for the last of them.
     let tokenizer = Tokenizer::open(&model).expect("a tokenizer");
     let [[first, answer], [second, _]] = QUESTIONS;
     let said = Conversation::new().with("user", first).with("assistant", answer);

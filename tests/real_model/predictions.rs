@@ -60,7 +60,7 @@ fn log_sum_exp(row: &[f32]) -> f32 {
     (f64::from(largest) + sum.ln()) as f32
 }
 
-/// Continuations end before two tokens are nearly as likely as each other, so rounding changes none.
+/// Continuations end before two tokens are nearly as likely as each other: rounding changes none.
 fn check_greedy(real: &Real, gpu: &Gpu, (gpt, parameters): &(Gpt, Parameters), base: &str) {
     let tokenizer = real.tokenizer();
     let settings = GeneratorSettings { context: Some(CONTEXT), ..GeneratorSettings::default() };
