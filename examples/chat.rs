@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Each line of standard input is a message; the answer is printed as it comes, up to a token that
-//! ends a turn. What was said stays in the model's cache, so that an answer costs what is new. At the
-//! end it says how fast that was.
+//! ends a turn. What was said stays in the model's cache, so that an answer costs what is new. At
+//! the end it says how fast that was.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

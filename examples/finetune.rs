@@ -7,11 +7,11 @@
 //! cargo run --release --example chat -- SmolLM2-135M-Instruct --adapter adapter
 //! ```
 //!
-//! Each line is a conversation (`{"messages": [...]}`), a prompt with its `completion`, or a `text`.
+//! A line is a conversation (`{"messages": [...]}`), a `prompt` with its `completion`, or a `text`.
 //! Every tenth is held out: the loss on those tells whether what is learned holds for others too.
 //! Without `--full` the model stays as it is and low-rank adapters beside its linear layers learn;
-//! with `--base-format` it lies on the device in 4 or 8 bits a weight. The adapter is a folder as PEFT
-//! has them. Gradients that are not finite change nothing, others are clipped. Ctrl-C ends it early.
+//! with `--base-format` it lies on the device in 4 or 8 bits a weight. The adapter is a folder of
+//! PEFT's form. Gradients that are not finite change nothing, others are clipped. Ctrl-C ends it.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -30,12 +30,12 @@ const WORDS: &str = concat!(
 );
 
 impl Tokenizer {
-    /// The tokenizer that a GGUF file describes, with its chat template. It is the one of the folder
-    /// that the file was made of, for the kinds of byte-level pairs (`gpt2`) that llama.cpp calls
-    /// `gpt-2`, `smollm`, `llama-bpe` (Llama 3) and `qwen2` (Qwen 2, 2.5 and 3).
+    /// The tokenizer that a GGUF file describes, with its chat template. It is the one of the
+    /// folder that the file was made of, for the kinds of byte-level pairs (`gpt2`) that llama.cpp
+    /// calls `gpt-2`, `smollm`, `llama-bpe` (Llama 3) and `qwen2` (Qwen 2, 2.5 and 3).
     ///
-    /// A generation ends with the token that the file calls its end, and with all control tokens that
-    /// are known to end a turn or a text.
+    /// A generation ends with the token that the file calls its end, and with all control tokens
+    /// that are known to end a turn or a text.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another kind: of such a model take the folder's `tokenizer.json`
@@ -49,9 +49,13 @@ impl Tokenizer {
             ("unk_token", tokenizer.unknown),
             ("pad_token", tokenizer.padding),
         ] {
-            if let Some(id) = id {
-                config.insert(name.to_owned(), text(id).into());
-            }
+            let Some(id) = id else { continue };
+            let Some(token) = tokenizer.tokens.get(id as usize) else {
+                let count = tokenizer.tokens.len();
+                let reason = format!("{name} is {id}, and there are {count} tokens");
+                return Err(invalid(METADATA, reason));
+            };
+            config.insert(name.to_owned(), token.as_str().into());
         }
         if let Some(template) = &tokenizer.chat_template {
             config.insert("chat_template".to_owned(), template.as_str().into());
@@ -88,7 +92,7 @@ struct Splitting {
     adds_bos: bool,
 }
 
-/// A step that makes tokens' letters of bytes; with `use_regex` it splits texts as GPT-2 does first.
+/// A step that makes letters of bytes; with `use_regex` it first splits texts as GPT-2 does.
 fn byte_level(tokenizer: &gguf::Tokenizer, use_regex: bool) -> Value {
     json!({
         "type": "ByteLevel",

@@ -142,6 +142,8 @@ pub fn tokenizers_of_gguf_that_are_not_known_are_named() {
     );
     let merges = vec!["alone".to_owned()];
     refused(Described { merges, ..good.clone() }, &["\"alone\"", "is no pair"]);
+    let beyond = Described { eos: Some(520), ..good.clone() };
+    refused(beyond, &["eos_token is 520", "there are 520 tokens"]);
     let without = Described { bos: None, adds_bos: Some(true), ..good };
     refused(without, &["add_bos_token is true, and there is none"]);
 }
