@@ -166,8 +166,8 @@ impl<'a> Chat<'a> {
     /// it, only what is new is read.
     async fn go_on_with(&mut self, prompt: &[u32]) -> Result<Generation<'a>> {
         if let Some(mut generation) = self.generation.take() {
-            if let Some(new) = prompt.strip_prefix(generation.text(0)).map(<[u32]>::to_vec) {
-                generation.append(0, &new)?;
+            if let Some(new) = prompt.strip_prefix(generation.text(0)) {
+                generation.append(0, new)?;
                 return Ok(generation);
             }
             // The next one waits until this one is no more.
