@@ -43,7 +43,8 @@ impl TokenKind {
 
 /// The tokenizer of a GGUF file, as the file describes it: `tokenizer.ggml.*` and
 /// `tokenizer.chat_template`. What else there is of it is among the
-/// [metadata](super::File::metadata).
+/// [metadata](super::File::metadata). With the feature `text`, `text::Tokenizer::from_gguf` makes
+/// one of it that reads and writes texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tokenizer {
     /// Its kind: `gpt2` for byte-level pairs, `llama` for SentencePiece, and others.

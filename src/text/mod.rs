@@ -40,12 +40,15 @@
 //! | `generation_config.json`, else `config.json` | ids that end a generation |
 //! | `chat_template.jinja`, `additional_chat_templates/*.jinja` | chat templates, before the former's |
 //!
+//! A GGUF file describes its tokenizer itself: [`Tokenizer::from_gguf`].
+//!
 //! Ids, texts and masks are those of Hugging Face's tokenizers and transformers (5). What is apart:
 //! [`Tokenizer::decode`] never tidies spaces (`clean_up_tokenization_spaces`), and `strftime_now`
 //! takes UTC or [`ChatOptions::now`].
 
 mod conversation;
 mod examples;
+mod gguf;
 mod load;
 mod sample;
 mod special;

@@ -7,6 +7,7 @@ mod support;
 mod chats;
 mod expected;
 mod faults;
+mod gguf;
 mod learning;
 #[cfg(not(target_arch = "wasm32"))]
 mod on_disk;
@@ -14,6 +15,7 @@ mod tokenizers;
 
 use chats::*;
 use faults::*;
+use gguf::*;
 use learning::*;
 use tokenizers::*;
 
@@ -40,4 +42,7 @@ tests! {
     lines_are_read_strictly,
     answers_that_cannot_be_told_are_refused,
     damaged_folders_are_named,
+    tokenizers_of_gguf_are_those_of_their_folders,
+    splitting_as_gpt2_does_is_read,
+    tokenizers_of_gguf_that_are_not_known_are_named,
 }

@@ -4,7 +4,7 @@
 //! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
 //! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
-//! that run under Node, [`steps`] runs programs.
+//! that run under Node, [`real_model`] a model to compare with, [`steps`] runs programs.
 
 mod backends;
 mod browser;
@@ -12,6 +12,7 @@ mod chromium;
 mod drivers;
 mod install;
 mod npm;
+mod real_model;
 mod steps;
 mod tests;
 mod wasm;

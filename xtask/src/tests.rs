@@ -13,6 +13,7 @@ use crate::browser;
 use crate::chromium::Chromium;
 use crate::drivers::{self, Driver, Kind};
 use crate::npm;
+use crate::real_model;
 use crate::steps::{self, Step};
 use crate::wasm::Compiler;
 use crate::web;
@@ -48,6 +49,9 @@ pub struct Options {
     /// missing
     #[arg(long)]
     all_backends: bool,
+    /// Run nothing but the comparison with a real model, which is downloaded where it is not here
+    #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends"])]
+    real_model: bool,
     /// Arguments of the test programs, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -76,6 +80,10 @@ pub fn run(options: &Options) -> Result<()> {
         println!("==> found {driver}");
     }
     let mut report = Vec::new();
+    if options.real_model {
+        with_real_model(options, &drivers, &mut report)?;
+        return summarize(&report);
+    }
     if !options.browser_only {
         native(options, &drivers, &mut report)?;
     }
@@ -123,6 +131,19 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
         let rest = programs(&shared).args(["--no-fail-fast", "--"]).args(NOT_IN_PAGES);
         let name = format!("GPU tests on {driver} that no page can run");
         report.push(watch_step(name, rest.args(&options.arguments), options)?);
+    }
+    Ok(())
+}
+
+/// The test program that is skipped elsewhere.
+fn with_real_model(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
+    let file = real_model::find_or_download()?;
+    for driver in drivers {
+        let step = cargo_test(options)
+            .args(["--test", "real_model"])
+            .envs(environment(driver))
+            .envs([(real_model::VARIABLE, &file)]);
+        report.push(watch(format!("a real model on {driver}"), step, options)?);
     }
     Ok(())
 }

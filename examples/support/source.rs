@@ -1,0 +1,101 @@
+//! A model out of a folder of Hugging Face's or a GGUF file of llama.cpp's, with its tokenizer.
+
+#![allow(dead_code, reason = "each example uses a part of it")]
+
+use std::io::{IsTerminal, stderr};
+use std::path::Path;
+
+use evenkeel::hugging_face::{Config, Export, Folder, Progress, Reader};
+use evenkeel::text::Tokenizer;
+use evenkeel::{BlockFormat, Error, Precision, Result, gguf};
+
+/// What a model is read from.
+enum Files {
+    Folder(Folder),
+    Gguf(gguf::File),
+}
+
+/// A model that is open, none of whose weights has been read.
+pub struct Source {
+    files: Files,
+    /// Its own, or the one of another folder.
+    pub tokenizer: Tokenizer,
+}
+
+impl Source {
+    /// Opens a folder, or a file whose name ends with .gguf, and checks that the tokenizer fits.
+    pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
+        let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        if !is_gguf && !path.is_dir() {
+            let reason = "there is no folder with this name; a model is a folder with a \
+                          config.json, or a file with a name that ends with .gguf";
+            return Err(Error::File { path: path.to_owned(), reason: reason.to_owned() });
+        }
+        let files = if is_gguf {
+            Files::Gguf(gguf::File::open(path)?)
+        } else {
+            Files::Folder(Folder::open(path)?)
+        };
+        let tokenizer = match (tokenizer, &files) {
+            (Some(folder), _) => Tokenizer::open(folder)?,
+            (None, Files::Folder(_)) => Tokenizer::open(path)?,
+            (None, Files::Gguf(file)) => match file.tokenizer()? {
+                Some(described) => Tokenizer::from_gguf(&described)?,
+                None => {
+                    return Err(Error::Unsupported {
+                        what: "a GGUF file without a tokenizer".to_owned(),
+                        instead: "give a folder that has its tokenizer.json with --tokenizer"
+                            .to_owned(),
+                    });
+                }
+            },
+        };
+        let source = Self { files, tokenizer };
+        source.tokenizer.check(&source.config().gpt)?;
+        Ok(source)
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &Config {
+        match &self.files {
+            Files::Folder(folder) => folder.config(),
+            Files::Gguf(file) => file.config(),
+        }
+    }
+
+    /// Its weights, a few rows at a time; how far they are shows where somebody looks.
+    pub fn reader(&self) -> Reader<'_, impl FnMut(&Progress<'_>)> {
+        let progress = progress();
+        match &self.files {
+            Files::Folder(folder) => folder.reader(progress),
+            Files::Gguf(file) => file.reader(progress),
+        }
+    }
+
+    /// How a changed model is written: in the types that it came in, or in f32.
+    pub fn export(&self) -> Export {
+        match &self.files {
+            Files::Folder(folder) => folder.export(),
+            Files::Gguf(file) => Export::new(file.config().clone(), Precision::F32),
+        }
+    }
+}
+
+/// Shows a line on the error output where that is a terminal.
+fn progress() -> impl FnMut(&Progress<'_>) {
+    let (is_shown, mut last) = (stderr().is_terminal(), None);
+    move |at| {
+        let percent = 100 * at.bytes / at.total.max(1);
+        if is_shown && last.replace(percent) != Some(percent) {
+            let end = if percent == 100 { '\n' } else { '\r' };
+            eprint!("loading the weights: {percent:3} %{end}");
+        }
+    }
+}
+
+/// A format of blocks by its name, whatever its case.
+pub fn block_format(name: &str) -> Result<BlockFormat, String> {
+    let named = |format: &BlockFormat| format.name().eq_ignore_ascii_case(name);
+    let found = BlockFormat::ALL.into_iter().find(named);
+    found.ok_or_else(|| "there are q8_0, q4_0 and q4_1".to_owned())
+}
