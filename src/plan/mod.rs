@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use copies::Copies;
-pub use parameters::Parameters;
+pub use parameters::{ParameterLayout, Parameters};
 pub use shared::SharedBuffers;
 pub use sinks::Sinks;
 
@@ -157,7 +157,7 @@ impl Plan {
         shared: &mut SharedBuffers,
     ) -> Result<Self> {
         let graph = request.graph;
-        let (parameter_index, state_index) = request.parameters.index_of(graph)?;
+        let (parameter_index, state_index) = request.parameters.layout().index_of(graph)?;
         sinks::check_gradients(request, &parameter_index)?;
         let mut needed = needed(graph, request);
         let copies = Copies::new(gpu, request, &parameter_index, &mut needed, &mut shared.copies);

@@ -171,7 +171,7 @@ impl TensorWatch {
                 gradient: &sinks.gradients[index],
                 weight: &weights[index],
                 moments: &moments[index],
-                layout: &SegmentTensor::of_segment(parameters, index),
+                layout: &SegmentTensor::of_segment(parameters.layout(), index),
             };
             optimizer.record_eps_shares(&mut recorder, &segment, &eps_shares);
             recorder.dispatch(&UpdateScan {

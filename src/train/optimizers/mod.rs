@@ -67,7 +67,7 @@ use crate::error::{Error, Result};
 use crate::graph::{ParameterSpec, Shape};
 use crate::kernel::MomentStorage;
 use crate::kernels::CHUNK_QUADS;
-use crate::plan::Parameters;
+use crate::plan::ParameterLayout;
 use crate::plan::parts::rows_of;
 use crate::record::{Recorder, to_u32};
 
@@ -92,7 +92,7 @@ pub struct SegmentTensor<'a> {
 
 impl<'a> SegmentTensor<'a> {
     /// The tensors of one segment of the parameters, in the order of the layout.
-    pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
+    pub fn of_segment(parameters: &'a ParameterLayout, segment: usize) -> Vec<Self> {
         let mut first_chunk = 0;
         let mine = parameters.parts().filter(|part| part.location.segment == segment);
         mine.map(|part| {
