@@ -35,6 +35,12 @@ impl MemoryLimits {
     }
 }
 
+impl From<&Gpu> for MemoryLimits {
+    fn from(gpu: &Gpu) -> Self {
+        gpu.memory_limits()
+    }
+}
+
 /// Bytes of a [`Gpu::buffer`] that is to hold so many.
 pub(crate) fn buffer_bytes(size: u64) -> u64 {
     size.max(16).next_multiple_of(16)

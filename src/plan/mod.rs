@@ -24,8 +24,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use copies::Copies;
-use outline::{SlotOutline, Work};
 pub(crate) use outline::{PlanBytes, PlanOutline, SharedBytes};
+use outline::{SlotOutline, Work};
 pub use parameters::{ParameterLayout, Parameters};
 pub use shared::SharedBuffers;
 pub use sinks::Sinks;

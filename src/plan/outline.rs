@@ -138,7 +138,7 @@ impl PlanOutline<'_> {
 }
 
 /// Bytes that a plan takes, beside those that plans before it have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PlanBytes {
     /// Slots of values.
     pub slots: u64,
@@ -148,6 +148,8 @@ pub(crate) struct PlanBytes {
     pub constants: u64,
     /// Copies of parameters in another precision.
     pub copies: u64,
+    /// Which inputs of the graph it has.
+    pub used_inputs: Vec<usize>,
 }
 
 /// What [`SharedBuffers`](super::SharedBuffers) would have, of plans that are made one after the
@@ -199,11 +201,14 @@ impl SharedBytes {
             .filter(|((value, _), _)| lasting.contains(value))
             .map(|(_, &slot)| slot)
             .collect();
-        for slot in 0..bytes.len() {
-            if chosen[slot].is_none() && !slots.own[slot] && !lasts.contains(&slot) {
-                self.slots.push(bytes[slot]);
-            }
-        }
-        Ok(PlanBytes { slots: slot_bytes, scratch, inputs, constants, copies })
+        let is_left =
+            |&slot: &usize| chosen[slot].is_none() && !slots.own[slot] && !lasts.contains(&slot);
+        self.slots.extend((0..bytes.len()).filter(is_left).map(|slot| bytes[slot]));
+        let used_inputs = leaves(graph, &work.needed).filter_map(|node| match node.source {
+            Source::Input(input) => Some(input),
+            _ => None,
+        });
+        let used_inputs = used_inputs.collect();
+        Ok(PlanBytes { slots: slot_bytes, scratch, inputs, constants, copies, used_inputs })
     }
 }

@@ -5,7 +5,10 @@ use super::tensor_telemetry::TensorWatch;
 use super::{Model, Trainer};
 use crate::graph::ParameterSpec;
 
-/// What a trainer holds on the device, in bytes, and what a step dispatches.
+/// What a trainer holds on the device, in bytes, and what a step dispatches. Tables of chunks and
+/// uniform blocks, a few bytes for each tensor and dispatch, are not counted, nor is what an
+/// optimizer has in hand within a step ([`Muon`](super::Muon)).
+/// [`TrainerBuilder::memory`](super::TrainerBuilder::memory) tells the bytes before anything is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainerReport {
     /// Trained elements.
@@ -33,6 +36,10 @@ pub struct TrainerReport {
     pub policy_bytes: u64,
     /// The copy of the weights that watched steps keep.
     pub watch_bytes: u64,
+    /// The inputs of all microbatches of a step, where it has several.
+    pub staging_bytes: u64,
+    /// The rings of telemetry: of steps, and of tensors where these are watched.
+    pub telemetry_bytes: u64,
     /// Copies for [host snapshots](super::TrainerBuilder::host_snapshots), in memory that the host
     /// maps: not counted in the total.
     pub snapshot_bytes: u64,
@@ -50,6 +57,8 @@ impl TrainerReport {
         self.parameter_bytes
             + self.copy_bytes
             + self.watch_bytes
+            + self.staging_bytes
+            + self.telemetry_bytes
             + self.gradient_bytes
             + self.moment_bytes
             + self.activation_bytes
@@ -77,6 +86,9 @@ impl<M: Model> Trainer<M> {
             copy_bytes: reports().map(|report| report.copy_bytes).sum(),
             policy_bytes: self.policy_bytes,
             watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
+            staging_bytes: self.staging.iter().map(size).sum(),
+            telemetry_bytes: self.ring.buffer.size()
+                + self.watch.as_ref().map_or(0, TensorWatch::ring_bytes),
             snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
             model_dispatches: self.plans.first().first.len(),
             update_dispatches: self.update.len(),

@@ -28,7 +28,7 @@ pub use super::layout::{Location, layout};
 pub use memory::{allocate, check_binding};
 pub use parameter_layout::ParameterLayout;
 pub use rows::WeightSource;
-pub(crate) use rows::pieces;
+pub(crate) use rows::{loading_bytes, pieces};
 pub use values::read_slot;
 
 use crate::error::Result;

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::Parameters;
 use super::values::{beside_offset, keeps_beside};
+use super::{ParameterLayout, Parameters};
 use crate::error::Result;
-use crate::graph::Shape;
+use crate::graph::{ParameterSpec, Shape};
 use crate::kernel::{BlockFormat, WeightStorage};
 use crate::plan::parts::rows_of;
 use crate::record::Slot;
@@ -63,6 +63,19 @@ pub(crate) fn pieces(shape: &Shape, range: Range<usize>) -> impl Iterator<Item =
     };
     let end = range.end;
     range.step_by(step.max(1)).map(move |first| first..end.min(first + step))
+}
+
+/// The most bytes that the host holds while all weights come from a [`WeightSource`], beside what
+/// that holds itself: some rows in f32, and what was handed to the device.
+pub(crate) fn loading_bytes(layout: &ParameterLayout) -> u64 {
+    let piece = |spec: &ParameterSpec| {
+        let shape = &spec.shape;
+        let rows = pieces(shape, 0..shape.dims[0]).map(|rows| rows.len()).max().unwrap_or(0);
+        4 * (rows * (shape.count() / shape.dims[0])) as u64
+    };
+    let largest = layout.specs().iter().map(piece).max().unwrap_or(0);
+    let all = layout.weight_bytes().sum::<u64>() + layout.block_bytes().iter().sum::<u64>();
+    largest + all.min(IN_FLIGHT + largest)
 }
 
 /// What of some entries of a parameter lies in one part of it.

@@ -51,6 +51,7 @@ mod tensor_means;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::rc::Rc;
 
 pub use adafactor::Adafactor;
 pub use adam::Adam;
@@ -205,6 +206,13 @@ pub trait Optimizer: Debug {
     /// How the buffers hold numbers; f32 by default. Checkpoints have them in f32.
     fn moment_storage(&self) -> MomentStorage {
         MomentStorage::F32
+    }
+
+    /// The same optimizer with its buffers in another storage; `None`, the default, where it cannot
+    /// hold them so.
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        let _ = storage;
+        None
     }
 
     /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
