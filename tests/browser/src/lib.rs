@@ -45,6 +45,8 @@ mod lengths;
 mod logits;
 #[path = "../../means.rs"]
 mod means;
+#[path = "../../memory.rs"]
+mod memory;
 #[path = "../../moments.rs"]
 mod moments;
 #[path = "../../numerics.rs"]
@@ -95,6 +97,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("logits", logits::TESTS),
     ("lengths", lengths::TESTS),
     ("means", means::TESTS),
+    ("memory", memory::TESTS),
     ("moments", moments::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),
