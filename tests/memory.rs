@@ -52,6 +52,7 @@ fn assert_same(what: &str, plan: &MemoryPlan, report: &TrainerReport) {
         plan.copy_bytes,
         plan.gradient_bytes,
         plan.moment_bytes,
+        plan.optimizer_bytes,
         plan.slot_bytes + plan.scratch_bytes,
         plan.input_bytes + plan.constant_bytes,
         plan.staging_bytes,
@@ -67,6 +68,7 @@ fn assert_same(what: &str, plan: &MemoryPlan, report: &TrainerReport) {
         report.copy_bytes,
         report.gradient_bytes,
         report.moment_bytes,
+        report.optimizer_bytes,
         report.plan.slot_bytes,
         report.plan.leaf_bytes,
         report.staging_bytes,
@@ -147,7 +149,8 @@ fn optimizers_and_policies_are_told() {
     let lion = Lion::default().with_moments(MomentStorage::Blocks8);
     assert_told("Lion", &gpu, run().optimizer(lion));
     assert_told("Adafactor", &gpu, run().optimizer(Adafactor::default()));
-    assert_told("Muon", &gpu, run().optimizer(Muon::default()));
+    let muon = assert_told("Muon", &gpu, run().optimizer(Muon::default()));
+    assert!(muon.optimizer_bytes > 0);
     let amsgrad = AdamW { amsgrad: true, ..AdamW::default() };
     assert_told("AMSGrad", &gpu, run().optimizer(amsgrad));
     let guarded = run().policy(SpikeGuard::with_rollback()).policy(SnapshotRing::default());

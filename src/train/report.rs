@@ -6,8 +6,7 @@ use super::{Model, Trainer};
 use crate::graph::ParameterSpec;
 
 /// What a trainer holds on the device, in bytes, and what a step dispatches. Tables of chunks and
-/// uniform blocks, a few bytes for each tensor and dispatch, are not counted, nor is what an
-/// optimizer has in hand within a step ([`Muon`](super::Muon)).
+/// uniform blocks, a few bytes for each tensor and dispatch, are not counted.
 /// [`TrainerBuilder::memory`](super::TrainerBuilder::memory) tells the bytes before anything is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainerReport {
@@ -27,6 +26,8 @@ pub struct TrainerReport {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
+    /// What the optimizer has in hand within a step ([`Muon`](super::Muon)).
+    pub optimizer_bytes: u64,
     /// Activations, inputs and constants; of all [lengths](super::TrainerBuilder::lengths) that had
     /// a step.
     pub activation_bytes: u64,
@@ -61,6 +62,7 @@ impl TrainerReport {
             + self.telemetry_bytes
             + self.gradient_bytes
             + self.moment_bytes
+            + self.optimizer_bytes
             + self.activation_bytes
             + self.policy_bytes
     }
@@ -82,6 +84,7 @@ impl<M: Model> Trainer<M> {
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
+            optimizer_bytes: self.settings.optimizer_bytes(self.parameters.layout()),
             activation_bytes: reports().map(|r| r.slot_bytes + r.leaf_bytes).sum(),
             copy_bytes: reports().map(|report| report.copy_bytes).sum(),
             policy_bytes: self.policy_bytes,

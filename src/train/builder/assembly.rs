@@ -184,6 +184,13 @@ impl Settings {
         (gradients, moments)
     }
 
+    /// Bytes of what the optimizer has in hand within a step.
+    pub(in crate::train) fn optimizer_bytes(&self, layout: &ParameterLayout) -> u64 {
+        let segments = 0..layout.trained_segments().len();
+        let tensors = segments.map(|segment| SegmentTensor::of_segment(layout, segment));
+        tensors.map(|tensors| self.optimizer.scratch_bytes(&tensors)).sum()
+    }
+
     /// Bytes of the buffers where the inputs of all microbatches wait: one for each input, and one
     /// for what else a step is told. None for a single microbatch.
     pub(in crate::train) fn staging_bytes<'a>(

@@ -64,6 +64,7 @@ pub(super) fn memory<M: Model>(
         gradient_bytes: gradients.iter().map(|&bytes| buffer_bytes(bytes)).sum::<u64>()
             + buffer_bytes(kept.states),
         moment_bytes: kept.moments.iter().flatten().sum(),
+        optimizer_bytes: settings.optimizer_bytes(&layout),
         slot_bytes: plan.slots,
         scratch_bytes: plan.scratch,
         input_bytes: plan.inputs,

@@ -30,6 +30,8 @@ pub struct MemoryPlan {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
+    /// What the optimizer has in hand within a step ([`Muon`](super::Muon)).
+    pub optimizer_bytes: u64,
     /// Activations: the slots that they share.
     pub slot_bytes: u64,
     /// What dispatches of one operation hand on to each other.
@@ -82,6 +84,7 @@ impl MemoryPlan {
             self.copy_bytes,
             self.gradient_bytes,
             self.moment_bytes,
+            self.optimizer_bytes,
             self.activation_bytes(),
             self.other_length_bytes,
             self.staging_bytes,
@@ -102,6 +105,7 @@ impl fmt::Display for MemoryPlan {
             ("weights in another precision", self.copy_bytes),
             ("gradients", self.gradient_bytes),
             ("moments", self.moment_bytes),
+            ("scratch of the optimizer", self.optimizer_bytes),
             ("activations", self.slot_bytes),
             ("scratch of operations", self.scratch_bytes),
             ("inputs", self.input_bytes + self.staging_bytes),

@@ -222,6 +222,13 @@ pub trait Optimizer: Debug {
         vec![flat_bytes(tensors); self.moments().len()]
     }
 
+    /// Bytes of what the optimizer has in hand within the update of a segment, but for what is small;
+    /// none by default.
+    fn scratch_bytes(&self, tensors: &[SegmentTensor<'_>]) -> u64 {
+        let _ = tensors;
+        0
+    }
+
     /// The update of one segment. What it has to know of whole tensors, passes recorded here find in
     /// front of it. Nothing that the optimizer keeps and no weight may change unless the verdict is
     /// to apply the step, and what it keeps of a tensor counts as empty where
