@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use copies::Copies;
-pub(crate) use outline::{PlanOutline, SharedBytes};
+pub(crate) use outline::{PlanBytes, PlanOutline, SharedBytes};
 use outline::{SlotOutline, Work};
 pub use parameters::{ParameterLayout, Parameters};
 pub use shared::SharedBuffers;

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::{MemoryLimits, buffer_bytes};
 use crate::graph::ParameterSpec;
 use crate::kernel::{BlockFormat, WeightStorage};
-use crate::plan::{ParameterLayout, PlanOutline, SharedBytes, parameters};
+use crate::plan::{ParameterLayout, PlanBytes, PlanOutline, SharedBytes, parameters};
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
 use crate::train::builder::assembly::Outline;
@@ -13,7 +13,8 @@ use crate::train::builder::settings::Settings;
 use crate::train::host_copy;
 use crate::train::optimizers::SegmentTensor;
 use crate::train::plans::{differentiate, graph_of, outputs};
-use crate::train::{Model, TelemetryRing, tensor_telemetry};
+use crate::train::tensor_telemetry::ring_bytes;
+use crate::train::{Model, TelemetryRing};
 
 /// Bytes of the buffers that a step commits to, and of others that a checkpoint has.
 struct Kept {
@@ -34,54 +35,67 @@ pub(super) fn memory<M: Model>(
     given: Option<&ParameterLayout>,
     limits: MemoryLimits,
 ) -> Result<MemoryPlan> {
-    let Outline { graph, loss, layout } = settings.outline(model, given, limits)?;
+    let outline = settings.outline(model, given, limits)?;
     let mut shared = SharedBytes::default();
-    let readable = outputs(&graph, loss);
-    let outline =
-        PlanOutline { graph: &graph, outputs: &readable, layout: &layout, trains: true, limits };
-    let plan = shared.add(&outline)?;
-    let other_length_bytes = other_lengths(settings, model, &layout, limits, &mut shared)?;
+    let plan = plan(&outline, limits, &mut shared)?;
+    let Outline { graph, layout, .. } = &outline;
+    let other_length_bytes = other_lengths(settings, model, layout, limits, &mut shared)?;
     let inputs = plan.used_inputs.iter().map(|&input| &graph.inputs()[input]);
-    let staging_bytes = settings.staging_bytes(inputs).into_iter().map(buffer_bytes).sum();
+    let staging = settings.staging_bytes(inputs).into_iter().map(buffer_bytes);
 
-    let (gradients, _) = settings.trained_bytes(&layout);
-    let kept = kept(settings, &layout);
-    let frozen = kept.weights[gradients.len()..].iter().chain(&kept.blocks).sum();
+    let kept = kept(settings, layout);
+    let (trained, frozen) = kept.weights.split_at(layout.trained_segments().len());
+    let frozen_bytes = frozen.iter().chain(&kept.blocks).sum::<u64>();
+    let (gradients, _) = settings.trained_bytes(layout);
+    let gradients = gradients.into_iter().map(buffer_bytes);
     let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
-    let tensors = layout.trained().len();
-    let old_weights = layout.trained_segments().iter().map(|quads| buffer_bytes(16 * quads));
-    let is_watched = settings.watch_every > 0;
-    let watch = |bytes: u64| if is_watched { bytes } else { 0 };
-    let ring = TelemetryRing::capacity(settings.ring, limits.largest_binding);
-    let tensor_ring = tensor_telemetry::ring_bytes(tensors, limits.largest_binding);
+    let [telemetry_bytes, watch_bytes] = telemetry(settings, layout, limits);
     let staged_bytes = host_copy::copy_bytes(kept.checkpointed(), limits.largest_buffer);
     Ok(MemoryPlan {
         parameters: count(layout.trained()),
         frozen_parameters: count(layout.frozen()),
-        parameter_bytes: kept.weights.iter().chain(&kept.blocks).sum::<u64>() + kept.states,
-        frozen_bytes: frozen,
+        parameter_bytes: trained.iter().sum::<u64>() + frozen_bytes + kept.states,
+        frozen_bytes,
         copy_bytes: plan.copies,
-        gradient_bytes: gradients.iter().map(|&bytes| buffer_bytes(bytes)).sum::<u64>()
-            + buffer_bytes(kept.states),
+        gradient_bytes: gradients.sum::<u64>() + kept.states,
         moment_bytes: kept.moments.iter().flatten().sum(),
-        optimizer_bytes: settings.optimizer_bytes(&layout),
+        optimizer_bytes: settings.optimizer_bytes(layout),
         slot_bytes: plan.slots,
         scratch_bytes: plan.scratch,
         input_bytes: plan.inputs,
         constant_bytes: plan.constants,
         other_length_bytes,
-        staging_bytes,
-        telemetry_bytes: buffer_bytes(TelemetryRing::bytes(ring))
-            + watch(buffer_bytes(tensor_ring)),
-        policy_bytes: policy_bytes(settings, &kept, gradients.len()),
-        watch_bytes: watch(old_weights.sum()),
+        staging_bytes: staging.sum(),
+        telemetry_bytes,
+        policy_bytes: policy_bytes(settings, &kept, trained.len()),
+        watch_bytes,
         snapshot_bytes: if settings.snapshot_every > 0 { staged_bytes } else { 0 },
         host: HostMemory {
-            loading_bytes: parameters::loading_bytes(&layout),
-            checkpoint_bytes: checkpoint_bytes(settings, &layout, &kept),
+            loading_bytes: parameters::loading_bytes(layout),
+            checkpoint_bytes: checkpoint_bytes(settings, layout, &kept),
             staged_bytes,
         },
     })
+}
+
+/// What the plan of the longest sequences takes.
+fn plan(outline: &Outline, limits: MemoryLimits, shared: &mut SharedBytes) -> Result<PlanBytes> {
+    let Outline { graph, loss, layout } = outline;
+    let outputs = &outputs(graph, *loss);
+    shared.add(&PlanOutline { graph, outputs, layout, trains: true, limits })
+}
+
+/// Bytes of the rings of telemetry, and of the weights that watched steps keep.
+fn telemetry(settings: &Settings, layout: &ParameterLayout, limits: MemoryLimits) -> [u64; 2] {
+    let capacity = TelemetryRing::capacity(settings.ring, limits.largest_binding);
+    let ring = buffer_bytes(TelemetryRing::bytes(capacity));
+    if settings.watch_every == 0 {
+        return [ring, 0];
+    }
+    let tensors = layout.trained().len();
+    let of_tensors = buffer_bytes(ring_bytes(tensors, limits.largest_binding));
+    let weights = layout.trained_segments().iter().map(|quads| buffer_bytes(16 * quads));
+    [ring + of_tensors, weights.sum()]
 }
 
 /// What the plans of all lengths but the longest add.
@@ -98,10 +112,7 @@ fn other_lengths<M: Model>(
         let (largest, weights) = (limits.largest_binding, layout.storage());
         let (mut graph, loss) = graph_of(settings, model, largest, weights, Some(length));
         differentiate(settings, &mut graph, loss)?;
-        let readable = outputs(&graph, loss);
-        let outline =
-            PlanOutline { graph: &graph, outputs: &readable, layout, trains: true, limits };
-        let plan = shared.add(&outline)?;
+        let plan = plan(&Outline { graph, loss, layout: layout.clone() }, limits, shared)?;
         bytes += plan.slots + plan.scratch + plan.inputs + plan.constants + plan.copies;
     }
     Ok(bytes)
