@@ -102,7 +102,7 @@ impl Parameters {
     /// [`Error::DeviceLost`].
     pub async fn read_blocks(&self, name: &str) -> Result<(BlockFormat, Vec<u8>)> {
         let (index, format) = self.find_blocks(name)?;
-        let rows = 0..self.specs[index].shape.dims[0];
+        let rows = 0..self.layout.specs[index].shape.dims[0];
         Ok((format, self.read_block_rows(index, rows).await?))
     }
 
@@ -174,7 +174,7 @@ impl Parameters {
     ) -> Vec<u8> {
         let index = self.position(name).expect("one of its own names");
         let mut blocks = Vec::new();
-        for share in self.block_shares(index, 0..self.specs[index].shape.dims[0]) {
+        for share in self.block_shares(index, 0..self.layout.specs[index].shape.dims[0]) {
             let all = contents(&share.slot.buffer);
             let [quants, scales] = share.ranges().map(|r| &all[r.start as usize..r.end as usize]);
             blocks.extend(share.format.join(quants, scales));

@@ -82,12 +82,12 @@ impl Parameters {
     /// Quads of each segment of trained tensors: the first of [`segments`](Self::segments). Flat
     /// buffers of gradients and moments have these alone.
     pub fn trained_segments(&self) -> &[u64] {
-        &self.layout.segments[..self.trained_segments]
+        &self.layout.segments[..self.layout.trained_segments]
     }
 
     /// The weights of the trained segments, as [`weights`](Self::weights).
     pub fn trained_weights(&self) -> &[wgpu::Buffer] {
-        &self.weights[..self.trained_segments]
+        &self.weights[..self.layout.trained_segments]
     }
 
     /// Elements of padding between the rows of the trained tensors.
