@@ -249,7 +249,7 @@ impl Search<'_> {
         Some(Candidate { run, changes, memory })
     }
 
-    /// The mildest change of this kind with which it fits, or else the one with which it is smallest.
+    /// The mildest change of this kind with which it fits, or else the one that saves the most.
     fn best(&self, from: &Candidate, kind: Kind) -> Option<Candidate> {
         // Given parameters are laid out already.
         if self.builder.has_parameters() && matches!(kind, Kind::BaseFormat | Kind::Rank) {
@@ -300,10 +300,10 @@ impl Search<'_> {
 }
 
 impl TrainerBuilder<LanguageModel> {
-    /// What would make the run fit into so many bytes on the device: of each kind the mildest single
-    /// change that is enough, those first that cost the least quality; or, where no single one is, one
-    /// suggestion of several. For a run that fits, one without changes; none where nothing helps.
-    /// Nothing is allocated.
+    /// What would make the run fit into so many bytes on the device: of each kind the mildest
+    /// single change that is enough, those first that cost the least quality; or, where no single
+    /// one is, one suggestion of several. For a run that fits, one without changes; none where
+    /// nothing helps. Nothing is allocated.
     ///
     /// ```
     /// use evenkeel::gpu::MemoryLimits;

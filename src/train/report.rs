@@ -7,7 +7,8 @@ use crate::graph::ParameterSpec;
 
 /// What a trainer holds on the device, in bytes, and what a step dispatches. Tables of chunks and
 /// uniform blocks, a few bytes for each tensor and dispatch, are not counted.
-/// [`TrainerBuilder::memory`](super::TrainerBuilder::memory) tells the bytes before anything is built.
+/// [`TrainerBuilder::memory`](super::TrainerBuilder::memory) tells the bytes before anything is
+/// built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainerReport {
     /// Trained elements.

@@ -40,8 +40,8 @@ pub struct MemoryPlan {
     pub input_bytes: u64,
     /// Constants of the model: tables of angles.
     pub constant_bytes: u64,
-    /// What the plans of all other [lengths](TrainerBuilder::lengths) add, if they are made from the
-    /// longest to the shortest. A trainer takes that only as they are made.
+    /// What the plans of all other [lengths](TrainerBuilder::lengths) add, if they are made from
+    /// the longest to the shortest. A trainer takes that only as they are made.
     pub other_length_bytes: u64,
     /// The inputs of all microbatches of a step, where it has several.
     pub staging_bytes: u64,
@@ -51,8 +51,8 @@ pub struct MemoryPlan {
     pub policy_bytes: u64,
     /// The copy of the weights that watched steps keep.
     pub watch_bytes: u64,
-    /// Copies for [host snapshots](TrainerBuilder::host_snapshots), in memory that the host maps: not
-    /// counted in the total.
+    /// Copies for [host snapshots](TrainerBuilder::host_snapshots), in memory that the host maps:
+    /// not counted in the total.
     pub snapshot_bytes: u64,
     /// What it takes in the host's own memory.
     pub host: HostMemory,
@@ -61,13 +61,13 @@ pub struct MemoryPlan {
 /// What a run takes in the memory of the host, in bytes, each at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {
-    /// While weights are read from a file: a few rows of a tensor in f32, and what the device has not
-    /// taken yet.
+    /// While weights are read from a file: a few rows of a tensor in f32, and what the device has
+    /// not taken yet; beside what the reader holds of the file.
     pub loading_bytes: u64,
     /// A checkpoint, once it is made.
     pub checkpoint_bytes: u64,
-    /// What is read of the device for one, until it is made; with host snapshots, twice that and the
-    /// last checkpoint stay.
+    /// What is read of the device for one, until it is made. With host snapshots this stays, and
+    /// the last checkpoint.
     pub staged_bytes: u64,
 }
 
@@ -139,9 +139,9 @@ fn write_rows(f: &mut fmt::Formatter<'_>, rows: &[(&str, u64)]) -> fmt::Result {
 
 impl<M: Model> TrainerBuilder<M> {
     /// What the run will need, part by part, before anything is allocated: on a device, or without
-    /// one on a device with these limits. The bytes are those that [`Trainer::report`] tells once the
-    /// trainer is built; for a language model,
-    /// [`fitting`](TrainerBuilder::fitting) says what would make it fit.
+    /// one on a device with these limits. The bytes are those that [`Trainer::report`] tells once
+    /// the trainer is built; for a language model, [`fitting`](TrainerBuilder::fitting) says what
+    /// would make it fit.
     ///
     /// No API tells how much memory a device has free, so that the caller has to know. Drivers,
     /// pipelines and what else uses the device come on top.

@@ -27,6 +27,8 @@ mod exchange;
 mod families;
 #[path = "../../faults.rs"]
 mod faults;
+#[path = "../../fitting.rs"]
+mod fitting;
 #[path = "../../freezing.rs"]
 mod freezing;
 #[path = "../../generate.rs"]
@@ -89,6 +91,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("exchange", exchange::TESTS),
     ("families", families::TESTS),
     ("faults", faults::TESTS),
+    ("fitting", fitting::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
     ("generation", generation::TESTS),
