@@ -4,15 +4,59 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures::channel::oneshot;
 
-use super::Gpu;
+use super::{ALIGNMENT, Gpu};
 use crate::error::Result;
 
+/// What the size of buffers depends on, of a device or of one that is only thought of: see
+/// [`TrainerBuilder::memory`](crate::train::TrainerBuilder::memory).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Bytes that a binding may have, a multiple of 512: [`Gpu::largest_binding`].
+    pub largest_binding: u64,
+    /// Bytes that a buffer may have.
+    pub largest_buffer: u64,
+    /// Whether shaders run on the CPU, where matrix products take no memory beside their results.
+    pub is_software: bool,
+}
+
+impl MemoryLimits {
+    /// Of a GPU with WebGPU's default limits.
+    pub const DEFAULT: Self =
+        Self { largest_binding: 128 << 20, largest_buffer: 256 << 20, is_software: false };
+
+    /// Of a device with these limits.
+    pub fn new(limits: &wgpu::Limits, is_software: bool) -> Self {
+        let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        Self {
+            largest_binding: largest - largest % (2 * ALIGNMENT),
+            largest_buffer: limits.max_buffer_size,
+            is_software,
+        }
+    }
+}
+
+impl From<&Gpu> for MemoryLimits {
+    fn from(gpu: &Gpu) -> Self {
+        gpu.memory_limits()
+    }
+}
+
+/// Bytes of a [`Gpu::buffer`] that is to hold so many.
+pub(crate) fn buffer_bytes(size: u64) -> u64 {
+    size.max(16).next_multiple_of(16)
+}
+
 impl Gpu {
+    /// What the size of its buffers depends on.
+    pub fn memory_limits(&self) -> MemoryLimits {
+        MemoryLimits::new(&self.device.limits(), self.is_software())
+    }
+
     /// A zeroed storage buffer that can be copied from and to. Sizes are rounded up to 16 bytes.
     pub fn buffer(&self, label: &str, size: u64) -> wgpu::Buffer {
         use wgpu::BufferUsages as Usage;
         let usage = Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC;
-        self.create(label, size.max(16).next_multiple_of(16), usage)
+        self.create(label, buffer_bytes(size), usage)
     }
 
     /// A storage buffer that holds `data`.

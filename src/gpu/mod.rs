@@ -23,6 +23,8 @@ use std::sync::{Arc, Mutex};
 pub use dispatch::Dispatch;
 use futures::future::{Either, select};
 use loss::Loss;
+pub use memory::MemoryLimits;
+pub(crate) use memory::buffer_bytes;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use numerics::Speed;
@@ -212,9 +214,7 @@ impl Gpu {
 
     /// The largest buffer that can also be bound as a whole, in bytes.
     pub fn largest_binding(&self) -> u64 {
-        let limits = self.device.limits();
-        let largest = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
-        largest - largest % (2 * ALIGNMENT)
+        self.memory_limits().largest_binding
     }
 
     /// Awaits what a browser may never resolve once the device is lost.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::{Graph, Node, Shape, Value};
-use crate::record::{Recorder, Slot};
+use crate::record::{Extent, Machine, Recorder, Slot};
 use crate::step::StepInput;
 
 /// A dense tensor on the host, in f64: what [`Op::evaluate`] computes with.
@@ -46,6 +46,13 @@ pub trait Op: Debug {
 
     /// Records the dispatches that compute the outputs from the inputs.
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]);
+
+    /// The most bytes that [`record`](Self::record) asks [`Recorder::scratch`] for, with operands of
+    /// these extents: what a report before the allocation counts. None by default.
+    fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {
+        let _ = (machine, inputs, outputs);
+        0
+    }
 
     /// Whether [`record`](Self::record) can do with these slots where some of them
     /// [lie in parts](Slot::is_in_parts): parameters that no binding of the device holds, their

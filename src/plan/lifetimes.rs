@@ -1,25 +1,22 @@
 //! How long the values of a plan live, for the assignment of slots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::sinks::Sink;
+use super::prologue;
 use super::slots::Lifetime;
-use super::{PlanRequest, prologue};
 use crate::graph::{Element, Graph, Shape, Source, Value};
-use crate::record::Slot;
 
-/// The lifetime of every value that needs a slot, sorted by where it begins; `places` are there
-/// already.
+/// The lifetime of every value that needs a slot, sorted by where it begins; those that are `placed`
+/// have one.
 ///
 /// Kernels write f32 rows element by element and leave their padding alone. So f32 values with
 /// padding share no slot: theirs is zero from the start, and stays it. Nor do observed values and
 /// those that span the step, which outlive a microbatch.
 pub(super) fn lifetimes(
     graph: &Graph,
-    request: &PlanRequest<'_>,
+    outputs: &[Value],
     needed: &[bool],
-    sinks: &[Sink],
-    places: &HashMap<Value, Slot>,
+    placed: &HashSet<Value>,
 ) -> Vec<(Value, Lifetime)> {
     let mut last: HashMap<Value, usize> = HashMap::new();
     for (index, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
@@ -27,10 +24,7 @@ pub(super) fn lifetimes(
             last.insert(input, index);
         }
     }
-    last.extend(request.outputs.iter().map(|&value| (value, usize::MAX)));
-    let placed = |value: Value| {
-        sinks.iter().any(|s| s.in_place && s.value == value) || places.contains_key(&value)
-    };
+    last.extend(outputs.iter().map(|&value| (value, usize::MAX)));
     let mut lifetimes = Vec::new();
     for (first, node) in graph.nodes().iter().enumerate().filter(|&(i, _)| needed[i]) {
         if !matches!(node.source, Source::Op(_)) {
@@ -38,7 +32,7 @@ pub(super) fn lifetimes(
         }
         for (output, shape) in node.shapes.iter().enumerate() {
             let value = node.output(output);
-            if placed(value) {
+            if placed.contains(&value) {
                 continue;
             }
             let bytes = shape.bytes().next_multiple_of(16);

@@ -11,6 +11,7 @@ mod copies;
 mod dispatches;
 mod layout;
 mod lifetimes;
+mod outline;
 pub mod parameters;
 mod part_checks;
 pub mod parts;
@@ -23,7 +24,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use copies::Copies;
-pub use parameters::Parameters;
+pub(crate) use outline::{PlanBytes, PlanOutline, SharedBytes};
+use outline::{SlotOutline, Work};
+pub use parameters::{ParameterLayout, Parameters};
 pub use shared::SharedBuffers;
 pub use sinks::Sinks;
 
@@ -157,31 +160,27 @@ impl Plan {
         shared: &mut SharedBuffers,
     ) -> Result<Self> {
         let graph = request.graph;
-        let (parameter_index, state_index) = request.parameters.index_of(graph)?;
-        sinks::check_gradients(request, &parameter_index)?;
-        let mut needed = needed(graph, request);
-        let copies = Copies::new(gpu, request, &parameter_index, &mut needed, &mut shared.copies);
-        let copies = copies.await?;
-        let sinks = sinks::sinks(request, &parameter_index, &state_index);
+        let outline = PlanOutline {
+            graph,
+            outputs: request.outputs,
+            layout: request.parameters.layout(),
+            trains: request.sinks.is_some(),
+            limits: gpu.memory_limits(),
+        };
+        let mut work = outline.work()?;
+        let copied = std::mem::take(&mut work.copied);
+        let copies = Copies::new(gpu, request.parameters, copied, &mut shared.copies).await?;
+        let sinks = sinks::sinks(request, &work.contributions);
         part_checks::check_gradients(graph, &sinks)?;
-        let places = shared.places(request, &needed);
-        let lifetimes = lifetimes::lifetimes(graph, request, &needed, &sinks, &places);
-        for (value, _) in &lifetimes {
-            let node = &graph.nodes()[value.node];
-            let shape = graph.shape(*value);
-            parameters::check_binding(gpu, &node.label, shape)?;
-        }
-        for node in leaves(graph, &needed) {
-            parameters::check_binding(gpu, &node.label, &node.shapes[0])?;
-        }
-        let lives: Vec<_> = lifetimes.iter().map(|&(_, life)| life).collect();
-        let assignment = slots::assign(&lives);
+        let places = shared.places(request, &work.needed);
+        let SlotOutline { lifetimes, assignment, own } =
+            outline.slots(&work, places.keys().copied())?;
+        let Work { needed, parameter_index, state_index, .. } = work;
         let found = leaves(graph, &needed).map(|node| shared.input(graph, node));
         let found: Vec<_> = found.collect();
         let new = leaves(graph, &needed).zip(&found).filter(|(_, found)| found.is_none());
         let leaf_bytes: u64 = new.map(|(node, _)| node.shapes[0].bytes()).sum();
 
-        let own = shared::own_slots(graph, &lifetimes, &assignment.slot, assignment.bytes.len());
         let (chosen, slot_bytes) = shared.assign(&assignment.bytes, &own);
         let what = "the plan's activations";
         let made = parameters::allocate(gpu, what, slot_bytes + leaf_bytes, || {
@@ -250,10 +249,10 @@ impl Plan {
         let nodes = dispatches::recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
             nodes: needed.iter().filter(|&&n| n).count(),
-            values: lives.len(),
+            values: lifetimes.len(),
             slots: pool.len(),
             slot_bytes: slot_bytes + recorder.scratch_bytes() - scratch_bytes,
-            value_bytes: lives.iter().map(|life| life.bytes).sum(),
+            value_bytes: lifetimes.iter().map(|(_, life)| life.bytes).sum(),
             leaf_bytes,
             copy_bytes: copies.bytes(),
             dispatches: first.len(),
@@ -278,12 +277,12 @@ impl Plan {
 }
 
 /// Which nodes the outputs and sinks depend on.
-fn needed(graph: &Graph, request: &PlanRequest<'_>) -> Vec<bool> {
+fn needed(graph: &Graph, outputs: &[Value], trains: bool) -> Vec<bool> {
     let mut needed = vec![false; graph.nodes().len()];
-    let sinks = request.sinks.map_or(&[][..], |_| graph.gradients());
-    let staged = request.sinks.map_or(&[][..], |_| graph.staged());
+    let sinks = if trains { graph.gradients() } else { &[] };
+    let staged = if trains { graph.staged() } else { &[] };
     let sink_values = sinks.iter().chain(staged).map(|&(_, value)| value);
-    for value in request.outputs.iter().copied().chain(sink_values) {
+    for value in outputs.iter().copied().chain(sink_values) {
         needed[value.node] = true;
     }
     for (index, node) in graph.nodes().iter().enumerate().rev() {

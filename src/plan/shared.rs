@@ -33,11 +33,11 @@ pub struct SharedBuffers {
 }
 
 /// The values of operations that outlive a pass: the same for all plans of a model, in this order.
-fn lasting(graph: &Graph, request: &PlanRequest<'_>, needed: &[bool]) -> Vec<Value> {
+pub(super) fn lasting(graph: &Graph, outputs: &[Value], needed: &[bool]) -> Vec<Value> {
     let observed = graph.observations().iter().map(|&(_, value)| value);
     let nodes = graph.nodes().iter().filter(|node| prologue::spans_step(&node.source));
     let spanning = nodes.flat_map(|node| (0..node.shapes.len()).map(|o| node.output(o)));
-    let all = request.outputs.iter().copied().chain(observed).chain(spanning);
+    let all = outputs.iter().copied().chain(observed).chain(spanning);
     let mut seen = HashSet::new();
     let is_made = |value: &Value| {
         let is_operation = matches!(graph.nodes()[value.node].source, Source::Op(_));
@@ -66,7 +66,7 @@ impl SharedBuffers {
         request: &PlanRequest<'_>,
         needed: &[bool],
     ) -> HashMap<Value, Slot> {
-        let values = lasting(request.graph, request, needed);
+        let values = lasting(request.graph, request.outputs, needed);
         let pairs = values.into_iter().zip(&self.kept);
         let same = pairs.filter(|(value, slot)| request.graph.shape(*value) == &slot.shape);
         same.map(|(value, slot)| (value, slot.clone())).collect()
@@ -75,19 +75,8 @@ impl SharedBuffers {
     /// A buffer for each slot: the smallest of those that are there and large enough, or a new one.
     /// Slots of values with padding that must stay zero are new. Second, the bytes of new ones.
     pub(super) fn assign(&self, bytes: &[u64], is_own: &[bool]) -> (Vec<Option<usize>>, u64) {
-        let mut order: Vec<_> = (0..bytes.len()).filter(|&slot| !is_own[slot]).collect();
-        order.sort_by_key(|&slot| Reverse(bytes[slot]));
-        let mut taken = vec![false; self.slots.len()];
-        let mut chosen = vec![None; bytes.len()];
-        for slot in order {
-            let fits =
-                (0..taken.len()).filter(|&i| !taken[i] && self.slots[i].size() >= bytes[slot]);
-            chosen[slot] = fits.min_by_key(|&i| self.slots[i].size());
-            chosen[slot].into_iter().for_each(|i| taken[i] = true);
-        }
-        let new = bytes.iter().zip(&chosen).filter(|(_, chosen)| chosen.is_none());
-        let new = new.map(|(bytes, _)| bytes).sum();
-        (chosen, new)
+        let sizes: Vec<_> = self.slots.iter().map(wgpu::Buffer::size).collect();
+        assign(&sizes, bytes, is_own)
     }
 
     /// The buffers of the slots as they were assigned.
@@ -114,7 +103,7 @@ impl SharedBuffers {
         pool: &[wgpu::Buffer],
         is_own: &[bool],
     ) {
-        let lasting = lasting(request.graph, request, needed);
+        let lasting = lasting(request.graph, request.outputs, needed);
         if self.kept.is_empty() {
             self.kept = lasting.iter().map(|value| values[value].clone()).collect();
         }
@@ -126,6 +115,23 @@ impl SharedBuffers {
             }
         }
     }
+}
+
+/// Which of the slots that are there, of these sizes, each of others is to have: see
+/// [`SharedBuffers::assign`].
+pub(super) fn assign(sizes: &[u64], bytes: &[u64], is_own: &[bool]) -> (Vec<Option<usize>>, u64) {
+    let mut order: Vec<_> = (0..bytes.len()).filter(|&slot| !is_own[slot]).collect();
+    order.sort_by_key(|&slot| Reverse(bytes[slot]));
+    let mut taken = vec![false; sizes.len()];
+    let mut chosen = vec![None; bytes.len()];
+    for slot in order {
+        let fits = (0..taken.len()).filter(|&i| !taken[i] && sizes[i] >= bytes[slot]);
+        chosen[slot] = fits.min_by_key(|&i| sizes[i]);
+        chosen[slot].into_iter().for_each(|i| taken[i] = true);
+    }
+    let new = bytes.iter().zip(&chosen).filter(|(_, chosen)| chosen.is_none());
+    let new = new.map(|(bytes, _)| bytes).sum();
+    (chosen, new)
 }
 
 /// Which slots no other plan may have: those of values with padding that must stay zero.

@@ -5,9 +5,11 @@
 //! recorded is decided above: operations of a [`graph`](crate::graph) record themselves, a
 //! [`plan`](crate::plan) says in which slots.
 
+mod extent;
 mod recorder;
 mod slot;
 
+pub use extent::{Extent, Machine};
 pub use recorder::Recorder;
 pub use slot::Slot;
 

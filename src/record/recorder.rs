@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::extent::{Machine, tiled_products};
 use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu, Origin};
 use crate::kernel::{AnyKernel, BlockFormat, HeadQuads, Kernel, Precision, ProductTile, Variant};
@@ -63,7 +64,9 @@ impl<'a> Recorder<'a> {
     }
 
     /// A buffer of at least so many bytes for what the dispatches of one operation hand on to each
-    /// other. The next operation may get the same one.
+    /// other. The next operation may get the same one. [`Op::scratch_bytes`] says so beforehand.
+    ///
+    /// [`Op::scratch_bytes`]: crate::graph::Op::scratch_bytes
     pub fn scratch(&mut self, bytes: u64) -> wgpu::Buffer {
         let large_enough = self.scratch.take().filter(|scratch| scratch.size() >= bytes);
         let scratch = large_enough.unwrap_or_else(|| self.gpu.buffer("scratch", bytes));
@@ -120,8 +123,13 @@ impl<'a> Recorder<'a> {
     /// Whether matrix products should go through workgroup memory: on hardware, and where they
     /// multiply in f16.
     pub fn tiled_products(&self) -> bool {
-        !self.gpu.is_software()
-            || (self.variant.native_f16 && self.variant.precision == Precision::F16)
+        let Variant { native_f16, precision, .. } = self.variant;
+        tiled_products(self.gpu.is_software(), native_f16, precision)
+    }
+
+    /// What dispatches depend on beside their operands.
+    pub fn machine(&self) -> Machine {
+        Machine::new(self.gpu.memory_limits(), self.variant.native_f16, self.variant.precision)
     }
 
     /// Records an operation whose tensors are stored in `precision`: what `record` records.

@@ -27,6 +27,11 @@ pub(super) struct Contents<'a> {
     staged: &'a [Vec<u8>],
 }
 
+/// Bytes of a copy of buffers of these sizes, where a buffer may have `largest`.
+pub(super) fn copy_bytes(sizes: impl IntoIterator<Item = u64>, largest: u64) -> u64 {
+    parameters::layout(sizes, largest).1.iter().sum()
+}
+
 impl HostCopy {
     /// Room for copies of these buffers, whose sizes are multiples of 4 bytes.
     pub async fn new<'a>(

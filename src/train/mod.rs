@@ -16,6 +16,7 @@ mod host_copy;
 mod host_snapshot;
 mod lengths;
 mod loss_scale;
+mod memory;
 mod model;
 mod norm;
 pub mod optimizers;
@@ -41,6 +42,8 @@ pub use clip::{Clip, ELEMENT_GUARD};
 pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use lengths::Lengths;
 pub use loss_scale::{DynamicLossScale, LossScale, Refill};
+pub(crate) use memory::Variation;
+pub use memory::{HostMemory, MemoryPlan};
 pub use model::{Model, ModelOutput};
 pub use norm::Norm;
 pub use optimizers::{

@@ -37,13 +37,13 @@ pub(super) struct PlanParts<'a> {
 pub(super) fn graph_of<M: Model>(
     settings: &Settings,
     model: &M,
-    gpu: &Gpu,
+    largest_binding: u64,
     weights: WeightStorage,
     length: Option<usize>,
 ) -> (Graph, Value) {
     let mut graph = Graph::in_precision(Phase::Train, settings.precision).with_weights(weights);
     graph.set_native_f16(settings.native_f16);
-    graph.set_largest_binding(gpu.largest_binding());
+    graph.set_largest_binding(largest_binding);
     graph.set_length(length);
     let loss = model.build(&mut graph).loss;
     (graph, loss)
@@ -56,12 +56,17 @@ pub(super) fn differentiate(settings: &Settings, graph: &mut Graph, loss: Value)
     tensor_rules::check_gradients(graph)
 }
 
+/// What a plan keeps: the loss, what is observed, what layers read after the update.
+pub(super) fn outputs(graph: &Graph, loss: Value) -> Vec<Value> {
+    let observed = graph.observations().iter().map(|&(_, value)| value);
+    let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
+    [loss].into_iter().chain(observed).chain(read).collect()
+}
+
 impl PlanParts<'_> {
     /// A plan of a differentiated graph, with the buffers of those before it.
     async fn plan(&self, graph: &Graph, loss: Value, shared: &mut SharedBuffers) -> Result<Plan> {
-        let observed = graph.observations().iter().map(|&(_, value)| value);
-        let read = graph.after_updates().iter().flat_map(|layer| layer.reads());
-        let outputs: Vec<_> = [loss].into_iter().chain(observed).chain(read).collect();
+        let outputs = outputs(graph, loss);
         let request = PlanRequest {
             graph,
             outputs: &outputs,
@@ -139,7 +144,7 @@ impl Settings {
     pub(super) fn check_lengths<M: Model>(
         &self,
         model: &M,
-        gpu: &Gpu,
+        largest_binding: u64,
         weights: WeightStorage,
         longest: &Graph,
     ) -> Result<()> {
@@ -147,7 +152,7 @@ impl Settings {
             return Ok(());
         };
         let shortest = Some(lengths.all()[0]);
-        let (shortest, _) = graph_of(self, model, gpu, weights, shortest);
+        let (shortest, _) = graph_of(self, model, largest_binding, weights, shortest);
         let (long, short) = (longest.inputs(), shortest.inputs());
         let names = |graph: &Graph| -> Vec<_> {
             graph.inputs().iter().map(|input| input.name.clone()).collect()
@@ -196,7 +201,8 @@ impl<M: Model> Trainer<M> {
             return Ok(index);
         }
         let (settings, weights) = (&*self.settings, self.parameters.storage());
-        let (mut graph, loss) = graph_of(settings, &*self.model, &self.gpu, weights, length);
+        let largest = self.gpu.largest_binding();
+        let (mut graph, loss) = graph_of(settings, &*self.model, largest, weights, length);
         differentiate(settings, &mut graph, loss)?;
         let parts = PlanParts {
             gpu: &self.gpu,

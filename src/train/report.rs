@@ -5,7 +5,10 @@ use super::tensor_telemetry::TensorWatch;
 use super::{Model, Trainer};
 use crate::graph::ParameterSpec;
 
-/// What a trainer holds on the device, in bytes, and what a step dispatches.
+/// What a trainer holds on the device, in bytes, and what a step dispatches. Tables of chunks and
+/// uniform blocks, a few bytes for each tensor and dispatch, are not counted.
+/// [`TrainerBuilder::memory`](super::TrainerBuilder::memory) tells the bytes before anything is
+/// built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainerReport {
     /// Trained elements.
@@ -24,6 +27,8 @@ pub struct TrainerReport {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
+    /// What the optimizer has in hand within a step ([`Muon`](super::Muon)).
+    pub optimizer_bytes: u64,
     /// Activations, inputs and constants; of all [lengths](super::TrainerBuilder::lengths) that had
     /// a step.
     pub activation_bytes: u64,
@@ -33,6 +38,10 @@ pub struct TrainerReport {
     pub policy_bytes: u64,
     /// The copy of the weights that watched steps keep.
     pub watch_bytes: u64,
+    /// The inputs of all microbatches of a step, where it has several.
+    pub staging_bytes: u64,
+    /// The rings of telemetry: of steps, and of tensors where these are watched.
+    pub telemetry_bytes: u64,
     /// Copies for [host snapshots](super::TrainerBuilder::host_snapshots), in memory that the host
     /// maps: not counted in the total.
     pub snapshot_bytes: u64,
@@ -50,8 +59,11 @@ impl TrainerReport {
         self.parameter_bytes
             + self.copy_bytes
             + self.watch_bytes
+            + self.staging_bytes
+            + self.telemetry_bytes
             + self.gradient_bytes
             + self.moment_bytes
+            + self.optimizer_bytes
             + self.activation_bytes
             + self.policy_bytes
     }
@@ -73,10 +85,14 @@ impl<M: Model> Trainer<M> {
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
+            optimizer_bytes: self.settings.optimizer_bytes(self.parameters.layout()),
             activation_bytes: reports().map(|r| r.slot_bytes + r.leaf_bytes).sum(),
             copy_bytes: reports().map(|report| report.copy_bytes).sum(),
             policy_bytes: self.policy_bytes,
             watch_bytes: self.watch.as_ref().map_or(0, TensorWatch::bytes),
+            staging_bytes: self.staging.iter().map(size).sum(),
+            telemetry_bytes: self.ring.buffer.size()
+                + self.watch.as_ref().map_or(0, TensorWatch::ring_bytes),
             snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
             model_dispatches: self.plans.first().first.len(),
             update_dispatches: self.update.len(),

@@ -129,12 +129,22 @@ pub(crate) struct TelemetryRing {
 impl TelemetryRing {
     /// A ring of `capacity` records, or of as many as a binding takes.
     pub async fn new(gpu: &Gpu, capacity: u32, padding: u32) -> Result<Self> {
-        let most = gpu.largest_binding() / size_of::<TelemetryRecord>() as u64;
-        let capacity = capacity.min(u32::try_from(most).unwrap_or(u32::MAX));
-        let bytes = u64::from(capacity) * size_of::<TelemetryRecord>() as u64;
+        let capacity = Self::capacity(capacity, gpu.largest_binding());
+        let bytes = Self::bytes(capacity);
         let make = || gpu.buffer("telemetry", bytes);
         let buffer = parameters::allocate(gpu, "the telemetry ring", bytes, make).await?;
         Ok(Self { buffer, capacity, read: 0, padding })
+    }
+
+    /// How many of so many records a binding of so many bytes takes.
+    pub fn capacity(wanted: u32, largest_binding: u64) -> u32 {
+        let most = largest_binding / size_of::<TelemetryRecord>() as u64;
+        wanted.min(u32::try_from(most).unwrap_or(u32::MAX))
+    }
+
+    /// Bytes of so many records.
+    pub fn bytes(capacity: u32) -> u64 {
+        u64::from(capacity) * size_of::<TelemetryRecord>() as u64
     }
 
     /// Forgets what came before `step`.

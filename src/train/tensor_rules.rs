@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 
 use super::{Model, TrainerBuilder};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ParameterSpec};
-use crate::plan::Parameters;
+use crate::plan::ParameterLayout;
 use crate::step::{TensorSettings, TensorState};
 
-type Predicate = Box<dyn Fn(&ParameterSpec) -> bool>;
+type Predicate = Rc<dyn Fn(&ParameterSpec) -> bool>;
 
 /// What a builder was told of single tensors.
+#[derive(Clone)]
 pub(super) struct TensorRules {
-    pub settings: Box<dyn Fn(&ParameterSpec) -> TensorSettings>,
+    pub settings: Rc<dyn Fn(&ParameterSpec) -> TensorSettings>,
     pub frozen: Vec<Predicate>,
     /// Tensors and scopes.
     pub frozen_names: Vec<String>,
@@ -21,7 +23,7 @@ pub(super) struct TensorRules {
 
 impl Default for TensorRules {
     fn default() -> Self {
-        Self { settings: Box::new(decay_matrices), frozen: Vec::new(), frozen_names: Vec::new() }
+        Self { settings: Rc::new(decay_matrices), frozen: Vec::new(), frozen_names: Vec::new() }
     }
 }
 
@@ -53,7 +55,7 @@ impl<M: Model> TrainerBuilder<M> {
         mut self,
         settings: impl Fn(&ParameterSpec) -> TensorSettings + 'static,
     ) -> Self {
-        self.settings.rules.settings = Box::new(settings);
+        self.settings.rules.settings = Rc::new(settings);
         self
     }
 
@@ -75,7 +77,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// ```
     #[must_use]
     pub fn freeze(mut self, is_frozen: impl Fn(&ParameterSpec) -> bool + 'static) -> Self {
-        self.settings.rules.frozen.push(Box::new(is_frozen));
+        self.settings.rules.frozen.push(Rc::new(is_frozen));
         self
     }
 
@@ -116,8 +118,8 @@ impl TensorRules {
     }
 
     /// Fails for a name that no tensor of the graph or among the given ones answers to.
-    pub fn check_names(&self, graph: &Graph, given: Option<&Parameters>) -> Result<()> {
-        let specs = given.map_or(graph.parameters(), Parameters::specs);
+    pub fn check_names(&self, graph: &Graph, given: Option<&ParameterLayout>) -> Result<()> {
+        let specs = given.map_or(graph.parameters(), ParameterLayout::specs);
         let unknown = |name: &&String| !specs.iter().any(|spec| is_named(spec, name));
         match self.frozen_names.iter().find(unknown) {
             None => Ok(()),
@@ -129,16 +131,15 @@ impl TensorRules {
         }
     }
 
-    /// Freezes among the given parameters those that the graph, which obeys these rules, has frozen;
-    /// where they hold more than the graph uses, those by these rules.
-    pub async fn apply(&self, graph: &Graph, parameters: Parameters) -> Result<Parameters> {
+    /// Which of given parameters are trained: those that are in the graph, which obeys these rules;
+    /// where they are more than the graph uses, by these rules.
+    pub fn are_trained<'a>(&'a self, graph: &'a Graph) -> impl Fn(&ParameterSpec) -> bool + 'a {
         let specs = graph.parameters().iter();
         let in_graph: HashMap<_, _> = specs.map(|s| (&s.name, s.requires_grad)).collect();
-        let is_trained = |spec: &ParameterSpec| match in_graph.get(&spec.name) {
+        move |spec: &ParameterSpec| match in_graph.get(&spec.name) {
             Some(&requires_grad) => requires_grad,
             None => spec.requires_grad && !self.freeze(spec),
-        };
-        parameters.with_trained(is_trained).await
+        }
     }
 }
 

@@ -136,10 +136,8 @@ impl TensorWatch {
     fn record(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
         let &Watched { step, parameters, sinks, tensors, optimizer, moments } = watched;
         let count = parameters.trained().len();
-        let row = (count.max(1) * size_of::<TensorRecord>()) as u64;
-        let most = u32::try_from(gpu.largest_binding() / row).unwrap_or(u32::MAX);
-        let capacity = CAPACITY.min(most).max(1);
-        let ring = gpu.buffer("tensor telemetry", u64::from(capacity) * row);
+        let capacity = capacity(count, gpu.largest_binding());
+        let ring = gpu.buffer("tensor telemetry", ring_bytes(count, gpu.largest_binding()));
         let weights = parameters.trained_weights();
         let quads = parameters.trained_segments().iter();
         let old: Vec<_> = quads.map(|quads| gpu.buffer("old weights", 16 * quads)).collect();
@@ -171,7 +169,7 @@ impl TensorWatch {
                 gradient: &sinks.gradients[index],
                 weight: &weights[index],
                 moments: &moments[index],
-                layout: &SegmentTensor::of_segment(parameters, index),
+                layout: &SegmentTensor::of_segment(parameters.layout(), index),
             };
             optimizer.record_eps_shares(&mut recorder, &segment, &eps_shares);
             recorder.dispatch(&UpdateScan {
@@ -211,6 +209,11 @@ impl TensorWatch {
         self.old.iter().map(wgpu::Buffer::size).sum()
     }
 
+    /// Bytes of the ring.
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring.size()
+    }
+
     pub fn is_watched(&self, step: u64) -> bool {
         step.is_multiple_of(u64::from(self.every))
     }
@@ -240,6 +243,22 @@ impl TensorWatch {
         let tensors = rows.flat_map(|row| row.iter().zip(&self.tensors));
         Ok(tensors.map(|(record, tensor)| tensor.with(record)).collect())
     }
+}
+
+/// Bytes of what a watched step keeps of so many tensors.
+fn row_bytes(tensors: usize) -> u64 {
+    (tensors.max(1) * size_of::<TensorRecord>()) as u64
+}
+
+/// Watched steps that the ring of so many tensors holds.
+fn capacity(tensors: usize, largest_binding: u64) -> u32 {
+    let most = u32::try_from(largest_binding / row_bytes(tensors)).unwrap_or(u32::MAX);
+    CAPACITY.min(most).max(1)
+}
+
+/// Bytes of the ring of so many tensors.
+pub(super) fn ring_bytes(tensors: usize, largest_binding: u64) -> u64 {
+    u64::from(capacity(tensors, largest_binding)) * row_bytes(tensors)
 }
 
 /// The root of a sum of squares that counts in units which its largest magnitude gives.

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::product_kernels::{record_ab, record_ab_t, record_at_b};
+use super::product_kernels::{at_b_scratch, record_ab, record_ab_t, record_at_b};
 use super::{Linear, embedding, first};
 use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
 use crate::kernels::{Activation, MatmulParams, MatmulTransposedAParams, MatmulTransposedBParams};
-use crate::record::{Recorder, Slot, to_u32};
+use crate::record::{Extent, Machine, Recorder, Slot, to_u32};
 use crate::reference::elementwise;
 use crate::reference::matmul as reference;
 use crate::step::StepInput;
@@ -130,6 +130,11 @@ impl Op for Adapted {
             let unused = Slot::new(recorder.unused(), Shape::real([4]));
             record_ab_t(recorder, params, [h, b, b, y, &unused]);
         }
+    }
+
+    fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {
+        let count = self.base_inputs(inputs.len());
+        self.base.scratch_bytes(machine, &inputs[..count], outputs)
     }
 
     fn takes_parts(&self, inputs: &[Slot], outputs: &[Slot]) -> bool {
@@ -262,6 +267,12 @@ impl Op for AdaptedUpdate {
             ..MatmulTransposedAParams::dense(rows, cols, inner)
         };
         record_at_b(recorder, params, [dy, h, db]);
+    }
+
+    fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {
+        let [rows, cols, inner] = [self.size[0], self.size[1], inputs[0].shape.rows()].map(to_u32);
+        let params = MatmulTransposedAParams::dense(rows, cols, inner);
+        at_b_scratch(machine, &params, outputs[0].shape.quads())
     }
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {

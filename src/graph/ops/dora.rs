@@ -11,12 +11,17 @@ use crate::kernels::{
     DividedColumnSum, DividedColumnSumParams, MatmulParams, RowNorms as RowNormsKernel,
     RowNormsParams, ScaleColumns as ScaleColumnsKernel, ScaleColumnsParams,
 };
-use crate::record::{Recorder, Slot, to_u32};
+use crate::record::{Extent, Machine, Recorder, Slot, to_u32};
 use crate::reference::{elementwise, matmul, normalization, reduce};
 use crate::step::StepInput;
 
 /// Bytes of a low-rank product that exist at once.
 const PRODUCT_BYTES: u64 = 16 << 20;
+
+/// Rows of a low-rank product for this W that exist at once.
+fn most_rows(w: &Shape) -> usize {
+    (PRODUCT_BYTES / (16 * w.row_quads() as u64)).max(1) as usize
+}
 
 /// Euclidean norms of rows of W + scale B A, or of W alone, in f32. Inputs W (.., in) and, with an
 /// update, A (.., in) and B (rows, rank). They count as constants: no gradient passes.
@@ -73,7 +78,7 @@ impl Op for RowNorms {
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
         let (w, norms) = (&inputs[0], &outputs[0]);
         recorder.set_variant(Precision::F32);
-        let most = (PRODUCT_BYTES / (16 * w.shape.row_quads() as u64)).max(1) as usize;
+        let most = most_rows(&w.shape);
         for (part_first, part) in w.parts() {
             let end = self.rows.end.min(part_first + part.shape.rows());
             let mut start = self.rows.start.max(part_first);
@@ -106,6 +111,20 @@ impl Op for RowNorms {
                 start = stop;
             }
         }
+    }
+
+    fn scratch_bytes(&self, _: Machine, inputs: &[Extent], _: &[Extent]) -> u64 {
+        if inputs.len() == 1 {
+            return 0;
+        }
+        let (w, mut first, mut most) = (&inputs[0], 0, 0);
+        for part in w.parts() {
+            let end = first + part.rows();
+            let mine = self.rows.start.max(first)..self.rows.end.min(end);
+            most = most.max(mine.len().min(most_rows(&w.shape)));
+            first = end;
+        }
+        (most * 16 * w.shape.row_quads()) as u64
     }
 
     fn takes_parts(&self, inputs: &[Slot], _: &[Slot]) -> bool {

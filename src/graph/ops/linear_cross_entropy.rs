@@ -8,7 +8,7 @@ use super::loss::{record_mean, targets};
 use super::{CrossEntropy, Linear, Product, SoftCap, Transposed, first};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernels::Activation;
-use crate::record::{Recorder, Slot};
+use crate::record::{Extent, Machine, Recorder, Slot};
 use crate::reference::{elementwise, loss as reference, matmul};
 use crate::step::StepInput;
 
@@ -235,6 +235,24 @@ impl Op for LinearCrossEntropyBackward {
                 flat(Transposed::A, Element::F32).record(recorder, &[gradient, x], &[dw]);
             }
         }
+    }
+
+    fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {
+        let (x, weight) = (&inputs[0].shape, &inputs[5]);
+        let flat = |transposed, element| Product { transposed, flat: true, element };
+        let of_chunk = |rows: Range<usize>| {
+            let matrix = |cols| Extent::whole(Shape { dims: vec![rows.len(), cols], ..x.clone() });
+            let [x, gradient] = [x.cols(), weight.shape.dims[0]].map(matrix);
+            let operands = [gradient.clone(), weight.clone()];
+            let product = flat(Transposed::Neither, Element::Real);
+            let of_dx = product.scratch_bytes(machine, &operands, slice::from_ref(&x));
+            if !self.trains_weight {
+                return of_dx;
+            }
+            let product = flat(Transposed::A, Element::F32);
+            of_dx.max(product.scratch_bytes(machine, &[gradient, x], &outputs[1..2]))
+        };
+        self.forward.chunks(x.rows()).map(of_chunk).max().unwrap_or(0)
     }
 
     /// The weight and its gradient may be.

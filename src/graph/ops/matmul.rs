@@ -1,13 +1,15 @@
 //! Matrix products.
 
 use super::first;
-use super::product_kernels::{record_ab, record_ab_t, record_at_b, record_resumed};
+use super::product_kernels::{
+    at_b_scratch, record_ab, record_ab_t, record_at_b, record_resumed, resumed_scratch,
+};
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels::{
     MatmulParams, MatmulResumedParams, MatmulTransposedAParams, MatmulTransposedBParams,
 };
-use crate::record::{Recorder, Slot, to_u32};
+use crate::record::{Extent, Machine, Recorder, Slot, to_u32};
 use crate::reference::matmul as reference;
 use crate::step::StepInput;
 
@@ -239,6 +241,26 @@ impl Op for Product {
         let last = pieces.len() - 1;
         for (index, piece) in pieces.iter().enumerate() {
             self.record_piece(recorder, piece, [index == 0, index == last]);
+        }
+    }
+
+    fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {
+        let (a, b, c) = (&inputs[0], &inputs[1], &outputs[0]);
+        let sizes = self.sizes(&a.shape, &b.shape);
+        match self.transposed {
+            Transposed::Neither if b.is_in_parts() => resumed_scratch(c.shape.quads()),
+            Transposed::Neither | Transposed::B => 0,
+            Transposed::A => {
+                let of_part = |part: Shape| {
+                    let rows = if c.is_in_parts() { part.rows() } else { sizes.rows };
+                    let [rows, cols, inner, batch] =
+                        [rows, sizes.cols, sizes.inner, sizes.batch].map(to_u32);
+                    let dense = MatmulTransposedAParams::dense(rows, cols, inner);
+                    let params = MatmulTransposedAParams { batch, ..dense };
+                    at_b_scratch(machine, &params, part.quads())
+                };
+                c.parts().into_iter().map(of_part).max().unwrap_or(0)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::kernels::{
     MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBFew,
     MatmulTransposedBParams,
 };
-use crate::record::{Recorder, Slot, to_u32};
+use crate::record::{Machine, Recorder, Slot, to_u32};
 
 /// Compiles a product for a B in blocks, which is one whole matrix, or in quads.
 fn set_blocks(recorder: &mut Recorder<'_>, b: &Slot, batch: u32, offset: u32) {
@@ -29,6 +29,11 @@ pub(super) fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b
     }
 }
 
+/// Bytes of the sums that go on from one dispatch to the next.
+pub(super) fn resumed_scratch(quads: usize) -> u64 {
+    16 * quads as u64
+}
+
 /// Records one of several dispatches whose sums go on from one to the next.
 pub(super) fn record_resumed(
     recorder: &mut Recorder<'_>,
@@ -36,7 +41,7 @@ pub(super) fn record_resumed(
     [a, b, c]: [&Slot; 3],
 ) {
     set_blocks(recorder, b, params.batch, params.b_offset);
-    let sums = recorder.scratch(16 * c.shape.quads() as u64);
+    let sums = recorder.scratch(resumed_scratch(c.shape.quads()));
     let [a, b, c] = [a, b, c].map(Slot::binding);
     let sums = sums.as_entire_buffer_binding();
     if !recorder.tiled_products() {
@@ -54,17 +59,39 @@ pub(super) fn record_at_b(
     params: MatmulTransposedAParams,
     [a, b, c]: [&Slot; 3],
 ) {
-    let splits = splits(&params);
-    let partials = 16 * u64::from(splits) * c.shape.quads() as u64;
+    let splits = chosen_splits(recorder.machine(), &params, c.shape.quads());
     let [a_whole, b_whole, c_whole] = [a, b, c].map(Slot::binding);
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedADirect { params, a: a_whole, b: b_whole, c: c_whole });
-    } else if splits > 1 && partials <= recorder.gpu().largest_binding() {
+    } else if splits > 1 {
         record_split_at_b(recorder, params, splits, [a, b, c]);
     } else {
         recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&MatmulTransposedA { params, a: a_whole, b: b_whole, c: c_whole });
+    }
+}
+
+/// Into how many products Aᵀ·B is divided, 1 for none, for a C of so many quads.
+fn chosen_splits(machine: Machine, params: &MatmulTransposedAParams, quads: usize) -> u32 {
+    let splits = splits(params);
+    let fits = partial_bytes(splits, quads) <= machine.largest_binding;
+    if machine.tiled_products && fits { splits } else { 1 }
+}
+
+fn partial_bytes(splits: u32, quads: usize) -> u64 {
+    16 * u64::from(splits) * quads as u64
+}
+
+/// Bytes of scratch that [`record_at_b`] takes for a C of so many quads.
+pub(super) fn at_b_scratch(
+    machine: Machine,
+    params: &MatmulTransposedAParams,
+    quads: usize,
+) -> u64 {
+    match chosen_splits(machine, params, quads) {
+        1 => 0,
+        splits => partial_bytes(splits, quads),
     }
 }
 
@@ -93,7 +120,7 @@ fn record_split_at_b(
 ) {
     let quads = to_u32(c.shape.quads());
     let inner = params.inner / batch;
-    let partials = recorder.scratch(16 * u64::from(batch) * u64::from(quads));
+    let partials = recorder.scratch(partial_bytes(batch, c.shape.quads()));
     let [a, b, c_whole] = [a, b, c].map(Slot::binding);
     let params = MatmulTransposedAParams {
         inner,

@@ -92,7 +92,7 @@ impl Parameters {
 
     /// The blocks that parameter `name` lies in, if it does.
     pub fn format_of(&self, name: &str) -> Option<BlockFormat> {
-        self.specs[self.position(name)?].shape.block_format()
+        self.layout.specs[self.position(name)?].shape.block_format()
     }
 
     /// Reads a parameter in blocks as GGUF has them, row by row. Waits for the device.
@@ -102,7 +102,7 @@ impl Parameters {
     /// [`Error::DeviceLost`].
     pub async fn read_blocks(&self, name: &str) -> Result<(BlockFormat, Vec<u8>)> {
         let (index, format) = self.find_blocks(name)?;
-        let rows = 0..self.specs[index].shape.dims[0];
+        let rows = 0..self.layout.specs[index].shape.dims[0];
         Ok((format, self.read_block_rows(index, rows).await?))
     }
 
@@ -122,7 +122,7 @@ impl Parameters {
     /// What [`write_blocks`](Self::write_blocks) writes.
     pub(crate) fn encode_blocks(&self, name: &str, blocks: &[u8]) -> Result<Vec<Encoded>> {
         let (index, format) = self.find_blocks(name)?;
-        let shape = &self.specs[index].shape;
+        let shape = &self.layout.specs[index].shape;
         let expected = shape.rows() * shape.row_blocks() * format.bytes();
         if blocks.len() != expected {
             return Err(Error::InputSize {
@@ -147,9 +147,9 @@ impl Parameters {
 
     fn find_blocks(&self, name: &str) -> Result<(usize, BlockFormat)> {
         let format = |spec: &ParameterSpec| spec.shape.block_format();
-        let found = self.position(name).and_then(|i| Some((i, format(&self.specs[i])?)));
+        let found = self.position(name).and_then(|i| Some((i, format(&self.layout.specs[i])?)));
         found.ok_or_else(|| {
-            let specs = self.specs.iter().filter(|spec| format(spec).is_some());
+            let specs = self.layout.specs.iter().filter(|spec| format(spec).is_some());
             Error::UnknownName {
                 kind: "parameter in blocks",
                 name: name.to_owned(),
@@ -160,7 +160,7 @@ impl Parameters {
 
     /// Numbers for parameter `index`, in its blocks.
     pub(super) fn encode_in_blocks(&self, index: usize, values: &[f32]) -> Result<Vec<Encoded>> {
-        let ParameterSpec { name, shape, .. } = &self.specs[index];
+        let ParameterSpec { name, shape, .. } = &self.layout.specs[index];
         let format = shape.block_format().expect("in blocks");
         let blocks = quantized(name, format, 0, values)?;
         Ok(self.encoded_rows(index, 0..shape.dims[0], &blocks))
@@ -174,7 +174,7 @@ impl Parameters {
     ) -> Vec<u8> {
         let index = self.position(name).expect("one of its own names");
         let mut blocks = Vec::new();
-        for share in self.block_shares(index, 0..self.specs[index].shape.dims[0]) {
+        for share in self.block_shares(index, 0..self.layout.specs[index].shape.dims[0]) {
             let all = contents(&share.slot.buffer);
             let [quants, scales] = share.ranges().map(|r| &all[r.start as usize..r.end as usize]);
             blocks.extend(share.format.join(quants, scales));
@@ -242,7 +242,7 @@ impl Parameters {
     /// Draws the initial values of parameters in blocks, a few rows at a time, as those of others are
     /// drawn: in f32 on the device.
     pub(super) async fn initialize_blocks(&self, seed: u32) -> Result<()> {
-        for (index, spec) in self.specs.iter().enumerate() {
+        for (index, spec) in self.layout.specs.iter().enumerate() {
             let Some(format) = spec.shape.block_format() else { continue };
             let distribution = spec.init.resolve(&spec.shape.dims);
             // As many rows as a binding holds in f32.

@@ -14,14 +14,14 @@ impl Parameters {
     pub fn initialize(&self, seed: u32) {
         // Drawn where they stay, or one after the other in a buffer for the largest.
         let slots: Vec<_> =
-            (0..count_in_quads(&self.specs)).map(|index| self.slot(index)).collect();
+            (0..count_in_quads(&self.layout.specs)).map(|index| self.slot(index)).collect();
         let parts = || slots.iter().flat_map(Slot::parts);
         let largest = parts().map(|(_, part)| part.shape.with(Element::Real).bytes()).max();
-        let drawn = match self.storage {
+        let drawn = match self.layout.storage {
             WeightStorage::F32 => None,
             _ => largest.map(|bytes| self.gpu.buffer("drawn weights", bytes)),
         };
-        for (spec, slot) in self.specs.iter().zip(&slots) {
+        for (spec, slot) in self.layout.specs.iter().zip(&slots) {
             let distribution = spec.init.resolve(&spec.shape.dims);
             for (first, part) in slot.parts() {
                 let rows_per_entry = spec.shape.rows() / spec.shape.dims[0].max(1);
@@ -37,7 +37,7 @@ impl Parameters {
                 self.store(&part, &drawn);
             }
         }
-        for (index, spec) in self.states.iter().enumerate() {
+        for (index, spec) in self.layout.states.iter().enumerate() {
             let slot = self.state_slot(index);
             let cols = spec.shape.cols();
             let rows: Vec<f32> =
@@ -56,6 +56,6 @@ impl Parameters {
             x: values.binding(),
             weight: to.buffer.as_entire_buffer_binding(),
         };
-        self.gpu.run_as(&store, self.storage);
+        self.gpu.run_as(&store, self.layout.storage);
     }
 }

@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Shape;
 
-/// Fails if a tensor is too large to be bound.
-pub fn check_binding(gpu: &Gpu, what: &str, shape: &Shape) -> Result<()> {
-    let (needed, available) = (shape.bytes(), gpu.largest_binding());
+/// Fails if a tensor is too large for a binding of so many bytes.
+pub fn check_binding(available: u64, what: &str, shape: &Shape) -> Result<()> {
+    let needed = shape.bytes();
     if needed <= available {
         return Ok(());
     }
@@ -33,7 +33,10 @@ pub async fn allocate<T>(gpu: &Gpu, what: &str, bytes: u64, make: impl FnOnce() 
         Some(_) => Err(Error::OutOfMemory {
             what: what.to_owned(),
             bytes,
-            advice: "lower the batch, the context, the width or the number of layers".into(),
+            advice: "lower the batch, the context, the width or the number of layers; \
+                     TrainerBuilder::memory tells what a run needs before it is built, and \
+                     TrainerBuilder::fitting what would make it fit"
+                .into(),
         }),
     }
 }

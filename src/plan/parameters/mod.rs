@@ -18,6 +18,7 @@ mod blocks;
 mod initial_values;
 mod memory;
 mod names;
+mod parameter_layout;
 mod rows;
 mod starts;
 mod trained;
@@ -25,17 +26,17 @@ mod values;
 
 pub use super::layout::{Location, layout};
 pub use memory::{allocate, check_binding};
+pub use parameter_layout::ParameterLayout;
 pub use rows::WeightSource;
-pub(crate) use rows::pieces;
+pub(crate) use rows::{loading_bytes, pieces};
 pub use values::read_slot;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Element, Graph, ParameterSpec, Shape, StateSpec};
 use crate::kernel::{Precision, WeightStorage};
 use crate::plan::parts::Part;
 use crate::record::{Slot, to_u32};
-use trained::Placed;
 
 /// The parameters, trained and frozen, and the kept states of a model, by name.
 ///
@@ -52,16 +53,7 @@ use trained::Placed;
 #[derive(Debug)]
 pub struct Parameters {
     gpu: Gpu,
-    specs: Vec<ParameterSpec>,
-    states: Vec<StateSpec>,
-    /// By parameter.
-    parts: Vec<Vec<Part>>,
-    state_locations: Vec<Location>,
-    storage: WeightStorage,
-    /// Quads of each segment.
-    segments: Vec<u64>,
-    /// The first ones, which hold the trained tensors.
-    trained_segments: usize,
+    layout: ParameterLayout,
     weights: Vec<wgpu::Buffer>,
     /// Weights in blocks.
     blocks: Vec<wgpu::Buffer>,
@@ -73,8 +65,9 @@ impl Parameters {
     /// graph has them in.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a vector larger than one binding and for a tensor with four rows that
-    /// are, [`Error::OutOfMemory`], [`Error::Unsupported`] for weights in blocks that are to be
+    /// [`Error::Limit`](crate::Error::Limit) for a vector larger than one binding and for a tensor
+    /// with four rows that are, [`Error::OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for weights in blocks that are to be
     /// trained.
     pub async fn new(gpu: &Gpu, graph: &Graph, seed: u32) -> Result<Self> {
         let (specs, states) = (graph.parameters(), graph.states());
@@ -87,7 +80,7 @@ impl Parameters {
 
     /// The same tensors on another device, zeroed.
     pub(crate) async fn zeroed_on(&self, gpu: &Gpu) -> Result<Self> {
-        Self::allocate(gpu, &self.specs, &self.states, self.storage).await
+        Self::allocate(gpu, &self.layout.specs, &self.layout.states, self.layout.storage).await
     }
 
     /// The same values in buffers of their own, on the same device, as they are after all that was
@@ -95,7 +88,8 @@ impl Parameters {
     /// the best of a run, a second trainer.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn copy(&self) -> Result<Self> {
         let copy = self.zeroed_on(&self.gpu).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -113,93 +107,67 @@ impl Parameters {
         states: &[StateSpec],
         storage: WeightStorage,
     ) -> Result<Self> {
-        let largest = gpu.largest_binding();
-        blocks::check_frozen(specs)?;
-        let specs = trained::in_order(specs);
-        let Placed { parts, segments: segment_bytes, trained_segments, block_segments } =
-            trained::place(&specs, largest)?;
-        let segments: Vec<_> =
-            segment_bytes.iter().map(|bytes| bytes / Precision::F32.quad_bytes()).collect();
-        let weight_bytes: Vec<_> = segments.iter().map(|q| q * storage.quad_bytes()).collect();
-        let state_sizes = states.iter().map(|spec| spec.shape.bytes());
-        let (state_locations, state_segments) = layout(state_sizes, u64::MAX);
-        let total: u64 =
-            weight_bytes.iter().chain(&block_segments).sum::<u64>() + state_segments[0];
-        if state_segments[0] > largest {
-            return Err(Error::Limit {
-                what: "the states of the model".into(),
-                limit: "maxStorageBufferBindingSize",
-                needed: state_segments[0],
-                available: largest,
-                advice: "use fewer or smaller normalisation layers".into(),
-            });
-        }
+        let layout = ParameterLayout::new(specs, states, storage, gpu.largest_binding())?;
+        let bytes = layout.weight_bytes().chain(layout.block_bytes().iter().copied());
+        let total = bytes.sum::<u64>() + layout.state_bytes();
         let (weights, blocks, committed) = allocate(gpu, "the parameters", total, || {
-            let weights = weight_bytes.iter().map(|&b| gpu.buffer("weights", b)).collect();
-            let blocks = block_segments.iter().map(|&b| gpu.buffer("blocks", b)).collect();
-            (weights, blocks, gpu.buffer("states", state_segments[0]))
+            let weights = layout.weight_bytes().map(|b| gpu.buffer("weights", b)).collect();
+            let blocks = layout.block_bytes().iter().map(|&b| gpu.buffer("blocks", b)).collect();
+            (weights, blocks, gpu.buffer("states", layout.state_bytes()))
         })
         .await?;
-        Ok(Self {
-            gpu: gpu.clone(),
-            specs,
-            states: states.to_vec(),
-            parts,
-            state_locations,
-            storage,
-            segments,
-            trained_segments,
-            weights,
-            blocks,
-            committed,
-        })
+        Ok(Self { gpu: gpu.clone(), layout, weights, blocks, committed })
+    }
+
+    /// Where the tensors lie.
+    pub fn layout(&self) -> &ParameterLayout {
+        &self.layout
     }
 
     /// The parameters, in the order of the layout: that of the model, trained ones first.
     pub fn specs(&self) -> &[ParameterSpec] {
-        &self.specs
+        &self.layout.specs
     }
 
     /// The states, in the order of the layout.
     pub fn states(&self) -> &[StateSpec] {
-        &self.states
+        &self.layout.states
     }
 
     /// Names of all parameters, then of all states.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let parameters = self.specs.iter().map(|spec| spec.name.as_str());
-        parameters.chain(self.states.iter().flat_map(|spec| &spec.names).map(String::as_str))
+        self.layout.names()
     }
 
     /// Number of elements of all parameters, without padding.
     pub fn count(&self) -> usize {
-        self.specs.iter().map(|spec| spec.shape.count()).sum()
+        self.layout.specs.iter().map(|spec| spec.shape.count()).sum()
     }
 
     /// Elements of padding between the rows of all parameters.
     pub fn padding(&self) -> u32 {
-        padding(&self.specs)
+        padding(&self.layout.specs)
     }
 
     /// Where all parameters but those in blocks lie, in the order of the layout: whole, or in parts
     /// where the device has no binding for the whole.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts[..trained::count_in_quads(&self.specs)].iter().flatten()
+        self.layout.parts()
     }
 
     /// Whether parameter `index` lies in more than one part.
     pub fn is_in_parts(&self, index: usize) -> bool {
-        self.parts[index].len() > 1
+        self.layout.is_in_parts(index)
     }
 
     /// How the optimizer holds the weights.
     pub fn storage(&self) -> WeightStorage {
-        self.storage
+        self.layout.storage
     }
 
     /// The size of each segment in quads.
     pub fn segments(&self) -> &[u64] {
-        &self.segments
+        &self.layout.segments
     }
 
     /// The flat buffers of weights, one per segment, in the [`storage`](Self::storage). Kernels that
@@ -217,24 +185,24 @@ impl Parameters {
     /// Where the weights of parameter `index` lie that kernels compute with, in the precision of
     /// the [`storage`](Self::storage).
     pub fn slot(&self, index: usize) -> Slot {
-        let is_in_blocks = self.specs[index].shape.block_format().is_some();
+        let is_in_blocks = self.layout.specs[index].shape.block_format().is_some();
         let flat = if is_in_blocks { &self.blocks } else { &self.weights };
-        self.copy_slot_in(flat, index, self.storage.precision())
+        self.copy_slot_in(flat, index, self.layout.storage.precision())
     }
 
     /// What belongs to parameter `index` in flat buffers of the same layout, over f32.
     pub fn slot_in(&self, flat: &[wgpu::Buffer], index: usize, element: Element) -> Slot {
-        self.slot_over(flat, index, self.specs[index].shape.with(element))
+        self.slot_over(flat, index, self.layout.specs[index].shape.with(element))
     }
 
     /// What belongs to the copy of parameter `index` in another precision, in flat buffers of such
     /// copies.
     pub fn copy_slot_in(&self, flat: &[wgpu::Buffer], index: usize, precision: Precision) -> Slot {
-        self.slot_over(flat, index, self.specs[index].shape.stored_as(precision))
+        self.slot_over(flat, index, self.layout.specs[index].shape.stored_as(precision))
     }
 
     fn slot_over(&self, flat: &[wgpu::Buffer], index: usize, shape: Shape) -> Slot {
-        let parts = self.parts[index].iter().map(|part| {
+        let parts = self.layout.parts[index].iter().map(|part| {
             let Location { segment, offset } = part.location;
             let offset = offset * shape.precision.quad_bytes() / Precision::F32.quad_bytes();
             Slot::at(flat[segment].clone(), offset, part.shape(&shape))
@@ -249,8 +217,8 @@ impl Parameters {
 
     /// The part that belongs to state `index` in a flat buffer of the same layout.
     pub fn state_slot_in(&self, flat: &wgpu::Buffer, index: usize) -> Slot {
-        let offset = self.state_locations[index].offset;
-        Slot::at(flat.clone(), offset, self.states[index].shape.clone())
+        let offset = self.layout.state_locations[index].offset;
+        Slot::at(flat.clone(), offset, self.layout.states[index].shape.clone())
     }
 
     /// All buffers: weights, weights in blocks, states.

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::Parameters;
+use super::{ParameterLayout, Parameters};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, ParameterSpec, StateSpec};
 
-impl Parameters {
+impl ParameterLayout {
     /// Checks that a graph's parameters and states are among these, with the same shapes, and that
     /// it reads parameters in the precision they are stored in.
     pub(crate) fn index_of(&self, graph: &Graph) -> Result<(Vec<usize>, Vec<usize>)> {
@@ -52,7 +52,9 @@ impl Parameters {
         });
         Ok((parameters.collect::<Result<_>>()?, states.collect::<Result<_>>()?))
     }
+}
 
+impl Parameters {
     /// Panics if two parameters or states have the same name, or one that files have for others.
     pub(crate) fn assert_unique_names(&self) {
         let mut seen = HashSet::new();

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::Parameters;
 use super::values::{beside_offset, keeps_beside};
+use super::{ParameterLayout, Parameters};
 use crate::error::Result;
-use crate::graph::Shape;
+use crate::graph::{ParameterSpec, Shape};
 use crate::kernel::{BlockFormat, WeightStorage};
 use crate::plan::parts::rows_of;
 use crate::record::Slot;
@@ -65,6 +65,19 @@ pub(crate) fn pieces(shape: &Shape, range: Range<usize>) -> impl Iterator<Item =
     range.step_by(step.max(1)).map(move |first| first..end.min(first + step))
 }
 
+/// The most bytes that the host holds while all weights come from a [`WeightSource`], beside what
+/// that holds itself: some rows in f32, and what was handed to the device.
+pub(crate) fn loading_bytes(layout: &ParameterLayout) -> u64 {
+    let piece = |spec: &ParameterSpec| {
+        let shape = &spec.shape;
+        let rows = pieces(shape, 0..shape.dims[0]).map(|rows| rows.len()).max().unwrap_or(0);
+        4 * (rows * (shape.count() / shape.dims[0])) as u64
+    };
+    let largest = layout.specs().iter().map(piece).max().unwrap_or(0);
+    let all = layout.weight_bytes().sum::<u64>() + layout.block_bytes().iter().sum::<u64>();
+    largest + all.min(IN_FLIGHT + largest)
+}
+
 /// What of some entries of a parameter lies in one part of it.
 struct Share {
     slot: Slot,
@@ -87,7 +100,8 @@ impl Parameters {
         self.gpu.check()?;
         source.check(self)?;
         let mut in_flight = 0;
-        let specs = self.specs.iter().enumerate().filter(|(_, spec)| source.provides(&spec.name));
+        let specs =
+            self.layout.specs.iter().enumerate().filter(|(_, spec)| source.provides(&spec.name));
         let specs: Vec<_> = specs.collect();
         for (index, spec) in specs {
             for rows in pieces(&spec.shape, 0..spec.shape.dims[0]) {
@@ -110,7 +124,7 @@ impl Parameters {
     /// Whether the storage of parameters makes a finite number of this one; see
     /// [`can_hold_in`](Self::can_hold_in) for those in blocks.
     pub fn can_hold(&self, value: f32) -> bool {
-        match self.storage {
+        match self.layout.storage {
             WeightStorage::F32 | WeightStorage::Bf16Split => value.is_finite(),
             WeightStorage::Bf16Stochastic | WeightStorage::Bf16Kahan => {
                 half::bf16::from_f32(value).is_finite()
@@ -127,7 +141,7 @@ impl Parameters {
     fn write_rows(&self, index: usize, rows: Range<usize>, values: &[f32]) -> u64 {
         let mut bytes = 0;
         for Share { slot, elements, offset, shape } in self.shares(index, rows) {
-            let [weights, beside] = self.storage.encode(&shape.pad(&values[elements]));
+            let [weights, beside] = self.layout.storage.encode(&shape.pad(&values[elements]));
             bytes += (weights.len() + beside.len()) as u64;
             self.gpu.write(&slot.buffer, slot.offset + offset, &weights);
             if !beside.is_empty() {
@@ -140,22 +154,22 @@ impl Parameters {
     /// Reads some entries of parameter `index`, dense: all that the storage knows of them. Waits
     /// for the device.
     pub(crate) async fn read_rows(&self, index: usize, rows: Range<usize>) -> Result<Vec<f32>> {
-        if let Some(format) = self.specs[index].shape.block_format() {
+        if let Some(format) = self.layout.specs[index].shape.block_format() {
             return Ok(format.decode(&self.read_block_rows(index, rows).await?));
         }
-        let dims = &self.specs[index].shape.dims;
+        let dims = &self.layout.specs[index].shape.dims;
         let (asked, rows) =
             if dims.len() == 1 { (rows, 0..dims[0]) } else { (0..usize::MAX, rows) };
         let mut values = Vec::new();
         for Share { slot, offset, shape, .. } in self.shares(index, rows) {
             let bytes = shape.bytes() as usize;
             let weights: Vec<u8> = self.gpu.read(&slot.buffer, slot.offset + offset, bytes).await?;
-            let beside: Vec<u8> = if keeps_beside(self.storage) {
+            let beside: Vec<u8> = if keeps_beside(self.layout.storage) {
                 self.gpu.read(&slot.buffer, beside_offset(&slot) + offset, bytes).await?
             } else {
                 Vec::new()
             };
-            values.extend(shape.unpad(&self.storage.decode(&weights, &beside)));
+            values.extend(shape.unpad(&self.layout.storage.decode(&weights, &beside)));
         }
         values.truncate(asked.end);
         values.drain(..asked.start);

@@ -71,23 +71,23 @@ pub(super) fn place(specs: &[ParameterSpec], largest: u64) -> Result<Placed> {
 impl Parameters {
     /// The trained tensors, those that have a gradient: the first of [`specs`](Self::specs).
     pub fn trained(&self) -> &[ParameterSpec] {
-        &self.specs[..trained_count(&self.specs)]
+        &self.layout.specs[..trained_count(&self.layout.specs)]
     }
 
     /// The frozen tensors: the rest of [`specs`](Self::specs).
     pub fn frozen(&self) -> &[ParameterSpec] {
-        &self.specs[trained_count(&self.specs)..]
+        &self.layout.specs[trained_count(&self.layout.specs)..]
     }
 
     /// Quads of each segment of trained tensors: the first of [`segments`](Self::segments). Flat
     /// buffers of gradients and moments have these alone.
     pub fn trained_segments(&self) -> &[u64] {
-        &self.segments[..self.trained_segments]
+        &self.layout.segments[..self.layout.trained_segments]
     }
 
     /// The weights of the trained segments, as [`weights`](Self::weights).
     pub fn trained_weights(&self) -> &[wgpu::Buffer] {
-        &self.weights[..self.trained_segments]
+        &self.weights[..self.layout.trained_segments]
     }
 
     /// Elements of padding between the rows of the trained tensors.
@@ -97,7 +97,7 @@ impl Parameters {
 
     /// Bytes of the segments of frozen tensors, blocks among them.
     pub fn frozen_bytes(&self) -> u64 {
-        let frozen = self.weights[self.trained_segments..].iter().chain(&self.blocks);
+        let frozen = self.weights[self.layout.trained_segments..].iter().chain(&self.blocks);
         frozen.map(wgpu::Buffer::size).sum()
     }
 
@@ -110,25 +110,26 @@ impl Parameters {
         self,
         is_trained: impl Fn(&ParameterSpec) -> bool,
     ) -> Result<Self> {
-        let specs = self.specs.iter().cloned();
+        let specs = self.layout.specs.iter().cloned();
         let specs: Vec<_> =
             specs.map(|spec| ParameterSpec { requires_grad: is_trained(&spec), ..spec }).collect();
-        if specs == self.specs {
+        if specs == self.layout.specs {
             return Ok(self);
         }
-        let moved = Self::allocate(&self.gpu, &specs, &self.states, self.storage).await?;
+        let moved =
+            Self::allocate(&self.gpu, &specs, &self.layout.states, self.layout.storage).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut copy = |from: &wgpu::Buffer, at: u64, to: &wgpu::Buffer, to_at: u64, bytes: u64| {
             encoder.copy_buffer_to_buffer(from, at, to, to_at, bytes);
         };
-        for (index, spec) in self.specs.iter().enumerate() {
+        for (index, spec) in self.layout.specs.iter().enumerate() {
             let target = moved.position(&spec.name).expect("the same names");
             // One device divides a tensor in one way, wherever the parts lie.
             let parts = self.slot(index).parts().into_iter().zip(moved.slot(target).parts());
             for ((_, from), (_, to)) in parts {
                 let bytes = from.shape.bytes();
                 copy(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
-                if keeps_beside(self.storage) && from.shape.block_format().is_none() {
+                if keeps_beside(self.layout.storage) && from.shape.block_format().is_none() {
                     copy(&from.buffer, beside_offset(&from), &to.buffer, beside_offset(&to), bytes);
                 }
             }

@@ -20,7 +20,7 @@ impl Parameters {
         if let Some(index) = self.position(name) {
             return Ok(self.slot(index));
         }
-        for (index, spec) in self.states.iter().enumerate() {
+        for (index, spec) in self.layout.states.iter().enumerate() {
             if let Some(row) = spec.names.iter().position(|row| row == name) {
                 return Ok(self.state_slot(index).row(row));
             }
@@ -89,13 +89,13 @@ impl Parameters {
     /// States are f32.
     fn storage_of(&self, name: &str) -> WeightStorage {
         match self.position(name) {
-            Some(_) => self.storage,
+            Some(_) => self.layout.storage,
             None => WeightStorage::F32,
         }
     }
 
     pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.specs.iter().position(|spec| spec.name == name)
+        self.layout.specs.iter().position(|spec| spec.name == name)
     }
 
     /// Writes a parameter or state, dense, row-major. The storage keeps of a parameter what it can;

@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Origin, Pacing, Stage};
-use crate::graph::Value;
+use crate::gpu::{Gpu, MemoryLimits, Origin, Pacing, Stage};
+use crate::graph::{Graph, InputSpec, Value};
 use crate::kernel::Precision;
 use crate::kernels::{LossMean, LossMeanParams};
-use crate::plan::{Parameters, Plan, Sinks, parameters};
+use crate::plan::{ParameterLayout, Parameters, Plan, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::StepInput;
 use crate::train::evaluation::Evaluators;
@@ -32,21 +32,16 @@ pub(in crate::train) async fn build<M: Model>(
     gpu: &Gpu,
 ) -> Result<Trainer<M>> {
     gpu.check()?;
-    settings.validate()?;
-    let weights = settings.chosen_weights(parameters.as_ref())?;
-    settings.check_native_f16(gpu)?;
     let (precision, microbatches) = (settings.precision, settings.microbatches);
-    let longest = settings.lengths.as_ref().map(Lengths::longest);
-    let (mut graph, model_loss) = graph_of(settings, &*model, gpu, weights, longest);
-    settings.check_lengths(&*model, gpu, weights, &graph)?;
-    settings.rules.check_names(&graph, parameters.as_ref())?;
-    differentiate(settings, &mut graph, model_loss)?;
+    let given = parameters.as_ref().map(Parameters::layout);
+    let outline = settings.outline(&*model, given, gpu.memory_limits())?;
+    settings.check_native_f16(gpu)?;
+    let Outline { graph, loss: model_loss, .. } = outline;
     let parameters = match parameters {
-        Some(parameters) => settings.rules.apply(&graph, parameters).await?,
+        Some(parameters) => parameters.with_trained(settings.rules.are_trained(&graph)).await?,
         None => Parameters::new(gpu, &graph, settings.seed).await?,
     };
     parameters.assert_unique_names();
-    settings.check_parts(&parameters)?;
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let loss_scale = settings.chosen_loss_scale(&parameters);
@@ -143,7 +138,74 @@ pub(in crate::train) async fn build<M: Model>(
     Ok(trainer)
 }
 
+/// What a trainer is built of, before anything is on the device.
+pub(in crate::train) struct Outline {
+    /// For the longest sequences, differentiated.
+    pub graph: Graph,
+    pub loss: Value,
+    pub layout: ParameterLayout,
+}
+
 impl Settings {
+    /// Checks the settings, and that they suit the model and given parameters.
+    pub(in crate::train) fn outline<M: Model>(
+        &self,
+        model: &M,
+        given: Option<&ParameterLayout>,
+        limits: MemoryLimits,
+    ) -> Result<Outline> {
+        self.validate()?;
+        let (weights, largest) = (self.chosen_weights(given)?, limits.largest_binding);
+        let longest = self.lengths.as_ref().map(Lengths::longest);
+        let (mut graph, loss) = graph_of(self, model, largest, weights, longest);
+        self.check_lengths(model, largest, weights, &graph)?;
+        self.rules.check_names(&graph, given)?;
+        differentiate(self, &mut graph, loss)?;
+        let layout = match given {
+            Some(given) => given.with_trained(self.rules.are_trained(&graph), largest)?,
+            None => {
+                ParameterLayout::new(graph.parameters(), graph.states(), graph.weights(), largest)?
+            }
+        };
+        self.check_parts(&layout)?;
+        Ok(Outline { graph, loss, layout })
+    }
+
+    /// Bytes of the gradients and of each of the optimizer's moments, by trained segment.
+    pub(in crate::train) fn trained_bytes(
+        &self,
+        layout: &ParameterLayout,
+    ) -> (Vec<u64>, Vec<Vec<u64>>) {
+        let quads = layout.trained_segments().iter();
+        let gradients: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
+        let moments = (0..gradients.len())
+            .map(|i| self.optimizer.moment_bytes(&SegmentTensor::of_segment(layout, i)));
+        let moments = moments.collect();
+        (gradients, moments)
+    }
+
+    /// Bytes of what the optimizer has in hand within a step.
+    pub(in crate::train) fn optimizer_bytes(&self, layout: &ParameterLayout) -> u64 {
+        let segments = 0..layout.trained_segments().len();
+        let tensors = segments.map(|segment| SegmentTensor::of_segment(layout, segment));
+        tensors.map(|tensors| self.optimizer.scratch_bytes(&tensors)).sum()
+    }
+
+    /// Bytes of the buffers where the inputs of all microbatches wait: one for each input, and one
+    /// for what else a step is told. None for a single microbatch.
+    pub(in crate::train) fn staging_bytes<'a>(
+        &self,
+        inputs: impl Iterator<Item = &'a InputSpec>,
+    ) -> Vec<u64> {
+        if self.microbatches == 1 {
+            return Vec::new();
+        }
+        let count = self.microbatches as u64;
+        let inputs = inputs.map(|input| input.shape.bytes());
+        let all = inputs.chain([size_of::<StepInput>() as u64]);
+        all.map(|bytes| bytes.saturating_mul(count)).collect()
+    }
+
     async fn activate_policies(&self, gpu: &Gpu, tensor_count: usize) -> Result<Vec<ActivePolicy>> {
         let memory = |policy: &dyn Policy| policy.memory(to_u32(tensor_count));
         let memories: Vec<_> = self.policies.iter().map(|policy| memory(&**policy)).collect();
@@ -165,12 +227,8 @@ impl Settings {
         gpu: &Gpu,
         parameters: &Parameters,
     ) -> Result<(Sinks, Vec<Vec<wgpu::Buffer>>)> {
-        let quads = parameters.trained_segments().iter();
-        let segments: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
+        let (segments, moment_bytes) = self.trained_bytes(parameters.layout());
         let names = self.optimizer.moments();
-        let moment_bytes: Vec<_> = (0..segments.len())
-            .map(|i| self.optimizer.moment_bytes(&SegmentTensor::of_segment(parameters, i)))
-            .collect();
         let bytes = segments.iter().sum::<u64>() + moment_bytes.iter().flatten().sum::<u64>();
         parameters::allocate(gpu, "gradients and moments", bytes, || {
             let gradients = segments.iter().map(|&b| gpu.buffer("gradients", b)).collect();
@@ -216,20 +274,15 @@ impl Settings {
 
     /// Buffers where the inputs of all microbatches wait; none for a single microbatch.
     async fn staging(&self, gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
-        if self.microbatches == 1 {
+        let all = self.staging_bytes(plan.inputs.iter().map(|input| &input.spec));
+        if all.is_empty() {
             return Ok(Vec::new());
         }
-        let count = self.microbatches as u64;
-        let inputs = plan.inputs.iter().map(|input| input.spec.shape.bytes());
-        let all: Vec<_> = inputs
-            .chain([size_of::<StepInput>() as u64])
-            .map(|b| b.saturating_mul(count))
-            .collect();
         let (needed, available) =
             (all.iter().copied().max().unwrap_or(0), gpu.device.limits().max_buffer_size);
         if needed > available {
             return Err(Error::Limit {
-                what: format!("an input of {count} microbatches"),
+                what: format!("an input of {} microbatches", self.microbatches),
                 limit: "maxBufferSize",
                 needed,
                 available,

@@ -20,9 +20,9 @@ use crate::plan::Parameters;
 /// learning rate, one microbatch per step, seed 0.
 #[derive(Debug)]
 pub struct TrainerBuilder<M: Model> {
-    model: M,
+    pub(super) model: M,
     pub(super) settings: Settings,
-    parameters: Option<Parameters>,
+    pub(super) parameters: Option<Parameters>,
 }
 
 impl<M: Model> TrainerBuilder<M> {
@@ -33,7 +33,7 @@ impl<M: Model> TrainerBuilder<M> {
     /// The optimizer.
     #[must_use]
     pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
-        self.settings.optimizer = Box::new(optimizer);
+        self.settings.optimizer = Rc::new(optimizer);
         self
     }
 
@@ -214,8 +214,8 @@ impl<M: Model> TrainerBuilder<M> {
     /// # Errors
     /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
     /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
-    /// and [`Error::OutOfMemory`] for a model too large, [`Error::NonFinite`] for initial parameters
-    /// that are NaN or Inf.
+    /// and [`Error::OutOfMemory`] for a model too large ([`memory`](Self::memory) tells before),
+    /// [`Error::NonFinite`] for initial parameters that are NaN or Inf.
     ///
     /// [`Error::Setting`]: crate::Error::Setting
     /// [`Error::UnknownName`]: crate::Error::UnknownName

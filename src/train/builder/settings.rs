@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, SUBMIT_BUDGET};
 use crate::kernel::{Precision, WeightStorage};
-use crate::plan::{Parameters, parts};
+use crate::plan::{ParameterLayout, Parameters, parts};
 use crate::step::{StepState, TensorState};
 use crate::train::stability::Policy;
 use crate::train::tensor_rules::TensorRules;
@@ -14,14 +14,14 @@ use crate::train::{AdamW, Clip, Lengths, LossScale, Norm, Optimizer, Schedule};
 
 /// All that a trainer is built of beside model, parameters and device. It keeps them, to be built
 /// again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::train) struct Settings {
-    pub(super) optimizer: Box<dyn Optimizer>,
+    pub(in crate::train) optimizer: Rc<dyn Optimizer>,
     pub(super) norm: Norm,
     pub(super) clip: Clip,
     pub(super) loss_scale: Option<LossScale>,
     pub(super) give_up_after: u32,
-    pub(super) policies: Vec<Rc<dyn Policy>>,
+    pub(in crate::train) policies: Vec<Rc<dyn Policy>>,
     pub(super) schedule: Schedule,
     pub(in crate::train) precision: Precision,
     pub(in crate::train) native_f16: bool,
@@ -29,18 +29,18 @@ pub(in crate::train) struct Settings {
     pub(in crate::train) microbatches: usize,
     pub(in crate::train) lengths: Option<Lengths>,
     pub(super) seed: u32,
-    pub(super) ring: u32,
-    pub(super) watch_every: u32,
+    pub(in crate::train) ring: u32,
+    pub(in crate::train) watch_every: u32,
     pub(in crate::train) rules: TensorRules,
     pub(super) error_if_nonfinite: bool,
-    pub(super) snapshot_every: u32,
+    pub(in crate::train) snapshot_every: u32,
     pub(super) submit_budget: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            optimizer: Box::new(AdamW::default()),
+            optimizer: Rc::new(AdamW::default()),
             norm: Norm::L2,
             clip: Clip::None,
             loss_scale: None,
@@ -77,11 +77,10 @@ impl Settings {
     }
 
     /// Fails if the optimizer needs the whole of a tensor that lies in parts.
-    pub(super) fn check_parts(&self, parameters: &Parameters) -> Result<()> {
-        let mut specs = parameters.trained().iter().enumerate();
-        let refused = specs.find(|&(index, spec)| {
-            parameters.is_in_parts(index) && !self.optimizer.takes_parts(spec)
-        });
+    pub(super) fn check_parts(&self, layout: &ParameterLayout) -> Result<()> {
+        let mut specs = layout.trained().iter().enumerate();
+        let refused = specs
+            .find(|&(index, spec)| layout.is_in_parts(index) && !self.optimizer.takes_parts(spec));
         let Some((_, spec)) = refused else { return Ok(()) };
         let what = format!("the optimizer {:?}", self.optimizer);
         let instead = "its rule needs the whole tensor; take AdamW, Adam, AdamAtan2, Lion or Sgd, \
@@ -90,8 +89,8 @@ impl Settings {
         Err(parts::unsupported(&what, &spec.name, instead))
     }
 
-    pub(super) fn chosen_weights(&self, given: Option<&Parameters>) -> Result<WeightStorage> {
-        let given = given.map(Parameters::storage);
+    pub(super) fn chosen_weights(&self, given: Option<&ParameterLayout>) -> Result<WeightStorage> {
+        let given = given.map(ParameterLayout::storage);
         match (self.weights, given) {
             (Some(wanted), Some(given)) if wanted != given => Err(Error::Setting {
                 setting: "weights",

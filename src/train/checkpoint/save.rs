@@ -133,7 +133,7 @@ impl<M: Model> Trainer<M> {
         let storage = optimizer.moment_storage();
         let mut all = Vec::new();
         for (segment, buffers) in self.moments.iter().enumerate() {
-            let tensors = SegmentTensor::of_segment(&self.parameters, segment);
+            let tensors = SegmentTensor::of_segment(self.parameters.layout(), segment);
             let shares = optimizer.moment_shares(&tensors);
             let chunks = tensors.last().map_or(0, |last| last.first_chunk + last.chunk_count);
             let first = storage.scale_bytes(chunks) as usize;

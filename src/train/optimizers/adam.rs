@@ -1,9 +1,12 @@
 //! Adam, with weight decay through the gradient.
 
+use std::rc::Rc;
+
 use super::adamw::amsgrad_params;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::kernel::MomentStorage;
 use crate::kernels::{AdamParams, AmsgradParams};
 use crate::record::Recorder;
 
@@ -69,6 +72,10 @@ impl Optimizer for Adam {
 
     fn eps(&self) -> Option<f64> {
         Some(self.eps)
+    }
+
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        self.with_moments(storage).valid()
     }
 
     fn validate(&self) -> Result<()> {

@@ -1,9 +1,12 @@
 //! AdamW: Adam with decoupled weight decay.
 
+use std::rc::Rc;
+
 use super::tensor_means::record_agreement;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
+use crate::kernel::MomentStorage;
 use crate::kernels::{AdamwParams, AdamwScaledParams, AmsgradParams, FACTOR_AGREEING, FACTOR_NONE};
 use crate::record::Recorder;
 
@@ -80,6 +83,10 @@ impl Optimizer for AdamW {
 
     fn eps(&self) -> Option<f64> {
         Some(self.eps)
+    }
+
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        self.with_moments(storage).valid()
     }
 
     fn validate(&self) -> Result<()> {

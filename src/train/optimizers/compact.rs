@@ -1,5 +1,7 @@
 //! Optimizers whose moments take fewer bits.
 
+use std::rc::Rc;
+
 use super::{Adam, AdamW, Lion, Optimizer, Rule, Segment, SegmentTensor, flat_bytes, rounded};
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
@@ -91,6 +93,11 @@ impl CompactMoments {
         }
     }
 
+    /// These, where there are rules for them.
+    pub(super) fn valid(self) -> Option<Rc<dyn Optimizer>> {
+        self.validate().is_ok().then(|| Rc::new(self) as Rc<dyn Optimizer>)
+    }
+
     /// What of the settings no rule over fewer bits has.
     fn unsupported(&self) -> Option<&'static str> {
         let [amsgrad, cautious, cautious_decay] = match self.optimizer {
@@ -123,6 +130,10 @@ impl Optimizer for CompactMoments {
 
     fn moment_storage(&self) -> MomentStorage {
         self.storage
+    }
+
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        Self { storage, ..*self }.valid()
     }
 
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {

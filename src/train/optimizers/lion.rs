@@ -1,9 +1,12 @@
 //! Lion: steps of one size, in the direction of a sign.
 
+use std::rc::Rc;
+
 use super::tensor_means::record_agreement;
 use super::{Optimizer, Rule, Segment, check_not_negative, check_rates, rounded};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
+use crate::kernel::MomentStorage;
 use crate::kernels::LionParams;
 use crate::record::Recorder;
 
@@ -56,6 +59,10 @@ impl Optimizer for Lion {
 
     fn learning_rate(&self) -> f64 {
         self.learning_rate
+    }
+
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        self.with_moments(storage).valid()
     }
 
     fn validate(&self) -> Result<()> {

@@ -51,6 +51,7 @@ mod tensor_means;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::rc::Rc;
 
 pub use adafactor::Adafactor;
 pub use adam::Adam;
@@ -67,7 +68,7 @@ use crate::error::{Error, Result};
 use crate::graph::{ParameterSpec, Shape};
 use crate::kernel::MomentStorage;
 use crate::kernels::CHUNK_QUADS;
-use crate::plan::Parameters;
+use crate::plan::ParameterLayout;
 use crate::plan::parts::rows_of;
 use crate::record::{Recorder, to_u32};
 
@@ -92,7 +93,7 @@ pub struct SegmentTensor<'a> {
 
 impl<'a> SegmentTensor<'a> {
     /// The tensors of one segment of the parameters, in the order of the layout.
-    pub fn of_segment(parameters: &'a Parameters, segment: usize) -> Vec<Self> {
+    pub fn of_segment(parameters: &'a ParameterLayout, segment: usize) -> Vec<Self> {
         let mut first_chunk = 0;
         let mine = parameters.parts().filter(|part| part.location.segment == segment);
         mine.map(|part| {
@@ -207,11 +208,25 @@ pub trait Optimizer: Debug {
         MomentStorage::F32
     }
 
+    /// The same optimizer with its buffers in another storage; `None`, the default, where it cannot
+    /// hold them so.
+    fn in_storage(&self, storage: MomentStorage) -> Option<Rc<dyn Optimizer>> {
+        let _ = storage;
+        None
+    }
+
     /// Bytes of each of these buffers for a segment of the parameters. The default is one f32 per
     /// parameter, laid out as the gradients are; [`moment_shares`](Self::moment_shares) tells of
     /// another layout.
     fn moment_bytes(&self, tensors: &[SegmentTensor<'_>]) -> Vec<u64> {
         vec![flat_bytes(tensors); self.moments().len()]
+    }
+
+    /// Bytes of what the optimizer has in hand within the update of a segment, but for what is small;
+    /// none by default.
+    fn scratch_bytes(&self, tensors: &[SegmentTensor<'_>]) -> u64 {
+        let _ = tensors;
+        0
     }
 
     /// The update of one segment. What it has to know of whole tensors, passes recorded here find in

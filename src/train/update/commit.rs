@@ -20,7 +20,7 @@ pub(super) struct CommitStates<'a> {
 impl Pass for CommitStates<'_> {
     fn record(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let (parameters, staged) = (self.parameters, self.staged);
-        let (_, index_of) = parameters.index_of(self.graph)?;
+        let (_, index_of) = parameters.layout().index_of(self.graph)?;
         let indices: BTreeSet<_> = self.graph.staged().iter().map(|&(s, _)| index_of[s]).collect();
         let state = self.step.state.as_entire_buffer_binding();
         if indices.len() == parameters.states().len() && !indices.is_empty() {

@@ -19,7 +19,7 @@ pub(super) struct AfterUpdates<'a> {
 
 impl Pass for AfterUpdates<'_> {
     fn record(&self, recorder: &mut Recorder<'_>) -> Result<()> {
-        let (index_of, _) = self.parameters.index_of(self.graph)?;
+        let (index_of, _) = self.parameters.layout().index_of(self.graph)?;
         for layer in self.graph.after_updates() {
             let value = |value: Value| self.values[&value].clone();
             let in_parts = Cell::new(None);

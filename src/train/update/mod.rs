@@ -72,7 +72,7 @@ impl Update<'_> {
 
         let tables = &ChunkTables::of_trained(gpu, parameters, self.norm.partial_bytes());
         let layouts: Vec<_> = (0..parameters.trained_segments().len())
-            .map(|index| SegmentTensor::of_segment(parameters, index))
+            .map(|index| SegmentTensor::of_segment(parameters.layout(), index))
             .collect();
         let layouts = layouts.iter().enumerate();
         let segments: Vec<_> =

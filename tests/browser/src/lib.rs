@@ -27,6 +27,8 @@ mod exchange;
 mod families;
 #[path = "../../faults.rs"]
 mod faults;
+#[path = "../../fitting.rs"]
+mod fitting;
 #[path = "../../freezing.rs"]
 mod freezing;
 #[path = "../../generate.rs"]
@@ -45,6 +47,8 @@ mod lengths;
 mod logits;
 #[path = "../../means.rs"]
 mod means;
+#[path = "../../memory.rs"]
+mod memory;
 #[path = "../../moments.rs"]
 mod moments;
 #[path = "../../numerics.rs"]
@@ -87,6 +91,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("exchange", exchange::TESTS),
     ("families", families::TESTS),
     ("faults", faults::TESTS),
+    ("fitting", fitting::TESTS),
     ("freezing", freezing::TESTS),
     ("generate", generate::TESTS),
     ("generation", generation::TESTS),
@@ -95,6 +100,7 @@ const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("logits", logits::TESTS),
     ("lengths", lengths::TESTS),
     ("means", means::TESTS),
+    ("memory", memory::TESTS),
     ("moments", moments::TESTS),
     ("numerics", numerics::TESTS),
     ("policies", policies::TESTS),

@@ -167,6 +167,11 @@ impl Optimizer for Muon {
         Ok(())
     }
 
+    fn scratch_bytes(&self, tensors: &[SegmentTensor<'_>]) -> u64 {
+        let (batches, _) = self.divide(tensors);
+        Scratch::quads(&batches).into_iter().map(|quads| 2 * 16 * u64::from(quads)).sum()
+    }
+
     /// Only a whole matrix can be orthogonalised.
     fn takes_parts(&self, spec: &ParameterSpec) -> bool {
         !(spec.shape.dims.len() == 2 && (self.hidden)(spec))

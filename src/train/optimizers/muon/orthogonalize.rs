@@ -53,10 +53,15 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn new(gpu: &Gpu, batches: &[Batch<'_>]) -> Self {
+    /// Quads of each of the two buffers of matrices, and of each of the two of their squares.
+    pub fn quads(batches: &[Batch<'_>]) -> [u32; 2] {
         let most = |quads: fn(&Batch<'_>) -> u32| batches.iter().map(quads).max().unwrap_or(0);
+        [most(|b| b.quads()), most(|b| b.count() * b.square_quads())]
+    }
+
+    pub fn new(gpu: &Gpu, batches: &[Batch<'_>]) -> Self {
         let buffer = |label, quads: u32| gpu.buffer(label, 16 * u64::from(quads));
-        let (matrices, squares) = (most(|b| b.quads()), most(|b| b.count() * b.square_quads()));
+        let [matrices, squares] = Self::quads(batches);
         Self {
             x: buffer("muon x", matrices),
             next: buffer("muon next x", matrices),
