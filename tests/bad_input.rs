@@ -99,13 +99,13 @@ fn a_vector_over_the_limit() {
 #[test]
 fn a_batch_over_the_limit() {
     let Some(gpu) = small_device() else { return };
-    // Logits of (8, 8, 500) are 128,000 bytes.
+    // Logits of (8, 8, 500) are 128,000 bytes, and no fewer than 64 rows are computed at a time.
     let error = refused(&gpu, Trainer::builder(gpt(500, 8)));
     let Error::Limit { needed, available, .. } = error else { panic!("{error}") };
     assert_eq!((needed, available), (128_000, LARGEST));
     assert_says(
         &error,
-        &["(8, 8, 500)", "at this width 32 rows fit", "lower the batch", "accumulate"],
+        &["(64, 500)", "at this width 32 rows fit", "lower the batch", "accumulate"],
     );
     let fits = block_on(Trainer::builder(gpt(500, 4)).build(&gpu));
     assert!(fits.is_ok(), "{fits:?}");

@@ -210,10 +210,10 @@ impl Gpt {
     #[track_caller]
     fn projected(&self, graph: &mut Graph, x: Value) -> Value {
         let weight = self.head_weight(graph);
-        match self.config.head_adapter() {
-            None => graph.module("head", |graph| graph.linear(x, weight, None, Activation::None)),
-            Some(adapter) => graph.scope("head", |graph| adapter.forward(graph, x, weight, None)),
-        }
+        graph.scope("head", |graph| match self.config.head_adapter() {
+            None => graph.linear(x, weight, None, Activation::None),
+            Some(adapter) => adapter.forward(graph, x, weight, None),
+        })
     }
 
     /// The layers of this model in `graph` that [`GptConfig::qk_clip`] is to clip after each step.
