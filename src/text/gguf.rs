@@ -236,7 +236,7 @@ fn around(tokenizer: &gguf::Tokenizer, adds_bos: bool) -> Result<Value> {
     let template = json!({
         "type": "TemplateProcessing",
         "single": part("A", 0),
-        "pair": [part("A", 0), part("B", 1)].concat(),
+        "pair": ([part("A", 0), part("B", 1)].concat()),
         "special_tokens": special.collect::<Map<String, Value>>(),
     });
     Ok(json!({ "type": "Sequence", "processors": [offsets, template] }))
