@@ -50,11 +50,16 @@ fn analytic_gradients_match_central_differences() {
 }
 
 /// What `src/graph/ops` declares: types that are operations, and the names they give themselves.
+/// Not those of generation, which has no loss.
 fn declared() -> (BTreeSet<String>, BTreeSet<String>) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/graph/ops");
     let (mut types, mut names) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs::read_dir(directory).expect("the operations") {
-        let text = fs::read_to_string(entry.expect("an entry").path()).expect("readable");
+        let path = entry.expect("an entry").path();
+        if path.ends_with("generation.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(path).expect("readable");
         for rest in text.split("\nimpl Op for ").skip(1) {
             let (name, rest) = rest.split_once(" {").expect("a block");
             types.insert(name.to_owned());

@@ -7,9 +7,7 @@ mod support;
 use evenkeel::kernel::MomentStorage;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::train::optimizers::CompactMoments;
-use evenkeel::train::{
-    Adam, AdamW, Batch, Lion, LossScale, Optimizer, SnapshotRing, Trainer, TrainerBuilder,
-};
+use evenkeel::train::{Adam, AdamW, Batch, Lion, Optimizer, SnapshotRing, Trainer, TrainerBuilder};
 use evenkeel::{Gpu, WeightStorage};
 use support::{block_on, tokens};
 
@@ -21,6 +19,8 @@ tests! {
 
 const VOCABULARY: usize = 31;
 const TIME: usize = 8;
+/// The weights that are made too large for a step.
+const NAME: &str = "token_embedding.weight";
 const SMALL: [MomentStorage; 2] = [MomentStorage::Bf16, MomentStorage::Blocks8];
 
 fn optimizers(storage: MomentStorage) -> [CompactMoments; 3] {
@@ -67,7 +67,11 @@ fn they_train_as_f32_does() {
     let final_loss = |optimizer: CompactMoments| {
         let losses = take(&mut build(&gpu, optimizer), 0..60);
         let last = losses[53..].iter().sum::<f32>() / 7.0;
-        assert!(losses[0] > 3.2 && last < 1.0, "{optimizer:?}: {} to {last}", losses[0]);
+        assert!(
+            losses[0] > 3.2 && last < 0.5 * losses[0],
+            "{optimizer:?}: {} to {last}",
+            losses[0]
+        );
         last
     };
     for (index, single) in optimizers(MomentStorage::F32).into_iter().enumerate() {
@@ -100,18 +104,21 @@ fn a_skipped_step_changes_no_bit() {
     for optimizer in SMALL.into_iter().flat_map(optimizers) {
         let mut trainer = build(&gpu, optimizer);
         take(&mut trainer, 0..3);
-        let checkpoint = block_on(trainer.checkpoint()).expect("a checkpoint");
-        // Every gradient overflows.
-        let overflowing = builder(optimizer).loss_scale(LossScale::Static(2f32.powi(126)));
-        let mut overflowing = block_on(overflowing.build(&gpu)).expect("a trainer");
-        block_on(overflowing.restore(&checkpoint)).expect("restored");
-        block_on(overflowing.step(&batch(3))).expect("a step");
-        let record = block_on(overflowing.telemetry()).expect("telemetry").pop().expect("one");
+        let weights = block_on(trainer.parameters().read(NAME)).expect("weights");
+        let write = |trainer: &Trainer<_>, weights: &[f32]| {
+            trainer.parameters().write(NAME, weights).expect("written");
+        };
+        // No logit is finite.
+        write(&trainer, &[3e38, -3e38].repeat(weights.len() / 2));
+        let before = committed(&trainer);
+        block_on(trainer.step(&batch(3))).expect("a step");
+        let record = block_on(trainer.telemetry()).expect("telemetry").pop().expect("one");
         assert!(!record.applied, "{record:?}");
-        assert!(committed(&overflowing) == committed(&trainer), "{optimizer:?}");
-        // Once it is applied, every moment moves.
+        assert!(committed(&trainer) == before, "{optimizer:?}");
+        write(&trainer, &weights);
+        let before = committed(&trainer);
         take(&mut trainer, 3..4);
-        assert!(committed(&overflowing) != committed(&trainer));
+        assert!(committed(&trainer) != before);
     }
 }
 

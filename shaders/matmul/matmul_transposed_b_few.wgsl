@@ -2,7 +2,7 @@
 // elements: lanes share its sums over `inner` and fold them as a tree, in fixed order.
 @group(0) @binding(0) var<uniform> params: ActivatedProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, rows, inner)
-@group(0) @binding(2) var<storage, read> b: array<Quad>; // (batch, cols, inner)
+@group(0) @binding(2) var<storage, read> b: array<StoredB>; // (batch, cols, inner)
 @group(0) @binding(3) var<storage, read> bias: array<Quad>; // (cols)
 @group(0) @binding(4) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
 @group(0) @binding(5) var<storage, read_write> pre_activation: array<Quad>; // laid out as c

@@ -187,6 +187,11 @@ fn products_have_the_bits_of_the_weight_in_f32() {
             |rows, outputs, inputs| Product { rows, cols: outputs, inner: inputs },
             read bias, write pre_activation
         );
+        products!(
+            gpu, MatmulTransposedBFew, MatmulTransposedBFewParams, matmul_transposed_b,
+            |rows, outputs, inputs| Product { rows, cols: outputs, inner: inputs },
+            read bias, write pre_activation
+        );
         products!(gpu, MatmulDirect, MatmulDirectParams, matmul, |rows, outputs, inputs| Product {
             rows,
             cols: inputs,
