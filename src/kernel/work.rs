@@ -18,8 +18,8 @@ pub struct Work {
     pub read_bytes: u64,
     /// Bytes written.
     pub written_bytes: u64,
-    /// Multiplications and additions of matrix products, those of attention among them; what other
-    /// kernels calculate is not counted.
+    /// Multiplications and additions of matrix products, those of attention among them where it has
+    /// no cache; what other kernels calculate is not counted.
     pub operations: u64,
 }
 
@@ -97,14 +97,14 @@ fn operations(declaration: &Declaration, field: impl Fn(&str) -> Option<u64>) ->
 }
 
 /// Forward q·k and p·v; backward q·k and do·v again, then ds·k for the queries, or ds·q and p·do
-/// for keys and values.
+/// for keys and values. How many keys are in a cache only the device knows.
 fn products_per_pair(kernel: &str) -> u64 {
     match kernel {
         _ if !kernel.starts_with("attention") => 0,
         _ if kernel.contains("backward_query") => 3,
         _ if kernel.contains("backward_key_value") => 4,
         _ if kernel.contains("backward") => 5,
-        _ if kernel.ends_with("delta") => 0,
+        _ if kernel.ends_with("delta") || kernel.ends_with("cached") => 0,
         _ => 2,
     }
 }

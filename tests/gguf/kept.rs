@@ -57,10 +57,9 @@ fn blocks(format: Format, seed: u64, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in 0..count / 32 {
         for scale in 0..scales {
-            bytes.extend(
-                (0x2200 + 37 * (block + scale) as u16 % 512 | (block as u16 % 2) << 15)
-                    .to_le_bytes(),
-            );
+            let magnitude = 0x2200 + 37 * (block + scale) as u16 % 512;
+            let sign = (block as u16 % 2) << 15;
+            bytes.extend((sign | magnitude).to_le_bytes());
         }
         let q = support::tokens(seed + block as u64, format.block_bytes() - 2 * scales, 256);
         bytes.extend(q.into_iter().map(|byte| byte as u8));

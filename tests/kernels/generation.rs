@@ -292,7 +292,7 @@ fn sample(gpu: &Gpu) {
             let scale = [1.0, 3.0, 8.0][index as usize / filters.len()];
             let mut logits = values(u64::from(index) + 5, vocabulary);
             // A grid of few numbers, both signs: many ties.
-            let grid = if index % 2 == 0 { 4.0 } else { 1e3 };
+            let grid = if index.is_multiple_of(2) { 4.0 } else { 1e3 };
             logits.iter_mut().for_each(|x| *x = (*x * grid).round() / grid * scale);
             let seen = tokens(u64::from(index), vocabulary, 2).iter().map(|&x| x == 1).collect();
             rows.push((Sampling { index, ..*filter }, logits, seen));

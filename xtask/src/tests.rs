@@ -25,6 +25,18 @@ const CPU_TESTS: [&str; 5] = ["backends", "gradients", "shader_contract", "text"
 /// of these names.
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
+/// Parts of the names of tests whose kernels, those of hardware, lavapipe's LLVM takes minutes for in
+/// the form that Dawn gives them, also under Chromium. Lavapipe runs them natively, and Chromium on
+/// SwiftShader.
+const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
+    "attention_tiled",
+    "attention_extremes",
+    "attention_windows",
+    "hardware",
+    "every_kind_of_model_goes_on",
+    "devices_agree",
+];
+
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
 
@@ -227,7 +239,12 @@ fn in_page(
     };
     let mut report = Vec::new();
     report.extend(exchange("for")?);
-    let step = tests(&folder)?.args(&options.arguments).prefix(&prefix);
+    let mut step = tests(&folder)?.args(&options.arguments).prefix(&prefix);
+    let is_lavapipe = driver.is_some_and(|driver| driver.kind == Kind::Lavapipe);
+    if is_lavapipe && options.arguments.is_empty() {
+        println!("==> left out in {place}: {}", NOT_IN_PAGES_ON_LAVAPIPE.join(", "));
+        step = step.args(NOT_IN_PAGES_ON_LAVAPIPE.map(|name| format!("-{name}")));
+    }
     report.push(watch_step(format!("GPU tests in {place}"), step, options)?);
     report.extend(exchange("from")?);
     Ok(report)

@@ -20,10 +20,17 @@ async function instantiate(wasm) {
 /** Which test program a test is from. */
 export const programOf = (name) => name.split('::')[0];
 
-/** Names of the tests that contain one of `filters`, or of all. */
+/**
+ * Names of the tests that contain one of `filters`, or of all. Those that contain a filter behind a
+ * `-` are left out.
+ */
 export async function testNames(wasm, filters) {
   const { names } = await instantiate(wasm);
-  return names.filter((name) => !filters.length || filters.some((filter) => name.includes(filter)));
+  const wanted = filters.filter((filter) => !filter.startsWith('-'));
+  const unwanted = filters.filter((filter) => filter.startsWith('-')).map((filter) => filter.slice(1));
+  const isIn = (list) => (name) => list.some((filter) => name.includes(filter));
+  const chosen = wanted.length ? names.filter(isIn(wanted)) : names;
+  return chosen.filter((name) => !isIn(unwanted)(name));
 }
 
 /**

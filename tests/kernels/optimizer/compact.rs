@@ -47,8 +47,11 @@ const ONE_STEP: Tolerance = Tolerance {
 /// A step of a tensor in f64: gradient, weights, moments, draws of both moments.
 type Step = fn(&State, &[f64], &mut [f64], &mut [(f64, f64)], &[[u32; 2]]);
 
+/// As those of Lion are, with one moment.
+type LionRule = fn(&LionSettings, &State, &[f64], &mut [f64], &mut [f64], &[u32]);
+
 fn lion_step(
-    rule: fn(&LionSettings, &State, &[f64], &mut [f64], &mut [f64], &[u32]),
+    rule: LionRule,
     state: &State,
     (gradient, weights): (&[f64], &mut [f64]),
     moments: &mut [(f64, f64)],
