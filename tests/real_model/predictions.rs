@@ -1,23 +1,24 @@
 //! Logits of some positions, and greedy continuations, from both bases.
 
+use evenkeel::Gpu;
 use evenkeel::graph::{Graph, Phase};
-use evenkeel::nn::{Generator, GeneratorSettings, Gpt, Sampling};
+use evenkeel::nn::{Generator, GeneratorSettings, Gpt, GptConfig, Sampling};
 use evenkeel::plan::Parameters;
+use evenkeel::plan::parameters::WeightSource;
 use evenkeel::train::{Batch, Predictor};
-use evenkeel::{BlockFormat, Gpu};
 use serde_json::Value;
 
 use super::support::{self, assert_close, block_on};
 use super::{BASES, CONTEXT, Real, ids, list, numbers, straying, words};
 
-/// The model on the device.
-fn loaded(real: &Real, gpu: &Gpu, format: Option<BlockFormat>) -> (Gpt, Parameters) {
-    let gpt = Gpt::new(real.gpt(format)).expect("a model");
+/// The model on the device, with weights from a file or a folder.
+pub fn loaded(gpt: GptConfig, gpu: &Gpu, weights: &mut impl WeightSource) -> (Gpt, Parameters) {
+    let gpt = Gpt::new(gpt).expect("a model");
     let mut graph = Graph::new(Phase::Evaluate);
     let tokens = graph.tokens("tokens", [1, 1], gpt.config().vocabulary);
     gpt.logits(&mut graph, tokens);
     let parameters = block_on(Parameters::new(gpu, &graph, 0)).expect("parameters");
-    block_on(parameters.load(&mut real.file.reader(|_| {}))).unwrap_or_else(|e| panic!("{e}"));
+    block_on(parameters.load(weights)).unwrap_or_else(|error| panic!("{error}"));
     (gpt, parameters)
 }
 
@@ -84,7 +85,7 @@ fn check(base: &str) {
     let Some(real) = Real::open() else { return };
     let Some(gpu) = support::exclusive_gpu() else { return };
     let (_, format) = BASES.into_iter().find(|(name, _)| *name == base).expect("a base");
-    let model = loaded(&real, &gpu, format);
+    let model = loaded(real.gpt(format), &gpu, &mut real.file.reader(|_| {}));
     let columns = ids(&real.expected["columns"]);
     let known = Known { base, columns, strays: &real.of(base)["strays"] };
     for case in list(&real.of(base)["logits"]) {
