@@ -87,7 +87,7 @@ pub(super) fn check(sequences: &[Sequence], longest: usize) -> Result<()> {
 /// let mut lengths = [0, 1, 2].map(|index| batches.batch(7, index).length());
 /// lengths.sort();
 /// assert_eq!(lengths, [Some(4), Some(8), Some(16)]);
-/// assert_eq!(batches.padding(7, 0).share(), 1.0 - 39.0 / 56.0);
+/// assert_eq!(batches.padding(7, 0).share(), 17.0 / 56.0);
 /// # Ok::<(), evenkeel::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

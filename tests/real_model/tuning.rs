@@ -113,8 +113,9 @@ fn check(base: &str) {
     let (time, batches) = batches(&real);
     let gpt = GptConfig { lora: adapter.gpt().lora, ..real.gpt(base_format) };
     let model = LanguageModel { gpt: Gpt::new(gpt).expect("a model"), batch: BATCH, time };
-    let learning_rate = real.expected["lora"]["learning_rate"].as_f64().expect("a number");
-    let optimizer = AdamW { learning_rate, weight_decay: 0.0, ..AdamW::default() };
+    let setting = |name: &str| real.expected["lora"][name].as_f64().expect("a number");
+    let (learning_rate, eps) = (setting("learning_rate"), setting("eps"));
+    let optimizer = AdamW { learning_rate, eps, weight_decay: 0.0, ..AdamW::default() };
     let builder = Trainer::builder(model).optimizer(optimizer).clip(Clip::Norm(1.0));
     let mut trainer = block_on(builder.build(&gpu)).unwrap_or_else(|e| panic!("{e}"));
     block_on(trainer.load_weights(&mut real.file.reader(|_| {}))).expect("loaded");
