@@ -5,8 +5,7 @@ use evenkeel::Gpu;
 use evenkeel::kernel::MomentStorage;
 use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::reference::optimizer::{
-    self as reference, AdamSettings, LionSettings, code_values, moment_draws, quantized,
-    rounded_to_bf16,
+    self as reference, AdamSettings, LionSettings, code_values, moment_draws,
 };
 use evenkeel::reference::step::State;
 use evenkeel::step::{StepInput, StepState, TensorState};
@@ -298,10 +297,10 @@ fn rounding_is_right_on_average() {
     let mut sums = [[0.0; 6]; 2];
     let draws = 65_536 / 16;
     for draw in (0..65_536).step_by(16) {
-        for (sums, stored) in sums
-            .iter_mut()
-            .zip([quantized(&moments, &[draw; 6], false), rounded_to_bf16(&moments, &[draw; 6])])
-        {
+        for (sums, stored) in sums.iter_mut().zip([
+            reference::quantized(&moments, &[draw; 6], false),
+            reference::rounded_to_bf16(&moments, &[draw; 6]),
+        ]) {
             sums.iter_mut().zip(&stored).for_each(|(sum, x)| *sum += x / f64::from(draws));
             assert_eq!((stored[0], stored[5]), (1.0, 0.0));
         }
