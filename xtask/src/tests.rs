@@ -25,17 +25,11 @@ const CPU_TESTS: [&str; 5] = ["backends", "gradients", "shader_contract", "text"
 /// of these names.
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
-/// Parts of the names of tests whose kernels, those of hardware, lavapipe's LLVM takes minutes for in
-/// the form that Dawn gives them, also under Chromium. Lavapipe runs them natively, and Chromium on
+/// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
+/// gives them: attention and what hardware gets. Lavapipe runs them natively, and Chromium on
 /// SwiftShader.
-const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
-    "attention_tiled",
-    "attention_extremes",
-    "attention_windows",
-    "hardware",
-    "every_kind_of_model_goes_on",
-    "devices_agree",
-];
+const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 4] =
+    ["kernels::attention", "hardware", "every_kind_of_model_goes_on", "devices_agree"];
 
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
@@ -57,6 +51,10 @@ pub struct Options {
     /// Run nothing but the tests in Chromium and in Dawn
     #[arg(long)]
     browser_only: bool,
+    /// With the tests in pages, run them once more in Chromium on lavapipe, where Dawn alone runs
+    /// them otherwise
+    #[arg(long)]
+    chromium_on_lavapipe: bool,
     /// Translate every kernel for every backend and have the compilers check it; install what is
     /// missing
     #[arg(long)]
@@ -179,9 +177,11 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         browser::Tests::build()?
     };
     let named = |kind| drivers.iter().find(|driver| driver.kind == kind);
-    let on_lavapipe = match named(Kind::Lavapipe) {
-        Some(lavapipe) => Some((lavapipe, Chromium::on_lavapipe(lavapipe)?)),
-        None => None,
+    let on_lavapipe = if options.chromium_on_lavapipe {
+        let lavapipe = named(Kind::Lavapipe).context("lavapipe is not here")?;
+        Some((lavapipe, Chromium::on_lavapipe(lavapipe)?))
+    } else {
+        None
     };
     let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
     let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
@@ -189,13 +189,10 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
     std::thread::scope(|scope| {
         let chromium = scope.spawn(|| in_page(options, "Chromium", swiftshader, in_chromium));
         let mut others = vec![in_page(options, "Dawn", drivers.first(), in_dawn)];
-        match &on_lavapipe {
-            Some((lavapipe, chromium)) => {
-                let place = "Chromium on lavapipe through a shim";
-                let tests = |folder: &Path| Ok(tests.in_chromium(chromium, folder));
-                others.push(in_page(options, place, Some(lavapipe), tests));
-            }
-            None => println!("==> skipped: the tests in Chromium on lavapipe, which is not here"),
+        if let Some((lavapipe, chromium)) = &on_lavapipe {
+            let place = "Chromium on lavapipe through a shim";
+            let tests = |folder: &Path| Ok(tests.in_chromium(chromium, folder));
+            others.push(in_page(options, place, Some(lavapipe), tests));
         }
         report.extend(chromium.join().expect("no panic")?);
         for outcomes in others {

@@ -14,7 +14,8 @@ const LEARNED = 1.8;
  * checked all of a file, and before freezing, tensors in parts, long schedules and encodings of texts, 10
  * less before attention and products in tiles for GPUs, another 15 before windows and the forms of
  * Mistral, Qwen and Gemma, and another 35 before low-rank adapters, which any model may have, and losses
- * in chunks.
+ * in chunks, and another 57 before generation with a cache, weights in blocks, several lengths and the
+ * memory plan.
  */
 const WASM_KB = 580;
 /**
