@@ -26,10 +26,16 @@ const CPU_TESTS: [&str; 5] = ["backends", "gradients", "shader_contract", "text"
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
-/// gives them: attention and what hardware gets. Lavapipe runs them natively, and Chromium on
+/// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs them natively, and Chromium on
 /// SwiftShader.
-const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 4] =
-    ["kernels::attention", "hardware", "every_kind_of_model_goes_on", "devices_agree"];
+const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
+    "kernels::attention",
+    "kernels::blocks",
+    "kernels::generation",
+    "hardware",
+    "every_kind_of_model_goes_on",
+    "devices_agree",
+];
 
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
