@@ -163,9 +163,10 @@ impl<'a, F: FnMut(&Progress<'_>)> Reader<'a, F> {
             Some(format) => self.files.blocks_of(tensor, 0..0, format)?.is_some(),
             None => false,
         };
-        let can_hold = |value: f32| match is_kept {
-            true => value.is_finite(),
-            false => parameters.can_hold_in(parameter, value),
+        let can_hold = |value: f32| match format {
+            Some(_) if is_kept => value.is_finite(),
+            Some(format) => value.abs() <= format.largest(),
+            None => parameters.can_hold(value),
         };
         let (mut first, mut count) = (None, 0);
         for elements in ranges(size.elements) {

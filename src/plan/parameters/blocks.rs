@@ -82,7 +82,7 @@ impl Parameters {
     }
 
     /// Whether parameter `name` can hold this number. As [`can_hold`](Self::can_hold) for most;
-    /// blocks have a [largest](BlockFormat::largest) one.
+    /// blocks have a [largest](BlockFormat::largest) one. It looks for the name.
     pub fn can_hold_in(&self, name: &str, value: f32) -> bool {
         match self.format_of(name) {
             None => self.can_hold(value),
