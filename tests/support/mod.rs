@@ -61,16 +61,20 @@ macro_rules! once {
 /// The adapter of the environment, or `None` where there is none and none is required. A page
 /// requires one.
 pub fn gpu() -> Option<Gpu> {
+    once!(make_gpu)
+}
+
+fn make_gpu() -> Option<Gpu> {
     let is_required =
         cfg!(target_arch = "wasm32") || std::env::var_os("EVENKEEL_REQUIRE_GPU").is_some();
-    once!(|| match block_on(Gpu::new()) {
+    match block_on(Gpu::new()) {
         Ok(gpu) => Some(gpu),
         Err(error) if is_required => panic!("{error}"),
         Err(error) => {
             eprintln!("skipped: {error}");
             None
         }
-    })
+    }
 }
 
 /// The same device with the kernels that hardware adapters get: matrix products and attention through
@@ -108,9 +112,11 @@ impl Deref for Exclusive {
     }
 }
 
-/// [`gpu`], exclusive.
+/// A device of the adapter of the environment beside that of [`gpu`], which other tests use at the
+/// same time; in a page, where tests follow each other, the same.
 pub fn exclusive_gpu() -> Option<Exclusive> {
-    gpu().map(Exclusive::new)
+    let gpu = if cfg!(target_arch = "wasm32") { gpu() } else { once!(make_gpu) };
+    gpu.map(Exclusive::new)
 }
 
 /// The adapter of the environment, asked for with wgpu alone.
