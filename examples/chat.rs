@@ -21,13 +21,9 @@ use evenkeel::nn::{
     Generation, GenerationSpeed, Generator, GeneratorSettings, Gpt, GptConfig, Sampling,
 };
 use evenkeel::plan::Parameters;
-use evenkeel::run::{finish, print_bytes, say};
+use evenkeel::run::{Source, block_format, finish, print_bytes, say};
 use evenkeel::text::{ChatOptions, Conversation, Message};
 use evenkeel::{BlockFormat, Error, Gpu, Precision, Result};
-use source::{Source, block_format};
-
-#[path = "support/source.rs"]
-mod source;
 
 /// Talks with a model.
 #[derive(Debug, Parser)]

@@ -22,14 +22,10 @@ use clap::Parser;
 use evenkeel::data::{PaddedBatches, Sequence};
 use evenkeel::hugging_face::AdapterExport;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora, Targets};
-use evenkeel::run::{self, Ending, Folder, Signals, say};
+use evenkeel::run::{self, Ending, Folder, Signals, Source, block_format, say};
 use evenkeel::text::{Completions, Examples, LossOn, Supervision};
 use evenkeel::train::{AdamW, Clip, Lengths, Schedule, Trainer};
 use evenkeel::{BlockFormat, Error, Gpu, Result};
-use source::{Source, block_format};
-
-#[path = "support/source.rs"]
-mod source;
 
 /// Steps between two lines of progress.
 const REPORT_EVERY: usize = 10;

@@ -79,6 +79,14 @@ impl From<bool> for Ending {
 /// What `main` returns: says an error in one line, and that standard output could not be written,
 /// with exit code 1.
 pub fn finish<T: Into<Ending>, E: Display>(result: Result<T, E>) -> ExitCode {
+    finish_with(result, |_| 1)
+}
+
+/// [`finish`] with exit codes that tell errors apart, such as [`exit_code`](crate::run::exit_code)'s.
+pub fn finish_with<T: Into<Ending>, E: Display>(
+    result: Result<T, E>,
+    exit_code: impl FnOnce(&E) -> u8,
+) -> ExitCode {
     let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
     let code = match result.map(Into::into) {
         Ok(Ending::Done) => 0,
@@ -86,7 +94,7 @@ pub fn finish<T: Into<Ending>, E: Display>(result: Result<T, E>) -> ExitCode {
         Ok(Ending::Stopped(signal)) => signal.exit_code(),
         Err(error) => {
             complain("error", &error);
-            1
+            exit_code(&error)
         }
     };
     match failed {

@@ -26,6 +26,7 @@
 mod console;
 mod dashboard;
 mod description;
+mod exit_code;
 pub mod folder;
 pub mod history;
 mod monitor;
@@ -36,11 +37,14 @@ mod profile;
 mod saved;
 mod settings;
 mod signals;
+#[cfg(feature = "text")]
+mod source;
 pub mod text;
 mod training;
 
-pub use console::{Ending, finish, print_bytes, print_line, warn};
+pub use console::{Ending, finish, finish_with, print_bytes, print_line, warn};
 pub use description::describe;
+pub use exit_code::exit_code;
 pub use folder::Folder;
 pub use monitor::Monitor;
 pub use options::Options;
@@ -49,6 +53,8 @@ pub use preset::Preset;
 pub use saved::{About, Saved};
 pub use settings::Settings;
 pub use signals::{Signal, Signals};
+#[cfg(feature = "text")]
+pub use source::{Source, block_format};
 pub use text::Text;
 pub use training::Run;
 

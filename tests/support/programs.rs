@@ -33,12 +33,20 @@ pub fn folder() -> &'static Path {
     })
 }
 
-/// An example program with arguments, not started yet.
+/// An example program with arguments, not started yet; one named `evenkeel lora` is that command of
+/// the program `evenkeel`, for tests that need the feature `cli`.
 pub fn command<S: AsRef<OsStr>>(example: &str, arguments: &[S]) -> Command {
-    let program = folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
+    let mut command = match example.split_once(' ') {
+        Some(("evenkeel", name)) => {
+            let program = option_env!("CARGO_BIN_EXE_evenkeel");
+            let mut command = Command::new(program.expect("built with the feature cli"));
+            command.arg(name);
+            command
+        }
+        _ => Command::new(folder().join(format!("{example}{}", std::env::consts::EXE_SUFFIX))),
+    };
     // Mesa complains on the error output where this is not set.
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or(std::env::temp_dir().into());
-    let mut command = Command::new(program);
     command.args(arguments).env("XDG_RUNTIME_DIR", runtime);
     command
 }
@@ -66,8 +74,14 @@ pub fn refuse(arguments: &[&str], parts: &[&str]) {
 
 #[track_caller]
 pub fn check_refusal(output: &Output, arguments: &[&str], parts: &[&str]) {
+    check_failure(output, 1, arguments, parts);
+}
+
+/// A run that must have failed with this exit code and one line that holds all of `parts`.
+#[track_caller]
+pub fn check_failure(output: &Output, code: i32, arguments: &[&str], parts: &[&str]) {
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
     assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "{error}");
     for part in parts {
         assert!(error.contains(part), "{arguments:?} gives {error:?} without {part:?}");

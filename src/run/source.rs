@@ -1,21 +1,23 @@
 //! A model out of a folder of Hugging Face's or a GGUF file of llama.cpp's, with its tokenizer.
 
-#![allow(dead_code, reason = "each example uses a part of it")]
-
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
-use evenkeel::hugging_face::{Config, Export, Folder, Progress, Reader};
-use evenkeel::text::Tokenizer;
-use evenkeel::{BlockFormat, Error, Precision, Result, gguf};
+use crate::error::{Error, Result};
+use crate::gguf;
+use crate::hugging_face::{Config, Export, Folder, Progress, Reader};
+use crate::kernel::{BlockFormat, Precision};
+use crate::text::Tokenizer;
 
 /// What a model is read from.
+#[derive(Debug)]
 enum Files {
     Folder(Folder),
     Gguf(gguf::File),
 }
 
 /// A model that is open, none of whose weights has been read.
+#[derive(Debug)]
 pub struct Source {
     files: Files,
     /// Its own, or the one of another folder.
@@ -23,7 +25,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a folder, or a file whose name ends with .gguf, and checks that the tokenizer fits.
+    /// Opens a folder, or a file whose name ends with .gguf, and checks that the tokenizer fits:
+    /// the model's own, or that of the folder `tokenizer`.
+    ///
+    /// # Errors
+    /// [`Error::File`] and what the readers of folders, GGUF files and tokenizers refuse.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
         let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
         if !is_gguf && !path.is_dir() {
@@ -94,7 +100,10 @@ fn progress() -> impl FnMut(&Progress<'_>) {
 }
 
 /// A format of blocks by its name, whatever its case.
-pub fn block_format(name: &str) -> Result<BlockFormat, String> {
+///
+/// # Errors
+/// The names that there are.
+pub fn block_format(name: &str) -> std::result::Result<BlockFormat, String> {
     let named = |format: &BlockFormat| format.name().eq_ignore_ascii_case(name);
     let found = BlockFormat::ALL.into_iter().find(named);
     found.ok_or_else(|| "there are q8_0, q4_0 and q4_1".to_owned())

@@ -1,0 +1,78 @@
+//! `evenkeel`: fine-tunes, trains and runs language models on any GPU.
+//!
+//! Each command is a module; exit codes are those of [`evenkeel::run::exit_code`].
+
+mod chat;
+mod completions;
+mod convert;
+mod doctor;
+mod evaluate;
+mod fuse;
+mod generate;
+mod inspect;
+mod lora;
+mod report;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use evenkeel::Result;
+use evenkeel::run::{self, Ending};
+
+/// Fine-tunes, trains and runs language models on any GPU, and stays stable.
+#[derive(Debug, Parser)]
+#[command(name = "evenkeel", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fine-tune a model with adapters, or all of it
+    Lora(lora::Options),
+    /// Train a model from scratch, or go on with one
+    Train(train::Options),
+    /// Let a model go on with a text
+    Generate(generate::Options),
+    /// Talk with a model
+    Chat(chat::Options),
+    /// Add an adapter to the weights of its model
+    Fuse(fuse::Options),
+    /// Write a model in another form: a folder, other types
+    Convert(convert::Options),
+    /// Measure a model on a text, or on questions with choices
+    Evaluate(evaluate::Options),
+    /// Say what a model, an adapter, a checkpoint or a run holds
+    Inspect(inspect::Options),
+    /// Check the adapter and the kernels on it
+    Doctor(doctor::Options),
+    /// Write the report of a run as one page
+    Report(report::Options),
+    /// Print completions for a shell
+    Completions(completions::Options),
+}
+
+fn main() -> ExitCode {
+    let result = pollster::block_on(Cli::parse().command.run());
+    run::finish_with(result, run::exit_code)
+}
+
+impl Command {
+    async fn run(self) -> Result<Ending> {
+        match self {
+            Self::Lora(options) => lora::run(options).await,
+            Self::Train(options) => train::run(options).await,
+            Self::Generate(options) => generate::run(options).await,
+            Self::Chat(options) => chat::run(options).await,
+            Self::Fuse(options) => fuse::run(options).await,
+            Self::Convert(options) => convert::run(options).await,
+            Self::Evaluate(options) => evaluate::run(options).await,
+            Self::Inspect(options) => inspect::run(options).await,
+            Self::Doctor(options) => doctor::run(options).await,
+            Self::Report(options) => report::run(options).await,
+            Self::Completions(options) => completions::run(options).await,
+        }
+    }
+}
