@@ -35,12 +35,15 @@ pub const PRODUCT_B_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_
 pub const PRODUCT_B_COLUMNS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_columns.wgsl");
 /// `opening` of sums that begin with zero.
 pub const PRODUCT_FROM_ZERO: Fragment = wgsl!("../../shaders/matmul/shared/product_from_zero.wgsl");
+/// How many terms a partial sum has.
+pub const PRODUCT_PARTIAL: Fragment = wgsl!("../../shaders/matmul/shared/product_partial.wgsl");
 /// `ResumedProductParams`, an `opening` and a `store` of sums that go on from dispatch to dispatch.
 pub const PRODUCT_RESUMED: Fragment = wgsl!("../../shaders/matmul/shared/product_resumed.wgsl");
 /// `multiply`: one tile of C per workgroup, through workgroup memory; wants [`PRODUCT_TILE_64`],
-/// [`PRODUCT_TERMS_F32`] and [`PRODUCT_FROM_ZERO`].
+/// [`PRODUCT_TERMS_F32`], [`PRODUCT_FROM_ZERO`] and [`PRODUCT_PARTIAL`].
 pub const PRODUCT_TILED: Fragment = wgsl!("../../shaders/matmul/shared/product_tiled.wgsl");
-/// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`].
+/// `multiply`: one tile of C per workgroup, in registers only; wants [`PRODUCT_FROM_ZERO`]
+/// and [`PRODUCT_PARTIAL`].
 pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_direct.wgsl");
 /// `store_row`: what exists of a quad goes to the kernel's `store`.
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
@@ -158,7 +161,7 @@ product! {
     /// C = alpha A·B: the data gradient of a linear layer.
     pub Matmul, MatmulParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_TILE_64, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -179,7 +182,7 @@ product! {
     pub MatmulTransposedB, MatmulTransposedBParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     tile |variant| variant.product_tile;
@@ -210,7 +213,7 @@ product! {
     /// C = alpha Aᵀ·B: the weight gradient of a linear layer.
     pub MatmulTransposedA, MatmulTransposedAParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_TILE_64, PRODUCT_TILED,
+        PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_TILE_64, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
@@ -230,7 +233,7 @@ product! {
     /// C = alpha A·B, in registers only: the data gradient of a linear layer.
     pub MatmulDirect, MatmulDirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
+        PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_DIRECT,
         wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -251,7 +254,7 @@ product! {
     pub MatmulTransposedBDirect, MatmulTransposedBDirectParams = [
         QUAD_F32, GRID, ACTIVATION, PRODUCT_ACTIVATED, PRODUCT_A_ROWS, PRODUCT_B_COLUMNS,
         PRODUCT_STORE,
-        PRODUCT_FROM_ZERO, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
+        PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     tile |variant| direct_tile(variant);
@@ -315,7 +318,7 @@ product! {
     /// C = alpha Aᵀ·B, in registers only: the weight gradient of a linear layer.
     pub MatmulTransposedADirect, MatmulTransposedADirectParams = [
         QUAD_F32, GRID, PRODUCT, PRODUCT_A_COLUMNS, PRODUCT_B_ROWS, PRODUCT_STORE,
-        PRODUCT_FROM_ZERO, PRODUCT_DIRECT,
+        PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_DIRECT,
         wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
@@ -334,10 +337,11 @@ product! {
 product! {
     /// C = alpha A·B in several dispatches, each with its part of the inner dimension: the data
     /// gradient of a linear layer whose weight no binding holds. The sums go on where the dispatch
-    /// before left them, in the order of one product, so where parts end at a multiple of 16 the
+    /// before left them, in the order of one product, so where parts end at a multiple of 64 the
     /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
     pub MatmulResumed, MatmulResumedParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_PARTIAL,
         PRODUCT_TERMS_F32, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
@@ -364,6 +368,7 @@ product! {
     /// [`MatmulResumed`] in registers only, with the bits of [`MatmulDirect`].
     pub MatmulResumedDirect, MatmulResumedDirectParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        PRODUCT_PARTIAL,
         PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;

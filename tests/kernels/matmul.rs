@@ -1,4 +1,5 @@
-//! Matrix products. Sizes below, at and above a tile of 64 x 64 and a step of 16 along the sum;
+//! Matrix products. Sizes below, at and above a tile of 64 x 64 and a partial sum of 64 terms; small
+//! terms beside a large one;
 //! tiles of all sizes, which give the same bits; heads inside wider rows; more than 65,535 tiles;
 //! garbage where a matrix ends.
 
@@ -23,6 +24,8 @@ const SIZES: &[(usize, usize, usize)] = &[
     (5, 255, 3),
     (256, 5, 4),
     (131, 130, 33),
+    (33, 20, 64),
+    (20, 33, 130),
 ];
 
 rows! {
@@ -36,6 +39,15 @@ fn rounding(inner: usize) -> Tolerance {
     let absolute = 1.2e-7 * (inner as f64 + 4.0);
     Tolerance { absolute, relative: 3e-7, because: "one f32 rounding per term of the sum" }
 }
+
+/// Half a unit in the last place below one: added to one it is lost.
+const SMALL: f32 = 1.0 / (1u32 << 25) as f32;
+
+const PARTIAL: Tolerance = Tolerance {
+    absolute: 64.0 * SMALL as f64 + 64.0 * 6e-8,
+    relative: 0.0,
+    because: "terms in the partial sum of the large one are lost, and each of 64 sums is rounded",
+};
 
 /// Padded rows, and after them a quad of NaN that no product may touch.
 fn guarded(dense: &[f32], cols: usize) -> Vec<f32> {
@@ -110,6 +122,22 @@ macro_rules! product_test {
                         added.map(|(before, p)| f64::from(*before) - 0.5 * p).collect();
                     assert_close(&what, &unpad(&read(gpu, &c), cols), &added, rounding(inner));
                 }
+            }
+
+            // One large term, and many that are nothing beside it alone: 4,095 of 2^-25.
+            let size = Product { rows: 3, cols: 5, inner: 4096 };
+            let ones = |(rows, cols)| pad(&vec![1.0; rows * cols], cols);
+            let (rows, cols) = shape_b(size);
+            let is_first = |i: usize| (if rows == size.inner { i / cols } else { i % cols }) == 0;
+            let terms = (0..rows * cols).map(|i| if is_first(i) { 1.0 } else { SMALL });
+            let ga = gpu.upload("a", &ones(shape_a(size)));
+            let gb = gpu.upload("b", &pad(&terms.collect::<Vec<_>>(), cols));
+            for variant in tiles::<$Kernel<'_>>() {
+                let c = gpu.buffer("c", 3 * 8 * 4);
+                launch(variant, $Params::dense(3, 5, 4096), [&ga, &gb, &c]);
+                let expected = [1.0 + 4095.0 * f64::from(SMALL); 15];
+                let what = format!("small terms, {variant:?}");
+                assert_close(&what, &unpad(&read(gpu, &c), 5), &expected, PARTIAL);
             }
 
             // Two sequences, four heads side by side in the columns, two heads per matrix of B.
@@ -235,11 +263,11 @@ macro_rules! many_tiles_test {
     };
 }
 
-/// In three dispatches, each with a part of the sums: the bits of one, and nothing is stored before
+/// In three dispatches, each with whole partial sums: the bits of one, and nothing is stored before
 /// the last.
 macro_rules! resumed_test {
     ($gpu:ident, $Kernel:ident, $Params:ident) => {
-        let (rows, cols, inner) = (70, 37, 87);
+        let (rows, cols, inner) = (70, 37, 215);
         let (a, b) = (values(8, rows * inner), values(9, inner * cols));
         let ga = $gpu.upload("a", &guarded(&a, inner));
         let gb = $gpu.upload("b", &guarded(&b, cols));
@@ -251,19 +279,19 @@ macro_rules! resumed_test {
             $gpu.run(&$Kernel { params, a, b, sums, c });
         };
         for accumulate in [0, 1] {
-            let whole = $Params { accumulate, ..$Params::dense(70, 37, 87) };
+            let whole = $Params { accumulate, ..$Params::dense(70, 37, 215) };
             $gpu.write(&c, 0, bytemuck::cast_slice(&before));
             run(whole);
             let expected = read($gpu, &c);
             $gpu.write(&c, 0, bytemuck::cast_slice(&before));
-            for (first, end) in [(0, 16), (16, 64), (64, 87)] {
+            for (first, end) in [(0, 64), (64, 192), (192, 215)] {
                 assert_eq!(read($gpu, &c), before, "written before the last dispatch");
                 run($Params {
                     inner: end - first,
                     a_offset: first / 4,
                     b_offset: first * 10,
                     resume: u32::from(first > 0),
-                    unfinished: u32::from(end < 87),
+                    unfinished: u32::from(end < 215),
                     ..whole
                 });
             }

@@ -265,8 +265,8 @@ fn what_is_frozen_need_not_be_whole() {
     });
     assert_same_bits("Adafactor", &found, &expected);
     // A projection of 3 * 80 rows of 80 columns, which QK-clip would scale.
-    let clipped =
-        GptConfig { qk_clip: Some(QkClip::default()), ..GptConfig::gpt2(27, 8, 1, 2, 80) };
+    let base = GptConfig { hidden: 80, ..GptConfig::gpt2(27, 8, 1, 2, 80) };
+    let clipped = GptConfig { qk_clip: Some(QkClip::default()), ..base };
     let ids = |seed| tokens(seed, 8, 27);
     let batch = Batch::new().with("tokens", ids(1)).with("targets", ids(2));
     let [expected, found] = [whole, parts].map(|gpu| {

@@ -1,7 +1,8 @@
 // One 32 x 32 tile of C per workgroup, which is one subgroup of 8 invocations: each quad is loaded by
 // one of them, and the quads of A are spread to the others by broadcasts. For drivers that run
 // subgroups on the vector units of a CPU, where a load costs as much as 50 broadcasts. Each
-// invocation owns one quad of columns. Another fragment says what the sums begin with.
+// invocation owns one quad of columns. Other fragments say what the totals begin with, and
+// how many terms a partial sum has.
 const INVOCATIONS = 8u;
 
 // Row 4 j + i of the tile is r<j> of the i-th Sums.
@@ -47,32 +48,32 @@ fn multiply(tile: u32, lane: u32) {
         let inner_quads = (params.inner + 3u) / 4u;
         let first = params.c_offset + outer * params.c_outer_stride
             + inner * params.c_inner_stride;
-        var sums = array<mat4x4<f32>, 8>();
-        for (var j = 0u; j < 8u; j++) { sums[j] = opening(first, row / 4u + j, quad); }
-        var s0 = Sums(sums[0][0], sums[1][0], sums[2][0], sums[3][0],
-            sums[4][0], sums[5][0], sums[6][0], sums[7][0]);
-        var s1 = Sums(sums[0][1], sums[1][1], sums[2][1], sums[3][1],
-            sums[4][1], sums[5][1], sums[6][1], sums[7][1]);
-        var s2 = Sums(sums[0][2], sums[1][2], sums[2][2], sums[3][2],
-            sums[4][2], sums[5][2], sums[6][2], sums[7][2]);
-        var s3 = Sums(sums[0][3], sums[1][3], sums[2][3], sums[3][3],
-            sums[4][3], sums[5][3], sums[6][3], sums[7][3]);
-        for (var k = 0u; k < inner_quads; k++) {
-            let a = a_block(origin_a, k); // this invocation's four rows
-            let b = b_block(origin_b, k); // four rows of B, this invocation's quad of columns
-            s0 = add_rows(s0, a[0], b);
-            s1 = add_rows(s1, a[1], b);
-            s2 = add_rows(s2, a[2], b);
-            s3 = add_rows(s3, a[3], b);
+        var totals = array<mat4x4<f32>, 8>();
+        for (var j = 0u; j < 8u; j++) { totals[j] = opening(first, row / 4u + j, quad); }
+        for (var begin = 0u; begin < inner_quads; begin += PARTIAL_QUADS) {
+            var s0 = Sums();
+            var s1 = Sums();
+            var s2 = Sums();
+            var s3 = Sums();
+            for (var k = begin; k < min(begin + PARTIAL_QUADS, inner_quads); k++) {
+                let a = a_block(origin_a, k); // this invocation's four rows
+                let b = b_block(origin_b, k); // four rows of B, this invocation's quad of columns
+                s0 = add_rows(s0, a[0], b);
+                s1 = add_rows(s1, a[1], b);
+                s2 = add_rows(s2, a[2], b);
+                s3 = add_rows(s3, a[3], b);
+            }
+            totals[0] += mat4x4(s0.r0, s1.r0, s2.r0, s3.r0);
+            totals[1] += mat4x4(s0.r1, s1.r1, s2.r1, s3.r1);
+            totals[2] += mat4x4(s0.r2, s1.r2, s2.r2, s3.r2);
+            totals[3] += mat4x4(s0.r3, s1.r3, s2.r3, s3.r3);
+            totals[4] += mat4x4(s0.r4, s1.r4, s2.r4, s3.r4);
+            totals[5] += mat4x4(s0.r5, s1.r5, s2.r5, s3.r5);
+            totals[6] += mat4x4(s0.r6, s1.r6, s2.r6, s3.r6);
+            totals[7] += mat4x4(s0.r7, s1.r7, s2.r7, s3.r7);
         }
-        sums = array<mat4x4<f32>, 8>(
-            mat4x4(s0.r0, s1.r0, s2.r0, s3.r0), mat4x4(s0.r1, s1.r1, s2.r1, s3.r1),
-            mat4x4(s0.r2, s1.r2, s2.r2, s3.r2), mat4x4(s0.r3, s1.r3, s2.r3, s3.r3),
-            mat4x4(s0.r4, s1.r4, s2.r4, s3.r4), mat4x4(s0.r5, s1.r5, s2.r5, s3.r5),
-            mat4x4(s0.r6, s1.r6, s2.r6, s3.r6), mat4x4(s0.r7, s1.r7, s2.r7, s3.r7),
-        );
         for (var i = 0u; i < min(32u, params.rows - row); i++) {
-            store_row(first, row + i, quad, sums[i / 4u][i % 4u]);
+            store_row(first, row + i, quad, totals[i / 4u][i % 4u]);
         }
     }
 }

@@ -1,7 +1,7 @@
 // One tile of C per workgroup, 16 elements of `inner` at a time through workgroup memory. Each
 // invocation owns COL_BLOCKS blocks of 4 x 4 elements, 32 columns apart: matrix columns are rows of C.
 // Other fragments give the tile, Term, what is multiplied, Sum, what a step of `inner` adds up to,
-// and what the sums begin with. The order of the sums is the same for all tiles.
+// what the totals begin with, and how many terms a partial sum has. The order of the sums is the same for all tiles.
 
 // Four quads of `inner`, A's (16 inner, rows) and then B's (16 inner, cols). Within a row the quads
 // are permuted, so that neither stores nor loads meet in a bank: see `swizzled`.
@@ -63,28 +63,34 @@ fn multiply(tile: u32, lane: u32) {
         var left = opening(first, row + row_quad, col + col_quad);
         var right = mat4x4<f32>();
         if COL_BLOCKS > 1u { right = opening(first, row + row_quad, col + col_quad + 8u); }
-        for (var k = 0u; k < inner_quads; k += 4u) {
-            var terms = mat4x4<f32>();
-            if k + block_k < inner_quads {
-                if loads_a {
-                    terms = transpose(a_block(origin, k + block_k));
-                } else {
-                    terms = b_block(origin, k + block_k);
+        for (var begin = 0u; begin < inner_quads; begin += PARTIAL_QUADS) {
+            var partial_left = mat4x4<f32>();
+            var partial_right = mat4x4<f32>();
+            for (var k = begin; k < min(begin + PARTIAL_QUADS, inner_quads); k += 4u) {
+                var terms = mat4x4<f32>();
+                if k + block_k < inner_quads {
+                    if loads_a {
+                        terms = transpose(a_block(origin, k + block_k));
+                    } else {
+                        terms = b_block(origin, k + block_k);
+                    }
                 }
+                tiles[at] = Term(terms[0]);
+                tiles[at + TILE_QUADS] = Term(terms[1]);
+                tiles[at + 2u * TILE_QUADS] = Term(terms[2]);
+                tiles[at + 3u * TILE_QUADS] = Term(terms[3]);
+                workgroupBarrier();
+                var sums = Sums(open_sum(partial_left), open_sum(partial_right));
+                sums = add_quad(sums, 0u, row_quad, col_quad);
+                sums = add_quad(sums, 1u, row_quad, col_quad);
+                sums = add_quad(sums, 2u, row_quad, col_quad);
+                sums = add_quad(sums, 3u, row_quad, col_quad);
+                partial_left = close_sum(partial_left, sums.left);
+                if COL_BLOCKS > 1u { partial_right = close_sum(partial_right, sums.right); }
+                workgroupBarrier();
             }
-            tiles[at] = Term(terms[0]);
-            tiles[at + TILE_QUADS] = Term(terms[1]);
-            tiles[at + 2u * TILE_QUADS] = Term(terms[2]);
-            tiles[at + 3u * TILE_QUADS] = Term(terms[3]);
-            workgroupBarrier();
-            var sums = Sums(open_sum(left), open_sum(right));
-            sums = add_quad(sums, 0u, row_quad, col_quad);
-            sums = add_quad(sums, 1u, row_quad, col_quad);
-            sums = add_quad(sums, 2u, row_quad, col_quad);
-            sums = add_quad(sums, 3u, row_quad, col_quad);
-            left = close_sum(left, sums.left);
-            if COL_BLOCKS > 1u { right = close_sum(right, sums.right); }
-            workgroupBarrier();
+            left += partial_left;
+            if COL_BLOCKS > 1u { right += partial_right; }
         }
 
         var rows = array<vec4<f32>, 8>(
