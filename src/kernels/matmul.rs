@@ -337,7 +337,7 @@ product! {
 product! {
     /// C = alpha A·B in several dispatches, each with its part of the inner dimension: the data
     /// gradient of a linear layer whose weight no binding holds. The sums go on where the dispatch
-    /// before left them, in the order of one product, so where parts end at a multiple of 64 the
+    /// before left them, in the order of one product, so where parts end at a multiple of 256 the
     /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
     pub MatmulResumed, MatmulResumedParams = [
         QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,

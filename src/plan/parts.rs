@@ -36,9 +36,9 @@ pub(crate) fn rows_of(whole: &Shape, rows: usize) -> Shape {
 }
 
 /// Rows of all parts but the last are a multiple of the first of these that fits: so that a part
-/// ends where a tile of a matrix product does, and a partial sum along it, or at least a quad. Only
-/// where 64 rows fit, which all real ones do, results have the bits of a tensor that is whole.
-const MULTIPLES: [usize; 2] = [64, 4];
+/// ends where a partial sum along it does, or a tile of a matrix product, or at least a quad. Where
+/// 256 rows fit, as of all but the widest, results have the bits of a tensor that is whole.
+const MULTIPLES: [usize; 3] = [256, 64, 4];
 
 /// The rows of each part of a parameter, where a binding holds `largest` bytes.
 ///

@@ -204,7 +204,7 @@ fn products_have_the_bits_of_the_weight_in_f32() {
 macro_rules! resumed {
     ($gpu:ident, $Kernel:ident, $Params:ident, $formats:expr) => {
         for format in $formats {
-            let (rows, outputs, inputs) = (9usize, 83usize, 96usize);
+            let (rows, outputs, inputs) = (9usize, 300usize, 96usize);
             let (blocks, _) = matrix(format, 2, outputs, inputs);
             let a = $gpu.upload("a", &support::pad(&values(1, rows * outputs), outputs));
             let variant = Variant { blocks: Some(format), ..Variant::default() };
@@ -232,7 +232,7 @@ macro_rules! resumed {
                 }
                 read($gpu, &c)
             };
-            assert_eq!(run(&[(0, 64), (64, 83)]), run(&[(0, 83)]), "{format}");
+            assert_eq!(run(&[(0, 256), (256, 300)]), run(&[(0, 300)]), "{format}");
         }
     };
 }

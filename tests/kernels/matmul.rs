@@ -1,4 +1,4 @@
-//! Matrix products. Sizes below, at and above a tile of 64 x 64 and a partial sum of 64 terms; small
+//! Matrix products. Sizes below, at and above a tile of 64 x 64 and a partial sum of 256 terms; small
 //! terms beside a large one;
 //! tiles of all sizes, which give the same bits; heads inside wider rows; more than 65,535 tiles;
 //! garbage where a matrix ends.
@@ -24,8 +24,8 @@ const SIZES: &[(usize, usize, usize)] = &[
     (5, 255, 3),
     (256, 5, 4),
     (131, 130, 33),
-    (33, 20, 64),
-    (20, 33, 130),
+    (33, 20, 256),
+    (20, 33, 530),
 ];
 
 rows! {
@@ -44,9 +44,9 @@ fn rounding(inner: usize) -> Tolerance {
 const SMALL: f32 = 1.0 / (1u32 << 25) as f32;
 
 const PARTIAL: Tolerance = Tolerance {
-    absolute: 64.0 * SMALL as f64 + 64.0 * 6e-8,
+    absolute: 256.0 * SMALL as f64 + 16.0 * 6e-8,
     relative: 0.0,
-    because: "terms in the partial sum of the large one are lost, and each of 64 sums is rounded",
+    because: "terms in the partial sum of the large one are lost, and each of 16 sums is rounded",
 };
 
 /// Padded rows, and after them a quad of NaN that no product may touch.
@@ -267,7 +267,7 @@ macro_rules! many_tiles_test {
 /// the last.
 macro_rules! resumed_test {
     ($gpu:ident, $Kernel:ident, $Params:ident) => {
-        let (rows, cols, inner) = (70, 37, 215);
+        let (rows, cols, inner) = (70, 37, 700);
         let (a, b) = (values(8, rows * inner), values(9, inner * cols));
         let ga = $gpu.upload("a", &guarded(&a, inner));
         let gb = $gpu.upload("b", &guarded(&b, cols));
@@ -279,19 +279,19 @@ macro_rules! resumed_test {
             $gpu.run(&$Kernel { params, a, b, sums, c });
         };
         for accumulate in [0, 1] {
-            let whole = $Params { accumulate, ..$Params::dense(70, 37, 215) };
+            let whole = $Params { accumulate, ..$Params::dense(70, 37, 700) };
             $gpu.write(&c, 0, bytemuck::cast_slice(&before));
             run(whole);
             let expected = read($gpu, &c);
             $gpu.write(&c, 0, bytemuck::cast_slice(&before));
-            for (first, end) in [(0, 64), (64, 192), (192, 215)] {
+            for (first, end) in [(0, 256), (256, 512), (512, 700)] {
                 assert_eq!(read($gpu, &c), before, "written before the last dispatch");
                 run($Params {
                     inner: end - first,
                     a_offset: first / 4,
                     b_offset: first * 10,
                     resume: u32::from(first > 0),
-                    unfinished: u32::from(end < 215),
+                    unfinished: u32::from(end < 700),
                     ..whole
                 });
             }
