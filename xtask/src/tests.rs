@@ -40,6 +40,9 @@ const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
 /// The tests of the demo's session, natively.
 pub const DEMO: [&str; 2] = ["--test", "session"];
 
+/// The library's own tests and the program's.
+const MODULES: [&str; 3] = ["--lib", "--bin", "evenkeel"];
+
 #[derive(Args)]
 pub struct Options {
     /// Build with optimizations
@@ -114,14 +117,14 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();
 
     // One build for all that follows.
-    let all = cargo_test(options).args(["--lib"]).args(&cpu).args(&gpu).args(DEMO);
+    let all = cargo_test(options).args(MODULES).args(&cpu).args(&gpu).args(DEMO);
     all.args(["--no-run"]).run()?;
 
     // Tests of the crate's own modules and its documentation may use a GPU in passing.
     let first = &drivers[0];
     let xtask = Step::cargo("test").args(["--package", "xtask"]);
     report.push(watch("xtask".to_owned(), xtask, options)?);
-    let library = cargo_test(options).args(["--lib"]).args(&cpu).envs(environment(first));
+    let library = cargo_test(options).args(MODULES).args(&cpu).envs(environment(first));
     let library = library.envs(options.all_backends.then_some(backends::REQUIRE));
     report.push(watch("library".to_owned(), library, options)?);
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
@@ -258,7 +261,7 @@ fn in_page(
 pub fn test_step() -> Step {
     Step::cargo("test")
         .args(["--package", "evenkeel", "--package", "evenkeel-browser"])
-        .args(["--features", "evenkeel/contract,evenkeel/dashboard"])
+        .args(["--features", "evenkeel/contract,evenkeel/dashboard,evenkeel/cli"])
 }
 
 fn cargo_test(options: &Options) -> Step {
