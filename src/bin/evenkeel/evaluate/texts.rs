@@ -146,13 +146,15 @@ impl Texts {
         let loss: f64 = scored.iter().map(|batch| batch.loss).sum();
         let tokens: usize = scored.iter().map(|batch| batch.counted).sum();
         let bytes: usize = done().map(|&index| self.bytes[index]).sum();
-        let mean = loss / tokens.max(1) as f64;
+        let mean = (tokens > 0).then(|| loss / tokens as f64);
         let bits_per_byte = (bytes > 0).then(|| loss / std::f64::consts::LN_2 / bytes as f64);
-        let perplexity = mean.exp();
-        let bits = bits_per_byte.map_or("no bytes".to_owned(), |bits| format!("{bits:.4}"));
+        let text = |value: Option<f64>| value.map_or("none".to_owned(), |v| format!("{v:.4}"));
+        let perplexity = mean.map(f64::exp);
         let line = format!(
-            "loss {mean:.4} over {tokens} tokens, perplexity {perplexity:.3}, bits per byte {bits} \
-             over {bytes} bytes"
+            "loss {} over {tokens} tokens, perplexity {}, bits per byte {} over {bytes} bytes",
+            text(mean),
+            text(perplexity),
+            text(bits_per_byte)
         );
         let values = json!({
             "loss": mean,
