@@ -50,14 +50,18 @@ fn an_adapter_becomes_a_part_of_the_weights() {
         let read = |folder: &str| fs::read(place.path(&format!("{folder}/{name}"))).expect("read");
         assert_eq!(read("fused"), read("model"), "{name}");
     }
+    let alone = Reference::open(&gpu, &model, None);
     let beside = Reference::open(&gpu, &model, Some(&adapter));
     let fused = Reference::open(&gpu, &out, None);
     let tokens = beside.tokenizer.encode("the keel keeps the boat even", true).expect("ids");
-    let [beside, fused] = [beside, fused].map(|reference| reference.logits(&tokens).concat());
+    let [alone, beside, fused] =
+        [alone, beside, fused].map(|reference| reference.logits(&tokens).concat());
     let largest = beside.iter().fold(0.0f64, |largest, logit| largest.max(logit.abs()));
-    let off = beside.iter().zip(&fused).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let off =
+        |other: &[f64]| beside.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     // f32 products of up to 64 terms in another order, through one layer.
-    assert!(off <= 2e-5 * largest, "{off} of {largest}");
+    let (off, changed) = (off(&fused), off(&alone));
+    assert!(off <= 2e-5 * largest && changed > 1e-2 * largest, "{off}, {changed} of {largest}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn write_adapter(gpu: &Gpu, place: &Place) -> String {
     let parameters = parameters(gpu, &gpt);
     for spec in parameters.specs().iter().filter(|spec| is_adapter(&spec.name)) {
         let count: usize = spec.shape.dims.iter().product();
-        let value = |i: usize| ((i * 37 + spec.name.len() * 11) % 19) as f32 / 40.0 - 0.2;
+        let value = |i: usize| ((i * 37 + spec.name.len() * 11) % 19) as f32 / 20.0 - 0.45;
         let values: Vec<_> = (0..count).map(value).collect();
         parameters.write(&spec.name, &values).expect("written");
     }
@@ -79,11 +79,16 @@ impl Reference {
         rows.map(|row| row.iter().map(|&logit| f64::from(logit)).collect()).collect()
     }
 
-    /// The likeliest text behind these tokens, of so many.
-    pub fn greedy(&self, prompt: &[u32], count: usize) -> Vec<u32> {
+    /// The likeliest text behind these tokens, of so many, where those that it has are made less likely.
+    pub fn greedy(&self, prompt: &[u32], count: usize, penalty: f64) -> Vec<u32> {
         let mut tokens = prompt.to_vec();
         for _ in 0..count {
-            let logits = self.logits(&tokens).pop().expect("a row");
+            let mut logits = self.logits(&tokens).pop().expect("a row");
+            for (token, logit) in (0u32..).zip(&mut logits) {
+                if tokens.contains(&token) {
+                    *logit *= if *logit > 0.0 { penalty.recip() } else { penalty };
+                }
+            }
             let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
             tokens.push(best.expect("a token") as u32);
         }
