@@ -128,7 +128,6 @@ fn what_cannot_be_generated_is_named() {
     let place = Place::new();
     let model = write_model(&gpu, &place);
     let missing = place.path("missing");
-    place.write("mlx", b"");
     std::fs::create_dir(place.path("adapters")).expect("made");
     place.write("adapters/adapters.safetensors", b"");
     let mlx = place.path("adapters");
