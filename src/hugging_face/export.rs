@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::folder::{INDEX, SINGLE};
 use super::peft::Merge;
+#[cfg(not(target_arch = "wasm32"))]
+use super::write::Told;
 use super::write::{Planned, Shard, Values, write_shard};
 use super::{CONFIG, Config, Tensor, TheirTensor, all_or_none};
 use crate::error::Result;
@@ -95,14 +97,32 @@ impl Export {
         parameters: &Parameters,
         path: impl AsRef<std::path::Path>,
     ) -> Result<()> {
+        self.save_with(parameters, path, |_, _| Ok(())).await
+    }
+
+    /// The same, and `tell` hears how many bytes of how many were written so far. Where it fails,
+    /// nothing in the folder has changed.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save), and what `tell` gives.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn save_with(
+        &self,
+        parameters: &Parameters,
+        path: impl AsRef<std::path::Path>,
+        mut tell: impl FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
         let path = path.as_ref();
+        let (mut done, total) = (0, self.bytes(parameters)?);
         let (shards, config) = (self.shards(parameters)?, self.config.to_json(self.precision)?);
         let values = self.values(parameters)?;
         std::fs::create_dir_all(path).map_err(|error| file::write_failed(path, &error))?;
         let mut written = Vec::with_capacity(shards.len());
         for shard in &shards {
             let mut file = Replacement::create(&path.join(&shard.name))?;
-            write_shard(shard, &values, &mut file).await?;
+            let sink = &mut file;
+            let mut told = Told { sink, written: &mut done, total, tell: &mut tell };
+            write_shard(shard, &values, &mut told).await?;
             written.push(file);
         }
         written.into_iter().try_for_each(Replacement::put_in_place)?;
@@ -128,6 +148,15 @@ impl Export {
             files.insert(shard.name.clone(), contents);
         }
         Ok(files)
+    }
+
+    /// Bytes of all numbers that are written.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`](crate::Error::ModelFile) for parameters that are not those of the
+    /// configuration.
+    pub fn bytes(&self, parameters: &Parameters) -> Result<u64> {
+        Ok(self.planned(parameters)?.iter().map(Planned::bytes).sum())
     }
 
     fn values<'a>(&self, parameters: &'a Parameters) -> Result<Values<'a>> {

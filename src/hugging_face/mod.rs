@@ -50,6 +50,8 @@ mod names;
 mod peft;
 mod read_config;
 mod reader;
+#[cfg(not(target_arch = "wasm32"))]
+mod tensor_file;
 mod write;
 
 use std::fmt;
@@ -60,6 +62,8 @@ pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
 pub use peft::{Adapter, AdapterExport, AdapterReader};
 pub use reader::{Progress, Reader};
+#[cfg(not(target_arch = "wasm32"))]
+pub use tensor_file::{SafetensorsFile, StoredTensor};
 
 pub(crate) use describe::decimal;
 pub(crate) use fields::Fields;

@@ -86,6 +86,24 @@ impl Sink for Replacement {
     }
 }
 
+/// Another sink, and who is told of what goes there.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) struct Told<'a, S> {
+    pub sink: &'a mut S,
+    pub written: &'a mut u64,
+    pub total: u64,
+    pub tell: &'a mut dyn FnMut(u64, u64) -> Result<()>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl<S: Sink> Sink for Told<'_, S> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sink.put(bytes)?;
+        *self.written = (*self.written + bytes.len() as u64).min(self.total);
+        (self.tell)(*self.written, self.total)
+    }
+}
+
 const fn dtype(precision: Precision) -> Dtype {
     match precision {
         Precision::F32 => Dtype::F32,

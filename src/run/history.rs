@@ -46,6 +46,28 @@ pub fn read_lines(path: &Path, steps: u64, mut each: impl FnMut(Record)) -> io::
     Ok(kept)
 }
 
+/// Reads all records of a file of lines, whatever steps they are of, and gives the numbers of the lines
+/// that are none: half a line at the end of a run that was killed, say. Lines are counted from 1.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn read_records(path: &Path, mut each: impl FnMut(Record)) -> io::Result<Vec<usize>> {
+    let (mut reader, mut line) = (BufReader::new(File::open(path)?), Vec::new());
+    let mut damaged = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let record = serde_json::from_slice::<Line>(&line).ok().map(|line| line.0);
+        match record.filter(|record| record.step != u64::MAX) {
+            Some(record) => each(record),
+            None => damaged.push(number),
+        }
+    }
+    Ok(damaged)
+}
+
 /// Reads a table as [`Csv`](crate::watch::Csv) writes it: the header, and rows as
 /// [`read_lines`] reads lines.
 ///
@@ -217,6 +239,15 @@ mod tests {
         std::fs::write(&path, hole).expect("written");
         assert_eq!(read(9).0.steps, 2);
         assert_eq!(read_lines(&folder.path().join("none"), 9, drop).expect("none").steps, 0);
+        // Where all are wanted, a hole is none, and half a line is named.
+        std::fs::write(
+            &path,
+            [&whole[..ends(2) as usize], &whole[ends(3) as usize..ends(6) as usize - 3]].concat(),
+        )
+        .expect("written");
+        let mut steps = Vec::new();
+        let damaged = read_records(&path, |record| steps.push(record.step)).expect("read");
+        assert_eq!((steps, damaged), (vec![0, 1, 3, 4], vec![5]));
     }
 
     #[test]

@@ -26,6 +26,7 @@
 mod console;
 mod dashboard;
 mod description;
+pub mod doctor;
 mod exit_code;
 pub mod folder;
 pub mod history;
@@ -39,6 +40,7 @@ mod settings;
 mod signals;
 #[cfg(feature = "text")]
 mod source;
+mod space;
 pub mod text;
 mod training;
 
@@ -55,6 +57,7 @@ pub use settings::Settings;
 pub use signals::{Signal, Signals};
 #[cfg(feature = "text")]
 pub use source::{Source, block_format};
+pub use space::{amount, check_space};
 pub use text::Text;
 pub use training::Run;
 

@@ -42,6 +42,8 @@ impl fmt::Display for Signal {
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicUsize>,
+    /// Whether the next one ends the program.
+    second: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -72,13 +74,25 @@ impl Signals {
             what: format!("listening for signals ({error})"),
             instead: "run it where programs may".into(),
         })?;
-        Ok(Self { received })
+        Ok(Self { received, second })
     }
 
     /// The last signal, if there was one.
     pub fn received(&self) -> Option<Signal> {
         let number = self.received.load(Ordering::SeqCst) as u8;
         (number != 0).then_some(Signal(number))
+    }
+
+    /// As if there had been none: the next one is noted again.
+    pub fn forget(&self) {
+        self.received.store(0, Ordering::SeqCst);
+        self.second.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on the next one ends the program at once, until [`forget`](Self::forget): where it
+    /// waits for input there is nothing to bring to an end.
+    pub fn end_at_once(&self) {
+        self.second.store(true, Ordering::SeqCst);
     }
 }
 
@@ -102,5 +116,9 @@ mod tests {
         let received = signals.received().expect("a signal");
         assert_eq!((received, received.exit_code()), (Signal::TERMINATE, 143));
         assert_eq!(received.to_string(), "SIGTERM");
+        signals.forget();
+        assert_eq!(signals.received(), None);
+        signal_hook::low_level::raise(SIGTERM).expect("raised");
+        assert_eq!(signals.received(), Some(Signal::TERMINATE));
     }
 }

@@ -1,7 +1,8 @@
 //! A model out of a folder of Hugging Face's or a GGUF file of llama.cpp's, with its tokenizer.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, stderr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::gguf;
@@ -20,6 +21,9 @@ enum Files {
 #[derive(Debug)]
 pub struct Source {
     files: Files,
+    path: PathBuf,
+    /// The folder of the tokenizer, where it comes from one.
+    tokenizer_folder: Option<PathBuf>,
     /// Its own, or the one of another folder.
     pub tokenizer: Tokenizer,
 }
@@ -42,7 +46,8 @@ impl Source {
         } else {
             Files::Folder(Folder::open(path)?)
         };
-        let tokenizer = match (tokenizer, &files) {
+        let given = tokenizer;
+        let tokenizer = match (given, &files) {
             (Some(folder), _) => Tokenizer::open(folder)?,
             (None, Files::Folder(_)) => Tokenizer::open(path)?,
             (None, Files::Gguf(file)) => match file.tokenizer()? {
@@ -56,9 +61,32 @@ impl Source {
                 }
             },
         };
-        let source = Self { files, tokenizer };
+        let own_folder = (!is_gguf).then_some(path);
+        let tokenizer_folder = given.or(own_folder).map(Path::to_owned);
+        let source = Self { files, path: path.to_owned(), tokenizer_folder, tokenizer };
         source.tokenizer.check(&source.config().gpt)?;
         Ok(source)
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files of the tokenizer by their names in a folder, to write them beside a model: those of
+    /// the folder as they are, and those that a GGUF file describes.
+    ///
+    /// # Errors
+    /// [`Error::File`] for files that cannot be read, and those of [`Tokenizer::files_of_gguf`].
+    pub fn tokenizer_files(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        match (&self.tokenizer_folder, &self.files) {
+            (Some(folder), _) => Tokenizer::files_in(folder),
+            (None, Files::Gguf(file)) => match file.tokenizer()? {
+                Some(described) => Tokenizer::files_of_gguf(&described),
+                None => Ok(BTreeMap::new()),
+            },
+            (None, Files::Folder(_)) => Ok(BTreeMap::new()),
+        }
     }
 
     /// What the model is.

@@ -1,9 +1,11 @@
 //! The tokenizer of a GGUF file, made into the files of the folder that the model came from.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Tokenizer;
-use super::load::{Files, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, invalid};
+use super::load::{GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, invalid};
 use crate::error::{Error, Result};
 use crate::gguf::{self, TokenKind};
 
@@ -41,8 +43,19 @@ impl Tokenizer {
     /// [`Error::Unsupported`] for another kind: of such a model take the folder's `tokenizer.json`
     /// ([`Tokenizer::from_bytes`]). [`Error::ModelFile`] for one whose parts do not fit.
     pub fn from_gguf(tokenizer: &gguf::Tokenizer) -> Result<Self> {
+        Self::from_files(&Self::files_of_gguf(tokenizer)?)
+    }
+
+    /// The files of a folder that has this tokenizer, by their names: `tokenizer.json`,
+    /// `tokenizer_config.json` with the chat template, and `generation_config.json`.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn files_of_gguf(tokenizer: &gguf::Tokenizer) -> Result<BTreeMap<String, Vec<u8>>> {
         let text = |id: u32| tokenizer.tokens[id as usize].as_str();
-        let mut config = Map::new();
+        // What transformers opens it as: it takes everything from the files.
+        let mut config =
+            Map::from_iter([("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into())]);
         for (name, id) in [
             ("bos_token", tokenizer.bos),
             ("eos_token", tokenizer.eos),
@@ -63,14 +76,16 @@ impl Tokenizer {
         let is_end = |&id: &u32| ENDS.contains(&text(id)) && is_control(tokenizer, id);
         let ends = (0..tokenizer.tokens.len() as u32).filter(is_end);
         let ends: Vec<_> = tokenizer.eos.into_iter().chain(ends).collect();
-        Self::from_files(&Files::from([
-            (TOKENIZER.to_owned(), described(tokenizer)?.to_string().into_bytes()),
-            (TOKENIZER_CONFIG.to_owned(), Value::Object(config).to_string().into_bytes()),
-            (
-                GENERATION_CONFIG.to_owned(),
-                json!({ "eos_token_id": ends }).to_string().into_bytes(),
-            ),
-        ]))
+        let generation = json!({ "eos_token_id": ends });
+        let files = [
+            (TOKENIZER, described(tokenizer)?),
+            (TOKENIZER_CONFIG, Value::Object(config)),
+            (GENERATION_CONFIG, generation),
+        ];
+        let file = |(name, contents): (&str, Value)| {
+            (name.to_owned(), format!("{contents:#}\n").into_bytes())
+        };
+        Ok(files.into_iter().map(file).collect())
     }
 }
 

@@ -24,6 +24,21 @@ const JINJA: &str = ".jinja";
 const FILES: [&str; 6] =
     [TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, GENERATION_CONFIG, CONFIG, CHAT_TEMPLATE];
 
+/// What belongs to a tokenizer in a folder, for this and for other programs; `config.json` belongs to
+/// the model.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) const OWN_FILES: [&str; 9] = [
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS_MAP,
+    GENERATION_CONFIG,
+    CHAT_TEMPLATE,
+    "added_tokens.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.json",
+];
+
 /// The contents of files, by their names in the folder.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
@@ -48,6 +63,12 @@ pub(super) fn invalid(file: &str, reason: impl Into<String>) -> Error {
 /// The files of a tokenizer that are in a folder.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn read_folder(folder: &std::path::Path) -> Result<Files> {
+    read_named(folder, &FILES)
+}
+
+/// All of these files that are in a folder, and its chat templates.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn read_named(folder: &std::path::Path, names: &[&str]) -> Result<Files> {
     use std::io::ErrorKind::NotFound;
 
     let failed = |path: &std::path::Path, error: &std::io::Error| Error::File {
@@ -64,7 +85,7 @@ pub(super) fn read_folder(folder: &std::path::Path) -> Result<Files> {
         }
         Ok(())
     };
-    FILES.iter().try_for_each(|&name| take(name.to_owned()))?;
+    names.iter().try_for_each(|&name| take(name.to_owned()))?;
     let templates = folder.join(CHAT_TEMPLATES);
     let entries = match std::fs::read_dir(&templates) {
         Ok(entries) => entries,

@@ -37,6 +37,16 @@ impl Tokenizer {
         Self::from_files(&load::read_folder(folder.as_ref())?)
     }
 
+    /// The files of the tokenizer in a folder by their names there, as they are: to write it beside
+    /// another model. A chat template may lie in a folder of its own.
+    ///
+    /// # Errors
+    /// [`Error::File`] for files that cannot be read.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn files_in(folder: impl AsRef<std::path::Path>) -> Result<BTreeMap<String, Vec<u8>>> {
+        load::read_named(folder.as_ref(), &load::OWN_FILES)
+    }
+
     /// The same with the contents of the files, by their names. Others may be among them.
     ///
     /// # Errors

@@ -1,11 +1,131 @@
-//! Not written yet.
+//! What a model makes of texts, and of questions with choices.
 
-use evenkeel::Result;
-use evenkeel::run::Ending;
+mod choices;
+mod texts;
 
+use std::path::PathBuf;
+
+use evenkeel::run::{Ending, Signals, say};
+use evenkeel::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
+
+use crate::loaded::ModelOptions;
+
+/// Tokens of a piece where nobody says and the model takes more.
+const CONTEXT: usize = 2048;
+
+/// Texts are a .txt file, a file of JSON lines ({"text": ..}, {"prompt": .., "completion": ..} or
+/// {"messages": [..]}), or a folder: its test.jsonl, otherwise all such files in it. Longer texts are
+/// cut into pieces, in which each token counts once. Questions with choices are lines
+/// {"question": "..", "choices": ["..", ".."], "answer": 0}; the answer is an index from 0, a letter
+/// from A, or one of the choices.
 #[derive(Debug, clap::Args)]
-pub struct Options {}
+pub struct Options {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Texts: prints loss, perplexity and bits per byte
+    #[arg(long, value_name = "FILE|DIR", required_unless_present = "choices")]
+    data: Option<PathBuf>,
+    /// Questions with choices: prints the share that is answered rightly
+    #[arg(long, value_name = "FILE.jsonl")]
+    choices: Option<PathBuf>,
+    /// Tokens that the model sees at most; 2048 or what it takes if not given
+    #[arg(long, value_name = "N")]
+    max_seq_length: Option<usize>,
+    /// Positions between the beginnings of two pieces of a text: less than their length gives each token
+    /// more before it, and costs more
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Pieces that are computed at once
+    #[arg(long, value_name = "B", default_value_t = 4)]
+    batch_size: usize,
+    /// Count answers and completions only, and not what they answer
+    #[arg(long)]
+    mask_prompt: bool,
+    /// Take this many lines or questions of each file at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Print one object of JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub async fn run(_: Options) -> Result<Ending> {
-    todo!()
+/// What of the options is checked against the model.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    context: usize,
+    stride: usize,
+    rows: usize,
+    limit: usize,
+}
+
+pub async fn run(options: Options) -> Result<Ending> {
+    let opened = options.model.open()?;
+    let sizes = sizes(&options, opened.gpt.config().context)?;
+    let tokenizer = &opened.source.tokenizer;
+    let texts = options
+        .data
+        .as_deref()
+        .map(|data| texts::read(data, tokenizer, sizes, options.mask_prompt));
+    let texts = texts.transpose()?;
+    let questions = options.choices.as_deref().map(|file| choices::read(file, tokenizer, sizes));
+    let questions = questions.transpose()?;
+    let signals = Signals::listen()?;
+    let loaded = opened.load().await?;
+    let (mut found, mut lines) = (Map::new(), Vec::new());
+    let mut note = |name: &str, result: Measured| {
+        found.insert(name.to_owned(), result.values);
+        lines.push(result.line);
+    };
+    if let Some(texts) = &texts {
+        note("texts", texts.measure(&loaded, &opened.gpt, sizes, &signals).await?);
+    }
+    if let Some(questions) = questions.as_ref().filter(|_| signals.received().is_none()) {
+        note("choices", questions.measure(&loaded, &opened.gpt, sizes, &signals).await?);
+    }
+    match options.json {
+        true => say!("{}", Value::Object(found)),
+        false => lines.iter().for_each(|line| say!("{line}")),
+    }
+    Ok(signals.received().map_or(Ending::Done, Ending::Stopped))
+}
+
+/// A result for programs and for people.
+struct Measured {
+    values: Value,
+    line: String,
+}
+
+fn sizes(options: &Options, longest: usize) -> Result<Sizes> {
+    let context = options.max_seq_length.unwrap_or(longest.min(CONTEXT));
+    let (stride, rows) = (options.stride.unwrap_or(context), options.batch_size);
+    let limit = options.limit.unwrap_or(usize::MAX);
+    for (setting, value, fits, range) in [
+        (
+            "--max-seq-length",
+            context,
+            (1..=longest).contains(&context),
+            "at least 1, at most the model's context",
+        ),
+        (
+            "--stride",
+            stride,
+            (1..=context).contains(&stride),
+            "at least 1, at most a piece's length",
+        ),
+        ("--batch-size", rows, rows > 0, "at least 1"),
+        ("--limit", limit, limit > 0, "at least 1"),
+    ] {
+        if !fits {
+            return Err(Error::Setting { setting, value: value.to_string(), range });
+        }
+    }
+    Ok(Sizes { context, stride, rows, limit })
+}
+
+/// Shown on the error output where that is a terminal.
+fn bar(count: usize, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len}, {eta} left");
+    ProgressBar::new(count as u64).with_style(style.expect("a template")).with_message(what)
 }

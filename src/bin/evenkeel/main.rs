@@ -10,9 +10,13 @@ mod evaluate;
 mod fuse;
 mod generate;
 mod inspect;
+mod loaded;
 mod lora;
 mod report;
+mod saving;
+mod scores;
 mod train;
+mod writing;
 
 use std::process::ExitCode;
 

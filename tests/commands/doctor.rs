@@ -1,0 +1,40 @@
+//! `evenkeel doctor`
+
+use serde_json::Value;
+
+use crate::programs::{Place, check_failure, command, succeed};
+use crate::{refuse_usage, support};
+
+const NAME: &str = "evenkeel doctor";
+
+#[test]
+fn the_verdict_is_one_line() {
+    let Some(gpu) = support::gpu() else { return };
+    let text = succeed(NAME, &["--quiet"]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with(&gpu.info.name) && text.contains(": fit to train"), "{text}");
+    let table = succeed(NAME, &["--quick"]);
+    assert_eq!(table.lines().last(), text.lines().next());
+    assert!(table.contains("what the library does") && table.contains("NaN and Inf in bits"));
+
+    let reports: Vec<Value> =
+        serde_json::from_str(&succeed(NAME, &["--json", "--quick"])).expect("JSON");
+    let [report] = reports.as_slice() else { panic!("{} reports", reports.len()) };
+    assert_eq!(report["name"], *gpu.info.name);
+    assert!(report["error"].is_null() && report["outcome"] != "fail", "{report}");
+}
+
+#[test]
+fn without_an_adapter_there_is_a_code_for_that() {
+    let place = Place::new();
+    let nowhere = place.path("no_driver.json");
+    for arguments in [&["--quick"][..], &["--all", "--json"]] {
+        let mut command = command(NAME, arguments);
+        command.env("WGPU_BACKEND", "vulkan").env("VK_LOADER_DRIVERS_DISABLE", "*");
+        command.env("VK_DRIVER_FILES", &nowhere).env("VK_ICD_FILENAMES", &nowhere);
+        let output = command.env_remove("WGPU_ADAPTER_NAME").output().expect("it starts");
+        check_failure(&output, 6, arguments, &["no GPU adapter found", "install a Vulkan"]);
+        assert!(output.stdout.is_empty());
+    }
+    refuse_usage(NAME, &["--quiet", "--json"]);
+}
