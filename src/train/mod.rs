@@ -52,7 +52,7 @@ pub use optimizers::{
 pub use predictor::Predictor;
 pub use profile::{Profile, ProfileRow, ProfiledDispatch};
 pub use report::TrainerReport;
-pub use schedule::Schedule;
+pub use schedule::{DecayShape, Schedule};
 pub use stability::{
     AdaGc, AdaptiveGradientClip, AutoClip, ClipBlockRms, ClipPerTensor, Policy, Reaction,
     SnapshotRing, SpikeGuard, ZClip, ZClipBound,

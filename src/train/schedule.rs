@@ -6,9 +6,13 @@
 //!
 //! A schedule of up to 65,536 steps has an entry for each. A longer one has knots with straight
 //! lines between them, each part with a grid of its own: warm-up by the steps since the start, decay
-//! by those until the end. Near where it is counted from, every step is a knot, further out there
-//! are 4,096 to each doubling. What both parts look like near zero, x and x², is then within 2^-26
-//! of itself between two knots, so a learning rate is within an ulp of f64, whatever the length.
+//! by those until the end, and between them a middle, by the steps since its own start. Near where it
+//! is counted from, every step is a knot, further out there are 4,096 to each doubling. What the parts
+//! look like near zero, x, x², √x and 1/√(1 + x), is then within 2^-26 of itself between two knots,
+//! so a learning rate is within an ulp of f64, whatever the length.
+//!
+//! The middle holds what has a bend where no grid may cross it: what is constant before a late decay,
+//! and the first half of a decay that begins steeply, as 1 - √x does.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
@@ -17,8 +21,8 @@ use crate::error::{Error, Result};
 /// A schedule of the learning rate over applied steps.
 ///
 /// The learning rate of a step is within an ulp of [`factor`](Self::factor) times the optimizer's,
-/// in f32, at every step up to `u32::MAX`, and for schedules of up to 65,536 steps it is that number
-/// rounded once. Whatever the length, a schedule takes no more than 0.7 MB on the device.
+/// in f32, at every step up to `u32::MAX`, and for schedules of up to 65,536 steps (and the first
+/// 8,192 after the warm-up of one without an end) it is that number rounded once. Whatever the length, a schedule takes no more than 1 MB on the device.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Schedule {
     /// Linear warm-up over `warmup` steps, then the optimizer's learning rate for ever.
@@ -46,8 +50,46 @@ pub enum Schedule {
         /// Factor on the learning rate at the end: finite and not negative. Above 1 it rises.
         final_factor: f64,
     },
+    /// Linear warm-up, the optimizer's learning rate for as long as one likes, then a short decay to
+    /// `final_factor` at step `total`, which holds from there on: WSD, also called trapezoidal
+    /// (Zhai et al. 2022, Hu et al. 2024; Hägele et al. 2024, arXiv 2405.18392). What to train longer
+    /// for need not be known at the start: a run goes on from a checkpoint before its decay with a
+    /// later `total`.
+    WarmupStableDecay {
+        /// Steps of linear warm-up; 0 for none.
+        warmup: usize,
+        /// Steps of the decay, the last of `total`; 0 falls to `final_factor` at once. Hägele et al.
+        /// take 10 to 20% of a run.
+        decay: usize,
+        /// Step at which the decay ends, warm-up included: at least `warmup + decay`.
+        total: usize,
+        /// How it falls.
+        shape: DecayShape,
+        /// Factor on the learning rate at the end: finite and not negative. Above 1 it rises.
+        final_factor: f64,
+    },
+    /// Linear warm-up, then as 1 / √n for ever, n being the number of the step counted from 1:
+    /// min(n / warmup, √(warmup / n)), the schedule of Vaswani et al. 2017 (arXiv 1706.03762, equation
+    /// 3) with the optimizer's learning rate at its peak, in the place of one over the root of the
+    /// width and of the warm-up.
+    InverseSquareRoot {
+        /// Steps of linear warm-up; 0 is as 1, the peak in the first step.
+        warmup: usize,
+    },
     /// Factors of your own, one per applied step; the last one holds on.
     Factors(Vec<f64>),
+}
+
+/// How a [`Schedule::WarmupStableDecay`] falls from 1 to its final factor, f, in the share x of the
+/// decay that is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DecayShape {
+    /// f + (1 - f) (1 - x).
+    Linear,
+    /// f + (1 - f) (1 - √x): steep at first and flat at the end, the best of those that Hägele et al.
+    /// 2024 compare.
+    #[default]
+    OneMinusSqrt,
 }
 
 impl Default for Schedule {
@@ -65,10 +107,16 @@ const KNOT_BITS: u32 = 12;
 /// Learning rates for the device; `shaders/shared/schedule.wgsl` looks them up.
 #[derive(Debug)]
 pub(crate) struct RateTable {
-    /// Knots of the rise, then those of the decay from its end backwards.
+    /// Knots of the rise, then those of the middle, then those of the decay from its end backwards.
     pub rates: Vec<f32>,
     /// Applied steps of the first part.
     pub rising_steps: u32,
+    /// Applied steps after which the middle ends; 0 for none.
+    pub middle_end: u32,
+    /// Where the middle is counted from; before, it is constant.
+    pub middle_start: u32,
+    /// Entry of that place.
+    pub middle_first: u32,
     /// Where the decay ends.
     pub decay_end: u32,
     /// Entry of the end.
@@ -85,6 +133,7 @@ impl Schedule {
             Self::Constant { warmup } if t >= warmup => 1.0,
             Self::Linear { warmup, total, final_factor }
             | Self::Cosine { warmup, total, final_factor }
+            | Self::WarmupStableDecay { warmup, total, final_factor, .. }
                 if t >= warmup && t >= total =>
             {
                 final_factor
@@ -93,6 +142,9 @@ impl Schedule {
                 factors.get(t).or(factors.last()).copied().unwrap_or(f64::NAN)
             }
             _ if t < self.warmup() => self.rise(t as f64),
+            Self::WarmupStableDecay { .. } | Self::InverseSquareRoot { .. } => {
+                self.middle(t as f64)
+            }
             _ => self.decay(t as f64),
         }
     }
@@ -101,8 +153,41 @@ impl Schedule {
         match *self {
             Self::Constant { warmup }
             | Self::Linear { warmup, .. }
-            | Self::Cosine { warmup, .. } => warmup,
+            | Self::Cosine { warmup, .. }
+            | Self::WarmupStableDecay { warmup, .. }
+            | Self::InverseSquareRoot { warmup } => warmup,
             Self::Factors(_) => 0,
+        }
+    }
+
+    /// Where the decay begins; for what has none, where the warm-up ends.
+    fn decay_start(&self) -> usize {
+        match *self {
+            Self::WarmupStableDecay { decay, total, .. } => total - decay,
+            _ => self.warmup(),
+        }
+    }
+
+    /// Where the decay ends; 0 where there is none.
+    fn decay_end(&self) -> usize {
+        match *self {
+            Self::Linear { total, .. }
+            | Self::Cosine { total, .. }
+            | Self::WarmupStableDecay { total, .. } => total,
+            // Where steps are counted no further.
+            Self::InverseSquareRoot { .. } => usize::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Where the middle ends; 0 where there is none.
+    fn middle_end(&self) -> usize {
+        match *self {
+            Self::WarmupStableDecay { shape: DecayShape::Linear, .. } => self.decay_start(),
+            // Steep at its start, and to be told from nothing at its end.
+            Self::WarmupStableDecay { decay, .. } => self.decay_start() + decay / 2,
+            Self::InverseSquareRoot { .. } => usize::MAX,
+            _ => 0,
         }
     }
 
@@ -111,28 +196,48 @@ impl Schedule {
         (t + 1.0) / self.warmup() as f64
     }
 
+    /// What is between warm-up and decay, and the decay too.
+    fn middle(&self, t: f64) -> f64 {
+        match *self {
+            Self::InverseSquareRoot { warmup } => (warmup.max(1) as f64 / (t + 1.0)).sqrt(),
+            _ if t <= self.decay_start() as f64 => 1.0,
+            _ => self.decay(t),
+        }
+    }
+
     /// The curve of the decay, also before its start.
     fn decay(&self, t: f64) -> f64 {
-        let (Self::Linear { warmup, total, final_factor }
-        | Self::Cosine { warmup, total, final_factor }) = *self
-        else {
-            return 1.0;
-        };
-        let is_linear = matches!(self, Self::Linear { .. });
-        let span = (total - warmup) as f64;
-        let progress = (t - warmup as f64) / span;
-        if total <= LONGEST_EXACT {
-            return if is_linear {
-                1.0 + (final_factor - 1.0) * progress
-            } else {
-                let cosine = (1.0 + (PI * progress).cos()) / 2.0;
-                final_factor + (1.0 - final_factor) * cosine
-            };
+        match *self {
+            Self::Linear { warmup, total, final_factor }
+            | Self::Cosine { warmup, total, final_factor } => {
+                let span = (total - warmup) as f64;
+                let progress = (t - warmup as f64) / span;
+                let is_linear = matches!(self, Self::Linear { .. });
+                if total <= LONGEST_EXACT {
+                    return if is_linear {
+                        1.0 + (final_factor - 1.0) * progress
+                    } else {
+                        let cosine = (1.0 + (PI * progress).cos()) / 2.0;
+                        final_factor + (1.0 - final_factor) * cosine
+                    };
+                }
+                // Near a distant end, one minus the progress would be rounding and little else.
+                let left = (total as f64 - t) / span;
+                let shape = if is_linear { left } else { (FRAC_PI_2 * left).sin().powi(2) };
+                final_factor + (1.0 - final_factor) * shape
+            }
+            Self::WarmupStableDecay { decay, total, shape, final_factor, .. } => {
+                let left = (total as f64 - t) / decay as f64;
+                let over = (t - self.decay_start() as f64) / decay as f64;
+                let share = match shape {
+                    DecayShape::Linear => left,
+                    // 1 - √x without the difference, of which little is left near the end.
+                    DecayShape::OneMinusSqrt => left / (1.0 + over.max(0.0).sqrt()),
+                };
+                final_factor + (1.0 - final_factor) * share
+            }
+            _ => 1.0,
         }
-        // Near a distant end, one minus the progress would be rounding and little else.
-        let left = (total as f64 - t) / span;
-        let shape = if is_linear { left } else { (FRAC_PI_2 * left).sin().powi(2) };
-        final_factor + (1.0 - final_factor) * shape
     }
 
     /// Fails for settings that make no sense, with this learning rate to multiply.
@@ -151,7 +256,18 @@ impl Schedule {
             refused("scheduled learning rate", value, "finite and not negative in f32")
         };
         match *self {
-            Self::Constant { .. } => check(1.0, "the factor".into()),
+            Self::Constant { .. } | Self::InverseSquareRoot { .. } => {
+                check(1.0, "the factor".into())
+            }
+            Self::WarmupStableDecay { warmup, decay, total, final_factor, .. } => {
+                if warmup.checked_add(decay).is_none_or(|least| total < least) {
+                    let value = format!("{total}, with a warm-up of {warmup} and a decay of {decay}");
+                    return refused("schedule total", value, "at least warm-up and decay");
+                }
+                check(final_factor, "final_factor".into())?;
+                let first = if total == 0 { final_factor } else { 1.0 };
+                check(first, "the factor".into())
+            }
             Self::Linear { warmup, total, final_factor }
             | Self::Cosine { warmup, total, final_factor } => {
                 if total < warmup {
@@ -185,35 +301,62 @@ impl Schedule {
             return Ok(RateTable {
                 rates,
                 rising_steps: last,
+                middle_end: 0,
+                middle_start: 0,
+                middle_first: 0,
                 decay_end: 0,
                 decay_first: last,
                 knot_bits: 31,
             });
         }
-        let end = match *self {
-            Self::Linear { total, .. } | Self::Cosine { total, .. } => total,
-            _ => 0,
+        let (warmup, start, end) = (self.warmup(), self.decay_start(), self.decay_end());
+        let is_exact = match self {
+            Self::InverseSquareRoot { .. } => false,
+            Self::WarmupStableDecay { decay, .. } => warmup.max(*decay) <= LONGEST_EXACT,
+            _ => end.max(warmup) <= LONGEST_EXACT,
         };
-        let is_exact = end.max(self.warmup()) <= LONGEST_EXACT;
         let knot_bits = if is_exact { LONGEST_EXACT.ilog2() } else { KNOT_BITS };
-        let [rising_steps, end] =
-            [self.warmup(), end].map(|steps| u32::try_from(steps).unwrap_or(u32::MAX));
+        let [rising_steps, middle_start, middle_end, end] =
+            [warmup, start, self.middle_end(), end].map(clamped);
         let steps = u64::from(rising_steps);
         let rise = knots(knot_bits, rising_steps.checked_sub(1))
             .map(|t| if t < steps { self.factor(t as usize) } else { self.rise(t as f64) });
         let mut rates: Vec<_> = rise.map(rate).collect();
+
+        let middle_first = rates.len() as u32;
+        let has_middle = middle_end > rising_steps;
+        let last = has_middle.then(|| (middle_end - 1).saturating_sub(middle_start));
+        let middle = knots(knot_bits, last)
+            .map(|since| self.middle((u64::from(middle_start) + since) as f64));
+        rates.extend(middle.map(rate));
+
         let decay_first = rates.len() as u32;
-        let span = end.saturating_sub(rising_steps);
+        let first = u64::from(middle_start);
+        let span = end.saturating_sub(rising_steps.max(middle_end));
         let decay = knots(knot_bits, Some(span)).map(|left| {
             let t = u64::from(end.max(rising_steps)).checked_sub(left);
-            match t.filter(|&t| t >= steps) {
+            match t.filter(|&t| t >= first) {
                 Some(t) => self.factor(t as usize),
                 None => self.decay(f64::from(end) - left as f64),
             }
         });
         rates.extend(decay.map(rate));
-        Ok(RateTable { rates, rising_steps, decay_end: end, decay_first, knot_bits })
+        Ok(RateTable {
+            rates,
+            rising_steps,
+            middle_end,
+            middle_start,
+            middle_first,
+            decay_end: end,
+            decay_first,
+            knot_bits,
+        })
     }
+}
+
+/// As far as a step can be told.
+fn clamped(steps: usize) -> u32 {
+    u32::try_from(steps).unwrap_or(u32::MAX)
 }
 
 /// Where the knots are that serve 0 to `last`: the one past it too, where there are lines between.
@@ -234,9 +377,13 @@ mod tests {
 
     /// As `shaders/shared/schedule.wgsl`.
     fn look_up(table: &RateTable, t: u32) -> f32 {
-        let is_rising = t < table.rising_steps;
-        let x = if is_rising { t } else { table.decay_end - t.min(table.decay_end) };
-        let first = if is_rising { 0 } else { table.decay_first };
+        let (x, first) = if t < table.rising_steps {
+            (t, 0)
+        } else if t < table.middle_end {
+            (t.max(table.middle_start) - table.middle_start, table.middle_first)
+        } else {
+            (table.decay_end - t.min(table.decay_end), table.decay_first)
+        };
         let shift = (x | 1).ilog2().saturating_sub(table.knot_bits);
         let index = (first + (shift << table.knot_bits) + (x >> shift)) as usize;
         let here = table.rates[index];
@@ -284,6 +431,83 @@ mod tests {
         assert_eq!(Schedule::default().table(0.5).unwrap().rates, [0.5]);
     }
 
+    fn stable(warmup: usize, decay: usize, total: usize, final_factor: f64) -> [Schedule; 2] {
+        [DecayShape::Linear, DecayShape::OneMinusSqrt].map(|shape| Schedule::WarmupStableDecay {
+            warmup,
+            decay,
+            total,
+            shape,
+            final_factor,
+        })
+    }
+
+    /// Hägele et al. 2024: n / N_warmup up to N_warmup, then 1, then 1 - (n - (N - N_decay)) / N_decay
+    /// or 1 - √ of that.
+    #[test]
+    fn warm_up_then_stable_then_decay() {
+        let [linear, root] = stable(4, 16, 30, 0.1);
+        for schedule in [&linear, &root] {
+            let early = [(0, 0.25), (2, 0.75), (3, 1.0), (4, 1.0), (9, 1.0), (13, 1.0), (14, 1.0)];
+            for (t, factor) in early.into_iter().chain([(30, 0.1), (31, 0.1), (usize::MAX, 0.1)]) {
+                assert_eq!(schedule.factor(t), factor, "{schedule:?} at {t}");
+            }
+        }
+        for t in 14..30 {
+            let over = (t - 14) as f64 / 16.0;
+            for (schedule, shape) in [(&linear, 1.0 - over), (&root, 1.0 - over.sqrt())] {
+                let expected = 0.1 + 0.9 * shape;
+                let found = schedule.factor(t);
+                assert!((found - expected).abs() < 1e-15, "{schedule:?} at {t}: {found}");
+            }
+        }
+        // Without one of the parts.
+        for schedule in stable(0, 0, 5, 0.5) {
+            let factors: Vec<_> = (0..7).map(|t| schedule.factor(t)).collect();
+            assert_eq!(factors, [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5], "{schedule:?}");
+        }
+        for schedule in stable(2, 4, 6, 0.0) {
+            let ends = [0, 1, 2, 6].map(|t| schedule.factor(t));
+            assert_eq!(ends, [0.5, 1.0, 1.0, 0.0], "{schedule:?}");
+        }
+        for schedule in stable(0, 0, 0, 0.2) {
+            assert_eq!([schedule.factor(0), schedule.factor(9)], [0.2, 0.2], "{schedule:?}");
+        }
+    }
+
+    /// With all of the run for the decay, a linear one is [`Schedule::Linear`].
+    #[test]
+    fn stable_for_no_time_is_linear() {
+        for total in [9, 700, 100_000] {
+            let [stable, _] = stable(3, total - 3, total, 0.25);
+            let linear = Schedule::Linear { warmup: 3, total, final_factor: 0.25 };
+            for t in steps(&[3, total as u64]) {
+                let (found, expected) = (stable.factor(t as usize), linear.factor(t as usize));
+                assert!((found - expected).abs() < 1e-15, "{t} of {total}: {found}");
+            }
+        }
+    }
+
+    /// Vaswani et al. 2017, equation 3, over its largest value.
+    #[test]
+    fn inverse_square_root() {
+        for warmup in [1, 4, 4000] {
+            let schedule = Schedule::InverseSquareRoot { warmup };
+            let rate = |n: f64| n.powf(-0.5).min(n * (warmup as f64).powf(-1.5));
+            let peak = rate(warmup as f64);
+            for t in [0, 1, 2, 3, 4, warmup - 1, warmup, 4 * warmup - 1, 1_000_000] {
+                let (found, expected) = (schedule.factor(t), rate(t as f64 + 1.0) / peak);
+                assert!((found / expected - 1.0).abs() < 1e-14, "{warmup}, {t}: {found}");
+            }
+            assert_eq!(schedule.factor(warmup - 1), 1.0);
+            assert_eq!(schedule.factor(4 * warmup - 1), 0.5);
+        }
+        let [none, one] = [0, 1].map(|warmup| Schedule::InverseSquareRoot { warmup });
+        assert!((0..100).all(|t| none.factor(t) == one.factor(t)));
+        let table = none.table(1.0).unwrap();
+        assert_eq!([look_up(&table, 0), look_up(&table, 3)], [1.0, 0.5]);
+        assert_eq!(look_up(&table, u32::MAX), 2f32.powi(-16));
+    }
+
     /// One entry for each step, and each is f64 rounded once.
     #[test]
     fn short_schedules_are_exact() {
@@ -295,12 +519,19 @@ mod tests {
         for (warmup, total) in shapes {
             for final_factor in [0.0, 0.1, 1.0, 3.0] {
                 all.extend(pair(warmup, total, final_factor));
+                for decay in [0, 1, 2, 3, (total - warmup) / 5, total - warmup] {
+                    if decay <= total - warmup {
+                        all.extend(stable(warmup, decay, total, final_factor));
+                    }
+                }
             }
         }
         for schedule in all {
             let table = schedule.table(0.3).unwrap();
-            assert!(table.rates.len() <= LONGEST_EXACT + 1, "{schedule:?}");
-            for t in steps(&[7, 10, 3000, 7000]) {
+            // Parts begin with an entry of their own.
+            assert!(table.rates.len() <= LONGEST_EXACT + 2, "{schedule:?}");
+            let ends = [table.middle_start, table.middle_end, table.decay_end].map(u64::from);
+            for t in steps(&[&ends[..], &[7, 10, 3000, 7000]].concat()) {
                 let expected = (0.3 * schedule.factor(t as usize)) as f32;
                 assert_eq!(look_up(&table, t), expected, "{schedule:?} at {t}");
             }
@@ -327,13 +558,27 @@ mod tests {
             for warmup in [0, 1, 2000, total / 3, total - 1, total] {
                 for final_factor in [0.0, 1e-9, 0.1, 1.0, 2.5] {
                     all.extend(pair(warmup, total, final_factor));
+                    for decay in [1, 3, 50_000, (total - warmup) / 5, total - warmup] {
+                        if decay <= total - warmup {
+                            all.extend(stable(warmup, decay, total, final_factor));
+                        }
+                    }
                 }
             }
         }
+        for warmup in [0, 1, 2000, 65_537, 1 << 24, u32::MAX as usize - 1, usize::MAX] {
+            all.push(Schedule::InverseSquareRoot { warmup });
+        }
         for schedule in all {
             let table = schedule.table(6e-4).unwrap();
-            assert!(table.rates.len() <= 172_036, "{schedule:?}: {}", table.rates.len());
+            let most = match schedule {
+                Schedule::WarmupStableDecay { .. } => 250_000,
+                _ => 172_036,
+            };
+            assert!(table.rates.len() <= most, "{schedule:?}: {}", table.rates.len());
             let ends = [schedule.warmup() as u64, u64::from(table.decay_end)];
+            let middle = [table.middle_start, table.middle_end].map(u64::from);
+            let ends = [ends, middle].concat();
             for t in steps(&ends) {
                 let expected = (6e-4 * schedule.factor(t as usize)) as f32;
                 let found = look_up(&table, t);
@@ -375,6 +620,17 @@ mod tests {
                 refused(schedule, "in f32");
             }
         }
+        let impossible = stable(3, 3, 5, 0.0).into_iter().chain(stable(1, usize::MAX, 5, 0.0));
+        for schedule in impossible.chain(stable(usize::MAX, 1, 0, 0.0)) {
+            refused(schedule, "at least warm-up and decay");
+        }
+        for final_factor in [f64::NAN, f64::INFINITY, -0.1] {
+            for schedule in stable(0, 5, 10, final_factor) {
+                refused(schedule, "final_factor");
+            }
+        }
+        let of_rate = Schedule::InverseSquareRoot { warmup: 3 }.table(f64::MAX).unwrap_err();
+        assert!(of_rate.to_string().contains("in f32"), "{of_rate}");
         refused(Schedule::Factors(vec![]), "at least one factor");
         refused(Schedule::Factors(vec![1.0, f64::NAN]), "the factor of step 1 is NaN");
         refused(Schedule::Factors(vec![1.0, -1.0, f64::NAN]), "the factor of step 1 is -1");
