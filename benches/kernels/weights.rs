@@ -16,15 +16,9 @@ pub fn run(family: &mut Family<'_>) {
     let values = family.vector(PARAMETERS);
     let state = StepState { verdict: APPLY, applied_total: 100, ..StepState::default() };
     let state = family.gpu.upload("state", &[state]);
-    let average = |weight| AverageWeights {
-        params: AverageWeightsParams { quads, share: 1e-3, warms_up: 1 },
-        state: bind(&state),
-        weight: bind(weight),
-        average: bind(&values),
-    };
     // The weight is read, the average read and written.
-    let size = "10 M in f32";
-    family.moves_as(WeightStorage::F32, size, 12 * parameters, &average(&layout.weight));
+    let kernel = average(&state, &layout.weight, &values);
+    family.moves_as(WeightStorage::F32, "10 M in f32", 12 * parameters, &kernel);
     for storage in HALVES {
         let bytes = u64::from(quads) * storage.quad_bytes();
         layout.weight = family.gpu.buffer("weight", bytes);
@@ -46,6 +40,20 @@ pub fn run(family: &mut Family<'_>) {
         // The gradient is read; weight and moments are read and written.
         let moved = 20 * parameters + 2 * bytes;
         family.moves_as(storage, &size, moved, &layout.adamw());
-        family.moves_as(storage, &size, 8 * parameters + bytes, &average(&layout.weight));
+        let kernel = average(&state, &layout.weight, &values);
+        family.moves_as(storage, &size, 8 * parameters + bytes, &kernel);
+    }
+}
+
+fn average<'a>(
+    state: &'a wgpu::Buffer,
+    weight: &'a wgpu::Buffer,
+    average: &'a wgpu::Buffer,
+) -> AverageWeights<'a> {
+    AverageWeights {
+        params: AverageWeightsParams { quads: PARAMETERS / 4, share: 1e-3, warms_up: 1 },
+        state: bind(state),
+        weight: bind(weight),
+        average: bind(average),
     }
 }

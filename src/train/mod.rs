@@ -5,6 +5,7 @@
 //! [`Trainer::telemetry`] tells about it some steps later. [`Predictor`] runs a graph forward
 //! only.
 
+mod average;
 mod batch;
 mod builder;
 mod checkpoint;
@@ -35,6 +36,7 @@ mod tensor_telemetry;
 mod trainer;
 mod update;
 
+pub use average::Ema;
 pub use batch::{Batch, Data};
 pub use builder::TrainerBuilder;
 pub use checkpoint::Checkpoint;

@@ -261,7 +261,8 @@ impl Schedule {
             }
             Self::WarmupStableDecay { warmup, decay, total, final_factor, .. } => {
                 if warmup.checked_add(decay).is_none_or(|least| total < least) {
-                    let value = format!("{total}, with a warm-up of {warmup} and a decay of {decay}");
+                    let value =
+                        format!("{total}, with a warm-up of {warmup} and a decay of {decay}");
                     return refused("schedule total", value, "at least warm-up and decay");
                 }
                 check(final_factor, "final_factor".into())?;

@@ -155,7 +155,7 @@ fn load_weights(gpu: &Gpu) {
 }
 
 const AVERAGE: Tolerance = Tolerance {
-    absolute: 4e-7,
+    absolute: 6e-7,
     relative: 0.0,
     because: "of numbers below 1: a difference, a quotient within 2.5 units, a product and a sum",
 };
@@ -163,16 +163,17 @@ const AVERAGE: Tolerance = Tolerance {
 fn average_weights(gpu: &Gpu) {
     let settings = [(0.0, false), (0.5, false), (0.999, false), (0.999, true), (0.9999, true)];
     for storage in WeightStorage::ALL {
-        for quads in [1usize, 3, 64, 65, 1009] {
-            for (decay, warms_up) in settings {
-                for t in [1, 2, 40, 100_000, u32::MAX] {
-                    check_average(gpu, storage, quads, (decay, warms_up, t));
-                }
+        for quads in [1usize, 3, 64, 1009] {
+            check_average(gpu, storage, quads, (0.99, true, 5));
+        }
+        for (decay, warms_up) in settings {
+            for t in [1, 2, 40, 100_000, u32::MAX] {
+                check_average(gpu, storage, 65, (decay, warms_up, t));
             }
         }
-        check_average(gpu, storage, 65_535 * 64 + 3, (0.99, true, 7));
         check_average_of_nonfinite(gpu, storage);
     }
+    check_average(gpu, WeightStorage::F32, 65_535 * 64 + 3, (0.99, true, 7));
 }
 
 /// Runs the kernel over weights in a storage.
@@ -208,8 +209,7 @@ fn check_average(
     let before = values(2, count + 4);
     let buffer = gpu.upload("average", &before);
     let share = (1.0 - decay) as f32;
-    let params =
-        AverageWeightsParams { quads: quads as u32, share, warms_up: u32::from(warms_up) };
+    let params = AverageWeightsParams { quads: quads as u32, share, warms_up: u32::from(warms_up) };
     average(gpu, storage, &weight, &buffer, (params, SKIP, t));
     let what = format!("{storage}: {quads} quads, decay {decay}, step {t}");
     assert!(super::support::read(gpu, &buffer) == before, "{what}: skipped");
