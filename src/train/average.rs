@@ -11,8 +11,8 @@ use crate::kernels::{
 use crate::plan::{ParameterLayout, Parameters, parameters};
 use crate::record::{Slot, to_u32};
 
-/// An exponential moving average (EMA) of all trained weights (Polyak and Juditsky 1992; Izmailov et
-/// al. 2018; Morales-Brotons et al. 2024): after each applied step `average = decay average + (1 -
+/// An exponential moving average (EMA) of all trained weights (Polyak and Juditsky 1992; Tarvainen
+/// and Valpola 2017; Morales-Brotons et al. 2024): after each applied step `average = decay average + (1 -
 /// decay) weight`. It is often better than the weights themselves while the learning rate is high,
 /// and takes the place of a part of its decay.
 ///

@@ -51,10 +51,9 @@ pub enum Schedule {
         final_factor: f64,
     },
     /// Linear warm-up, the optimizer's learning rate for as long as one likes, then a short decay to
-    /// `final_factor` at step `total`, which holds from there on: WSD, also called trapezoidal
-    /// (Zhai et al. 2022, Hu et al. 2024; Hägele et al. 2024, arXiv 2405.18392). What to train longer
-    /// for need not be known at the start: a run goes on from a checkpoint before its decay with a
-    /// later `total`.
+    /// `final_factor` at step `total`, which holds from there on: WSD (Hu et al. 2024;
+    /// Hägele et al. 2024, arXiv 2405.18392). How long to train need not be known at the start: a run
+    /// goes on from a checkpoint before its decay with a later `total`.
     WarmupStableDecay {
         /// Steps of linear warm-up; 0 for none.
         warmup: usize,
