@@ -85,7 +85,8 @@ impl<M: Model> Trainer<M> {
 
     /// Begins anew, as [`restore_weights`](Self::restore_weights) does, with parameters from
     /// elsewhere: a folder of [`hugging_face`](crate::hugging_face), say. They come a few rows at a
-    /// time, and no copy of all of them is made on the host. States stay as they are.
+    /// time, and no copy of all of them is made on the host. States stay as they are, and averages
+    /// start as the weights.
     ///
     /// # Errors
     /// Those of [`Parameters::load`](crate::plan::Parameters::load). Where the source finds fault
