@@ -230,7 +230,9 @@ fn averages_of_a_table_in_parts() {
         assert_ne!(average, expected.tensor(TABLE).expect("a table").1);
         for mut run in runs {
             let found = block_on(run.trainer.checkpoint()).expect("a checkpoint");
-            assert!(found.to_bytes() == expected.to_bytes(), "{storage}");
+            for name in expected.names() {
+                assert!(found.average(name) == expected.average(name), "{storage}: {name}");
+            }
             let loss = block_on(run.trainer.evaluate_averaged(&batch(9, 1))).expect("a loss");
             assert!(loss.is_finite());
             run.steps(3..5);
