@@ -11,7 +11,7 @@ use evenkeel::nn::{Classifier, Gpt, GptConfig, Init, LanguageModel, MlpClassifie
 use evenkeel::nn::{Generator, Sampling};
 use evenkeel::plan::Parameters;
 use evenkeel::train::{
-    AdamW, Batch, Checkpoint, Clip, DynamicLossScale, LossScale, Model, Predictor, Sgd,
+    AdamW, Batch, Checkpoint, Clip, DynamicLossScale, Ema, LossScale, Model, Predictor, Sgd,
     SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
 };
 use evenkeel::{Error, Gpu, Precision, WeightStorage};
@@ -162,6 +162,7 @@ fn gpt(precision: Precision, weights: WeightStorage) -> TrainerBuilder<impl Mode
         .clip(Clip::Norm(0.5))
         .policy(SpikeGuard::default())
         .policy(SnapshotRing { every: 2, ..SnapshotRing::default() })
+        .ema(Ema::default())
         .accumulation(2)
         .seed(5)
 }

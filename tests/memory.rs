@@ -10,7 +10,7 @@ use evenkeel::nn::{
 };
 use evenkeel::train::stability::{AdaGc, AutoClip, SnapshotRing, SpikeGuard};
 use evenkeel::train::{
-    Adafactor, AdamW, Clip, Lengths, Lion, MemoryPlan, Model, Muon, Trainer, TrainerBuilder,
+    Adafactor, AdamW, Clip, Ema, Lengths, Lion, MemoryPlan, Model, Muon, Trainer, TrainerBuilder,
     TrainerReport,
 };
 use evenkeel::{BlockFormat, Error, Gpu, Precision, WeightStorage};
@@ -49,6 +49,7 @@ fn assert_same(what: &str, plan: &MemoryPlan, report: &TrainerReport) {
         plan.copy_bytes,
         plan.gradient_bytes,
         plan.moment_bytes,
+        plan.average_bytes,
         plan.optimizer_bytes,
         plan.slot_bytes + plan.scratch_bytes,
         plan.input_bytes + plan.constant_bytes,
@@ -65,6 +66,7 @@ fn assert_same(what: &str, plan: &MemoryPlan, report: &TrainerReport) {
         report.copy_bytes,
         report.gradient_bytes,
         report.moment_bytes,
+        report.average_bytes,
         report.optimizer_bytes,
         report.plan.slot_bytes,
         report.plan.leaf_bytes,
@@ -111,6 +113,11 @@ fn what_is_told_is_what_is_held() {
     assert_told("watched", &gpu, language(watched, 2).accumulation(3).watch_tensors(2));
     let capped = GptConfig { logits_budget: 8192, logit_soft_cap: Some(3.0), ..llama() };
     assert_told("logits in chunks", &gpu, language(capped, 9).telemetry_capacity(7));
+    assert_told("averages", &gpu, language(llama(), 1).ema(Ema::default()));
+    let averaged = language(gpt2(), 1).ema(Ema::default()).freeze_named("blocks.0");
+    let averaged = averaged.policy(SnapshotRing::default()).weights(WeightStorage::Bf16Stochastic);
+    let averaged = assert_told("averages in a ring", &gpu, averaged.host_snapshots(2));
+    assert_eq!(averaged.snapshot_bytes, averaged.host.staged_bytes);
     let snapshots = assert_told("snapshots", &gpu, language(llama(), 1).host_snapshots(2));
     assert_eq!(snapshots.snapshot_bytes, snapshots.host.staged_bytes);
     let frozen = language(gpt2(), 2).freeze_named("blocks.0").clip(Clip::InfinityNorm(1.0));

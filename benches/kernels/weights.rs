@@ -1,5 +1,6 @@
 use evenkeel::WeightStorage;
 use evenkeel::kernels::*;
+use evenkeel::step::{APPLY, StepState};
 
 use crate::bench::{Family, bind};
 use crate::update::{Layout, PARAMETERS};
@@ -7,12 +8,17 @@ use crate::update::{Layout, PARAMETERS};
 const HALVES: [WeightStorage; 3] =
     [WeightStorage::Bf16Stochastic, WeightStorage::Bf16Kahan, WeightStorage::Bf16Split];
 
-/// The same values in and out of each storage, and AdamW over it. Rows of f32 are in the table
-/// already: the optimizer's.
+/// The same values in and out of each storage, AdamW over it, and the average of it. Other rows of f32
+/// are in the table already: the optimizer's.
 pub fn run(family: &mut Family<'_>) {
     let mut layout = Layout::new(family, 148);
     let (parameters, quads) = (u64::from(PARAMETERS), PARAMETERS / 4);
     let values = family.vector(PARAMETERS);
+    let state = StepState { verdict: APPLY, applied_total: 100, ..StepState::default() };
+    let state = family.gpu.upload("state", &[state]);
+    // The weight is read, the average read and written.
+    let kernel = average(&state, &layout.weight, &values);
+    family.moves_as(WeightStorage::F32, "10 M in f32", 12 * parameters, &kernel);
     for storage in HALVES {
         let bytes = u64::from(quads) * storage.quad_bytes();
         layout.weight = family.gpu.buffer("weight", bytes);
@@ -34,5 +40,20 @@ pub fn run(family: &mut Family<'_>) {
         // The gradient is read; weight and moments are read and written.
         let moved = 20 * parameters + 2 * bytes;
         family.moves_as(storage, &size, moved, &layout.adamw());
+        let kernel = average(&state, &layout.weight, &values);
+        family.moves_as(storage, &size, 8 * parameters + bytes, &kernel);
+    }
+}
+
+fn average<'a>(
+    state: &'a wgpu::Buffer,
+    weight: &'a wgpu::Buffer,
+    average: &'a wgpu::Buffer,
+) -> AverageWeights<'a> {
+    AverageWeights {
+        params: AverageWeightsParams { quads: PARAMETERS / 4, share: 1e-3, warms_up: 1 },
+        state: bind(state),
+        weight: bind(weight),
+        average: bind(average),
     }
 }

@@ -70,6 +70,24 @@ pub fn load_weights(storage: WeightStorage, stored: &[Stored]) -> Vec<f64> {
     stored.iter().map(load).collect()
 }
 
+/// An exponential moving average after the applied step of number `t`, counted from 1: with a decay
+/// of min(decay, (1 + t) / (10 + t)) where it warms up. What would not be finite stays.
+pub fn average_weights(
+    average: &[f64],
+    weights: &[f64],
+    decay: f64,
+    warms_up: bool,
+    t: u32,
+) -> Vec<f64> {
+    let t = f64::from(t);
+    let decay = if warms_up { decay.min((1.0 + t) / (10.0 + t)) } else { decay };
+    let advance = |(&old, &weight): (&f64, &f64)| {
+        let new = decay * old + (1.0 - decay) * weight;
+        if new.is_finite() { new } else { old }
+    };
+    average.iter().zip(weights).map(advance).collect()
+}
+
 /// Which rounding of a weight in a step.
 #[derive(Clone, Copy, Debug)]
 pub enum Use {

@@ -2,16 +2,24 @@
 
 use futures::future::join_all;
 
+use super::average::Average;
 use super::trainer::finish;
 use super::{Batch, Model, Predictor, Trainer};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::plan::SharedBuffers;
 
-/// A predictor for each length that evaluations had so far.
+/// Which weights, and the length of sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    is_averaged: bool,
+    length: Option<usize>,
+}
+
+/// A predictor for each kind that evaluations had so far.
 #[derive(Debug, Default)]
 pub(super) struct Evaluators {
-    list: Vec<(Option<usize>, Predictor)>,
+    list: Vec<(Kind, Predictor)>,
     shared: SharedBuffers,
 }
 
@@ -31,19 +39,44 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`Predictor::mean`], and for a length that the trainer does not have.
     pub async fn evaluate_all(&mut self, batches: &[Batch]) -> Result<f32> {
-        let lengths = batches.iter().map(|batch| self.settings.length_of(batch.length()));
-        let lengths: Vec<_> = lengths.collect::<Result<_>>()?;
-        let mut missing = lengths.clone();
+        self.evaluate_with(false, batches).await
+    }
+
+    /// [`evaluate`](Self::evaluate) with the [averages](super::Ema) of the weights, as they are after
+    /// all steps submitted so far. Weights, averages and the run stay as they are.
+    ///
+    /// # Errors
+    /// As [`averaged`](Self::averaged) and [`evaluate`](Self::evaluate).
+    pub async fn evaluate_averaged(&mut self, batch: &Batch) -> Result<f32> {
+        self.evaluate_averaged_all(std::slice::from_ref(batch)).await
+    }
+
+    /// [`evaluate_all`](Self::evaluate_all) with the [averages](super::Ema) of the weights.
+    ///
+    /// # Errors
+    /// As [`averaged`](Self::averaged) and [`evaluate_all`](Self::evaluate_all).
+    pub async fn evaluate_averaged_all(&mut self, batches: &[Batch]) -> Result<f32> {
+        self.averaged().await?;
+        self.evaluate_with(true, batches).await
+    }
+
+    async fn evaluate_with(&mut self, is_averaged: bool, batches: &[Batch]) -> Result<f32> {
+        let kinds = batches.iter().map(|batch| {
+            let length = self.settings.length_of(batch.length())?;
+            Ok(Kind { is_averaged, length })
+        });
+        let kinds: Vec<_> = kinds.collect::<Result<_>>()?;
+        let mut missing = kinds.clone();
         // The longest first: the others find room in what it has.
         missing.sort_unstable_by(|a, b| b.cmp(a));
-        for length in missing {
-            self.prepare_evaluation(length).await?;
+        for kind in missing {
+            self.prepare_evaluation(kind).await?;
         }
         // What is measured is not to wait for steps before it.
         let finished = finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await;
         let evaluators = &self.evaluators.list;
-        let place = |length| evaluators.iter().position(|(other, _)| *other == length);
-        let places: Vec<_> = lengths.into_iter().filter_map(place).collect();
+        let place = |kind| evaluators.iter().position(|(other, _)| *other == kind);
+        let places: Vec<_> = kinds.into_iter().filter_map(place).collect();
         let predictors: Vec<_> = evaluators.iter().map(|(_, predictor)| predictor).collect();
         let runs: Vec<_> = places.into_iter().zip(batches).collect();
         let outputs = Predictor::mean_over(&predictors, &runs).await;
@@ -51,18 +84,20 @@ impl<M: Model> Trainer<M> {
         Ok(outputs?[0][0] as f32)
     }
 
-    async fn prepare_evaluation(&mut self, length: Option<usize>) -> Result<()> {
-        let Evaluators { list, shared } = &mut self.evaluators;
-        if list.iter().any(|(other, _)| *other == length) {
+    async fn prepare_evaluation(&mut self, kind: Kind) -> Result<()> {
+        if self.evaluators.list.iter().any(|(other, _)| *other == kind) {
             return Ok(());
         }
+        let averaged = self.average.as_ref().and_then(Average::parameters);
+        let parameters = averaged.filter(|_| kind.is_averaged).unwrap_or(&self.parameters);
+        let Evaluators { list, shared } = &mut self.evaluators;
         let build = |graph: &mut Graph| {
-            graph.set_length(length);
+            graph.set_length(kind.length);
             vec![self.model.build(graph).loss]
         };
         let (gpu, precision) = (&self.gpu, self.precision);
-        let predictor = Predictor::sharing(gpu, &self.parameters, precision, shared, build).await?;
-        list.push((length, predictor.with_submit_budget(self.pacing.budget())));
+        let predictor = Predictor::sharing(gpu, parameters, precision, shared, build).await?;
+        list.push((kind, predictor.with_submit_budget(self.pacing.budget())));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! [`Trainer::telemetry`] tells about it some steps later. [`Predictor`] runs a graph forward
 //! only.
 
+mod average;
 mod batch;
 mod builder;
 mod checkpoint;
@@ -35,6 +36,7 @@ mod tensor_telemetry;
 mod trainer;
 mod update;
 
+pub use average::Ema;
 pub use batch::{Batch, Data};
 pub use builder::TrainerBuilder;
 pub use checkpoint::Checkpoint;
@@ -52,7 +54,7 @@ pub use optimizers::{
 pub use predictor::Predictor;
 pub use profile::{Profile, ProfileRow, ProfiledDispatch};
 pub use report::TrainerReport;
-pub use schedule::Schedule;
+pub use schedule::{DecayShape, Schedule};
 pub use stability::{
     AdaGc, AdaptiveGradientClip, AutoClip, ClipBlockRms, ClipPerTensor, Policy, Reaction,
     SnapshotRing, SpikeGuard, ZClip, ZClipBound,

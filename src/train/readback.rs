@@ -57,7 +57,7 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Every byte that a step commits: weights (frozen ones, which it does not change, included),
-    /// moments, states and the tensors' clocks, in this
+    /// moments, averages, states and the tensors' clocks, in this
     /// order. What the device counts beside them is in [`state`](Self::state). Waits for the
     /// device.
     ///
@@ -68,7 +68,7 @@ impl<M: Model> Trainer<M> {
         let weights = self.parameters.weights().iter().chain(self.parameters.blocks());
         let moments = self.moments.iter().flatten();
         let states = [self.parameters.committed()];
-        for buffer in weights.chain(moments).chain(states) {
+        for buffer in weights.chain(moments).chain(self.averages()).chain(states) {
             bytes.extend(self.gpu.read::<u8>(buffer, 0, buffer.size() as usize).await?);
         }
         for tensor in self.tensor_states().await? {

@@ -27,6 +27,8 @@ pub struct TrainerReport {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
+    /// The [average](super::Ema) of the trained weights.
+    pub average_bytes: u64,
     /// What the optimizer has in hand within a step ([`Muon`](super::Muon)).
     pub optimizer_bytes: u64,
     /// Activations, inputs and constants; of all [lengths](super::TrainerBuilder::lengths) that had
@@ -63,6 +65,7 @@ impl TrainerReport {
             + self.telemetry_bytes
             + self.gradient_bytes
             + self.moment_bytes
+            + self.average_bytes
             + self.optimizer_bytes
             + self.activation_bytes
             + self.policy_bytes
@@ -85,6 +88,7 @@ impl<M: Model> Trainer<M> {
             gradient_bytes: self.sinks.gradients.iter().map(size).sum::<u64>()
                 + self.sinks.staged.size(),
             moment_bytes: self.moments.iter().flatten().map(size).sum(),
+            average_bytes: self.averages().iter().map(size).sum(),
             optimizer_bytes: self.settings.optimizer_bytes(self.parameters.layout()),
             activation_bytes: reports().map(|r| r.slot_bytes + r.leaf_bytes).sum(),
             copy_bytes: reports().map(|report| report.copy_bytes).sum(),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use futures::future::join;
 
+use super::average::Average;
 use super::batch::Batch;
 use super::builder::settings::Settings;
 use super::checkpoint::HostState;
@@ -70,6 +71,8 @@ pub struct Trainer<M: Model> {
     /// The optimizer's moments by segment, each in the order of `Optimizer::moments`.
     pub(super) moments: Vec<Vec<wgpu::Buffer>>,
     pub(super) moment_names: &'static [&'static str],
+    /// Of the trained weights, where it is kept.
+    pub(super) average: Option<Average>,
     pub(super) step: StepBuffers,
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub(super) tensors: wgpu::Buffer,

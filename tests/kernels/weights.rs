@@ -5,10 +5,10 @@
 use evenkeel::kernel::WeightStorage;
 use evenkeel::kernels::*;
 use evenkeel::reference::weights::{self as reference, Stored, Use};
-use evenkeel::step::{APPLY, StepState, TensorSettings, TensorState};
+use evenkeel::step::{APPLY, SKIP, StepState, TensorSettings, TensorState};
 use evenkeel::{Gpu, Precision};
 
-use super::support::{block_on, gpu, values};
+use super::support::{Tolerance, assert_close, block_on, gpu, values};
 
 tests! {
     stochastic_rounding_has_the_bits_of_the_reference, stochastic_rounding_has_no_bias,
@@ -16,7 +16,7 @@ tests! {
     a_thousand_small_steps, scaled_weights,
 }
 
-rows! { store_weights, load_weights }
+rows! { store_weights, load_weights, average_weights }
 
 /// The stored bits of each element: the weights, and what is kept beside them.
 fn bits(gpu: &Gpu, storage: WeightStorage, weight: &wgpu::Buffer) -> [Vec<u8>; 2] {
@@ -151,6 +151,93 @@ fn load_weights(gpu: &Gpu) {
                 assert_eq!(found.to_bits(), host[i].to_bits(), "{}", what());
             }
         }
+    }
+}
+
+const AVERAGE: Tolerance = Tolerance {
+    absolute: 6e-7,
+    relative: 0.0,
+    because: "of numbers below 1: a difference, a quotient within 2.5 units, a product and a sum",
+};
+
+fn average_weights(gpu: &Gpu) {
+    let settings = [(0.0, false), (0.5, false), (0.999, false), (0.999, true), (0.9999, true)];
+    for storage in WeightStorage::ALL {
+        for quads in [1usize, 3, 64, 1009] {
+            check_average(gpu, storage, quads, (0.99, true, 5));
+        }
+        for (decay, warms_up) in settings {
+            for t in [1, 2, 40, 100_000, u32::MAX] {
+                check_average(gpu, storage, 65, (decay, warms_up, t));
+            }
+        }
+        check_average_of_nonfinite(gpu, storage);
+    }
+    check_average(gpu, WeightStorage::F32, 65_535 * 64 + 3, (0.99, true, 7));
+}
+
+/// Runs the kernel over weights in a storage.
+fn average(
+    gpu: &Gpu,
+    storage: WeightStorage,
+    weight: &wgpu::Buffer,
+    average: &wgpu::Buffer,
+    (params, verdict, t): (AverageWeightsParams, u32, u32),
+) {
+    let state = StepState { verdict, applied_total: t, ..StepState::default() };
+    let state = gpu.upload("state", &[state]);
+    let kernel = AverageWeights {
+        params,
+        state: state.as_entire_buffer_binding(),
+        weight: weight.as_entire_buffer_binding(),
+        average: average.as_entire_buffer_binding(),
+    };
+    gpu.run_as(&kernel, storage);
+}
+
+/// A step that is applied, and one that is skipped; behind the last quad nothing changes.
+fn check_average(
+    gpu: &Gpu,
+    storage: WeightStorage,
+    quads: usize,
+    (decay, warms_up, t): (f64, bool, u32),
+) {
+    let count = 4 * quads;
+    let weights = values(1, (count + 4).next_multiple_of(128));
+    let weight = storage_buffer(gpu, storage, weights.len());
+    store(gpu, storage, &weight, 0, &weights);
+    let before = values(2, count + 4);
+    let buffer = gpu.upload("average", &before);
+    let share = (1.0 - decay) as f32;
+    let params = AverageWeightsParams { quads: quads as u32, share, warms_up: u32::from(warms_up) };
+    average(gpu, storage, &weight, &buffer, (params, SKIP, t));
+    let what = format!("{storage}: {quads} quads, decay {decay}, step {t}");
+    assert!(super::support::read(gpu, &buffer) == before, "{what}: skipped");
+
+    average(gpu, storage, &weight, &buffer, (params, APPLY, t));
+    let found = super::support::read(gpu, &buffer);
+    let stored = decoded(storage, &bits(gpu, storage, &weight));
+    let weights = reference::load_weights(storage, &stored);
+    let old: Vec<_> = before.iter().map(|&x| f64::from(x)).collect();
+    let expected = reference::average_weights(&old[..count], &weights, decay, warms_up, t);
+    assert_close(&what, &found[..count], &expected, AVERAGE);
+    assert_eq!(found[count..], before[count..], "{what}: behind the end");
+}
+
+/// The average of a weight that left f32 is what it was; its neighbours go on.
+fn check_average_of_nonfinite(gpu: &Gpu, storage: WeightStorage) {
+    let mut weights = vec![0.5f32; 128];
+    for (index, x) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
+        weights[5 * index] = x;
+    }
+    let weight = storage_buffer(gpu, storage, weights.len());
+    store(gpu, storage, &weight, 0, &weights);
+    let buffer = gpu.upload("average", &[1.0f32; 128]);
+    let params = AverageWeightsParams { quads: 32, share: 0.5, warms_up: 0 };
+    average(gpu, storage, &weight, &buffer, (params, APPLY, 1));
+    for (i, (found, weight)) in super::support::read(gpu, &buffer).iter().zip(weights).enumerate() {
+        let expected = if weight.is_finite() { 0.75 } else { 1.0 };
+        assert_eq!(*found, expected, "{storage}: {i}");
     }
 }
 

@@ -16,7 +16,7 @@ use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel, Lora, QkClip, Targets};
 use evenkeel::plan::Parameters;
 use evenkeel::plan::parameters::read_slot;
 use evenkeel::train::{
-    AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Clip, ClipBlockRms,
+    AdaGc, Adafactor, Adam, AdamAtan2, AdamW, AdaptiveGradientClip, Batch, Clip, ClipBlockRms, Ema,
     Lion, Model, ModelOutput, Muon, Predictor, Sgd, StableAdamW, Telemetry, Trainer,
     TrainerBuilder, ValueKind, group_norms,
 };
@@ -212,6 +212,38 @@ fn stochastic_rounding_in_parts() {
         }
         let mean = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
         assert!((mean(&whole) - mean(&parts)).abs() < 1e-4, "rounded to one side");
+    }
+}
+
+/// Averages lie as the weights do, in the run and in a checkpoint, and a device goes on from that of
+/// another.
+#[test]
+fn averages_of_a_table_in_parts() {
+    let ema = Ema { decay: 0.9, warmup: true };
+    for storage in [WeightStorage::F32, WeightStorage::Bf16Kahan] {
+        let build = || Trainer::builder(model(config())).optimizer(adamw()).ema(ema);
+        let runs = compare("averages", || build().weights(storage));
+        let Some(whole) = runs.first() else { return };
+        let expected = block_on(whole.trainer.checkpoint()).expect("a checkpoint");
+        let (dims, average) = expected.average(TABLE).expect("an average");
+        assert_eq!(dims, [VOCABULARY, 32]);
+        assert_ne!(average, expected.tensor(TABLE).expect("a table").1);
+        for mut run in runs {
+            let found = block_on(run.trainer.checkpoint()).expect("a checkpoint");
+            for name in expected.names() {
+                assert!(found.average(name) == expected.average(name), "{storage}: {name}");
+            }
+            let loss = block_on(run.trainer.evaluate_averaged(&batch(9, 1))).expect("a loss");
+            assert!(loss.is_finite());
+            run.steps(3..5);
+            block_on(run.trainer.restore(&expected)).expect("it fits");
+            let found = block_on(run.trainer.checkpoint()).expect("a checkpoint");
+            assert!(found.average(TABLE) == expected.average(TABLE), "{storage}");
+            let averaged = block_on(run.trainer.averaged()).expect("averages");
+            let read = block_on(averaged.read(TABLE)).expect("a table");
+            let error = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
+            assert!(read.iter().zip(&average).all(error), "{storage}");
+        }
     }
 }
 

@@ -37,6 +37,13 @@ kernel! {
         one_minus_beta2: f32,
         /// Applied steps that take their learning rates from the start of the table.
         rising_steps: u32,
+        /// Applied steps before which those after the rise take their learning rates from the middle
+        /// of the table; 0 for no middle.
+        middle_end: u32,
+        /// Applied steps from which on the middle is counted; before, its first entry holds.
+        middle_start: u32,
+        /// First entry of the middle.
+        middle_first: u32,
         /// Applied steps at which the learning rate is that of entry `decay_first`, for ever.
         decay_end: u32,
         /// First entry of those that are counted from `decay_end` backwards.
@@ -95,6 +102,9 @@ impl VerdictParams {
             beta2: beta2 as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
             rising_steps: 0,
+            middle_end: 0,
+            middle_start: 0,
+            middle_first: 0,
             decay_end: 0,
             decay_first: 0,
             knot_bits: 31,

@@ -101,6 +101,19 @@ impl Parameters {
         frozen.map(wgpu::Buffer::size).sum()
     }
 
+    /// The same tensors with other buffers for the trained segments, in the same storage; all others
+    /// are those of this one.
+    pub(crate) fn with_trained_weights(&self, trained: Vec<wgpu::Buffer>) -> Self {
+        let frozen = self.weights[self.layout.trained_segments..].iter().cloned();
+        Self {
+            gpu: self.gpu.clone(),
+            layout: self.layout.clone(),
+            weights: trained.into_iter().chain(frozen).collect(),
+            blocks: self.blocks.clone(),
+            committed: self.committed.clone(),
+        }
+    }
+
     /// The same tensors, of which those are trained that `is_trained` says. Where others were, they
     /// are laid out anew: every bit moves to other buffers.
     ///

@@ -12,6 +12,7 @@ use crate::kernels::{LossMean, LossMeanParams};
 use crate::plan::{ParameterLayout, Parameters, Plan, Sinks, parameters};
 use crate::record::{Recorder, StepBuffers, to_u32};
 use crate::step::StepInput;
+use crate::train::average::Average;
 use crate::train::evaluation::Evaluators;
 use crate::train::host_copy::HostCopy;
 use crate::train::host_snapshot::HostSnapshots;
@@ -44,6 +45,10 @@ pub(in crate::train) async fn build<M: Model>(
     parameters.assert_unique_names();
 
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
+    let average = match settings.ema {
+        Some(ema) => Some(Average::new(gpu, ema, &parameters).await?),
+        None => None,
+    };
     let loss_scale = settings.chosen_loss_scale(&parameters);
     let step = StepBuffers::from_state(gpu, settings.initial_state(&parameters));
     let loss = gpu.buffer("loss", 16);
@@ -64,6 +69,7 @@ pub(in crate::train) async fn build<M: Model>(
         parameters: &parameters,
         sinks: &sinks,
         moments: &moments,
+        average: average.as_ref(),
         step: &step,
         tensors: &tensors,
         optimizer: &*settings.optimizer,
@@ -110,6 +116,7 @@ pub(in crate::train) async fn build<M: Model>(
         sinks,
         moments,
         moment_names: settings.optimizer.moments(),
+        average,
         step,
         tensors,
         policies,

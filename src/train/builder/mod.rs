@@ -10,7 +10,7 @@ use assembly::build;
 use settings::Settings;
 
 use super::stability::Policy;
-use super::{Clip, Lengths, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
+use super::{Clip, Ema, Lengths, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernel::{Precision, WeightStorage};
@@ -79,6 +79,13 @@ impl<M: Model> TrainerBuilder<M> {
     #[must_use]
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.settings.schedule = schedule;
+        self
+    }
+
+    /// Keeps an exponential moving average of the trained weights, 4 bytes for each; none by default.
+    #[must_use]
+    pub fn ema(mut self, ema: Ema) -> Self {
+        self.settings.ema = Some(ema);
         self
     }
 
@@ -182,8 +189,8 @@ impl<M: Model> TrainerBuilder<M> {
     /// ([`Trainer::host_snapshot`]), and still there once the device is lost, to go on from
     /// ([`Trainer::rebuild`]). 0, the default, takes none.
     ///
-    /// It costs the bytes of weights, moments and policies' memories (12 per parameter with AdamW
-    /// in f32) once more in memory that the host can map, and twice in the host's own; every
+    /// It costs the bytes of weights, moments, averages and policies' memories (12 per parameter
+    /// with AdamW in f32) once more in memory that the host can map, and twice in the host's own; every
     /// `every` steps a copy of them on the device, a map, and a copy on the host. What is lost with
     /// the device is at most `every` steps and the two or three in flight.
     #[must_use]

@@ -10,7 +10,7 @@ use crate::plan::{ParameterLayout, Parameters, parts};
 use crate::step::{StepState, TensorState};
 use crate::train::stability::Policy;
 use crate::train::tensor_rules::TensorRules;
-use crate::train::{AdamW, Clip, Lengths, LossScale, Norm, Optimizer, Schedule};
+use crate::train::{AdamW, Clip, Ema, Lengths, LossScale, Norm, Optimizer, Schedule};
 
 /// All that a trainer is built of beside model, parameters and device. It keeps them, to be built
 /// again.
@@ -23,6 +23,7 @@ pub(in crate::train) struct Settings {
     pub(super) give_up_after: u32,
     pub(in crate::train) policies: Vec<Rc<dyn Policy>>,
     pub(super) schedule: Schedule,
+    pub(in crate::train) ema: Option<Ema>,
     pub(in crate::train) precision: Precision,
     pub(in crate::train) native_f16: bool,
     pub(super) weights: Option<WeightStorage>,
@@ -47,6 +48,7 @@ impl Default for Settings {
             give_up_after: 100,
             policies: Vec::new(),
             schedule: Schedule::default(),
+            ema: None,
             precision: Precision::F32,
             native_f16: false,
             weights: None,
@@ -134,6 +136,7 @@ impl Settings {
     pub(super) fn validate(&self) -> Result<()> {
         self.optimizer.validate()?;
         self.schedule.validate(self.optimizer.learning_rate())?;
+        self.ema.map_or(Ok(()), Ema::validate)?;
         self.norm.validate()?;
         self.clip.validate()?;
         self.loss_scale.unwrap_or_default().validate()?;

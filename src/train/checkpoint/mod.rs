@@ -18,6 +18,7 @@ const RESERVED: &str = "evenkeel/";
 const STATE: &str = "evenkeel/state";
 const TENSORS: &str = "evenkeel/tensors";
 const POLICY: &str = "evenkeel/policy/";
+const AVERAGE: &str = "evenkeel/average/";
 const MOMENT: &str = "evenkeel/moment/";
 const COMPENSATION: &str = "evenkeel/compensation/";
 
@@ -29,7 +30,7 @@ struct Entry {
     words: Vec<u32>,
 }
 
-/// A run at one step: weights, moments, states, counters, and what policies remember.
+/// A run at one step: weights, moments, averages, states, counters, and what policies remember.
 ///
 /// [`Trainer::checkpoint`] takes one and [`Trainer::restore`] goes back to it; the run goes on with
 /// the same bits. What it does not hold are the data and where in them the run stood: the caller
@@ -107,6 +108,12 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
         let entry = self.entries.get(name).filter(|entry| entry.is_float)?;
         Some((&entry.shape, bytemuck::cast_slice(&entry.words).to_vec()))
+    }
+
+    /// Shape and elements of the [average](super::Ema) of a parameter, dense; `None` where none was
+    /// kept.
+    pub fn average(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
+        self.tensor(&average_name(name))
     }
 
     /// Names of all parameters and states.
@@ -238,6 +245,11 @@ fn invalid(reason: impl Into<String>) -> Error {
 /// The name of what an optimizer keeps for one parameter.
 fn moment_name(moment: &str, parameter: &str) -> String {
     format!("{MOMENT}{moment}/{parameter}")
+}
+
+/// The name of the average of a parameter.
+fn average_name(parameter: &str) -> String {
+    format!("{AVERAGE}{parameter}")
 }
 
 /// The name of what [`Bf16Kahan`](crate::WeightStorage::Bf16Kahan) keeps beside the weights.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::check::{check_names, check_state, check_tensor, continued};
 use super::save::Moment;
 use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
-use super::{compensation_name, invalid, list, moment_name};
+use super::{average_name, compensation_name, invalid, list, moment_name};
 use crate::error::Result;
 use crate::graph::{Graph, Phase};
 use crate::kernel::WeightStorage;
@@ -51,6 +51,7 @@ impl<M: Model> Trainer<M> {
         check_state(&state, checkpoint.steps())?;
         let tensors = self.tensors_of(checkpoint, state.applied_total)?;
         writes.extend(self.moments_from(checkpoint)?);
+        writes.extend(self.averages_from(checkpoint)?);
         let scale = self.settings.chosen_loss_scale(&self.parameters);
         let state = continued(&state, origin.has_dynamic_scale, &scale);
         writes.push((self.step.state.clone(), 0, bytemuck::bytes_of(&state).to_vec()));
@@ -66,7 +67,7 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Begins anew with the weights and states of a checkpoint, and nothing else of it: at step 0,
-    /// with empty moments and memories, the seed and the loss scale that the trainer was built
+    /// with empty moments and memories, averages that start as the weights, the seed and the loss scale that the trainer was built
     /// with. So a run goes on with another optimizer, or is tuned on other data. The model must be
     /// the same, the optimizer need not.
     ///
@@ -84,7 +85,8 @@ impl<M: Model> Trainer<M> {
 
     /// Begins anew, as [`restore_weights`](Self::restore_weights) does, with parameters from
     /// elsewhere: a folder of [`hugging_face`](crate::hugging_face), say. They come a few rows at a
-    /// time, and no copy of all of them is made on the host. States stay as they are.
+    /// time, and no copy of all of them is made on the host. States stay as they are, and averages
+    /// start as the weights.
     ///
     /// # Errors
     /// Those of [`Parameters::load`](crate::plan::Parameters::load). Where the source finds fault
@@ -123,6 +125,9 @@ impl<M: Model> Trainer<M> {
             encoder.clear_buffer(moment, 0, None);
         }
         self.gpu.submit(encoder);
+        if let Some(average) = &self.average {
+            average.start(&self.gpu, &self.parameters);
+        }
         let seed = self.settings.seed();
         self.go_on_from(HostState { steps: 0, seed, learning_rate_factor: 1.0 });
         if let Some(snapshots) = &mut self.host_snapshots {
@@ -215,6 +220,7 @@ impl<M: Model> Trainer<M> {
                 known
                     .extend(self.moment_names.iter().map(|moment| moment_name(moment, &spec.name)));
             }
+            known.insert(average_name(&spec.name));
             if checkpoint.has_compensations() {
                 known.insert(compensation_name(&spec.name));
             }
@@ -277,6 +283,25 @@ impl<M: Model> Trainer<M> {
                 let places = [scales, codes].map(|range| range.start as u64);
                 let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
                 writes.extend(full.map(|(place, bytes)| ((*buffer).clone(), place, bytes)));
+                rest = others;
+            }
+        }
+        Ok(writes)
+    }
+
+    /// The averages of the trained weights: of a tensor that has none, the weight.
+    fn averages_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
+        let Some(average) = &self.average else { return Ok(Vec::new()) };
+        let mut writes = Vec::new();
+        for (index, spec) in self.parameters.trained().iter().enumerate() {
+            let kept = average_name(&spec.name);
+            let has_average = checkpoint.entries.contains_key(&kept);
+            let name = if has_average { &kept } else { &spec.name };
+            let mut rest = checkpoint.floats(name, &spec.shape.dims)?;
+            for (_, part) in average.slot(&self.parameters, index).parts() {
+                let (dense, others) = rest.split_at(part.shape.count());
+                let bytes = bytemuck::cast_slice(&part.shape.pad(dense)).to_vec();
+                writes.push((part.buffer, part.offset, bytes));
                 rest = others;
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
-use super::{compensation_name, list, moment_name};
+use super::{average_name, compensation_name, list, moment_name};
 use crate::error::Result;
 use crate::graph::Shape;
 use crate::step::{StepState, TensorState};
@@ -57,7 +57,11 @@ impl<M: Model> Trainer<M> {
         let weights = self.parameters.buffers();
         let moments = self.moments.iter().flatten();
         let memories = self.policies.iter().map(|active| &active.memory);
-        weights.chain(moments).chain([&self.step.state, &self.tensors]).chain(memories)
+        weights
+            .chain(moments)
+            .chain(self.averages())
+            .chain([&self.step.state, &self.tensors])
+            .chain(memories)
     }
 
     /// Makes a checkpoint of what those buffers held.
@@ -91,6 +95,7 @@ impl<M: Model> Trainer<M> {
             let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
             checkpoint.append_floats(name, &shape.dims, &dense);
         }
+        self.assemble_averages(&mut checkpoint, contents);
         let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
         let rows = |buffer, bytes: usize, rows| words(buffer)[..bytes / 4 * rows].to_vec();
         let state = rows(&self.step.state, size_of::<StepState>(), 1);
@@ -102,6 +107,18 @@ impl<M: Model> Trainer<M> {
             checkpoint.put_words(&active.checkpoint_name(), &words(&active.memory));
         }
         checkpoint
+    }
+
+    fn assemble_averages(&self, checkpoint: &mut Checkpoint, contents: &Contents<'_>) {
+        let Some(average) = &self.average else { return };
+        for (index, spec) in self.parameters.trained().iter().enumerate() {
+            for (_, part) in average.slot(&self.parameters, index).parts() {
+                let bytes = &contents.of(&part.buffer)[part.offset as usize..];
+                let quads = bytemuck::pod_collect_to_vec(&bytes[..part.shape.bytes() as usize]);
+                let dense = part.shape.unpad(&quads);
+                checkpoint.append_floats(&average_name(&spec.name), &part.shape.dims, &dense);
+            }
+        }
     }
 
     fn origin(&self, host: HostState) -> Origin {

@@ -8,6 +8,7 @@ use crate::kernel::{BlockFormat, WeightStorage};
 use crate::plan::{ParameterLayout, PlanBytes, PlanOutline, SharedBytes, parameters};
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
+use crate::train::average::average_bytes;
 use crate::train::builder::assembly::Outline;
 use crate::train::builder::settings::Settings;
 use crate::train::host_copy;
@@ -24,6 +25,8 @@ struct Kept {
     states: u64,
     /// By trained segment, then by moment.
     moments: Vec<Vec<u64>>,
+    /// By trained segment, or none.
+    averages: Vec<u64>,
     tensors: u64,
     /// The memory of each policy.
     memories: Vec<u64>,
@@ -59,6 +62,7 @@ pub(super) fn memory<M: Model>(
         copy_bytes: plan.copies,
         gradient_bytes: gradients.sum::<u64>() + kept.states,
         moment_bytes: kept.moments.iter().flatten().sum(),
+        average_bytes: kept.averages.iter().sum(),
         optimizer_bytes: settings.optimizer_bytes(layout),
         slot_bytes: plan.slots,
         scratch_bytes: plan.scratch,
@@ -122,6 +126,7 @@ fn kept(settings: &Settings, layout: &ParameterLayout) -> Kept {
     let (_, moments) = settings.trained_bytes(layout);
     let buffers = |all: Vec<u64>| -> Vec<u64> { all.into_iter().map(buffer_bytes).collect() };
     let tensors = layout.trained().len();
+    let averages = settings.ema.map(|_| average_bytes(layout).collect()).unwrap_or_default();
     let memory = |words: Vec<u32>| buffer_bytes(4 * words.len() as u64);
     let policies = settings.policies.iter();
     Kept {
@@ -129,6 +134,7 @@ fn kept(settings: &Settings, layout: &ParameterLayout) -> Kept {
         blocks: layout.block_bytes().iter().map(|&bytes| buffer_bytes(bytes)).collect(),
         states: buffer_bytes(layout.state_bytes()),
         moments: moments.into_iter().map(buffers).collect(),
+        averages: buffers(averages),
         tensors: buffer_bytes((tensors * size_of::<TensorState>()) as u64),
         memories: policies.map(|policy| memory(policy.memory(to_u32(tensors)))).collect(),
     }
@@ -139,7 +145,7 @@ impl Kept {
     fn checkpointed(&self) -> impl Iterator<Item = u64> {
         let weights = self.weights.iter().chain(&self.blocks).copied().chain([self.states]);
         let state = buffer_bytes(size_of::<StepState>() as u64);
-        let moments = self.moments.iter().flatten().copied();
+        let moments = self.moments.iter().flatten().chain(&self.averages).copied();
         weights.chain(moments).chain([state, self.tensors]).chain(self.memories.iter().copied())
     }
 
@@ -148,7 +154,7 @@ impl Kept {
     fn committed(&self, trained_segments: usize) -> u64 {
         let states = if self.states > 16 { self.states } else { 0 };
         let flat = self.weights[..trained_segments].iter().chain(self.moments.iter().flatten());
-        flat.sum::<u64>() + states + self.tensors
+        flat.chain(&self.averages).sum::<u64>() + states + self.tensors
     }
 }
 
@@ -171,6 +177,9 @@ fn checkpoint_bytes(settings: &Settings, layout: &ParameterLayout, kept: &Kept) 
     for segment in 0..layout.trained_segments().len() {
         let shares = settings.optimizer.moment_shares(&SegmentTensor::of_segment(layout, segment));
         moments += shares.iter().flatten().map(|share| 4 * share.shape.count()).sum::<usize>();
+    }
+    if settings.ema.is_some() {
+        moments += layout.trained().iter().map(|spec| 4 * spec.shape.count()).sum::<usize>();
     }
     let tables = size_of::<StepState>() + layout.trained().len() * size_of::<TensorState>();
     (parameters + states + moments + tables) as u64 + kept.memories.iter().sum::<u64>()

@@ -30,6 +30,8 @@ pub struct MemoryPlan {
     pub gradient_bytes: u64,
     /// The optimizer's moments.
     pub moment_bytes: u64,
+    /// The [average](super::Ema) of the trained weights.
+    pub average_bytes: u64,
     /// What the optimizer has in hand within a step ([`Muon`](super::Muon)).
     pub optimizer_bytes: u64,
     /// Activations: the slots that they share.
@@ -84,6 +86,7 @@ impl MemoryPlan {
             self.copy_bytes,
             self.gradient_bytes,
             self.moment_bytes,
+            self.average_bytes,
             self.optimizer_bytes,
             self.activation_bytes(),
             self.other_length_bytes,
@@ -105,6 +108,7 @@ impl fmt::Display for MemoryPlan {
             ("weights in another precision", self.copy_bytes),
             ("gradients", self.gradient_bytes),
             ("moments", self.moment_bytes),
+            ("average of the weights", self.average_bytes),
             ("scratch of the optimizer", self.optimizer_bytes),
             ("activations", self.slot_bytes),
             ("scratch of operations", self.scratch_bytes),

@@ -60,6 +60,8 @@ pub struct Committed<'a> {
     pub weights: &'a [wgpu::Buffer],
     /// The optimizer's moments, by segment and moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
+    /// The averages of the weights, by segment; none where none are kept.
+    pub averages: &'a [wgpu::Buffer],
     /// States of the model.
     pub states: &'a wgpu::Buffer,
     /// (tensors) [`TensorState`](crate::step::TensorState)
@@ -73,7 +75,7 @@ impl<'a> Committed<'a> {
     pub fn buffers(&self) -> impl Iterator<Item = &'a wgpu::Buffer> + use<'a> {
         // A model without states has an empty buffer of them, of the smallest size there is.
         let states = (self.states.size() > 16).then_some(self.states);
-        let flat = self.weights.iter().chain(self.moments.iter().flatten());
+        let flat = self.weights.iter().chain(self.moments.iter().flatten()).chain(self.averages);
         flat.chain(states).chain([self.tensors])
     }
 }

@@ -10,7 +10,7 @@ use crate::record::{Recorder, to_u32};
 
 /// Keeps the last few states of the run on the device and goes back to one after bad steps.
 ///
-/// A snapshot holds every byte that a step commits: weights, moments, states, the tensors' clocks
+/// A snapshot holds every byte that a step commits: weights, moments, averages, states, the tensors' clocks
 /// and bias corrections, and the count of applied steps, which is the schedule's clock. It is taken
 /// after every `every`-th applied step, later where a policy saw a spike. A rollback happens after
 /// `after` bad steps in a row, or when a policy asks for it

@@ -1,12 +1,13 @@
 //! What follows the gradients in every step: a list of passes, each with a file of its own.
 //!
 //! ```text
-//! policies (before the scan) | scan | norm | policies | verdict | optimizer | layers | commit |
-//! policies (after the update) | telemetry
+//! policies (before the scan) | scan | norm | policies | verdict | optimizer | layers | average |
+//! commit | policies (after the update) | telemetry
 //! ```
 //!
 //! The number of their dispatches depends on the segments of the flat buffers, not on the tensors.
 
+mod average;
 mod commit;
 mod initial;
 mod layers;
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 
 pub(super) use norm::ScanPass;
 
+use super::average::Average;
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
 use super::stability::ActivePolicy;
@@ -44,6 +46,8 @@ pub(super) struct Update<'a> {
     pub sinks: &'a Sinks,
     /// By trained segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
+    /// Of the trained weights, where it is kept.
+    pub average: Option<&'a Average>,
     pub step: &'a StepBuffers,
     /// (trained tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
@@ -81,7 +85,7 @@ impl Update<'_> {
         let rates = verdict::upload_rates(gpu, &schedule).await?;
         let tensor_count = to_u32(parameters.trained().len());
         let after_update = self.after_update();
-        let passes: [&dyn Pass; 10] = [
+        let passes: [&dyn Pass; 11] = [
             &policies::BeforeScan { policies: self.policies, segments: &segments },
             &scan::Scan {
                 norm: self.norm,
@@ -117,6 +121,7 @@ impl Update<'_> {
             },
             &optimizer::Advance { optimizer: self.optimizer, segments: &segments },
             &layers::AfterUpdates { graph: self.graph, values: self.values, parameters },
+            &average::AverageUpdate { average: self.average, parameters },
             &commit::CommitStates {
                 graph: self.graph,
                 parameters,
@@ -146,6 +151,7 @@ impl Update<'_> {
             policies: self.policies,
             parameters: self.parameters,
             moments: self.moments,
+            averages: self.average.map_or(&[], |average| &average.values),
             tensors: self.tensors,
         }
     }

@@ -80,6 +80,8 @@ pub(super) struct AfterUpdate<'a> {
     pub parameters: &'a Parameters,
     /// By trained segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
+    /// By trained segment, or none.
+    pub averages: &'a [wgpu::Buffer],
     /// (tensors) [`TensorState`](crate::step::TensorState)
     pub tensors: &'a wgpu::Buffer,
 }
@@ -98,6 +100,7 @@ impl AfterUpdate<'_> {
         Committed {
             weights: self.parameters.trained_weights(),
             moments: self.moments,
+            averages: self.averages,
             states: self.parameters.committed(),
             tensors: self.tensors,
             memory,

@@ -45,6 +45,9 @@ pub(super) fn params(update: &Update<'_>, schedule: &RateTable) -> VerdictParams
     let fixed = VerdictParams {
         clip_value: update.clip.max_value(),
         rising_steps: schedule.rising_steps,
+        middle_end: schedule.middle_end,
+        middle_start: schedule.middle_start,
+        middle_first: schedule.middle_first,
         decay_end: schedule.decay_end,
         decay_first: schedule.decay_first,
         knot_bits: schedule.knot_bits,

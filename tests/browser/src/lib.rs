@@ -13,6 +13,8 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[path = "../../adapters/main.rs"]
 mod adapters;
+#[path = "../../averages.rs"]
+mod averages;
 #[path = "../../checkpoint.rs"]
 mod checkpoint;
 #[path = "../../custom_optimizer.rs"]
@@ -84,6 +86,7 @@ mod weights;
 const PROGRAMS: &[(&str, &[kernels::Test])] = &[
     ("kernels", kernels::TESTS),
     ("adapters", adapters::TESTS),
+    ("averages", averages::TESTS),
     ("checkpoint", checkpoint::TESTS),
     ("custom_optimizer", custom_optimizer::TESTS),
     ("device_loss", device_loss::TESTS),
