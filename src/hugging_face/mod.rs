@@ -58,7 +58,7 @@ pub use config::Config;
 pub use export::Export;
 pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
-pub use peft::{Adapter, AdapterExport, AdapterReader};
+pub use peft::{Adapter, AdapterExport, AdapterReader, MlxLora};
 pub use reader::{Progress, Reader};
 
 pub(crate) use describe::decimal;
