@@ -141,14 +141,11 @@ fn misfits_change_nothing() {
     assert!(error.to_string().contains("format"), "{error}");
 }
 
-/// A run of a model with one block frozen goes on from what is trained alone, beside the same frozen
-/// weights and no others.
+/// A run of a model most of which is frozen goes on from what is trained alone, beside the same
+/// frozen weights and no others.
 fn what_is_trained_goes_on_beside_frozen_weights() {
     let Some(gpu) = support::gpu() else { return };
-    let builder = || {
-        gpt_builder()
-            .freeze(|spec| !spec.name.starts_with("blocks.1.") && !spec.name.starts_with("head"))
-    };
+    let builder = || gpt_builder().freeze(|spec| !spec.name.starts_with("blocks.0.mlp."));
     let batches = |steps: std::ops::Range<u64>| steps.map(|seed| small_gpt_batch(seed, 2));
     let mut trainer = build(&gpu, builder());
     let frozen = block_on(trainer.fingerprint_of_frozen()).expect("a fingerprint");

@@ -12,8 +12,8 @@ use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::file::{self, Replacement};
 use crate::kernel::Precision;
-use crate::nn::{GptConfig, Lora};
 use crate::nn::lora::is_adapter;
+use crate::nn::{GptConfig, Lora};
 use crate::plan::Parameters;
 
 /// How an adapter is written: `adapter_config.json` and `adapter_model.safetensors`, as PEFT has

@@ -123,9 +123,10 @@ impl MlxLora {
             Ok(same) if same.modules(gpt) == modules => Ok(mlx),
             _ => Err(Error::Unsupported {
                 what: "an adapter of these modules in mlx-lm's layout".to_owned(),
-                instead: "there the last blocks have one, all of them of the same modules; write it \
+                instead:
+                    "there the last blocks have one, all of them of the same modules; write it \
                           in PEFT's"
-                    .to_owned(),
+                        .to_owned(),
             }),
         }
     }
@@ -190,7 +191,8 @@ impl Moved {
             let size = data.len() / (rows * columns).max(1);
             let element = |index: usize| &data[index * size..][..size];
             let column = |column| (0..rows).map(move |row| row * columns + column);
-            bytes = (0..columns).flat_map(column).flat_map(|index| element(index).to_vec()).collect();
+            bytes =
+                (0..columns).flat_map(column).flat_map(|index| element(index).to_vec()).collect();
             shape.reverse();
         }
         Self { name, shape, dtype: view.dtype(), bytes }

@@ -99,9 +99,10 @@ impl Reader<'_> {
         if !path.exists() {
             return Err(Error::File {
                 path: path.to_owned(),
-                reason: "there is no folder or file with this name; data sets are not fetched: give \
+                reason:
+                    "there is no folder or file with this name; data sets are not fetched: give \
                          a folder with train.jsonl and valid.jsonl, or a file of JSON lines"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         match (train, test) {

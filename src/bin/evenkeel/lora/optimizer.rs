@@ -59,8 +59,7 @@ const NAMES: [&str; 5] = ["adam", "adamw", "muon", "sgd", "adafactor"];
 /// What `optimizer_config` says of the optimizer of this name.
 fn config<T: Default + DeserializeOwned>(settings: &Settings, name: &str) -> Result<T> {
     let Some(fields) = settings.optimizer_config.get(name) else { return Ok(T::default()) };
-    let fields: Fields =
-        fields.clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let fields: Fields = fields.clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
     serde_json::from_value(Value::Object(fields)).map_err(|error| Error::Data {
         what: format!("optimizer_config of {name}"),
         reason: error.to_string(),
@@ -94,7 +93,8 @@ pub fn apply(
         OptimizerName::Adamw => builder.optimizer(adamw(settings, "adamw", learning_rate)?),
         OptimizerName::Muon => builder.optimizer(muon(settings, learning_rate)?),
         OptimizerName::Sgd => {
-            let SgdConfig { momentum, weight_decay, dampening, nesterov } = config(settings, "sgd")?;
+            let SgdConfig { momentum, weight_decay, dampening, nesterov } =
+                config(settings, "sgd")?;
             builder.optimizer(Sgd { learning_rate, momentum, dampening, nesterov, weight_decay })
         }
         OptimizerName::Adafactor => adafactor(builder, settings, learning_rate)?,
@@ -163,7 +163,8 @@ fn adafactor(
         ));
     }
     let is_relative = config.relative_step != Some(false);
-    if is_relative && (settings.lr_schedule.is_some() || learning_rate != Settings::default().learning_rate)
+    if is_relative
+        && (settings.lr_schedule.is_some() || learning_rate != Settings::default().learning_rate)
     {
         warn(
             "adafactor sizes its steps by itself: the learning rate counts only with \

@@ -45,7 +45,9 @@ pub fn of(step: &Telemetry, threshold: f32, parameters: &Parameters) -> Vec<Stri
     all.extend(worded);
     if let Some(reason) = step.gave_up {
         let row = step.skipped_in_row;
-        all.push(format!("training gave up: {row} steps in a row were skipped, first for {reason:?}"));
+        all.push(format!(
+            "training gave up: {row} steps in a row were skipped, first for {reason:?}"
+        ));
     }
     all
 }

@@ -118,14 +118,17 @@ mod tests {
 
     #[test]
     fn curves_are_those_of_their_formulas() {
-        check(&rates("cosine_decay", &[1.0, 4.0, 0.2], 0, 6), &[
-            1.0,
-            0.2 + 0.8 * (1.0 + 0.5_f64.sqrt()) / 2.0,
-            0.6,
-            0.2 + 0.8 * (1.0 - 0.5_f64.sqrt()) / 2.0,
-            0.2,
-            0.2,
-        ]);
+        check(
+            &rates("cosine_decay", &[1.0, 4.0, 0.2], 0, 6),
+            &[
+                1.0,
+                0.2 + 0.8 * (1.0 + 0.5_f64.sqrt()) / 2.0,
+                0.6,
+                0.2 + 0.8 * (1.0 - 0.5_f64.sqrt()) / 2.0,
+                0.2,
+                0.2,
+            ],
+        );
         check(&rates("linear_schedule", &[0.0, 1.0, 2.0], 0, 4), &[0.0, 0.5, 1.0, 1.0]);
         check(&rates("exponential_decay", &[1.0, 0.5], 0, 3), &[1.0, 0.5, 0.25]);
         check(&rates("step_decay", &[1.0, 0.5, 2.0], 0, 5), &[1.0, 1.0, 0.5, 0.5, 0.25]);

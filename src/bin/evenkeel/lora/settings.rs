@@ -199,11 +199,12 @@ impl Settings {
         for (name, value) in fields {
             let one = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
             if let Err(error) = serde_json::from_value::<Self>(one) {
-                let reason = if error.to_string().starts_with("unknown field") && !name_is_known(name) {
-                    format!("{name} is no setting that is known here; see evenkeel lora --help")
-                } else {
-                    format!("{name}: {error}")
-                };
+                let reason =
+                    if error.to_string().starts_with("unknown field") && !name_is_known(name) {
+                        format!("{name} is no setting that is known here; see evenkeel lora --help")
+                    } else {
+                        format!("{name}: {error}")
+                    };
                 return Err(Error::Data { what: source.to_owned(), reason });
             }
         }
@@ -273,7 +274,12 @@ impl Settings {
         for (setting, value) in
             [("val_batches", self.val_batches), ("test_batches", self.test_batches)]
         {
-            check(value == -1 || value > 0, setting, value.to_string(), "at least 1, or -1 for all")?;
+            check(
+                value == -1 || value > 0,
+                setting,
+                value.to_string(),
+                "at least 1, or -1 for all",
+            )?;
         }
         let clip = self.clip;
         check(clip >= 0.0 && clip.is_finite(), "clip", clip.to_string(), "finite, and 0 for none")?;

@@ -3,9 +3,7 @@
 use evenkeel::hugging_face::{Adapter, MlxLora};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
 use evenkeel::run::{Source, say};
-use evenkeel::train::{
-    Clip, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
-};
+use evenkeel::train::{Clip, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder};
 use evenkeel::{Error, Gpu, Result};
 
 use super::data::Data;
