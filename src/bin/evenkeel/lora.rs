@@ -38,7 +38,7 @@ use setup::Setup;
 
 pub async fn run(options: Options) -> Result<Ending> {
     let signals = Signals::listen()?;
-    options.check_supported()?;
+    options.check()?;
     let start = Start::find(&options)?;
     let settings = start.settings();
     settings.validate()?;

@@ -150,9 +150,9 @@ pub struct Options {
     pub report: Option<PathBuf>,
 
     /// Goes on with the run in the folder, or in --adapter-path.
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, value_name = "DIR")]
     #[serde(skip)]
-    pub resume: Option<PathBuf>,
+    pub resume: Option<Option<PathBuf>>,
     /// Begins anew in a folder whose run has not come to its end.
     #[arg(long, conflicts_with = "resume")]
     #[serde(skip)]
@@ -189,11 +189,21 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Options {
-    /// Says what of mlx_lm.lora cannot be had.
+    /// Says what of mlx_lm.lora cannot be had, and what is no number that a file could hold.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with what to do instead.
-    pub fn check_supported(&self) -> Result<()> {
+    /// [`Error::Unsupported`] with what to do instead, [`Error::Setting`].
+    pub fn check(&self) -> Result<()> {
+        for (setting, value) in [
+            ("learning_rate", self.learning_rate),
+            ("clip", self.clip.map(f64::from)),
+            ("spike_threshold", self.spike_threshold.map(f64::from)),
+            ("memory_limit", self.memory_limit),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_finite()) {
+                return Err(Error::Setting { setting, value: value.to_string(), range: "finite" });
+            }
+        }
         if self.trust_remote_code {
             return Err(unsupported("trust_remote_code"));
         }

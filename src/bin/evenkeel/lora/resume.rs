@@ -151,8 +151,7 @@ fn given(options: &Options) -> Result<Fields> {
         let reason = "a path on it is no UTF-8; rename the file".to_owned();
         return Err(Error::Data { what: "the command line".to_owned(), reason });
     };
-    let folder = options.resume.as_ref().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder {
+    if let Some(folder) = options.resume.iter().flatten().next() {
         if options.adapter_path.as_ref().is_some_and(|path| path != folder) {
             return Err(Error::Unsupported {
                 what: "--resume with another folder than --adapter-path".to_owned(),
@@ -167,9 +166,7 @@ fn given(options: &Options) -> Result<Fields> {
         // What is wrong in the file is said of the file.
         Settings::from_fields(&over([file.clone()]), &path.display().to_string())?;
     }
-    let mut all = over([given.clone()].into_iter().chain(file));
-    all.extend(given);
-    Ok(all)
+    Ok(over([given].into_iter().chain(file)))
 }
 
 /// A run that did not come to its end is not written over by accident.
