@@ -16,7 +16,7 @@ use support::{block_on, tokens, values};
 tests! {
     weights_in_bf16_go_on, a_gpt_with_a_loss_scale_goes_on,
     running_statistics_and_accumulation_go_on, parameters_are_stored_under_their_names,
-    misfits_change_nothing,
+    misfits_change_nothing, what_is_trained_goes_on_beside_frozen_weights,
 }
 
 /// A loss scale that moves within a few steps.
@@ -139,4 +139,56 @@ fn misfits_change_nothing() {
     let foreign = safetensors::serialize([] as [(&str, safetensors::tensor::TensorView); 0], None);
     let error = Checkpoint::from_bytes(&foreign.unwrap()).unwrap_err();
     assert!(error.to_string().contains("format"), "{error}");
+}
+
+/// A run of a model most of which is frozen goes on from what is trained alone, beside the same
+/// frozen weights and no others.
+fn what_is_trained_goes_on_beside_frozen_weights() {
+    let Some(gpu) = support::gpu() else { return };
+    let builder = || gpt_builder().freeze(|spec| !spec.name.starts_with("blocks.0.mlp."));
+    let batches = |steps: std::ops::Range<u64>| steps.map(|seed| small_gpt_batch(seed, 2));
+    let mut trainer = build(&gpu, builder());
+    let frozen = block_on(trainer.fingerprint_of_frozen()).expect("a fingerprint");
+    run(&mut trainer, batches(0..4));
+    assert_eq!(block_on(trainer.fingerprint_of_frozen()).expect("a fingerprint"), frozen);
+    let checkpoint = block_on(trainer.checkpoint_of_trained(&frozen)).expect("a checkpoint");
+    let whole = block_on(trainer.checkpoint()).expect("a checkpoint");
+    assert!(whole.is_whole() && !checkpoint.is_whole());
+    let names: Vec<_> = checkpoint.names().collect();
+    let specs = trainer.parameters().trained().iter();
+    let mut trained: Vec<_> = specs.map(|spec| spec.name.as_str()).collect();
+    trained.sort_unstable();
+    assert!(names == trained && trained.len() > 2, "{names:?}");
+    for name in names {
+        assert_eq!(checkpoint.tensor(name), whole.tensor(name), "{name}");
+    }
+    let file = checkpoint.to_bytes();
+    assert!(file.len() < whole.to_bytes().len());
+    let expected = run(&mut trainer, batches(4..8));
+
+    let read = Checkpoint::from_bytes(&file).expect("a checkpoint");
+    assert_eq!(read, checkpoint);
+    let mut other = build(&gpu, builder());
+    run(&mut other, batches(20..22));
+    block_on(other.restore_trained(&read, &frozen)).expect("it fits");
+    assert!(run(&mut other, batches(4..8)) == expected, "another trainer");
+
+    // Other frozen weights, all weights, and the two kinds in each other's place.
+    let mut strange = build(&gpu, builder().seed(6));
+    let before = block_on(strange.committed_bytes()).expect("bytes");
+    let other_frozen = block_on(strange.fingerprint_of_frozen()).expect("a fingerprint");
+    assert_ne!(other_frozen, frozen);
+    let refused = |result: evenkeel::Result<()>, part: &str| {
+        let error = result.expect_err(part);
+        assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    refused(block_on(strange.restore_trained(&read, &other_frozen)), "with the fingerprint");
+    refused(block_on(strange.restore(&read)), "Trainer::restore_trained");
+    refused(block_on(strange.restore_weights(&read)), "Trainer::restore_trained");
+    refused(block_on(strange.restore_trained(&whole, &other_frozen)), "Trainer::restore");
+    let mut all = build(&gpu, gpt_builder());
+    let none = block_on(all.fingerprint_of_frozen()).expect("a fingerprint");
+    refused(block_on(all.restore_trained(&read, &none)), "which are not here");
+    assert_eq!(block_on(strange.committed_bytes()).expect("bytes"), before);
 }

@@ -60,7 +60,7 @@ pub use config::Config;
 pub use export::Export;
 pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
-pub use peft::{Adapter, AdapterExport, AdapterReader};
+pub use peft::{Adapter, AdapterExport, AdapterReader, MlxLora};
 pub use reader::{Progress, Reader};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensor_file::{SafetensorsFile, StoredTensor};

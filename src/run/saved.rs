@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,14 +26,14 @@ pub struct About {
     pub text: Fingerprint,
 }
 
-/// The last save of a run.
+/// The last save of a run, with what the program has to say of it.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct Saved<A = About> {
     /// Weights, moments, states, counters. The step is also the position in the data: batches are
     /// drawn by seed and step.
     pub checkpoint: Checkpoint,
     /// What the run is.
-    pub about: About,
+    pub about: A,
 }
 
 impl Saved {
@@ -48,8 +49,32 @@ impl Saved {
     /// # Errors
     /// [`Error::File`]; the earlier saves are as they were.
     pub fn write(outputs: &Outputs, checkpoint: &Checkpoint, about: &About) -> Result<()> {
+        Self::write_to(&outputs.weights, &outputs.previous, checkpoint, about)
+    }
+
+    /// As [`read_from`](Self::read_from), of a program with these [`Options`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read(weights: &Path, previous: &Path) -> Result<Option<Self>> {
+        Self::read_from(weights, previous)
+    }
+}
+
+impl<A: Serialize + DeserializeOwned> Saved<A> {
+    /// Writes one file that any reader of safetensors reads. The save before is kept as `previous`.
+    /// A crash at any moment leaves both whole.
+    ///
+    /// # Errors
+    /// [`Error::File`]; the earlier saves are as they were.
+    pub fn write_to(
+        weights: &Path,
+        previous: &Path,
+        checkpoint: &Checkpoint,
+        about: &A,
+    ) -> Result<()> {
         let bytes = with_about(&checkpoint.to_bytes(), about)?;
-        file::replace_and_keep(&outputs.weights, &bytes, &outputs.previous)
+        file::replace_and_keep(weights, &bytes, previous)
     }
 
     /// The last save, or the one before where the last cannot be read, which is said. `None` where
@@ -57,7 +82,7 @@ impl Saved {
     ///
     /// # Errors
     /// [`Error::Checkpoint`], [`Error::File`] where none of them can be read.
-    pub fn read(weights: &Path, previous: &Path) -> Result<Option<Self>> {
+    pub fn read_from(weights: &Path, previous: &Path) -> Result<Option<Self>> {
         let last = Self::read_one(weights);
         if let Ok(Some(saved)) = last {
             return Ok(Some(saved));
@@ -105,7 +130,7 @@ fn header(bytes: &[u8]) -> Option<(Map<String, Value>, usize)> {
 }
 
 /// Adds an entry to the metadata of a safetensors file.
-fn with_about(bytes: &[u8], about: &About) -> Result<Vec<u8>> {
+fn with_about(bytes: &[u8], about: &impl Serialize) -> Result<Vec<u8>> {
     let unusable = |reason: &str| Error::Checkpoint { reason: reason.to_owned() };
     let (mut header, end) = header(bytes).ok_or_else(|| unusable("it has no header"))?;
     let metadata = header.entry("__metadata__").or_insert_with(|| Value::Object(Map::new()));

@@ -59,7 +59,7 @@ mod template;
 mod tokenizer;
 
 pub use conversation::{Conversation, Message};
-pub use examples::{Example, Examples};
+pub use examples::{Example, Examples, Form};
 pub use sample::{Sample, Summary, Truncated};
 pub use special::SpecialTokens;
 pub use stop::StopTexts;

@@ -39,7 +39,7 @@ mod update;
 pub use average::Ema;
 pub use batch::{Batch, Data};
 pub use builder::TrainerBuilder;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, FrozenFingerprint};
 pub use clip::{Clip, ELEMENT_GUARD};
 pub use diagnose::{Diagnosis, ValueKind, ValueReport};
 pub use lengths::Lengths;

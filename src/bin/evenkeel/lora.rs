@@ -1,11 +1,72 @@
-//! Not written yet.
+//! `evenkeel lora`: fine-tunes a model with adapters, or all of it. Options, configuration files and
+//! data are those of `mlx_lm.lora`.
+//!
+//! The folder of a run (`--adapter-path`) holds:
+//!
+//! | | |
+//! |---|---|
+//! | `adapter_config.json`, `adapter_model.safetensors` | the last adapter, as PEFT has it; or mlx-lm's files; or, where all is trained, the folder of a model |
+//! | `best/` | the one with the lowest validation loss |
+//! | `0000100/` | the one after iteration 100 (`--save-every`) |
+//! | `mlx/` | the last one as mlx-lm has it, where both layouts are asked for |
+//! | `settings.yaml` | all settings, as they were resolved |
+//! | `metrics.jsonl` | a line for every step, with whatever happened in it |
+//! | `state.safetensors`, `state.previous.safetensors` | what `--resume` goes on from: trained weights, moments, counters, position in the data |
 
-use evenkeel::Result;
-use evenkeel::run::Ending;
+mod adapter;
+mod data;
+mod memory;
+mod optimizer;
+mod options;
+mod progress;
+mod reactions;
+mod records;
+mod resume;
+mod schedule;
+mod session;
+mod settings;
+mod setup;
+mod sources;
 
-#[derive(Debug, clap::Args)]
-pub struct Options {}
+use evenkeel::run::{Ending, Signals};
+use evenkeel::{Error, Gpu, Result};
 
-pub async fn run(_: Options) -> Result<Ending> {
-    todo!()
+pub use options::Options;
+use resume::Start;
+use session::Session;
+use setup::Setup;
+
+pub async fn run(options: Options) -> Result<Ending> {
+    let signals = Signals::listen()?;
+    options.check()?;
+    let start = Start::find(&options)?;
+    let settings = start.settings();
+    settings.validate()?;
+    if !settings.train && !settings.test {
+        return Err(Error::Unsupported {
+            what: "neither training nor testing".to_owned(),
+            instead: "give at least one of --train and --test".to_owned(),
+        });
+    }
+    settings.model()?;
+    let gpu = Gpu::new().await?;
+    let setup = Setup::new(settings, &gpu, options.quiet)?;
+    start.check_data(&setup.data)?;
+    if options.dry_run {
+        setup.print(&gpu)?;
+        return Ok(Ending::Done);
+    }
+    if !setup.settings.train {
+        setup::test_saved(&setup, &gpu).await?;
+        return Ok(Ending::Done);
+    }
+    if !options.quiet {
+        setup.say_what_is_trained();
+    }
+    let mut session = Session::begin(&setup, &gpu, &signals, &start).await?;
+    let ending = session.train().await?;
+    if ending == Ending::Done && setup.settings.test {
+        session.test().await?;
+    }
+    Ok(ending)
 }

@@ -35,7 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fine-tune a model with adapters, or all of it
-    Lora(lora::Options),
+    Lora(Box<lora::Options>),
     /// Train a model from scratch, or go on with one
     Train(train::Options),
     /// Let a model go on with a text
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 impl Command {
     async fn run(self) -> Result<Ending> {
         match self {
-            Self::Lora(options) => lora::run(options).await,
+            Self::Lora(options) => lora::run(*options).await,
             Self::Train(options) => train::run(options).await,
             Self::Generate(options) => generate::run(options).await,
             Self::Chat(options) => chat::run(options).await,

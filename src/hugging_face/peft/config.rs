@@ -93,6 +93,11 @@ impl AdapterConfig {
         self.text = pretty(&self.fields);
     }
 
+    /// That name, if there is one.
+    pub fn base_model(&self) -> Option<&str> {
+        self.fields.get("base_model_name_or_path")?.as_str()
+    }
+
     /// The contents of the file: as they were, but for what has become different.
     pub fn to_json(&self) -> Result<String> {
         let mut fields = self.fields.clone();

@@ -12,8 +12,8 @@ use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::file::{self, Replacement};
 use crate::kernel::Precision;
-use crate::nn::Lora;
 use crate::nn::lora::is_adapter;
+use crate::nn::{GptConfig, Lora};
 use crate::plan::Parameters;
 
 /// How an adapter is written: `adapter_config.json` and `adapter_model.safetensors`, as PEFT has
@@ -100,6 +100,19 @@ impl AdapterExport {
         let mut contents = Vec::new();
         write_shard(&shard, &Values { parameters, merge: None }, &mut contents).await?;
         Ok(BTreeMap::from([(CONFIG.to_owned(), config.into_bytes()), (MODEL.to_owned(), contents)]))
+    }
+
+    pub(super) fn lora(&self) -> &Lora {
+        &self.config.lora
+    }
+
+    /// The model alone.
+    pub(super) fn gpt(&self) -> &GptConfig {
+        &self.base.gpt
+    }
+
+    pub(super) fn base_model_name(&self) -> Option<&str> {
+        self.config.base_model()
     }
 
     fn shard(&self, parameters: &Parameters) -> Result<Shard> {

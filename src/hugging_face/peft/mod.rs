@@ -5,12 +5,14 @@ mod config;
 mod export;
 mod folder;
 mod merge;
+mod mlx;
 mod names;
 mod reader;
 
 pub use export::AdapterExport;
 pub use folder::Adapter;
 pub(super) use merge::Merge;
+pub use mlx::MlxLora;
 pub use reader::AdapterReader;
 
 /// The name of the configuration in a folder.

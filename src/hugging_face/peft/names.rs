@@ -5,7 +5,7 @@ use crate::nn::lora::AdaptedModule;
 use crate::nn::{GptConfig, Lora};
 
 /// In front of the names of all tensors.
-const PREFIX: &str = "base_model.model.";
+pub(super) const PREFIX: &str = "base_model.model.";
 
 /// The name of a tensor in a folder whose model has this in front of the names of its body.
 pub(super) fn full_name(theirs: &TheirTensor, body: &str) -> String {

@@ -138,7 +138,7 @@ pub(in crate::train) async fn build<M: Model>(
         gave_up: None,
     };
     if settings.snapshot_every > 0 {
-        let copy = HostCopy::new(gpu, trainer.checkpointed()).await?;
+        let copy = HostCopy::new(gpu, trainer.checkpointed(false)).await?;
         trainer.host_snapshots = Some(HostSnapshots::new(settings.snapshot_every, copy));
     }
     gpu.check()?;

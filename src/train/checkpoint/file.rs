@@ -12,6 +12,9 @@ use crate::json::push_string;
 
 const FORMAT: &str = "evenkeel checkpoint 2";
 
+/// Only where the frozen weights are not in it.
+const FROZEN_FINGERPRINT: &str = "frozen fingerprint";
+
 const DYNAMIC: &str = "dynamic";
 const STATIC: &str = "static";
 
@@ -125,7 +128,9 @@ impl Origin {
             ("frozen", self.frozen.clone()),
         ];
         let info = info.into_iter().map(|(key, value)| (key.to_owned(), value));
-        info.chain(self.fields.clone()).collect()
+        let fingerprint = self.frozen_fingerprint.clone();
+        let fingerprint = fingerprint.map(|value| (FROZEN_FINGERPRINT.to_owned(), value));
+        info.chain(fingerprint).chain(self.fields.clone()).collect()
     }
 
     fn from_info(info: &BTreeMap<String, String>) -> Result<Self> {
@@ -156,6 +161,7 @@ impl Origin {
             has_dynamic_scale,
             parameters: text("parameters")?,
             frozen: text("frozen")?,
+            frozen_fingerprint: info.get(FROZEN_FINGERPRINT).cloned(),
             fields: fields.map(|(key, names)| (key.clone(), names.clone())).collect(),
         })
     }

@@ -7,8 +7,11 @@ mod check;
 mod file;
 mod restore;
 mod save;
+mod trained;
 
 use std::collections::BTreeMap;
+
+pub use trained::FrozenFingerprint;
 
 use crate::error::{Error, Result};
 use crate::kernel::Field;
@@ -42,6 +45,8 @@ struct Entry {
 /// [`Trainer::checkpoint`]: super::Trainer::checkpoint
 /// [`Trainer::restore`]: super::Trainer::restore
 /// [`Trainer::restore_weights`]: super::Trainer::restore_weights
+/// [`Trainer::checkpoint_of_trained`]: super::Trainer::checkpoint_of_trained
+/// [`Trainer::restore_trained`]: super::Trainer::restore_trained
 /// [`Trainer::steps`]: super::Trainer::steps
 /// [`Trainer::seed`]: super::Trainer::seed
 /// [`Trainer::set_learning_rate_factor`]: super::Trainer::set_learning_rate_factor
@@ -84,6 +89,8 @@ struct Origin {
     parameters: String,
     /// Names of the frozen ones among them.
     frozen: String,
+    /// What those are known again by, where they are not in it.
+    frozen_fingerprint: Option<String>,
     /// Names of the fields of each table of device structs.
     fields: BTreeMap<String, String>,
 }

@@ -39,6 +39,12 @@ impl<M: Model> Trainer<M> {
     /// optimizer, one that lacks something or has something that is not known, and for values that
     /// no run can go on from, such as NaN; it says what. [`Error::DeviceLost`](crate::Error).
     pub async fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.check_whole()?;
+        self.restore_all_of(checkpoint).await
+    }
+
+    /// Goes back to all that is in a checkpoint.
+    pub(super) async fn restore_all_of(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
         let origin = &checkpoint.origin;
         let mut writes = self.weights_of(checkpoint)?;
@@ -61,7 +67,7 @@ impl<M: Model> Trainer<M> {
         self.write_all(writes);
         self.go_on_from(origin.host);
         if let Some(snapshots) = &mut self.host_snapshots {
-            snapshots.restart(Some(checkpoint));
+            snapshots.restart(Some(checkpoint).filter(|checkpoint| checkpoint.is_whole()));
         }
         Ok(())
     }
@@ -77,6 +83,7 @@ impl<M: Model> Trainer<M> {
     /// As [`restore`](Self::restore), but only for weights and states.
     pub async fn restore_weights(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
+        checkpoint.check_whole()?;
         let mut writes = self.weights_of(checkpoint)?;
         writes.extend(self.first_step()?);
         self.begin_anew(writes);
@@ -165,10 +172,13 @@ impl<M: Model> Trainer<M> {
         if *theirs != ours && !theirs.is_empty() && !ours.is_empty() {
             return Err(invalid(format!("its model has {theirs}, and here it has {ours}")));
         }
-        let sorted: BTreeSet<_> = self.parameters.names().collect();
+        let left_out = checkpoint.left_out();
+        let is_there = |name: &&str| !left_out.contains(name);
+        let sorted: BTreeSet<_> = self.parameters.names().filter(is_there).collect();
         check_names("tensors", &list(checkpoint.names()), &list(sorted))?;
         let mut writes = Vec::new();
-        for (index, name) in self.parameters.names().enumerate() {
+        let names = self.parameters.names().enumerate().filter(|(_, name)| is_there(name));
+        for (index, name) in names {
             let shape = self.parameters.find(name)?.shape;
             if let Some(format) = shape.block_format() {
                 let count = shape.rows() * shape.row_blocks() * format.bytes();

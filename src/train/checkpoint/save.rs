@@ -1,6 +1,6 @@
 //! From a trainer to a checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
@@ -38,7 +38,7 @@ impl<M: Model> Trainer<M> {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         self.gpu.check()?;
-        let copy = HostCopy::new(&self.gpu, self.checkpointed()).await?;
+        let copy = HostCopy::new(&self.gpu, self.checkpointed(false)).await?;
         let staged = copy.read(&self.gpu).await?;
         Ok(self.assemble(self.host_state(), &copy.contents(&staged)))
     }
@@ -52,9 +52,15 @@ impl<M: Model> Trainer<M> {
         }
     }
 
-    /// The buffers a checkpoint is made of.
-    pub(in crate::train) fn checkpointed(&self) -> impl Iterator<Item = &wgpu::Buffer> {
-        let weights = self.parameters.buffers();
+    /// The buffers a checkpoint is made of, or one without the frozen weights.
+    pub(in crate::train) fn checkpointed(
+        &self,
+        only_trained: bool,
+    ) -> impl Iterator<Item = &wgpu::Buffer> {
+        let parameters = &self.parameters;
+        let all = parameters.buffers().filter(move |_| !only_trained);
+        let trained = parameters.trained_weights().iter().chain([parameters.committed()]);
+        let weights = all.chain(trained.filter(move |_| only_trained));
         let moments = self.moments.iter().flatten();
         let memories = self.policies.iter().map(|active| &active.memory);
         weights
@@ -70,10 +76,21 @@ impl<M: Model> Trainer<M> {
         host: HostState,
         contents: &Contents<'_>,
     ) -> Checkpoint {
+        self.assemble_with(host, contents, None)
+    }
+
+    /// Makes one with all weights, or without those that have this fingerprint.
+    pub(super) fn assemble_with(
+        &self,
+        host: HostState,
+        contents: &Contents<'_>,
+        frozen_fingerprint: Option<String>,
+    ) -> Checkpoint {
         let moments = self.moments_of_tensors();
-        let origin = self.origin(host);
+        let origin = Origin { frozen_fingerprint, ..self.origin(host) };
         let mut checkpoint = Checkpoint { entries: BTreeMap::new(), origin };
-        for name in self.parameters.names() {
+        let left_out: BTreeSet<_> = checkpoint.left_out().into_iter().map(str::to_owned).collect();
+        for name in self.parameters.names().filter(|name| !left_out.contains(*name)) {
             if self.parameters.format_of(name).is_some() {
                 let blocks = self.parameters.blocks_from(name, |buffer| contents.of(buffer));
                 checkpoint.put_bytes(name, blocks);
@@ -132,6 +149,7 @@ impl<M: Model> Trainer<M> {
             has_dynamic_scale: matches!(scale, LossScale::Dynamic(_)),
             parameters: list(self.names_in_model_order()),
             frozen: list(self.parameters.frozen().iter().map(|spec| spec.name.as_str())),
+            frozen_fingerprint: None,
             fields: BTreeMap::new(),
         }
     }

@@ -1,0 +1,203 @@
+//! A run as it was asked for, with all that can be wrong with it found before anything is trained.
+
+use evenkeel::hugging_face::{Adapter, MlxLora};
+use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
+use evenkeel::run::{Source, say};
+use evenkeel::train::{Clip, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder};
+use evenkeel::{Error, Gpu, Result};
+
+use super::data::Data;
+use super::memory;
+use super::optimizer;
+use super::settings::{FineTuneType, Settings, SpikeReaction};
+
+/// The model, the data, what is trained of the one on the other, and what that takes.
+pub struct Setup {
+    pub settings: Settings,
+    pub source: Source,
+    pub data: Data,
+    /// The adapter, unless weights themselves are trained.
+    pub lora: Option<Lora>,
+    pub plan: MemoryPlan,
+    quiet: bool,
+}
+
+impl Setup {
+    /// Opens the model, reads the data, and works out what the run takes.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them, and [`Error::OutOfMemory`].
+    pub fn new(settings: Settings, gpu: &Gpu, quiet: bool) -> Result<Self> {
+        // The weights themselves are the model, where they were trained.
+        let is_trained = !settings.train && !settings.is_adapter();
+        let path = if is_trained { &settings.adapter_path } else { settings.model()? };
+        let source = Source::open(path, settings.tokenizer.as_deref())?;
+        let gpt = &source.config().gpt;
+        let lora = adapter(&settings, &source)?;
+        let most = gpt.layers as i64;
+        if settings.num_layers > most && settings.num_layers != Settings::default().num_layers {
+            evenkeel::run::warn(format!(
+                "num_layers is {}, and the model has {most} blocks: all of them are tuned",
+                settings.num_layers
+            ));
+        }
+        let data = Data::read(&settings, &source.tokenizer, gpt.context)?;
+        let builder = builder(&settings, gpt, lora.clone(), &data)?;
+        let plan = memory::plan(&builder, gpu, &settings)?;
+        Ok(Self { settings, source, data, lora, plan, quiet })
+    }
+
+    /// The trainer of the run, not yet on the device.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn trainer(&self, gpu: &Gpu) -> Result<Trainer<LanguageModel>> {
+        let builder =
+            || builder(&self.settings, &self.source.config().gpt, self.lora.clone(), &self.data);
+        let built = builder()?.build(gpu).await;
+        let mut trainer = match built {
+            Ok(trainer) => trainer,
+            Err(error) => {
+                return Err(memory::with_advice(error, &builder()?, gpu, &self.settings));
+            }
+        };
+        trainer.load_weights(&mut self.source.reader()).await?;
+        Ok(trainer)
+    }
+
+    /// The settings as YAML, and behind a # what the run takes.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for settings that are no YAML.
+    pub fn print(&self, gpu: &Gpu) -> Result<()> {
+        say!("{}", self.yaml()?.trim_end());
+        let memory = self.plan.to_string();
+        let lines = memory.trim_end().lines();
+        say!("# on {} ({:?}):", gpu.info.name, gpu.info.backend);
+        lines.for_each(|line| say!("# {line}"));
+        Ok(())
+    }
+
+    /// The settings as a configuration file.
+    ///
+    /// # Errors
+    /// As [`print`](Self::print).
+    pub fn yaml(&self) -> Result<String> {
+        serde_saphyr::to_string(&self.settings).map_err(|error| Error::Data {
+            what: "the settings".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Says what was read, and how much of the model is trained.
+    pub fn say_what_is_trained(&self) {
+        self.data.summaries.iter().for_each(|summary| say!("{summary}"));
+        let MemoryPlan { parameters, frozen_parameters, .. } = self.plan;
+        let all = parameters + frozen_parameters;
+        let millions = |count: usize| count as f64 / 1e6;
+        say!(
+            "Trainable parameters: {:.3}% ({:.3}M/{:.3}M)",
+            100.0 * parameters as f64 / all.max(1) as f64,
+            millions(parameters),
+            millions(all)
+        );
+        let gib = self.plan.total_bytes() as f64 / f64::from(1 << 30);
+        say!("Memory: {gib:.3} GiB on the device");
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+}
+
+/// What the settings say of the adapter, or where one is only tested, what its folder says.
+fn adapter(settings: &Settings, source: &Source) -> Result<Option<Lora>> {
+    if !settings.is_adapter() {
+        return Ok(None);
+    }
+    if !settings.train && !settings.adapter_path.as_os_str().is_empty() {
+        let adapter = Adapter::open_any(&settings.adapter_path, source.config())?;
+        return Ok(Some(adapter.lora().clone()));
+    }
+    let parameters = &settings.lora_parameters;
+    let mlx = MlxLora {
+        dora: settings.fine_tune_type == FineTuneType::Dora,
+        num_layers: settings.num_layers,
+        rank: parameters.rank,
+        scale: parameters.scale(),
+        dropout: parameters.dropout,
+        keys: parameters.keys.clone(),
+    };
+    mlx.lora(&source.config().gpt).map(Some)
+}
+
+/// Whether a parameter is one of the blocks that are tuned, where weights themselves are.
+fn is_tuned(name: &str, first: usize) -> bool {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next());
+    block.and_then(|block| block.parse::<usize>().ok()).is_some_and(|block| block >= first)
+}
+
+fn builder(
+    settings: &Settings,
+    base: &GptConfig,
+    lora: Option<Lora>,
+    data: &Data,
+) -> Result<TrainerBuilder<LanguageModel>> {
+    let freezes = lora.is_none();
+    let gpt = Gpt::new(GptConfig {
+        lora,
+        base_format: settings.block_format(),
+        recompute: settings.grad_checkpoint,
+        ..base.clone()
+    })?;
+    let time = data.lengths.longest();
+    let model = LanguageModel { gpt, batch: settings.batch_size, time };
+    let mut builder = Trainer::builder(model)
+        .clip(if settings.clip > 0.0 { Clip::Norm(settings.clip) } else { Clip::None })
+        .give_up_after(settings.give_up_after)
+        .accumulation(settings.grad_accumulation_steps)
+        .precision(settings.precision())
+        .lengths(data.lengths.clone())
+        .seed(settings.seed);
+    if freezes {
+        let count = usize::try_from(settings.num_layers).unwrap_or(0);
+        let first = if count == 0 { 0 } else { base.layers.saturating_sub(count) };
+        builder = builder.freeze(move |spec| !is_tuned(&spec.name, first));
+    }
+    let guard = SpikeGuard { threshold: settings.spike_threshold, ..SpikeGuard::default() };
+    builder = match settings.spike_guard {
+        SpikeReaction::Off => builder,
+        SpikeReaction::Skip => builder.policy(guard),
+        SpikeReaction::Rollback => {
+            let threshold = settings.spike_threshold;
+            let guard = SpikeGuard { threshold, ..SpikeGuard::with_rollback() };
+            builder.policy(guard).policy(SnapshotRing::default())
+        }
+    };
+    optimizer::apply(builder, settings)
+}
+
+/// Measures the loss on test data of an adapter that was saved, or of the model alone.
+///
+/// # Errors
+/// As those of files and device.
+pub async fn test_saved(setup: &Setup, gpu: &Gpu) -> Result<()> {
+    let mut trainer = setup.trainer(gpu).await?;
+    let path = &setup.settings.adapter_path;
+    if setup.lora.is_some() && !path.as_os_str().is_empty() {
+        let adapter = Adapter::open_any(path, setup.source.config())?;
+        trainer.load_weights(&mut adapter.reader()).await?;
+    }
+    say_test_loss(setup, &mut trainer).await
+}
+
+/// Prints the loss on test data and the perplexity.
+///
+/// # Errors
+/// [`Error::DeviceLost`].
+pub async fn say_test_loss(setup: &Setup, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
+    let Some(test) = &setup.data.test else { return Ok(()) };
+    let loss = trainer.evaluate_all(&test.measured(setup.settings.test_batches)).await?;
+    say!("Test loss {loss:.3}, Test ppl {:.3}.", f64::from(loss).exp());
+    Ok(())
+}
