@@ -128,13 +128,9 @@ fn what_cannot_be_generated_is_named() {
     let place = Place::new();
     let model = write_model(&gpu, &place);
     let missing = place.path("missing");
-    std::fs::create_dir(place.path("adapters")).expect("made");
-    place.write("adapters/adapters.safetensors", b"");
-    let mlx = place.path("adapters");
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 8] = [
         (&["--model", &missing], &[&missing, "there is no folder", "config.json"]),
         (&["--model", &model, "--adapter-path", &missing], &[&missing, "adapter_config.json"]),
-        (&["--model", &model, "--adapter-path", &mlx], &["mlx's layout", "PEFT"]),
         (&["--model", &model, "--tokenizer", &missing], &["tokenizer.json"]),
         (&["--model", &model, "--temp", "-1"], &["temperature is -1"]),
         (&["--model", &model, "--top-p", "0"], &["top_p is 0"]),

@@ -65,6 +65,13 @@ fn both_layouts_hold_the_same_numbers() {
         );
         let [one, other] = [&one, &other].map(|adapter| logits(&scene, adapter));
         assert_eq!(one, other);
+        let generate = |folder: &str| {
+            let path = scene.place.path(&format!("{kind}/{folder}"));
+            let asks = ["--model", &scene.model, "--prompt", "a keel", "--temp", "0"];
+            let more = ["--max-tokens", "8", "--adapter-path", &path];
+            programs::succeed("evenkeel generate", &[&asks[..], &more].concat())
+        };
+        assert_eq!(generate(""), generate("mlx"));
     }
 }
 

@@ -94,18 +94,8 @@ impl Opened {
 fn open_adapter(folder: &Path, source: &Source) -> Result<Adapter> {
     if !folder.is_dir() {
         let reason = "there is no folder with this name; an adapter is one with adapter_config.json \
-                      and adapter_model.safetensors";
+                      and adapter_model.safetensors, or adapters.safetensors of mlx-lm";
         return Err(Error::File { path: folder.to_owned(), reason: reason.to_owned() });
     }
-    let has = |name: &str| folder.join(name).exists();
-    if has("adapters.safetensors") && !has("adapter_model.safetensors") {
-        return Err(Error::Unsupported {
-            what: format!("{}: an adapter in mlx's layout", folder.display()),
-            instead:
-                "take one in PEFT's layout (adapter_model.safetensors), which `evenkeel lora` \
-                      writes"
-                    .to_owned(),
-        });
-    }
-    Adapter::open(folder, source.config())
+    Adapter::open_any(folder, source.config())
 }
