@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,14 +26,14 @@ pub struct About {
     pub text: Fingerprint,
 }
 
-/// The last save of a run.
+/// The last save of a run, and what it says of the run: an [`About`], or what another program keeps.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct Saved<A = About> {
     /// Weights, moments, states, counters. The step is also the position in the data: batches are
     /// drawn by seed and step.
     pub checkpoint: Checkpoint,
     /// What the run is.
-    pub about: About,
+    pub about: A,
 }
 
 impl Saved {
@@ -41,15 +42,25 @@ impl Saved {
         let steps = self.about.options.steps.unwrap_or(0);
         self.checkpoint.steps() >= steps as u64
     }
+}
 
+impl<A: Serialize + DeserializeOwned> Saved<A> {
     /// Writes one file that any reader of safetensors reads. The save before is kept. A crash at
     /// any moment leaves both whole.
     ///
     /// # Errors
     /// [`Error::File`]; the earlier saves are as they were.
-    pub fn write(outputs: &Outputs, checkpoint: &Checkpoint, about: &About) -> Result<()> {
+    pub fn write(outputs: &Outputs, checkpoint: &Checkpoint, about: &A) -> Result<()> {
         let bytes = with_about(&checkpoint.to_bytes(), about)?;
         file::replace_and_keep(&outputs.weights, &bytes, &outputs.previous)
+    }
+
+    /// Writes such a file in another place than that of the last save.
+    ///
+    /// # Errors
+    /// [`Error::File`]; what was there is as it was.
+    pub fn write_to(path: &Path, checkpoint: &Checkpoint, about: &A) -> Result<()> {
+        file::replace(path, &with_about(&checkpoint.to_bytes(), about)?)
     }
 
     /// The last save, or the one before where the last cannot be read, which is said. `None` where
@@ -105,7 +116,7 @@ fn header(bytes: &[u8]) -> Option<(Map<String, Value>, usize)> {
 }
 
 /// Adds an entry to the metadata of a safetensors file.
-fn with_about(bytes: &[u8], about: &About) -> Result<Vec<u8>> {
+fn with_about(bytes: &[u8], about: &impl Serialize) -> Result<Vec<u8>> {
     let unusable = |reason: &str| Error::Checkpoint { reason: reason.to_owned() };
     let (mut header, end) = header(bytes).ok_or_else(|| unusable("it has no header"))?;
     let metadata = header.entry("__metadata__").or_insert_with(|| Value::Object(Map::new()));
@@ -173,7 +184,7 @@ mod tests {
     fn the_save_before_serves_where_the_last_is_damaged() {
         let folder = tempfile::tempdir().expect("a folder");
         let [weights, previous] = ["last", "previous"].map(|name| folder.path().join(name));
-        let read = || Saved::read(&weights, &previous);
+        let read = || Saved::<About>::read(&weights, &previous);
         assert!(read().expect("nothing is wrong").is_none());
         for steps in [3, 6, 9] {
             let bytes = with_about(&checkpoint(steps).to_bytes(), &about(9)).expect("a file");

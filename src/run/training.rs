@@ -58,7 +58,7 @@ impl Run {
         let signals = Signals::listen()?;
         let folder = Folder::claim(&options.out, "--out")?;
         let [weights, previous] = [WEIGHTS, PREVIOUS].map(|name| folder.file(name));
-        let saved = if options.resume { Saved::read(&weights, &previous)? } else { None };
+        let saved = if options.resume { Saved::<About>::read(&weights, &previous)? } else { None };
         if options.resume && saved.is_none() {
             warn(format!("{} has no save to go on from: a run begins", options.out.display()));
         } else if !options.resume && !options.restart {

@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train the example GPT, on the graphics card or on a software driver
+    /// Train a model with `evenkeel train`, on the graphics card or on a software driver
     Train(Train),
     /// Run all tests, the GPU tests on every driver that this machine has
     Test(tests::Options),
@@ -56,10 +56,14 @@ struct Train {
     /// Take this driver instead of the fastest one found
     #[arg(long)]
     driver: Option<Kind>,
-    /// Arguments of the example
+    /// Arguments of `evenkeel train`; this repository's documents and sources are the data where
+    /// none are given
     #[arg(last = true)]
     arguments: Vec<String>,
 }
+
+/// What there is to learn without a download.
+const OWN_TEXTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "shaders", "src"];
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -83,8 +87,18 @@ impl Train {
         let drivers = drivers::find_or_install(self.driver.as_slice())?;
         let driver = &drivers[0];
         println!("==> using {driver}");
+        let names_data = |argument: &String| {
+            ["--data", "--text", "--config", "-c", "--resume", "--help"]
+                .iter()
+                .any(|name| argument == name || argument.starts_with(&format!("{name}=")))
+        };
+        let own: &[&str] =
+            if self.arguments.iter().any(names_data) { &[] } else { &["--data"] };
+        let texts = own.iter().flat_map(|_| OWN_TEXTS);
         Step::cargo("run")
-            .args(["--release", "--example", "gpt", "--"])
+            .args(["--release", "--features", "cli", "--bin", "evenkeel", "--", "train"])
+            .args(own)
+            .args(texts)
             .args(&self.arguments)
             .envs(driver.environment())
             .run()
