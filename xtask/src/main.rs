@@ -92,8 +92,7 @@ impl Train {
                 .iter()
                 .any(|name| argument == name || argument.starts_with(&format!("{name}=")))
         };
-        let own: &[&str] =
-            if self.arguments.iter().any(names_data) { &[] } else { &["--data"] };
+        let own: &[&str] = if self.arguments.iter().any(names_data) { &[] } else { &["--data"] };
         let texts = own.iter().flat_map(|_| OWN_TEXTS);
         Step::cargo("run")
             .args(["--release", "--features", "cli", "--bin", "evenkeel", "--", "train"])

@@ -68,9 +68,8 @@ fn gathered(options: Options) -> Result<Options> {
         return refuse("--depth with --preset", "both set all sizes; give one of them");
     }
     let of_form = [options.layers, options.heads, options.kv_heads, options.width, options.depth];
-    let has_form = of_form.iter().any(Option::is_some)
-        || options.preset.is_some()
-        || options.family.is_some();
+    let has_form =
+        of_form.iter().any(Option::is_some) || options.preset.is_some() || options.family.is_some();
     if options.model.is_some() && has_form {
         return refuse(
             "a depth, preset, family, layers, heads or width with --model",
@@ -287,7 +286,8 @@ async fn dry_run(place: &Place) -> Result<Ending> {
     let (vocabulary, base, name) = match learned {
         Some(size) => {
             let documents = tokens::documents(&place.options, &kind, place.options.quiet)?;
-            let name = format!("{} bytes in {} texts", documents.bytes(), documents.documents().len());
+            let name =
+                format!("{} bytes in {} texts", documents.bytes(), documents.documents().len());
             (size, None, name)
         }
         None => {

@@ -106,7 +106,9 @@ mod tests {
         let options = options.expect("known keys");
         assert_eq!((options.data.len(), options.lr, options.save_every), (1, Some(0.1), Some(3)));
         let error = checked_of(r#"{"bacth": 3}"#).expect_err("unknown");
-        assert!(error.contains("\"bacth\"") && error.contains("nearest that there is is \"batch\""));
+        assert!(
+            error.contains("\"bacth\"") && error.contains("nearest that there is is \"batch\"")
+        );
         let error = checked_of(r#"{"batch": "x"}"#).expect_err("no number");
         assert!(error.starts_with("batch cannot be \"x\""), "{error}");
         let error = checked_of(r#"{"lr": 1, "learning_rate": 2}"#).expect_err("twice");

@@ -34,7 +34,12 @@ pub fn reasons(reasons: &[Reason]) {
 /// The model, the memory, the step and the run.
 pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>) {
     let report = trainer.report();
-    say!("model    {}; {} parameters in {} tensors", model(settings), report.parameters, report.tensors);
+    say!(
+        "model    {}; {} parameters in {} tensors",
+        model(settings),
+        report.parameters,
+        report.tensors
+    );
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     say!(
         "memory   {}: parameters {}, gradients {}, moments {}, activations {}",

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use evenkeel::run::text::Fingerprint;
 use evenkeel::run::Saved;
+use evenkeel::run::text::Fingerprint;
 use evenkeel::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,10 +42,7 @@ pub struct Best {
 const FIXED: [(&str, &[&str]); 4] = [
     (
         "its weights have that form",
-        &[
-            "model", "preset", "depth", "family", "layers", "heads", "kv_heads", "width",
-            "context",
-        ],
+        &["model", "preset", "depth", "family", "layers", "heads", "kv_heads", "width", "context"],
     ),
     (
         "its batches have been drawn with it so far",
@@ -56,8 +53,18 @@ const FIXED: [(&str, &[&str]); 4] = [
 ];
 /// Those that are no setting of the training.
 const ASIDE: [&str; 12] = [
-    "data", "bad_records", "out", "metrics", "csv", "tensorboard", "report", "sample", "prompt",
-    "temperature", "top_k", "keep",
+    "data",
+    "bad_records",
+    "out",
+    "metrics",
+    "csv",
+    "tensorboard",
+    "report",
+    "sample",
+    "prompt",
+    "temperature",
+    "top_k",
+    "keep",
 ];
 
 /// Where a run is, and where it was.

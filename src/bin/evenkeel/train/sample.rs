@@ -1,10 +1,10 @@
 //! Text that the model writes at the end.
 
+use evenkeel::Result;
 use evenkeel::file;
 use evenkeel::nn::{Generator, LanguageModel};
 use evenkeel::run::{self, Ending, Outputs, Signals};
 use evenkeel::train::Trainer;
-use evenkeel::Result;
 
 use super::settings::Settings;
 use super::tokens::Tokens;

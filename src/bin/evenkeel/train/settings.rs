@@ -278,8 +278,7 @@ impl Settings {
 
     /// A trainer of it, not built yet.
     pub fn builder(&self) -> TrainerBuilder<LanguageModel> {
-        let model =
-            LanguageModel { gpt: self.gpt.clone(), batch: self.batch, time: self.context };
+        let model = LanguageModel { gpt: self.gpt.clone(), batch: self.batch, time: self.context };
         self.with_optimizer(Trainer::builder(model))
             .clip(if self.clip > 0.0 { Clip::Norm(self.clip) } else { Clip::None })
             .schedule(self.schedule())

@@ -263,7 +263,9 @@ impl Tokens {
     /// # Errors
     /// [`Error::File`].
     pub fn write(&self, folder: &Path) -> Result<()> {
-        self.files.iter().try_for_each(|(name, contents)| file::replace(folder.join(name), contents))
+        self.files
+            .iter()
+            .try_for_each(|(name, contents)| file::replace(folder.join(name), contents))
     }
 }
 
@@ -327,7 +329,11 @@ mod tests {
         let line = "a line of some length, and another half\n";
         let text = line.repeat(3 * LONGEST_PART / line.len());
         let cut = parts(&text);
-        assert!(cut.len() == 3 && cut.iter().all(|part| part.starts_with("a line")), "{}", cut.len());
+        assert!(
+            cut.len() == 3 && cut.iter().all(|part| part.starts_with("a line")),
+            "{}",
+            cut.len()
+        );
         assert_eq!(cut.concat(), text);
         assert_eq!(parts("short"), ["short"]);
         let without_lines = "x".repeat(2 * LONGEST_PART);
