@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::programs::{Place, SMALL, borrowed, lines};
+use crate::programs::{Place, SMALL, lines};
 use crate::{TRAIN, is_there, programs, run, support};
 
 /// The options that a dry run prints, which are a configuration by themselves.
@@ -69,13 +69,14 @@ fn a_dry_run_says_all_and_does_nothing() {
     assert_eq!(again, text);
     programs::succeed(TRAIN, &["--config", &path, "--sample", "0", "--quiet"]);
     let from_file = crate::losses(&place, "out");
+    // So are the settings that the run keeps, whose sample was asked for otherwise.
+    let kept = place.read("out/config.yaml");
+    let differ = |line: &&str| !line.starts_with('#') && !kept.lines().any(|other| other == *line);
+    let differ: Vec<_> = text.lines().filter(differ).collect();
+    assert_eq!(differ, ["sample: 500"], "{kept}");
     let other = place.path("other");
-    let arguments = [&common[..], &["--out", &other, "--sample", "0"]].concat();
-    // The last --out would be given twice.
-    let arguments: Vec<_> = arguments.into_iter().filter(|one| *one != out).collect();
-    let first = arguments.iter().position(|one| *one == "--out").expect("given");
-    let arguments = [&arguments[..first], &arguments[first + 1..]].concat();
-    programs::succeed(TRAIN, &arguments);
+    let other = ["--out", &other, "--data", &data, "--steps", "4", "--sample", "0", "--quiet"];
+    programs::succeed(TRAIN, &[&SMALL[..], &other].concat());
     assert_eq!(from_file, crate::losses(&place, "other"));
 
     let text = dry_run(&["--data", &data, "--out", &out, "--tokenizer", "bpe:400"]);
@@ -104,6 +105,11 @@ fn what_the_dial_says_is_what_it_does() {
     assert_eq!(number("steps"), 4000_u64.div_ceil(in_step));
     assert_eq!(option(&text, "lr"), Some(0.00208.into()));
     assert_eq!(option(&text, "family"), Some("llama".into()));
+    // What follows from steps is not known before those of a time are.
+    let text = dry_run(&[&common[..], &["--budget", "30m"]].concat());
+    for name in ["steps", "save_every", "evaluate_every", "warmup"] {
+        assert_eq!(option(&text, name), None, "{text}");
+    }
 
     // A time has as many steps as it has room for, and what is given stays.
     let more = ["--budget", "1s", "--batch", "2", "--accumulation", "1", "--sample", "0"];
@@ -117,5 +123,4 @@ fn what_the_dial_says_is_what_it_does() {
     assert!(line.contains("1 s") && line.contains("ms each"), "{line}");
     assert_eq!(crate::losses(&place, "out").len(), steps);
     assert!(text.contains(&format!("run      {steps} steps")), "{text}");
-    drop(borrowed(&arguments));
 }

@@ -18,7 +18,9 @@ fn characters_are_learned() {
     let html = place.path("run.html");
     let more = [&QUICK[..], &["--report", &html]].concat();
     let text = succeed(&arguments(&place, "out", &["text.txt"], &more));
-    for part in ["adapter ", "17 characters", "30 steps", "MiB", "validation", "best "] {
+    for part in
+        ["adapter ", "17 characters", "30 steps, adamw", "passes ", "MiB", "validation", "best "]
+    {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
     let losses = losses(&place, "out");

@@ -43,9 +43,11 @@ fn bad_input_is_named_before_anything_is_computed() {
     let file = place.path("text.txt/run");
     let all = ["--data", &text, "--out", &file].map(str::to_owned);
     refuse(&all, 3, &["cannot be written", "--out"]);
-    let own: Vec<_> = SMALL.iter().map(|one| (*one).to_owned()).collect();
+    let none = place.path("none");
+    let own = [&SMALL[..], &["--out", &none]].concat();
+    let own: Vec<_> = own.iter().map(|one| (*one).to_owned()).collect();
     refuse(&own, 3, &["a run without data", "--data"]);
-    assert!(!is_there(&place, "out/checkpoint.safetensors"));
+    assert!(!is_there(&place, "none") && !is_there(&place, "out/checkpoint.safetensors"));
 }
 
 #[test]

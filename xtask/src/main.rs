@@ -63,7 +63,10 @@ struct Train {
 }
 
 /// What there is to learn without a download.
-const OWN_TEXTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "shaders", "src"];
+const OWN_DATA: [&str; 6] =
+    ["--data", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "shaders", "src"];
+/// Where the run goes that nobody named a folder for.
+const OWN_OUT: [&str; 2] = ["--out", "target/train"];
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -87,17 +90,22 @@ impl Train {
         let drivers = drivers::find_or_install(self.driver.as_slice())?;
         let driver = &drivers[0];
         println!("==> using {driver}");
-        let names_data = |argument: &String| {
-            ["--data", "--text", "--config", "-c", "--resume", "--help"]
-                .iter()
-                .any(|name| argument == name || argument.starts_with(&format!("{name}=")))
+        let names = |names: &[&str]| {
+            let is = |argument: &String| {
+                names
+                    .iter()
+                    .any(|name| argument == name || argument.starts_with(&format!("{name}=")))
+            };
+            self.arguments.iter().any(is)
         };
-        let own: &[&str] = if self.arguments.iter().any(names_data) { &[] } else { &["--data"] };
-        let texts = own.iter().flat_map(|_| OWN_TEXTS);
+        let has_run = names(&["--config", "-c", "--resume", "--help", "-h"]);
+        let (has_data, has_out) = (names(&["--data", "--text"]), names(&["--out"]));
+        let own_data: &[&str] = if has_run || has_data { &[] } else { &OWN_DATA };
+        let own_out: &[&str] = if has_run || has_out { &[] } else { &OWN_OUT };
         Step::cargo("run")
             .args(["--release", "--features", "cli", "--bin", "evenkeel", "--", "train"])
-            .args(own)
-            .args(texts)
+            .args(own_data)
+            .args(own_out)
             .args(&self.arguments)
             .envs(driver.environment())
             .run()

@@ -23,6 +23,7 @@ mod tokens;
 use std::path::PathBuf;
 
 use evenkeel::data::{Documents, Split};
+use evenkeel::file;
 use evenkeel::hugging_face::Config;
 use evenkeel::run::text::Fingerprint;
 use evenkeel::run::{self, Ending, Folder, Outputs, Signals, Source, say};
@@ -35,6 +36,9 @@ use session::{Fixed, Session};
 use settings::{Ground, Resolved, resolve};
 use tokens::{Kind, Tokens};
 
+/// The settings of a run as they were resolved, in its folder.
+const CONFIGURATION: &str = "config.yaml";
+
 /// Everything that can be wrong with options, data, tokenizer and folders is found before training
 /// starts.
 ///
@@ -43,6 +47,12 @@ use tokens::{Kind, Tokens};
 pub async fn run(options: Options) -> Result<Ending> {
     let signals = Signals::listen()?;
     let place = Place::find(gathered(options)?)?;
+    if place.options.data.is_empty() {
+        return Err(Error::Unsupported {
+            what: "a run without data".to_owned(),
+            instead: "give text files, folders or .jsonl files with --data".to_owned(),
+        });
+    }
     if place.options.dry_run {
         return dry_run(&place).await;
     }
@@ -217,7 +227,7 @@ async fn learn(
         if place.saved.is_none() {
             describe::reasons(&reasons);
         }
-        describe::settings(&settings, &trainer);
+        describe::settings(&settings, &trainer, split.training.tokens());
     }
     if let Some(saved) = &place.saved {
         place.changes.iter().for_each(|change| say!("changed  {change}"));
@@ -227,6 +237,8 @@ async fn learn(
     } else if let Some(source) = source {
         trainer.load_weights(&mut source.reader()).await?;
     }
+    let written = describe::options(&Options { budget: None, ..options.clone() });
+    file::replace(place.out.join(CONFIGURATION), written.as_bytes())?;
     let about = About {
         options,
         tokens: Fingerprint::of(&tokens.ids),
@@ -269,7 +281,8 @@ async fn timed(place: &Place, tokens: &Tokens, on: Ground<'_>, gpu: &Gpu) -> Res
         return Ok(resolved);
     };
     let split = split(tokens, &resolved.settings)?;
-    let (steps, reason) = probe::steps_within(time, &resolved.settings, &split, gpu).await?;
+    let (settings, quiet) = (&resolved.settings, options.quiet);
+    let (steps, reason) = probe::steps_within(time, settings, &split, gpu, quiet).await?;
     let with_steps = Options { steps: Some(steps), ..options };
     let mut timed = resolve(&with_steps, on)?;
     timed.reasons = [resolved.reasons, vec![reason]].concat();
@@ -308,10 +321,12 @@ async fn dry_run(place: &Place) -> Result<Ending> {
     match options.budget.filter(|_| place.options.steps.is_none()) {
         Some(Budget::Time(_)) => {
             say!("# steps follow from --budget, once the time of a step is measured");
-            describe::options(&Options { steps: None, warmup: place.options.warmup, ..options });
+            let Options { warmup, evaluate_every, save_every, .. } = place.options;
+            let unknown = Options { steps: None, warmup, evaluate_every, save_every, ..options };
+            run::print_bytes(describe::options(&unknown).as_bytes());
         }
         // They are set.
-        _ => describe::options(&Options { budget: None, ..options }),
+        _ => run::print_bytes(describe::options(&Options { budget: None, ..options }).as_bytes()),
     }
     place.changes.iter().for_each(|change| say!("# changed {change}"));
     describe::memory(&plan);

@@ -1,5 +1,6 @@
 //! A run in words: before it begins, in the head of its report, and at its end.
 
+use clap::ValueEnum;
 use evenkeel::Gpu;
 use evenkeel::nn::LanguageModel;
 use evenkeel::run::{Outputs, say};
@@ -31,8 +32,8 @@ pub fn reasons(reasons: &[Reason]) {
     }
 }
 
-/// The model, the memory, the step and the run.
-pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>) {
+/// The model, the memory, the step and the run, which learns from so many tokens.
+pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>, tokens: usize) {
     let report = trainer.report();
     say!(
         "model    {}; {} parameters in {} tensors",
@@ -58,15 +59,26 @@ pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>) {
         microbatches * report.model_dispatches + report.update_dispatches
     );
     say!(
-        "run      {} steps, {:?}, learning rate {} (warm-up {}, then {:?}), clip {}, seed {}",
+        "run      {} steps, {}, learning rate {} (warm-up {}, then {}), clip {}, seed {}",
         settings.steps,
-        settings.rule,
+        name(&settings.rule),
         settings.learning_rate,
         settings.warmup,
-        settings.shape,
+        name(&settings.shape),
         clip(settings),
         settings.seed
     );
+    let learned = (settings.steps * settings.tokens_per_step()) as f64;
+    let passes = learned / tokens as f64;
+    // Muennighoff et al. 2023, <https://arxiv.org/abs/2305.16264>.
+    let advice = if passes > 4.0 { "; what is new in a pass falls after the fourth" } else { "" };
+    say!("passes   {passes:.2} over the {tokens} tokens to learn{advice}");
+}
+
+/// As it is called on the command line.
+fn name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn model(settings: &Settings) -> String {
@@ -94,7 +106,7 @@ pub fn report(settings: &Settings, trainer: &Trainer<LanguageModel>) -> (String,
         .fact("adapter", format!("{} ({:?})", gpu.info.name, gpu.info.backend))
         .fact("model", model(settings))
         .fact("tokens in a step", settings.tokens_per_step().to_string())
-        .fact("optimizer", format!("{:?}", settings.rule))
+        .fact("optimizer", name(&settings.rule))
         .fact("learning rate", settings.learning_rate.to_string())
         .fact("clip", clip(settings))
         .fact("seed", settings.seed.to_string())
@@ -107,10 +119,8 @@ pub fn report(settings: &Settings, trainer: &Trainer<LanguageModel>) -> (String,
 }
 
 /// The resolved options as a file for --config, in YAML: values in JSON's form are that, too.
-pub fn options(options: &Options) {
-    for (name, value) in config::given(options) {
-        say!("{name}: {value}");
-    }
+pub fn options(options: &Options) -> String {
+    config::given(options).iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
 }
 
 /// What a run would take.

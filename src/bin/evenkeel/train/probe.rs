@@ -6,6 +6,7 @@ use evenkeel::data::Split;
 use evenkeel::{Gpu, Result};
 
 use super::dial::Reason;
+use super::progress::Progress;
 use super::settings::Settings;
 
 /// Steps before those that are measured, in which drivers compile and caches fill.
@@ -27,6 +28,7 @@ pub async fn steps_within(
     settings: &Settings,
     split: &Split<'_>,
     gpu: &Gpu,
+    quiet: bool,
 ) -> Result<(usize, Reason)> {
     let mut trainer = settings.builder().build(gpu).await?;
     let windows = settings.batch * settings.accumulation;
@@ -35,13 +37,16 @@ pub async fn steps_within(
         trainer.step(&batch(step)).await?;
     }
     trainer.telemetry().await?;
+    let bar = Progress::count("measuring a step", quiet);
     let (begun, mut measured) = (Instant::now(), 0);
     while measured < STEPS && begun.elapsed() < LONGEST {
         trainer.step(&batch(trainer.steps())).await?;
         // Waits for the device.
         trainer.telemetry().await?;
         measured += 1;
+        bar.show(measured.into(), STEPS.into());
     }
+    bar.finish();
     let each = begun.elapsed().as_secs_f64() / f64::from(measured);
     let steps = ((SHARE * time.as_secs_f64() / each) as usize).clamp(1, 10_000_000);
     let why = format!(

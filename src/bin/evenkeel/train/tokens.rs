@@ -109,12 +109,6 @@ pub struct Tokens {
 /// # Errors
 /// What is wrong with the data; see [`Documents::read`].
 pub fn documents(options: &Options, kind: &Kind, quiet: bool) -> Result<Documents> {
-    if options.data.is_empty() {
-        return Err(Error::Unsupported {
-            what: "a run without data".to_owned(),
-            instead: "give text files, folders or .jsonl files with --data".to_owned(),
-        });
-    }
     let reading = Reading {
         field: options.field.clone().unwrap_or_else(|| "text".to_owned()),
         bad_records: options.bad_records.unwrap_or_default(),
