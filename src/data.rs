@@ -11,6 +11,8 @@ mod decode;
 mod documents;
 #[cfg(not(target_arch = "wasm32"))]
 mod read;
+#[cfg(feature = "run")]
+mod records;
 mod sequences;
 mod shuffle;
 

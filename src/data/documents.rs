@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::records::record;
 use super::{decode, read};
 use crate::error::{Error, Result};
 
@@ -206,7 +205,8 @@ fn text_of(path: &Path, name: &str, contents: Vec<u8>, raw: bool) -> Result<Vec<
         return wrong(format!("files that end in .{extension} are not read; {instead}"));
     }
     let contents = if raw { contents } else { decode(name, &contents)?.into_bytes() };
-    if contents.trim_ascii().is_empty() && !(raw && !contents.is_empty()) {
+    let counts = |byte: &u8| raw || !byte.is_ascii_whitespace();
+    if !contents.iter().any(counts) {
         return wrong("the text is empty; give one with something to learn from".to_owned());
     }
     Ok(contents)
@@ -215,7 +215,7 @@ fn text_of(path: &Path, name: &str, contents: Vec<u8>, raw: bool) -> Result<Vec<
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let is = |known: &&str| extension.is_some_and(|found| found.eq_ignore_ascii_case(known));
-    extensions.iter().any(|known| is(known))
+    extensions.iter().any(is)
 }
 
 /// All files of a folder, or the file.
@@ -243,68 +243,6 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The text of a record.
-fn record(line: &[u8], field: &str) -> Result<String, String> {
-    let line = std::str::from_utf8(line).map_err(|error| format!("it is no UTF-8: {error}"))?;
-    if line.trim().is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    let mut json = serde_json::Deserializer::from_str(line);
-    let found = FieldOf(field).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    let found = found.map_err(|error| {
-        // There is one line, whichever it is in the file.
-        error.to_string().replace(" at line 1 column ", " at column ")
-    });
-    match found? {
-        Value::String(text) if text.trim().is_empty() => Err(format!("its {field} is empty")),
-        Value::String(text) => Ok(text),
-        other => {
-            let other = other.to_string();
-            let shown: String = other.chars().take(40).collect();
-            Err(format!("its {field} is {shown}, which is no text"))
-        }
-    }
-}
-
-/// Reads one field of an object.
-struct FieldOf<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for FieldOf<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FieldOf<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "a JSON object with a field {:?}", self.0)
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Value, M::Error> {
-        use serde::de::Error as _;
-        let (mut found, mut others) = (None, Vec::new());
-        while let Some(name) = fields.next_key::<String>()? {
-            if name != self.0 {
-                fields.next_value::<IgnoredAny>()?;
-                others.push(name);
-            } else if found.replace(fields.next_value()?).is_some() {
-                return Err(M::Error::custom(format!("it has the field {:?} twice", self.0)));
-            }
-        }
-        found.ok_or_else(|| {
-            let others = others.join(", ");
-            M::Error::custom(format!(
-                "it has no field {:?}, but {others}; name the one with the text with --field",
-                self.0
-            ))
-        })
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! [`options`] are what can be set, [`config`] brings those of a file and of the command line
 //! together, [`place`] knows what is in the folder of the run, [`tokens`] makes tokens of the data,
-//! [`settings`] (with [`presets`], or [`dial`] and [`budget`]) what trainers are built of;
+//! [`settings`] (with [`optimizer`], [`presets`], or [`dial`] and [`budget`]) what trainers are built of;
 //! [`session`] is the run, [`keep`] its older saves, [`sample`] the text at its end.
 
 mod budget;
@@ -10,6 +10,7 @@ mod config;
 mod describe;
 mod dial;
 mod keep;
+mod optimizer;
 mod options;
 mod place;
 mod presets;
@@ -34,7 +35,7 @@ pub use options::Options;
 use place::{About, Place};
 use session::{Fixed, Session};
 use settings::{Ground, Resolved, resolve};
-use tokens::{Kind, Tokens};
+use tokens::{Files, Kind, Tokens};
 
 /// The settings of a run as they were resolved, in its folder.
 const CONFIGURATION: &str = "config.yaml";
@@ -147,8 +148,6 @@ impl Prepared {
         Ok(Self { documents, source, base, tokens, prompt })
     }
 }
-
-type Files = std::collections::BTreeMap<String, Vec<u8>>;
 
 /// A model, and the files of the tokenizer that is taken: its own, or another one.
 fn open_model(options: &Options, kind: &Kind) -> Result<(Source, Files)> {

@@ -29,6 +29,9 @@ const NAMED: usize = 5;
 /// Tokens that a sample starts with, at most, where nothing was given.
 const PROMPT: usize = 32;
 
+/// The files of a tokenizer, by their names.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
 /// What is a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -97,7 +100,7 @@ pub struct Tokens {
     pub size: usize,
     pub tokenizer: Tokenizer,
     /// The files of the tokenizer, by their names.
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub files: Files,
     /// What was read.
     pub read: Vec<PathBuf>,
     /// Where tokens are characters or bytes.
@@ -133,7 +136,7 @@ fn vocabulary_of(
     kind: &Kind,
     documents: &Documents,
     quiet: bool,
-) -> Result<(BTreeMap<String, Vec<u8>>, Option<Vocabulary>)> {
+) -> Result<(Files, Option<Vocabulary>)> {
     let alone = |json: Vec<u8>| BTreeMap::from([(FILES[0].to_owned(), json)]);
     Ok(match kind {
         Kind::Characters => {
@@ -170,7 +173,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn files_in(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn files_in(folder: &Path) -> Result<Files> {
     let there = FILES.iter().filter(|name| folder.join(name).is_file());
     there.map(|name| Ok(((*name).to_owned(), read(&folder.join(name))?))).collect()
 }
@@ -200,7 +203,7 @@ impl Tokens {
     pub fn encode(
         kind: &Kind,
         documents: &Documents,
-        files: Option<BTreeMap<String, Vec<u8>>>,
+        files: Option<Files>,
         quiet: bool,
     ) -> Result<Self> {
         let (files, plain) = match (files, kind) {
