@@ -7,14 +7,20 @@
 //! all lengths.
 
 mod decode;
+#[cfg(feature = "run")]
+mod documents;
 #[cfg(not(target_arch = "wasm32"))]
 mod read;
+#[cfg(feature = "run")]
+mod records;
 mod sequences;
 mod shuffle;
 
 pub use decode::decode;
 #[cfg(feature = "run")]
 pub(crate) use decode::with_unix_lines;
+#[cfg(feature = "run")]
+pub use documents::{BadRecords, Document, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};
 pub use sequences::{PaddedBatches, Padding, Sequence};
@@ -180,11 +186,21 @@ impl Corpus {
     /// [`Error::Data`] where the text is too short for a window in each part, and
     /// [`Error::Setting`] for a share that is not in [0, 1).
     pub fn split(&self, share: f64, context: usize) -> Result<Split<'_>> {
+        Split::of(&self.name, &self.tokens, share, context)
+    }
+}
+
+impl<'a> Split<'a> {
+    /// The parts of tokens, as those of a corpus; see [`Corpus::split`]. `name` stands in messages.
+    ///
+    /// # Errors
+    /// As [`Corpus::split`].
+    pub fn of(name: &str, tokens: &'a [u32], share: f64, context: usize) -> Result<Self> {
         if !(0.0..1.0).contains(&share) {
             let (setting, value) = ("share of the text for validation", share.to_string());
             return Err(Error::Setting { setting, value, range: "in [0, 1)" });
         }
-        let (length, window) = (self.tokens.len(), context.saturating_add(1));
+        let (length, window) = (tokens.len(), context.saturating_add(1));
         let needed = window.saturating_mul(2);
         if length < needed {
             let advice = match (length / 2).saturating_sub(1) {
@@ -192,7 +208,7 @@ impl Corpus {
                 fits => format!("give a longer text, or a context of at most {fits}"),
             };
             return Err(Error::Data {
-                what: self.name.clone(),
+                what: name.to_owned(),
                 reason: format!(
                     "the text has {length} tokens, but a context of {context} needs {needed} (a \
                      window of {window} to train on and one to validate on); {advice}"
@@ -200,7 +216,7 @@ impl Corpus {
             });
         }
         let validation = ((length as f64 * share) as usize).clamp(window, length - window);
-        let (training, validation) = self.tokens.split_at(length - validation);
+        let (training, validation) = tokens.split_at(length - validation);
         let windows = |tokens| Windows { tokens, context };
         Ok(Split { training: windows(training), validation: windows(validation) })
     }

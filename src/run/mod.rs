@@ -52,6 +52,7 @@ pub use monitor::Monitor;
 pub use options::Options;
 pub use outputs::Outputs;
 pub use preset::Preset;
+pub use profile::ProfiledSteps;
 pub use saved::{About, Saved};
 pub use settings::Settings;
 pub use signals::{Signal, Signals};

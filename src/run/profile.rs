@@ -17,7 +17,7 @@ const MEASURED_STEPS: u64 = 5;
 
 /// The steps that a run profiles.
 #[derive(Debug)]
-pub(super) struct ProfiledSteps {
+pub struct ProfiledSteps {
     /// By how many steps were taken before.
     steps: Range<u64>,
     /// Where the trace goes.
@@ -44,6 +44,9 @@ impl ProfiledSteps {
 
     /// Takes a step. Gives the tables after the last one, and the time that all of it took beside
     /// that of the step.
+    ///
+    /// # Errors
+    /// As [`Trainer::profile`].
     pub async fn take(
         &mut self,
         trainer: &mut Trainer<LanguageModel>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::text::Fingerprint;
-use super::{Options, Outputs, warn};
+use super::{Options, warn};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::train::Checkpoint;
@@ -26,7 +26,7 @@ pub struct About {
     pub text: Fingerprint,
 }
 
-/// The last save of a run, with what the program has to say of it.
+/// The last save of a run, and what it says of the run: an [`About`], or what another program keeps.
 #[derive(Clone, Debug)]
 pub struct Saved<A = About> {
     /// Weights, moments, states, counters. The step is also the position in the data: batches are
@@ -42,23 +42,6 @@ impl Saved {
         let steps = self.about.options.steps.unwrap_or(0);
         self.checkpoint.steps() >= steps as u64
     }
-
-    /// Writes one file that any reader of safetensors reads. The save before is kept. A crash at
-    /// any moment leaves both whole.
-    ///
-    /// # Errors
-    /// [`Error::File`]; the earlier saves are as they were.
-    pub fn write(outputs: &Outputs, checkpoint: &Checkpoint, about: &About) -> Result<()> {
-        Self::write_to(&outputs.weights, &outputs.previous, checkpoint, about)
-    }
-
-    /// As [`read_from`](Self::read_from), of a program with these [`Options`].
-    ///
-    /// # Errors
-    /// The same.
-    pub fn read(weights: &Path, previous: &Path) -> Result<Option<Self>> {
-        Self::read_from(weights, previous)
-    }
 }
 
 impl<A: Serialize + DeserializeOwned> Saved<A> {
@@ -67,7 +50,7 @@ impl<A: Serialize + DeserializeOwned> Saved<A> {
     ///
     /// # Errors
     /// [`Error::File`]; the earlier saves are as they were.
-    pub fn write_to(
+    pub fn write(
         weights: &Path,
         previous: &Path,
         checkpoint: &Checkpoint,
@@ -77,12 +60,20 @@ impl<A: Serialize + DeserializeOwned> Saved<A> {
         file::replace_and_keep(weights, &bytes, previous)
     }
 
+    /// Writes such a file in another place than that of the last save.
+    ///
+    /// # Errors
+    /// [`Error::File`]; what was there is as it was.
+    pub fn write_copy(path: &Path, checkpoint: &Checkpoint, about: &A) -> Result<()> {
+        file::replace(path, &with_about(&checkpoint.to_bytes(), about)?)
+    }
+
     /// The last save, or the one before where the last cannot be read, which is said. `None` where
     /// there is neither.
     ///
     /// # Errors
     /// [`Error::Checkpoint`], [`Error::File`] where none of them can be read.
-    pub fn read_from(weights: &Path, previous: &Path) -> Result<Option<Self>> {
+    pub fn read(weights: &Path, previous: &Path) -> Result<Option<Self>> {
         let last = Self::read_one(weights);
         if let Ok(Some(saved)) = last {
             return Ok(Some(saved));
@@ -198,7 +189,7 @@ mod tests {
     fn the_save_before_serves_where_the_last_is_damaged() {
         let folder = tempfile::tempdir().expect("a folder");
         let [weights, previous] = ["last", "previous"].map(|name| folder.path().join(name));
-        let read = || Saved::read(&weights, &previous);
+        let read = || Saved::<About>::read(&weights, &previous);
         assert!(read().expect("nothing is wrong").is_none());
         for steps in [3, 6, 9] {
             let bytes = with_about(&checkpoint(steps).to_bytes(), &about(9)).expect("a file");

@@ -31,6 +31,17 @@ pub struct Fingerprint {
     pub hash: String,
 }
 
+impl Fingerprint {
+    /// Of tokens, whatever they stand for.
+    pub fn of(tokens: &[u32]) -> Self {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in tokens.iter().flat_map(|token| token.to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Self { characters: None, tokens: tokens.len(), hash: format!("{hash:016x}") }
+    }
+}
+
 impl Text {
     /// A file, as characters or as bytes.
     ///
@@ -99,16 +110,11 @@ impl Text {
 
     /// What is kept of it.
     pub fn fingerprint(&self) -> Fingerprint {
-        let tokens = self.corpus.tokens();
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in tokens.iter().flat_map(|token| token.to_le_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
         let characters = match self.corpus.vocabulary() {
             Vocabulary::Characters(characters) => Some(characters.iter().collect()),
             Vocabulary::Bytes => None,
         };
-        Fingerprint { characters, tokens: tokens.len(), hash: format!("{hash:016x}") }
+        Fingerprint { characters, ..Fingerprint::of(self.corpus.tokens()) }
     }
 
     /// Makes sure that this is the text of a run that goes on.

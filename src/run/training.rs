@@ -58,7 +58,7 @@ impl Run {
         let signals = Signals::listen()?;
         let folder = Folder::claim(&options.out, "--out")?;
         let [weights, previous] = [WEIGHTS, PREVIOUS].map(|name| folder.file(name));
-        let saved = if options.resume { Saved::read(&weights, &previous)? } else { None };
+        let saved = if options.resume { Saved::<About>::read(&weights, &previous)? } else { None };
         if options.resume && saved.is_none() {
             warn(format!("{} has no save to go on from: a run begins", options.out.display()));
         } else if !options.resume && !options.restart {
@@ -132,7 +132,10 @@ impl Run {
                     say!("resumed  at step {steps} of {}", settings.steps);
                 }
             }
-            None => Saved::write(&self.outputs, &trainer.checkpoint().await?, &about)?,
+            None => {
+                let Outputs { weights, previous, .. } = &self.outputs;
+                Saved::write(weights, previous, &trainer.checkpoint().await?, &about)?;
+            }
         }
         let start = trainer.steps();
         let extent = (start, settings.steps, settings.warmup);
@@ -238,10 +241,10 @@ impl Run {
 
     async fn save(&mut self, trainer: &Trainer<LanguageModel>) -> Result<()> {
         let checkpoint = trainer.checkpoint().await?;
-        let outputs = self.outputs.clone();
+        let Outputs { weights, previous, .. } = self.outputs.clone();
         let active = self.active();
         active.monitor.sync();
-        match Saved::write(&outputs, &checkpoint, &active.about) {
+        match Saved::write(&weights, &previous, &checkpoint, &active.about) {
             Ok(()) => {
                 active.saved_at = checkpoint.steps();
                 active.unsaved = None;

@@ -57,6 +57,8 @@ mod stream;
 mod supervision;
 mod template;
 mod tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod vocabulary;
 
 pub use conversation::{Conversation, Message};
 pub use examples::{Example, Examples, Form};

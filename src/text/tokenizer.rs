@@ -64,6 +64,15 @@ impl Tokenizer {
         Self::from_files(&Files::from([(TOKENIZER.to_owned(), tokenizer_json.to_vec())]))
     }
 
+    /// The contents of a `tokenizer.json` that makes the same ids.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] for a tokenizer that cannot be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let failed = |error: tokenizers::Error| load::invalid(TOKENIZER, error.to_string());
+        Ok(self.inner.to_string(false).map_err(failed)?.into_bytes())
+    }
+
     fn of(loaded: Loaded) -> Self {
         let Loaded { inner, special, media, templates } = loaded;
         let last = inner.get_vocab(true).into_values().max();

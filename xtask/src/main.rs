@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train the example GPT, on the graphics card or on a software driver
+    /// Train a model with `evenkeel train`, on the graphics card or on a software driver
     Train(Train),
     /// Run all tests, the GPU tests on every driver that this machine has
     Test(tests::Options),
@@ -56,10 +56,17 @@ struct Train {
     /// Take this driver instead of the fastest one found
     #[arg(long)]
     driver: Option<Kind>,
-    /// Arguments of the example
+    /// Arguments of `evenkeel train`; this repository's documents and sources are the data where
+    /// none are given
     #[arg(last = true)]
     arguments: Vec<String>,
 }
+
+/// What there is to learn without a download.
+const OWN_DATA: [&str; 6] =
+    ["--data", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "shaders", "src"];
+/// Where the run goes that nobody named a folder for.
+const OWN_OUT: [&str; 2] = ["--out", "target/train"];
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -83,8 +90,22 @@ impl Train {
         let drivers = drivers::find_or_install(self.driver.as_slice())?;
         let driver = &drivers[0];
         println!("==> using {driver}");
+        let names = |names: &[&str]| {
+            let is = |argument: &String| {
+                names
+                    .iter()
+                    .any(|name| argument == name || argument.starts_with(&format!("{name}=")))
+            };
+            self.arguments.iter().any(is)
+        };
+        let has_run = names(&["--config", "-c", "--resume", "--help", "-h"]);
+        let (has_data, has_out) = (names(&["--data", "--text"]), names(&["--out"]));
+        let own_data: &[&str] = if has_run || has_data { &[] } else { &OWN_DATA };
+        let own_out: &[&str] = if has_run || has_out { &[] } else { &OWN_OUT };
         Step::cargo("run")
-            .args(["--release", "--example", "gpt", "--"])
+            .args(["--release", "--features", "cli", "--bin", "evenkeel", "--", "train"])
+            .args(own_data)
+            .args(own_out)
             .args(&self.arguments)
             .envs(driver.environment())
             .run()

@@ -37,7 +37,7 @@ enum Command {
     /// Fine-tune a model with adapters, or all of it
     Lora(Box<lora::Options>),
     /// Train a model from scratch, or go on with one
-    Train(train::Options),
+    Train(Box<train::Options>),
     /// Let a model go on with a text
     Generate(generate::Options),
     /// Talk with a model
@@ -67,7 +67,7 @@ impl Command {
     async fn run(self) -> Result<Ending> {
         match self {
             Self::Lora(options) => lora::run(*options).await,
-            Self::Train(options) => train::run(options).await,
+            Self::Train(options) => train::run(*options).await,
             Self::Generate(options) => generate::run(options).await,
             Self::Chat(options) => chat::run(options).await,
             Self::Fuse(options) => fuse::run(options).await,

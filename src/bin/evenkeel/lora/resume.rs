@@ -77,7 +77,7 @@ pub fn state_files(folder: &Path) -> [PathBuf; 2] {
 
 fn read(folder: &Path) -> Result<Option<Saved<About>>> {
     let [last, previous] = state_files(folder);
-    Saved::read_from(&last, &previous)
+    Saved::read(&last, &previous)
 }
 
 /// The settings of a run, and the save that it goes on from.

@@ -287,7 +287,7 @@ impl<'a> Session<'a> {
     async fn write_state(&mut self) -> Result<()> {
         let checkpoint = self.trainer.checkpoint_of_trained(&self.frozen).await?;
         let [state, previous] = state_files(&self.folder);
-        Saved::write_to(&state, &previous, &checkpoint, &self.about)?;
+        Saved::write(&state, &previous, &checkpoint, &self.about)?;
         self.saved_at = Some(checkpoint.steps());
         Ok(())
     }

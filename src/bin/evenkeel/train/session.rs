@@ -1,0 +1,264 @@
+//! The steps of a run, and what follows them: telemetry, validation, saves, models.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use evenkeel::data::Split;
+use evenkeel::hugging_face::Export;
+use evenkeel::nn::LanguageModel;
+use evenkeel::run::{self, Monitor, Outputs, ProfiledSteps, Saved, Signals, say, warn};
+use evenkeel::train::{Checkpoint, Trainer};
+use evenkeel::{Error, Precision, Result};
+
+use super::describe;
+use super::keep;
+use super::place::{About, Best};
+use super::settings::Settings;
+use super::tokens::Tokens;
+
+/// Batches of the validation part that a validation loss is the mean of; always the same ones.
+const VALIDATION_BATCHES: u64 = 4;
+/// The model at the end, in the folder of the run.
+pub const MODEL: &str = "model";
+/// The model at the lowest validation loss.
+pub const BEST: &str = "best";
+/// The save at that.
+const BEST_SAVE: &str = "best.safetensors";
+
+/// What a run reads and never changes.
+pub struct Fixed<'a> {
+    pub settings: &'a Settings,
+    pub tokens: &'a Tokens,
+    pub split: Split<'a>,
+    pub out: &'a Path,
+    pub outputs: &'a Outputs,
+    pub library: &'a run::Options,
+    pub signals: &'a Signals,
+}
+
+/// A run that has begun.
+pub struct Session<'a> {
+    fixed: Fixed<'a>,
+    monitor: Monitor,
+    profiled: Option<ProfiledSteps>,
+    about: About,
+    since: Instant,
+    /// Steps at the last save.
+    saved_at: u64,
+    /// Why the last try to save, or to write a model, failed.
+    unsaved: Option<Error>,
+    unwritten: Option<Error>,
+}
+
+impl<'a> Session<'a> {
+    /// Brings the trainer to where the run was saved, or makes the first save, and opens the files.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a trainer of another model, [`Error::File`].
+    pub async fn begin(
+        fixed: Fixed<'a>,
+        trainer: &mut Trainer<LanguageModel>,
+        saved: Option<Saved<About>>,
+        mut about: About,
+    ) -> Result<Self> {
+        match saved {
+            Some(saved) => {
+                trainer.restore(&saved.checkpoint).await?;
+                about.best = saved.about.best;
+                keep::only_until(fixed.out, Some(trainer.steps()));
+            }
+            None => {
+                fixed.tokens.write(fixed.out)?;
+                let Outputs { weights, previous, .. } = fixed.outputs;
+                Saved::write(weights, previous, &trainer.checkpoint().await?, &about)?;
+                keep::only_until(fixed.out, None);
+                keep::saved(fixed.out, &fixed.outputs.weights, 0, fixed.settings.keep);
+            }
+        }
+        let (start, steps) = (trainer.steps(), fixed.settings.steps);
+        let report = describe::report(fixed.settings, trainer);
+        let extent = (start, steps, fixed.settings.warmup);
+        let monitor = Monitor::new(fixed.outputs, fixed.library, report, extent)?;
+        Ok(Self {
+            profiled: ProfiledSteps::of(fixed.library, start, steps as u64),
+            fixed,
+            monitor,
+            about,
+            since: Instant::now(),
+            saved_at: start,
+            unsaved: None,
+            unwritten: None,
+        })
+    }
+
+    /// Submits step after step. The device is only waited for where telemetry is read and where the
+    /// run is saved.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]. What cannot be written does not end the run.
+    pub async fn train(&mut self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
+        let settings = self.fixed.settings;
+        let windows = settings.batch * settings.accumulation;
+        while self.goes_on(trainer.steps()) {
+            let training = self.fixed.split.training;
+            let batch = training.batch(trainer.seed(), trainer.steps(), windows);
+            match &mut self.profiled {
+                Some(profiled) if profiled.are_next(trainer) => {
+                    let (tables, beside) = profiled.take(trainer, &batch).await?;
+                    tables.into_iter().for_each(|text| self.monitor.print(text));
+                    self.since += beside;
+                }
+                _ => trainer.step(&batch).await?,
+            }
+            self.after_step(trainer).await?;
+        }
+        Ok(())
+    }
+
+    fn goes_on(&mut self, done: u64) -> bool {
+        let stop = self.fixed.signals.received().is_some();
+        done < self.fixed.settings.steps as u64 && !self.monitor.is_stopped() && !stop
+    }
+
+    async fn after_step(&mut self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
+        let (done, settings) = (trainer.steps(), self.fixed.settings);
+        let due = |every: usize| every != 0 && done.is_multiple_of(every as u64);
+        let validation = due(settings.evaluate_every) || done == settings.steps as u64;
+        let save = due(settings.save_every);
+        if due(settings.report_every) || validation || save {
+            // What is saved is in the records as well.
+            self.report(trainer, validation).await?;
+            if save {
+                self.save(&trainer.checkpoint().await?);
+            }
+            self.since = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn report(
+        &mut self,
+        trainer: &mut Trainer<LanguageModel>,
+        validation: bool,
+    ) -> Result<()> {
+        let telemetry = trainer.telemetry().await?;
+        let tensors = trainer.tensor_telemetry().await?;
+        let elapsed = self.since.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
+        let tokens = telemetry.len() * self.fixed.settings.tokens_per_step();
+        let loss = if validation { Some(self.validate(trainer).await) } else { None };
+        let loss = loss.transpose();
+        let known = loss.as_ref().ok().copied().flatten();
+        self.monitor.report(&telemetry, &tensors, tokens as f64 / elapsed, known);
+        let Some(loss) = loss? else { return Ok(()) };
+        let is_best = self.about.best.is_none_or(|best| loss < best.loss);
+        if is_best && loss.is_finite() {
+            self.about.best = Some(Best { step: trainer.steps(), loss });
+            let written = self.write_best(trainer).await;
+            self.note(written);
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, trainer: &mut Trainer<LanguageModel>) -> Result<f64> {
+        let (seed, rows) = (trainer.seed(), self.fixed.settings.batch);
+        let batch = |index| self.fixed.split.validation.batch(seed, index, rows);
+        let batches: Vec<_> = (0..VALIDATION_BATCHES).map(batch).collect();
+        Ok(trainer.evaluate_all(&batches).await?.into())
+    }
+
+    async fn write_best(&self, trainer: &Trainer<LanguageModel>) -> Result<()> {
+        let path = self.fixed.out.join(BEST_SAVE);
+        Saved::write_copy(&path, &trainer.checkpoint().await?, &self.about)?;
+        self.export(trainer, BEST).await.map(drop)
+    }
+
+    /// Writes the model with its tokenizer as a Hugging Face folder.
+    async fn export(&self, trainer: &Trainer<LanguageModel>, name: &str) -> Result<PathBuf> {
+        let folder = self.fixed.out.join(name);
+        let export = Export::new(self.fixed.settings.config.clone(), Precision::F32);
+        export.save(trainer.parameters(), &folder).await?;
+        self.fixed.tokens.write(&folder)?;
+        Ok(folder)
+    }
+
+    /// The run goes on without a file that cannot be written.
+    fn note(&mut self, written: Result<()>) {
+        if let Err(error) = written {
+            if self.unwritten.is_none() {
+                warn(format!("{error}; the run goes on"));
+            }
+            self.unwritten = Some(error);
+        } else {
+            self.unwritten = None;
+        }
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint) {
+        self.monitor.sync();
+        let (outputs, steps) = (self.fixed.outputs, checkpoint.steps());
+        match Saved::write(&outputs.weights, &outputs.previous, checkpoint, &self.about) {
+            Ok(()) => {
+                self.saved_at = steps;
+                self.unsaved = None;
+                let (out, count) = (self.fixed.out, self.fixed.settings.keep);
+                keep::saved(out, &outputs.weights, steps, count);
+            }
+            Err(error) => {
+                let steps = self.saved_at;
+                warn(format!("{error}; the run goes on, its last save is that of step {steps}"));
+                self.unsaved = Some(error);
+            }
+        }
+    }
+
+    /// Ends the run as `trained` says it went: also after an error, what was measured and learned
+    /// until then is kept. Gives the folder of the model, where there is one.
+    ///
+    /// # Errors
+    /// That of `trained`, else that of the save or of a file.
+    pub async fn end(
+        mut self,
+        trainer: &mut Trainer<LanguageModel>,
+        trained: Result<()>,
+    ) -> Result<Ended> {
+        let mut result = trained.and(self.report(trainer, false).await);
+        if self.saved_at < trainer.steps() {
+            match trainer.checkpoint().await {
+                Ok(checkpoint) => self.save(&checkpoint),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        let is_over = trainer.steps() >= self.fixed.settings.steps as u64;
+        let mut ended = Ended { model: None, best: self.about.best };
+        if is_over && result.is_ok() {
+            match self.export(trainer, MODEL).await {
+                Ok(folder) => ended.model = Some(folder),
+                Err(error) => result = Err(error),
+            }
+        }
+        let mut written = Ok(());
+        if let Some(profiled) = &mut self.profiled {
+            // A run may have ended in the middle of them.
+            profiled.tell().into_iter().for_each(|text| self.monitor.print(text));
+            written = profiled.write();
+        }
+        let written = self.monitor.finish().and(written);
+        let unsaved = [self.unsaved, self.unwritten].into_iter().flatten().next();
+        result = result.and(unsaved.map_or(Ok(()), Err)).and(written);
+        let steps = self.fixed.settings.steps;
+        if self.saved_at < steps as u64 {
+            let out = self.fixed.out.display();
+            say!("saved    at step {} of {steps}; --resume {out} goes on", self.saved_at);
+        }
+        result.map(|()| ended)
+    }
+}
+
+/// What a run has left.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The folder of the model.
+    pub model: Option<PathBuf>,
+    /// The lowest validation loss.
+    pub best: Option<Best>,
+}
