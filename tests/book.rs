@@ -5,10 +5,32 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 /// The exit code of a command line that is not understood.
 const NOT_UNDERSTOOD: i32 = 2;
+/// The commands of the program.
+const COMMANDS: [&str; 11] = [
+    "lora",
+    "train",
+    "generate",
+    "chat",
+    "fuse",
+    "convert",
+    "evaluate",
+    "inspect",
+    "doctor",
+    "report",
+    "completions",
+];
+/// Options that are named in sentences and tables, and are those of other programs, or refused.
+const ELSEWHERE: [&str; 5] = [
+    "--clear-cache-threshold",
+    "--project-name",
+    "--release",
+    "--report-to",
+    "--trust-remote-code",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -82,43 +104,61 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The arguments of each `evenkeel` in a text, with the text's name.
-fn commands() -> BTreeSet<(String, Vec<String>)> {
-    let readme = ("README.md".to_owned(), read(root().join("README.md")));
+/// A command of the program in a text.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    chapter: String,
+    arguments: Vec<String>,
+    /// Whether it is to be typed as it stands; within a sentence it may lack what it needs.
+    is_whole: bool,
+}
+
+/// Each `evenkeel` in the book and in the README.
+fn commands() -> BTreeSet<Named> {
     let mut commands = BTreeSet::new();
-    for (name, text) in chapters().into_iter().chain([readme]) {
-        for line in shell_lines(&text).into_iter().chain(inline_code(&text)) {
+    for (chapter, text) in texts() {
+        let lines = shell_lines(&text).into_iter().map(|line| (line, true));
+        for (line, is_whole) in lines.chain(inline_code(&text).into_iter().map(|c| (c, false))) {
             let words = words(&line);
             if words.first().is_some_and(|word| word == "evenkeel") {
-                commands.insert((name.clone(), words[1..].to_vec()));
+                let (chapter, arguments) = (chapter.clone(), words[1..].to_vec());
+                commands.insert(Named { chapter, arguments, is_whole });
             }
         }
     }
     commands
 }
 
+/// The chapters and the README.
+fn texts() -> Vec<(String, String)> {
+    let readme = ("README.md".to_owned(), read(root().join("README.md")));
+    chapters().into_iter().chain([readme]).collect()
+}
+
 /// Runs a command in an empty folder. Files are missing there, which is said before a device is
-/// needed; what is measured is whether the command line was understood.
-fn exit_code(arguments: &[String]) -> (Option<i32>, String) {
+/// needed; what is measured is whether the command line was understood. With `asks` it is asked for
+/// help, which is given where all before it is understood.
+fn run(arguments: &[String], asks: bool) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    command.current_dir(&folder).args(arguments);
-    // It has all that it needs, and would take its time.
-    if arguments.first().is_some_and(|name| name == "doctor") {
-        command.arg("--help");
-    }
-    let output = command.stdin(std::process::Stdio::null()).output().expect("the program runs");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    command.current_dir(&folder).args(arguments).args(asks.then_some("--help"));
+    command.stdin(Stdio::null()).output().expect("the program runs")
 }
 
 #[test]
 fn commands_are_understood() {
     let commands = commands();
+    let is_named = |name: &str| {
+        commands.iter().any(|named| named.arguments.first().is_some_and(|first| first == name))
+    };
     for name in ["lora", "train", "generate", "chat", "fuse", "convert", "evaluate", "doctor"] {
-        assert!(commands.iter().any(|(_, words)| words.first().is_some_and(|word| word == name)));
+        assert!(is_named(name), "{name} is not in the book");
     }
-    for (chapter, arguments) in commands {
-        let (code, error) = exit_code(&arguments);
+    for Named { chapter, arguments, is_whole } in commands {
+        // The doctor has all that it needs, and would take its time.
+        let asks = !is_whole || arguments[0] == "doctor";
+        let output = run(&arguments, asks);
+        let (code, error) = (output.status.code(), String::from_utf8_lossy(&output.stderr));
         let command = arguments.join(" ");
         assert_ne!(code, Some(NOT_UNDERSTOOD), "{chapter}: evenkeel {command}\n{error}");
         // A panic, or what is not written yet.
@@ -127,12 +167,36 @@ fn commands_are_understood() {
 }
 
 #[test]
-fn a_command_that_is_wrong_is_found() {
-    let of = |line: &str| exit_code(&words(line)).0;
-    for line in ["lore", "lora --modle a", "lora --fine-tune-type b", "doctor --every"] {
-        assert_eq!(of(line), Some(NOT_UNDERSTOOD), "{line}");
+fn options_are_there() {
+    let mut known = BTreeSet::new();
+    for name in COMMANDS {
+        let help = run(&[name.to_owned()], true);
+        assert!(help.status.success(), "{name}");
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        let is_end = |c: char| c.is_whitespace() || ",[]()`".contains(c);
+        known.extend(help.split(is_end).filter(|word| word.starts_with("--")).map(str::to_owned));
     }
-    assert_ne!(of("lora --model a --train --data b"), Some(NOT_UNDERSTOOD));
+    assert!(known.contains("--fine-tune-type") && known.contains("--max-tokens"), "{known:?}");
+    known.extend(ELSEWHERE.map(str::to_owned));
+    for (chapter, text) in chapters() {
+        for code in inline_code(&text) {
+            let option = code.split([' ', '=']).next().unwrap_or_default();
+            let is_option = option.len() > 2 && option.starts_with("--");
+            assert!(!is_option || known.contains(option), "{chapter}: {code}");
+        }
+    }
+}
+
+#[test]
+fn a_command_that_is_wrong_is_found() {
+    let of = |line: &str, asks| run(&words(line), asks).status.code();
+    for line in ["lore", "lora --modle a", "lora --fine-tune-type b", "doctor --every"] {
+        assert_eq!(of(line, true), Some(NOT_UNDERSTOOD), "{line}");
+        assert_eq!(of(line, false), Some(NOT_UNDERSTOOD), "{line}");
+    }
+    assert_eq!(of("chat", true), Some(0));
+    assert_eq!(of("chat", false), Some(NOT_UNDERSTOOD));
+    assert_ne!(of("chat --model a", false), Some(NOT_UNDERSTOOD));
 }
 
 #[test]
