@@ -7,22 +7,31 @@ mod links;
 mod outside;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use mdbook_driver::MDBook;
 
 use outside::Outside;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let folder = std::env::args_os().nth(1).context("give the folder for the pages")?;
     let folder = std::path::absolute(folder).context("the folder for the pages is no path")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let root = root.canonicalize().context("the repository is not where it was built")?;
     let pages = build(root, folder.clone())?;
-    println!(
-        "{pages} pages, whose links all lead somewhere: {}",
-        folder.join("index.html").display()
-    );
+    let first = folder.join("index.html");
+    println!("{pages} pages, whose links all lead somewhere: {}", first.display());
     Ok(())
 }
 
