@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn the_first_error_ends_it() {
-        let work = |piece| if piece >= 20 { Err(failed(&piece.to_string())) } else { Ok(piece) };
+        let work =
+            |piece: u32| if piece >= 20 { Err(failed(&piece.to_string())) } else { Ok(piece) };
         let (taken, result) = map((0..100).map(Ok), work);
         assert_eq!(taken, (0..20).collect::<Vec<_>>());
         assert_eq!(result.expect_err("20").to_string(), "20: no");
@@ -151,7 +152,8 @@ mod tests {
     #[test]
     #[should_panic(expected = "piece 5 is too much")]
     fn panics_go_on() {
-        let work = |piece| if piece == 5 { panic!("piece {piece} is too much") } else { Ok(piece) };
+        let work =
+            |piece: u32| if piece == 5 { panic!("piece {piece} is too much") } else { Ok(piece) };
         drop(map((0..100).map(Ok), work));
     }
 }

@@ -150,6 +150,9 @@ fn faults_leave_the_old_file() {
     fails(vec![text("")], &["there are no tokens in the texts"]);
 }
 
+/// A cache, how many records were skipped for it, and what was told of its progress.
+type Built = (TokenCache, u64, Vec<(u64, u64)>);
+
 #[test]
 fn records_become_tokens_of_a_tokenizer() {
     let lines = ["{\"text\": \"The keel is even.\"}", "{\"text\": ", "{\"text\": \"So it goes.\"}"];
@@ -158,7 +161,7 @@ fn records_become_tokens_of_a_tokenizer() {
     let tokenizer = Tokenizer::open(&fixture).expect("a tokenizer");
     let fingerprint = |path: &Path| Fingerprint::new().with_file(path).map(|all| all.to_string());
     let path = folder.path().join("train.tokens");
-    let build = || -> Result<(TokenCache, u64, Vec<(u64, u64)>)> {
+    let build = || -> Result<Built> {
         let key = CacheKey {
             tokenizer: fingerprint(&fixture.join("tokenizer.json"))?,
             source: fingerprint(&records)?,

@@ -100,7 +100,9 @@ fn a_panic_reaches_who_takes_batches() {
 }
 
 /// Ends by itself.
-struct Few(Arc<()>);
+struct Few {
+    _held: Arc<()>,
+}
 
 impl BatchSource for Few {
     type Item = u64;
@@ -115,7 +117,7 @@ fn its_thread_ends_with_it() {
     let held = Arc::new(());
     // Before the first batch, in the middle, and behind the last.
     for taken in [0, 3, 9, 20] {
-        let mut loader = Prefetch::new(Few(held.clone()), 0, 2).expect("a loader");
+        let mut loader = Prefetch::new(Few { _held: held.clone() }, 0, 2).expect("a loader");
         assert_eq!(loader.by_ref().take(taken).count(), taken.min(9));
         drop(loader);
         assert_eq!(Arc::strong_count(&held), 1);
