@@ -19,7 +19,8 @@ use crate::wasm::Compiler;
 use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
-const CPU_TESTS: [&str; 6] = ["backends", "book", "gradients", "shader_contract", "text", "watch"];
+const CPU_TESTS: [&str; 7] =
+    ["backends", "book", "gradients", "loader", "shader_contract", "text", "watch"];
 
 /// Leaves the tests that pages cannot run: `tests!` and the kernel table put all others into modules
 /// of these names.
