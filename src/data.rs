@@ -13,7 +13,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod cached_windows;
 mod decode;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 mod documents;
 #[cfg(not(target_arch = "wasm32"))]
 mod fingerprint;
@@ -29,7 +29,7 @@ mod parallel;
 mod prefetch;
 #[cfg(not(target_arch = "wasm32"))]
 mod read;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 mod records;
 mod sequences;
 mod shuffle;
@@ -53,9 +53,9 @@ pub use shuffle::Shuffle;
 pub use token_cache::{CacheKey, TokenCache};
 
 pub use decode::decode;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub(crate) use decode::with_unix_lines;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use documents::{BadRecords, Document, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::lines::{Lines, TextEncoding};
-use super::object::object;
+use super::object::{object, text_in};
 use super::read::{metadata, unreadable};
 use crate::error::{Error, Result};
 
@@ -76,21 +76,7 @@ impl JsonRecord {
     /// # Errors
     /// What is wrong, in words: no such field, no text in it, or an empty one.
     pub fn text(&self, field: &str) -> Result<&str, String> {
-        match self.fields.get(field) {
-            Some(Value::String(text)) if text.trim().is_empty() => {
-                Err(format!("its {field} is empty"))
-            }
-            Some(Value::String(text)) => Ok(text),
-            Some(other) => {
-                let shown: String = other.to_string().chars().take(40).collect();
-                Err(format!("its {field} is {shown}, which is no text"))
-            }
-            None if self.fields.is_empty() => Err("it has no fields".to_owned()),
-            None => {
-                let others: Vec<_> = self.fields.keys().map(String::as_str).collect();
-                Err(format!("it has no field {field:?}, but {}", others.join(", ")))
-            }
-        }
+        text_in(&self.fields, field)
     }
 }
 

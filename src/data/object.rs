@@ -22,6 +22,23 @@ pub(super) fn object(line: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
+/// The text in a field, or what is wrong with it.
+pub(super) fn text_in<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, String> {
+    match fields.get(field) {
+        Some(Value::String(text)) if text.trim().is_empty() => Err(format!("its {field} is empty")),
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => {
+            let shown: String = other.to_string().chars().take(40).collect();
+            Err(format!("its {field} is {shown}, which is no text"))
+        }
+        None if fields.is_empty() => Err("it has no fields".to_owned()),
+        None => {
+            let others: Vec<_> = fields.keys().map(String::as_str).collect();
+            Err(format!("it has no field {field:?}, but {}", others.join(", ")))
+        }
+    }
+}
+
 /// Reads any value.
 struct Unique;
 

@@ -108,7 +108,12 @@ fn damaged_records_are_named_and_left_out_on_request() {
     let output = crate::run(&all);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    for part in ["line 2: EOF", "line 4: it is empty", "line 5: its text is empty", "line 7: it"] {
+    for part in [
+        "line 2: it is no JSON: EOF",
+        "line 4: it is empty",
+        "line 5: its text is empty",
+        "line 7: it",
+    ] {
         assert!(errors.contains(part), "{part:?} is missing in {errors}");
     }
     assert_eq!(losses(&place, "out").len(), 2);
