@@ -103,7 +103,7 @@ fn damaged_records_are_named_and_left_out_on_request() {
     let data = ["records.jsonl"];
     let more = ["--steps", "2", "--sample", "0"];
     let fatal = arguments(&place, "out", &data, &more);
-    refuse(&fatal, 3, &["records.jsonl, line 2: EOF", "--bad-records skip"]);
+    refuse(&fatal, 3, &["records.jsonl, line 2: it is no JSON", "--bad-records skip"]);
     let all = arguments(&place, "out", &data, &[&more[..], &["--bad-records", "skip"]].concat());
     let output = crate::run(&all);
     let errors = String::from_utf8_lossy(&output.stderr);
