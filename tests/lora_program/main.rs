@@ -116,6 +116,7 @@ fn the_configuration_of_mlx_runs_as_it_stands() {
         "Peak mem ",
         " left",
         "Iter 12: Val loss ",
+        "Data: ",
         "Saved final weights to ",
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");

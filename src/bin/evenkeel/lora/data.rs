@@ -1,8 +1,9 @@
 //! The records to learn from, as batches.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use evenkeel::data::{PaddedBatches, Sequence};
+use evenkeel::data::{BatchSource, PaddedBatches, Sequence};
 use evenkeel::run::warn;
 use evenkeel::text::{Completions, Examples, Form, LossOn, Supervision, Tokenizer};
 use evenkeel::train::{Batch, IGNORE, Lengths};
@@ -23,9 +24,16 @@ pub struct Records {
 
 /// Batches to learn from or to measure the loss on.
 pub struct Set {
-    batches: PaddedBatches,
+    batches: Arc<PaddedBatches>,
     /// Targets of each record that count.
-    counted: Vec<u64>,
+    counted: Arc<[u64]>,
+}
+
+/// Batches of a seed, without end, each with the targets that count in it.
+pub struct Training {
+    batches: Arc<PaddedBatches>,
+    counted: Arc<[u64]>,
+    seed: u32,
 }
 
 /// All that a run reads.
@@ -148,19 +156,14 @@ impl Records {
         };
         let counted = self.sequences.iter().map(counts).collect();
         let batches = PaddedBatches::new(self.sequences, lengths.clone(), rows)?;
-        Ok(Set { batches, counted })
+        Ok(Set { batches: Arc::new(batches), counted })
     }
 }
 
 impl Set {
-    /// Batches from `index` on, without end, and the targets that count in each.
-    pub fn training(&self, seed: u32, index: u64) -> impl Iterator<Item = (u64, Batch)> + '_ {
-        let per_epoch = self.batches.per_epoch() as u64;
-        let epochs = (index / per_epoch..).flat_map(move |epoch| self.batches.epoch(seed, epoch));
-        let counted = epochs
-            .skip((index % per_epoch) as usize)
-            .map(|records| records.iter().map(|&record| self.counted[record]).sum());
-        counted.zip(self.batches.batches(seed, index))
+    /// Batches to learn from, made ahead of the device by a loader.
+    pub fn training(&self, seed: u32) -> Training {
+        Training { batches: self.batches.clone(), counted: self.counted.clone(), seed }
     }
 
     /// So many batches, or all of them for -1; always the same ones.
@@ -168,6 +171,20 @@ impl Set {
         let all = self.batches.per_epoch();
         let count = usize::try_from(most).map_or(all, |most| most.min(all));
         self.batches.batches(0, 0).take(count).collect()
+    }
+}
+
+impl BatchSource for Training {
+    type Item = (u64, Batch);
+
+    fn batches_from(&self, position: u64) -> impl Iterator<Item = Result<(u64, Batch)>> + '_ {
+        let per_epoch = self.batches.per_epoch() as u64;
+        let epochs =
+            (position / per_epoch..).flat_map(|epoch| self.batches.epoch(self.seed, epoch));
+        let counted = epochs
+            .skip((position % per_epoch) as usize)
+            .map(|records| records.iter().map(|&record| self.counted[record]).sum());
+        counted.zip(self.batches.batches(self.seed, position)).map(Ok)
     }
 }
 

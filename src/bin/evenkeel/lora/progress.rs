@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use evenkeel::data::LoaderStatistics;
 use evenkeel::run::say;
 use evenkeel::train::Telemetry;
 
@@ -90,6 +91,19 @@ impl Progress {
         if !self.quiet {
             let seconds = took.as_secs_f64();
             say!("Iter {iteration}: Val loss {loss:.3}, Val took {seconds:.3}s");
+        }
+    }
+
+    /// How fast batches were made, and how long the run waited for them.
+    pub fn say_data(&self, data: &LoaderStatistics) {
+        if !self.quiet && data.batches > 0 {
+            say!(
+                "Data: {:.0} batches/sec could be made, {:.3} were taken; the run waited for them \
+                 {:.1} % of the time.",
+                data.batches_per_second(),
+                data.taken_per_second(),
+                100.0 * data.waiting_share()
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use evenkeel::data::Prefetch;
 use evenkeel::nn::LanguageModel;
 use evenkeel::run::{Ending, Saved, Signals, warn};
 use evenkeel::train::{FrozenFingerprint, Trainer};
@@ -17,6 +18,8 @@ use super::records::{self, Records};
 use super::resume::{About, Best, Start, state_files};
 use super::setup::{self, Setup};
 
+/// Batches that are made while the device works.
+const AHEAD: usize = 4;
 /// Steps after which telemetry is read at the latest: the ring holds four times as many.
 const UNREAD: u64 = 256;
 
@@ -170,10 +173,9 @@ impl<'a> Session<'a> {
             self.validate().await?;
         }
         self.progress.start();
-        for (counted, batch) in training.training(setup.settings.seed, start) {
-            if self.trainer.steps() >= total {
-                break;
-            }
+        let mut batches = Prefetch::new(training.training(setup.settings.seed), start, AHEAD)?;
+        while self.trainer.steps() < total {
+            let Some((counted, batch)) = batches.next().transpose()? else { break };
             if let Some(signal) = self.signals.received() {
                 return Ok(Ending::Stopped(signal));
             }
@@ -182,6 +184,7 @@ impl<'a> Session<'a> {
             self.unread.1 += 1;
             self.after_step(self.trainer.steps() == total).await?;
         }
+        self.progress.say_data(&batches.statistics());
         Ok(Ending::Done)
     }
 
