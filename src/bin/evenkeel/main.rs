@@ -12,10 +12,12 @@ mod generate;
 mod inspect;
 mod loaded;
 mod lora;
+mod replay;
 mod report;
 mod saving;
 mod scores;
 mod train;
+mod why;
 mod writing;
 
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ enum Command {
     Doctor(doctor::Options),
     /// Write the report of a run as one page
     Report(report::Options),
+    /// Find out why a step of a run went wrong
+    Why(why::Options),
     /// Print completions for a shell
     Completions(completions::Options),
 }
@@ -76,6 +80,7 @@ impl Command {
             Self::Inspect(options) => inspect::run(options).await,
             Self::Doctor(options) => doctor::run(options).await,
             Self::Report(options) => report::run(options).await,
+            Self::Why(options) => why::run(options).await,
             Self::Completions(options) => completions::run(options).await,
         }
     }

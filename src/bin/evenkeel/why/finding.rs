@@ -1,0 +1,155 @@
+//! What comes of steps that were taken again.
+
+use evenkeel::train::{TensorTelemetry, ValueReport};
+use evenkeel::watch::{Record, scalar};
+use serde::Serialize;
+
+use super::bits::Difference;
+use super::history::Trouble;
+use super::run::Run;
+use super::steps::Replayed;
+
+/// Tensors that are named, at most.
+const NAMED: usize = 5;
+/// Gradients below this share of the global norm do not matter.
+const SHARE: f64 = 0.01;
+
+/// What the bits of steps say, taken again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bits {
+    /// They are those of the records.
+    Same,
+    /// Another adapter or driver than that of the run has others, as is to be expected.
+    OtherAdapter { was: String, is: String },
+    /// They are others than those of the records, and the next time others again: where that began.
+    Unsteady(Difference),
+    /// They are others than those of the records, and each time the same.
+    Others,
+}
+
+impl Bits {
+    /// Where to look for the cause, in few words.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Same => "data or mathematics",
+            Self::OtherAdapter { .. } => "another adapter or driver",
+            Self::Unsteady(_) => "hardware or driver",
+            Self::Others => "driver, hardware at that time, or another version or settings",
+        }
+    }
+}
+
+/// A tensor whose gradient is out of line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Standout {
+    pub name: String,
+    pub gradient_norm: f64,
+    /// The median of its norms in the steps before.
+    pub usual: Option<f64>,
+    pub weight_rms: f64,
+}
+
+impl Standout {
+    /// How many times its usual norm it has.
+    pub fn times(&self) -> Option<f64> {
+        self.usual.filter(|&usual| usual > 0.0).map(|usual| self.gradient_norm / usual)
+    }
+}
+
+/// All that is known of a step.
+pub struct Finding<'a> {
+    pub step: u64,
+    /// Iterations in a step, where the command counts those.
+    pub per_step: Option<u64>,
+    pub run: &'a Run,
+    pub trouble: Option<&'a Trouble>,
+    pub bits: Bits,
+    pub replayed: Replayed,
+}
+
+impl Finding<'_> {
+    /// The step that the others begin at.
+    pub fn from(&self) -> u64 {
+        self.replayed.records.first().map_or(self.step, |record| record.step)
+    }
+
+    /// What the step gave now.
+    pub fn now(&self) -> Option<&Record> {
+        self.replayed.records.last()
+    }
+
+    /// Whether the step changed nothing now, or is not finite.
+    pub fn goes_wrong_here(&self) -> bool {
+        self.now().is_some_and(|now| {
+            let is_finite = now.get(scalar::LOSS).is_some_and(f64::is_finite);
+            !now.applied() || !is_finite
+        })
+    }
+
+    /// The first value that is not finite.
+    pub fn fault(&self) -> Option<&ValueReport> {
+        self.replayed.diagnosis.as_ref()?.first_fault()
+    }
+
+    /// The row of the batch that it began in, where it is a value of one.
+    pub fn faulty_row(&self) -> Option<usize> {
+        let fault = self.fault()?;
+        let rows = self.run.microbatch();
+        let is_of_rows = fault.shape.dims.len() == 3 && fault.shape.dims[0] == rows;
+        let row = fault.first_position().filter(|_| is_of_rows)?[0] + fault.microbatch * rows;
+        (row < self.replayed.rows.len()).then_some(row)
+    }
+
+    /// The tensors whose gradients are farthest from those of the steps before; without any, those with
+    /// the largest.
+    pub fn standouts(&self) -> Vec<Standout> {
+        let mut steps = self.replayed.tensors.iter().rev();
+        let Some(here) = steps.next() else { return Vec::new() };
+        let before: Vec<_> = steps.collect();
+        let all = here.iter().map(|tensor| tensor.gradient_norm).fold(0.0, f64::hypot);
+        let matters = |tensor: &&TensorTelemetry| tensor.gradient_norm >= SHARE * all;
+        let mut found: Vec<_> = here
+            .iter()
+            .filter(matters)
+            .map(|tensor| Standout {
+                name: tensor.name.clone(),
+                gradient_norm: tensor.gradient_norm,
+                usual: median(before.iter().flat_map(|step| {
+                    let same = step.iter().filter(|other| other.name == tensor.name);
+                    same.map(|other| other.gradient_norm)
+                })),
+                weight_rms: tensor.weight_rms,
+            })
+            .collect();
+        let key = |one: &Standout| one.times().unwrap_or(one.gradient_norm / all);
+        found.sort_by(|a, b| key(b).total_cmp(&key(a)));
+        found.truncate(NAMED);
+        found
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
+        assert_eq!(median(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn a_tensor_is_compared_with_its_own_past() {
+        let standout =
+            |usual| Standout { name: "a".to_owned(), gradient_norm: 6.0, usual, weight_rms: 1.0 };
+        assert_eq!(standout(Some(2.0)).times(), Some(3.0));
+        assert_eq!(standout(Some(0.0)).times(), None);
+        assert_eq!(standout(None).times(), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! A finding as text and as JSON.
+
+use evenkeel::run::say;
+use evenkeel::train::ValueReport;
+use evenkeel::watch::Record;
+use serde_json::{Value, json};
+
+use super::bits::{Difference, json_number};
+use super::finding::{Bits, Finding, Standout};
+use super::history::History;
+
+/// Steps that are listed, at most.
+const LISTED: usize = 12;
+
+/// Nothing went wrong.
+pub fn nothing(history: &History) -> String {
+    format!(
+        "nothing went wrong: none of {} steps was skipped or spiked; --step N looks at one all the \
+         same",
+        history.len()
+    )
+}
+
+/// The same as JSON.
+pub fn nothing_as_json(history: &History) -> Value {
+    json!({ "steps": history.len(), "step": null })
+}
+
+/// Says all of it.
+pub fn print(finding: &Finding<'_>, history: &History) {
+    print_step(finding, history);
+    print_bits(finding);
+    print_cause(finding);
+    print_batch(finding);
+}
+
+fn print_step(finding: &Finding<'_>, history: &History) {
+    let Finding { step, per_step, trouble, .. } = finding;
+    let iteration = per_step
+        .map_or(String::new(), |per_step| format!(" (iteration {})", (step + 1) * per_step));
+    let nothing = vec!["nothing was recorded against it".to_owned()];
+    let words = trouble.map_or(&nothing, |trouble| &trouble.words);
+    say!("step      {step}{iteration}: {}", words[0]);
+    words[1..].iter().for_each(|word| say!("          {word}"));
+    let others: Vec<_> = history.troubles().iter().filter(|other| other.step != *step).collect();
+    if !others.is_empty() {
+        let first = others.iter().rev().take(LISTED).map(|other| other.step.to_string());
+        let more = if others.len() > LISTED { ", ..." } else { "" };
+        let list: Vec<_> = first.collect();
+        say!("others    {}{more} went wrong too; --step N looks at one of them", list.join(", "));
+    }
+    let count = finding.replayed.records.len();
+    let steps = if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+    match finding.run.save() {
+        Some(path) => {
+            let from = finding.from();
+            say!("from      {}, at step {from}: {steps} taken again", path.display());
+        }
+        None => say!("from      the beginning of the run: {steps} taken again"),
+    }
+}
+
+fn print_bits(finding: &Finding<'_>) {
+    let compared = finding.replayed.compared;
+    if let Some(difference) = &finding.replayed.difference {
+        say!("bits      others than those of the records: {}", in_words(difference));
+    }
+    match &finding.bits {
+        Bits::Same => say!(
+            "bits      the same in all {compared} that there are records of: the cause is in the \
+             data or the mathematics, not in driver or hardware"
+        ),
+        Bits::OtherAdapter { was, is } => {
+            say!("          the run was on {was}, and this is {is}: other bits are to be expected");
+            say!("          on the adapter of the run they would tell data from hardware");
+        }
+        Bits::Unsteady(difference) => {
+            say!("          and others again the next time: {}", in_words(difference));
+            say!(
+                "          this device does not give the same bits twice: look at the hardware \
+                 (memory, clock, heat) and the driver; evenkeel doctor checks the kernels"
+            );
+        }
+        Bits::Others => say!(
+            "          but the same each time now: a fault of the hardware at that time, another \
+             driver or version of the program, or settings that were changed on the way"
+        ),
+    }
+    if finding.bits != Bits::Same && finding.trouble.is_some() {
+        match finding.goes_wrong_here() {
+            true => say!("          the step goes wrong here as well: see the data all the same"),
+            false => say!("          the step does not go wrong here"),
+        }
+    }
+}
+
+fn in_words(difference: &Difference) -> String {
+    let Difference { step, field, then, now, ulps } = difference;
+    let number = |value: &Option<f64>| match value {
+        Some(value) => (*value as f32).to_string(),
+        None => "nothing".to_owned(),
+    };
+    let apart = match ulps {
+        Some(1) => ", 1 unit in the last place apart".to_owned(),
+        Some(ulps) => format!(", {ulps} units in the last place apart"),
+        None => String::new(),
+    };
+    let (then, now) = (number(then), number(now));
+    format!("first in step {step}, whose {field} was {then} and is {now}{apart}")
+}
+
+fn print_cause(finding: &Finding<'_>) {
+    if let Some(fault) = finding.fault()
+        && let Some(diagnosis) = &finding.replayed.diagnosis
+    {
+        say!("where     {}", fault.label);
+        diagnosis.to_string().lines().for_each(|line| say!("          {line}"));
+        if let Some(row) = finding.faulty_row() {
+            let (row, _) = &finding.replayed.rows[row];
+            say!("          it is a value of the record of {}, line {}", row.file, row.line);
+        }
+        return;
+    }
+    let standouts = finding.standouts();
+    if standouts.is_empty() {
+        return;
+    }
+    say!("gradients that stand out most, and their median in the steps before:");
+    let width = standouts.iter().map(|one| one.name.chars().count()).max().unwrap_or(0);
+    for standout in &standouts {
+        let Standout { name, gradient_norm, usual, weight_rms } = standout;
+        let usual = usual.map_or(String::new(), |usual| format!(", usually {usual:.3e}"));
+        let times = standout.times().map_or(String::new(), |times| format!(", {times:.1} times"));
+        say!(
+            "          {name:<width$}  norm {gradient_norm:.3e}{usual}{times}; weights of rms \
+             {weight_rms:.3e}"
+        );
+    }
+}
+
+fn print_batch(finding: &Finding<'_>) {
+    let mut rows: Vec<_> = finding.replayed.rows.iter().collect();
+    // NaN is larger than any number.
+    rows.sort_by(|a, b| b.1.unwrap_or(0.0).abs().total_cmp(&a.1.unwrap_or(0.0).abs()));
+    say!(
+        "batch     {} rows, each with its loss in front of the step, the largest first",
+        rows.len()
+    );
+    for (row, loss) in rows {
+        let loss = loss.map_or(String::new(), |loss| format!(": loss {loss:.4}"));
+        say!("          {}, line {}{loss}", row.file, row.line);
+        row.text.lines().for_each(|line| say!("            | {line}"));
+    }
+}
+
+/// All of it as one object.
+pub fn as_json(finding: &Finding<'_>, history: &History) -> Value {
+    let Finding { step, per_step, run, trouble, bits, replayed } = finding;
+    let again = match bits {
+        Bits::Unsteady(difference) => json!(difference),
+        _ => Value::Null,
+    };
+    let batch = replayed.rows.iter().enumerate().map(|(index, (row, loss))| {
+        json!({
+            "row": index,
+            "file": row.file,
+            "line": row.line,
+            "text": row.text,
+            "loss": loss.map(json_number),
+        })
+    });
+    json!({
+        "step": step,
+        "iteration": per_step.map(|per_step| (step + 1) * per_step),
+        "events": trouble.map(|trouble| &trouble.words),
+        "troubled_steps": history.troubles().iter().map(|one| one.step).collect::<Vec<_>>(),
+        "save": run.save().map(|path| path.display().to_string()),
+        "first_step": finding.from(),
+        "steps": replayed.records.len(),
+        "compared": replayed.compared,
+        "same_bits": *bits == Bits::Same,
+        "cause": bits.cause(),
+        "difference": replayed.difference,
+        "second_difference": again,
+        "goes_wrong_here": finding.goes_wrong_here(),
+        "now": finding.now().map(scalars),
+        "fault": finding.fault().map(fault),
+        "fault_row": finding.faulty_row(),
+        "gradients": finding.standouts(),
+        "batch": batch.collect::<Vec<_>>(),
+    })
+}
+
+fn scalars(record: &Record) -> Value {
+    record.scalars().map(|(name, value)| (name.to_owned(), json_number(value))).collect()
+}
+
+fn fault(fault: &ValueReport) -> Value {
+    json!({
+        "label": fault.label,
+        "kind": format!("{:?}", fault.kind),
+        "output": fault.output,
+        "microbatch": fault.microbatch,
+        "shape": fault.shape.dims,
+        "precision": fault.shape.precision.to_string(),
+        "nonfinite_count": fault.nonfinite_count,
+        "first_position": fault.first_position(),
+        "largest": fault.largest,
+    })
+}
