@@ -9,8 +9,10 @@ use super::bits::{Difference, json_number};
 use super::finding::{Bits, Finding, Standout};
 use super::history::History;
 
-/// Steps that are listed, at most.
+/// Steps and rows that are listed, at most.
 const LISTED: usize = 12;
+/// Characters of a row that are shown, at most.
+const SHOWN: usize = 2000;
 
 /// Nothing went wrong.
 pub fn nothing(history: &History) -> String {
@@ -123,6 +125,8 @@ fn print_cause(finding: &Finding<'_>) {
     }
     let standouts = finding.standouts();
     if standouts.is_empty() {
+        let lines = finding.replayed.diagnosis.as_ref().map(ToString::to_string);
+        lines.iter().flat_map(|lines| lines.lines()).for_each(|line| say!("          {line}"));
         return;
     }
     say!("gradients that stand out most, and their median in the steps before:");
@@ -142,14 +146,18 @@ fn print_batch(finding: &Finding<'_>) {
     let mut rows: Vec<_> = finding.replayed.rows.iter().collect();
     // NaN is larger than any number.
     rows.sort_by(|a, b| b.1.unwrap_or(0.0).abs().total_cmp(&a.1.unwrap_or(0.0).abs()));
-    say!(
-        "batch     {} rows, each with its loss in front of the step, the largest first",
-        rows.len()
-    );
-    for (row, loss) in rows {
+    say!("batch     {} rows, those with the largest loss before the step first", rows.len());
+    for (row, loss) in rows.iter().take(LISTED) {
         let loss = loss.map_or(String::new(), |loss| format!(": loss {loss:.4}"));
         say!("          {}, line {}{loss}", row.file, row.line);
-        row.text.lines().for_each(|line| say!("            | {line}"));
+        let shown: String = row.text.chars().take(SHOWN).collect();
+        shown.lines().for_each(|line| say!("            | {line}"));
+        if shown.len() < row.text.len() {
+            say!("            | ... ({} bytes)", row.text.len());
+        }
+    }
+    if rows.len() > LISTED {
+        say!("          and {} more; --json has them all", rows.len() - LISTED);
     }
 }
 

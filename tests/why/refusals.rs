@@ -1,0 +1,34 @@
+//! What cannot be looked into is named, with a way out.
+
+use std::fs;
+
+use crate::{Scene, WHY, programs, refuse};
+
+#[test]
+fn what_is_no_run_is_named() {
+    let Some(scene) = Scene::new() else { return };
+    scene.write_records(24, None);
+    let out = scene.tune("out", 0, &["--iters", "4", "--batch-size", "2"]);
+    let missing = scene.place.path("missing");
+    refuse(&[&missing], &[&missing, "there is no folder"]);
+    refuse(&[&scene.model], &["there is no metrics.jsonl"]);
+    refuse(&[&out, "--step", "4"], &["--step is 4", "metrics.jsonl", "counted from 0"]);
+    let output = programs::run(WHY, &[]);
+    assert_eq!(output.status.code(), Some(2));
+
+    // Records alone do not say what was computed, and a save is needed beside the settings.
+    let alone = scene.place.path("alone");
+    fs::create_dir(&alone).expect("a folder");
+    let copy = |name: &str| {
+        fs::copy(format!("{out}/{name}"), format!("{alone}/{name}")).expect("copied");
+    };
+    copy("metrics.jsonl");
+    let none = "neither the settings nor a save of a run of evenkeel lora or evenkeel train";
+    refuse(&[&alone, "--step", "2"], &[&alone, none, "--save-every"]);
+    copy("settings.yaml");
+    refuse(&[&alone, "--step", "2"], &[&alone, "there is no save of a run", "--save-every"]);
+
+    // Other records would make other batches.
+    scene.write_records(23, None);
+    refuse(&[&out, "--step", "2"], &["not the records that the run has learned from"]);
+}

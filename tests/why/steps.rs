@@ -1,0 +1,171 @@
+//! Steps that go wrong are found, and so is the reason.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::programs::{Place, borrowed};
+use crate::tiny_model::QUESTIONS;
+use crate::{Scene, WHY, programs, records, said, support, why};
+
+#[test]
+fn an_overflow_is_traced_to_its_operation() {
+    let Some(scene) = Scene::new() else { return };
+    let out = scene.broken();
+    let recorded = records(&out);
+    assert_eq!(recorded[20]["applied"], json!(1), "{}", recorded[20]);
+    assert_eq!(recorded[21]["applied"], json!(0), "{}", recorded[21]);
+    let before = fs::read(format!("{out}/metrics.jsonl")).expect("records");
+
+    let found = why(0, &[&out]);
+    assert_eq!((&found["step"], &found["iteration"]), (&json!(21), &json!(22)));
+    assert_eq!((&found["first_step"], &found["compared"]), (&json!(20), &json!(2)));
+    assert_eq!(found["troubled_steps"], json!([21, 22, 23]));
+    assert!(found["save"].as_str().expect("a path").contains("state.previous.safetensors"));
+    assert_eq!((&found["same_bits"], &found["difference"]), (&json!(true), &Value::Null));
+    assert_eq!(found["cause"], json!("data or mathematics"));
+    assert!(found["events"][0].as_str().expect("words").starts_with("skipped: "), "{found}");
+    // What is trained are the adapters of the only block, and what they read is finite.
+    let fault = &found["fault"];
+    assert!(fault["label"].as_str().expect("a name").starts_with("blocks.0."), "{fault}");
+    assert_eq!(fault["kind"], json!("Computed"));
+    assert!(fault["nonfinite_count"].as_u64().expect("a count") > 0);
+
+    // The records of the batch are those of their lines.
+    let batch = found["batch"].as_array().expect("rows");
+    assert_eq!(batch.len(), 2);
+    for row in batch {
+        let line = row["line"].as_u64().expect("a line") as usize;
+        let text = row["text"].as_str().expect("a text");
+        let [question, answer] = QUESTIONS[(line - 1) % 2];
+        assert!(text.contains(question) && text.contains(answer), "{line}: {text}");
+        assert!(row["file"].as_str().expect("a file").ends_with("train.jsonl"), "{row}");
+    }
+
+    // The same in words, and nothing in the folder is touched.
+    let text = said(&programs::run(WHY, &[&out, "--quiet"]), 0);
+    let label = fault["label"].as_str().expect("a name");
+    for part in [
+        "step      21 (iteration 22): skipped: ",
+        "state.previous.safetensors, at step 20: 2 steps taken again",
+        "the same in all 2",
+        "data or the mathematics",
+        "the first value that is not finite",
+        label,
+        "train.jsonl, line ",
+        "    | <|im_start|>user",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert_eq!(fs::read(format!("{out}/metrics.jsonl")).expect("records"), before);
+}
+
+#[test]
+fn a_spike_is_traced_to_its_record() {
+    let Some(scene) = Scene::new() else { return };
+    let strange = "zq9 xv7 kj3 wq8 zx2 vb6 qk1 jz4 xq5 vk0";
+    scene.write_records(40, Some((17, strange)));
+    let config = scene.place.write(
+        "spikes.yaml",
+        b"batch_size: 1\niters: 120\nsave_every: 50\nlearning_rate: 5e-3\nspike_threshold: 1.5\n\
+          lora_parameters: {rank: 8, scale: 2.0}\n",
+    );
+    let out = scene.tune("out", 0, &["-c", &config]);
+    // The third time that all records are learned, the guard has seen enough to judge.
+    let recorded = records(&out);
+    let loss = |step: &usize| recorded[*step]["loss"].as_f64().expect("a number");
+    let step = (80..120).max_by(|a, b| loss(a).total_cmp(&loss(b))).expect("steps");
+    let found = why(0, &[&out, "--step", &step.to_string()]);
+    assert_eq!((&found["same_bits"], &found["fault"]), (&json!(true), &Value::Null), "{found}");
+    assert_eq!(found["first_step"], json!(if step >= 100 { 100 } else { 0 }));
+    let events = found["events"].as_array().expect("events");
+    assert!(events.iter().any(|event| event.as_str().expect("words").contains("loss spike: ")));
+    let row = &found["batch"][0];
+    assert_eq!((&row["line"], found["batch"].as_array().expect("rows").len()), (&json!(17), 1));
+    assert!(row["text"].as_str().expect("a text").contains(strange), "{row}");
+    // Measured by itself it has the loss of its step: there is no dropout.
+    let measured = row["loss"].as_f64().expect("a number");
+    assert!((measured - loss(&step)).abs() < 1e-3 * measured, "{measured} {}", loss(&step));
+    let gradients = found["gradients"].as_array().expect("tensors");
+    assert!(!gradients.is_empty());
+    for tensor in gradients {
+        assert!(tensor["name"].as_str().expect("a name").starts_with("blocks.0."), "{tensor}");
+        let [norm, usual] = ["gradient_norm", "usual"].map(|name| tensor[name].as_f64());
+        assert!(norm.expect("a norm") > 0.0 && usual.expect("a median") > 0.0, "{tensor}");
+    }
+}
+
+/// Small runs over numbered lines.
+fn train(place: &Place, out: &str, data: &str, more: &[&str]) -> String {
+    let own = ["--out".to_owned(), place.path(out), "--data".to_owned(), place.path(data)];
+    let all: Vec<String> = own
+        .into_iter()
+        .chain(programs::SMALL.iter().chain(more).map(|argument| (*argument).to_owned()))
+        .collect();
+    programs::succeed("evenkeel train", &borrowed(&all));
+    place.path(out)
+}
+
+const TRAIN: [&str; 8] =
+    ["--steps", "12", "--save-every", "4", "--report-every", "5", "--sample", "0"];
+
+#[test]
+fn steps_of_a_training_are_taken_again() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let text: Vec<_> = (1..90).map(|line| format!("line {line} of the boat")).collect();
+    place.write("lines.txt", text.join("\n").as_bytes());
+    let out = train(&place, "out", "lines.txt", &[&TRAIN[..], &["--dropout", "0.1"]].concat());
+
+    let said = said(&programs::run(WHY, &[&out]), 0);
+    assert!(said.contains("nothing went wrong: none of 12 steps"), "{said}");
+    assert_eq!(why(0, &[&out])["step"], Value::Null);
+
+    // From a save that was kept, and from the beginning, since older ones were not.
+    for (step, first) in [(9_u64, 8), (3, 0)] {
+        let found = why(0, &[&out, "--step", &step.to_string()]);
+        assert_eq!((&found["first_step"], &found["step"]), (&json!(first), &json!(step)));
+        assert_eq!(found["same_bits"], json!(true), "{found}");
+        assert_eq!(found["compared"], json!(step - first + 1));
+        let batch = found["batch"].as_array().expect("rows");
+        assert_eq!(batch.len(), 4);
+        for row in batch {
+            let line = row["line"].as_u64().expect("a line") as usize;
+            let window = row["text"].as_str().expect("a text");
+            let at = text[line - 1..].join("\n").find(window);
+            assert!(at.is_some_and(|at| at <= text[line - 1].len()), "{line}: {window:?}");
+        }
+    }
+}
+
+#[test]
+fn windows_over_records_name_their_lines() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let lines: Vec<_> =
+        (1..60).map(|n| json!({ "text": format!("number {n} keeps the boat {n}") })).collect();
+    let text: Vec<_> = lines.iter().map(Value::to_string).collect();
+    place.write("lines.jsonl", text.join("\n").as_bytes());
+    let out = train(
+        &place,
+        "out",
+        "lines.jsonl",
+        &[&TRAIN[..], &["--tokenizer", "bpe:270", "--batch", "3"]].concat(),
+    );
+    let found = why(0, &[&out, "--step", "10"]);
+    assert_eq!((&found["same_bits"], &found["first_step"]), (&json!(true), &json!(8)));
+    let batch = found["batch"].as_array().expect("rows");
+    assert_eq!(batch.len(), 3);
+    for row in batch {
+        let line = row["line"].as_u64().expect("a line") as usize;
+        let record = lines[line - 1]["text"].as_str().expect("a text");
+        let window = row["text"].as_str().expect("a text");
+        let (begin, rest) = window.split_once("<|endoftext|>").unwrap_or((window, ""));
+        assert!(record.contains(begin), "{line}: {window:?}");
+        if let Some(next) = lines.get(line).filter(|_| !rest.is_empty()) {
+            let next = next["text"].as_str().expect("a text");
+            let rest = rest.split("<|endoftext|>").next().unwrap_or_default();
+            assert!(next.starts_with(rest), "{line}: {window:?}");
+        }
+    }
+}
