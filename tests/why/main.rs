@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tiny_model::{QUESTIONS, write_model};
 
 mod bits;
+mod differ;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;
@@ -49,6 +50,7 @@ impl Scene {
         let folder = self.place.path("data");
         fs::create_dir_all(&folder).expect("a folder");
         self.place.write("data/train.jsonl", lines.join("\n").as_bytes());
+        self.place.write("data/valid.jsonl", lines[0].as_bytes());
         folder
     }
 

@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod convert;
+mod diff;
 mod doctor;
 mod evaluate;
 mod fuse;
@@ -58,6 +59,8 @@ enum Command {
     Report(report::Options),
     /// Find out why a step of a run went wrong
     Why(why::Options),
+    /// Find where two runs part, or a run and this adapter
+    Diff(diff::Options),
     /// Print completions for a shell
     Completions(completions::Options),
 }
@@ -81,6 +84,7 @@ impl Command {
             Self::Doctor(options) => doctor::run(options).await,
             Self::Report(options) => report::run(options).await,
             Self::Why(options) => why::run(options).await,
+            Self::Diff(options) => diff::run(options).await,
             Self::Completions(options) => completions::run(options).await,
         }
     }

@@ -6,9 +6,9 @@
 
 pub mod bits;
 mod finding;
-mod history;
-mod run;
-mod steps;
+pub mod history;
+pub mod run;
+pub mod steps;
 mod told;
 
 use std::path::PathBuf;

@@ -19,14 +19,14 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// The first of these numbers that is another in the second record. What only a clock gives is
-    /// to be left out.
-    pub fn first<'a>(
+    /// Those of these numbers that are others in the second record. What only a clock gives is to be
+    /// left out.
+    pub fn each<'a>(
         then: &Record,
         now: &Record,
         fields: impl IntoIterator<Item = &'a str>,
-    ) -> Option<Self> {
-        fields.into_iter().find_map(|field| {
+    ) -> impl Iterator<Item = Self> {
+        fields.into_iter().filter_map(|field| {
             let (old, new) = (then.get(field), now.get(field));
             (!are_same(old, new)).then(|| Self {
                 step: now.step,
@@ -93,11 +93,11 @@ mod tests {
         let then = Record::new(3).with("loss", 0.5).with("gradient_norm", f64::NAN);
         let same = then.clone().with("tokens_per_second", 9.0);
         let fields = ["loss", "gradient_norm"];
-        assert_eq!(Difference::first(&then, &same, fields), None);
+        assert_eq!(Difference::each(&then, &same, fields).next(), None);
         let other = same.with("loss", f64::from(f32::from_bits(0.5_f32.to_bits() - 1)));
-        let found = Difference::first(&then, &other, fields).expect("another loss");
+        let found = Difference::each(&then, &other, fields).next().expect("another loss");
         assert_eq!((found.step, &*found.field, found.ulps), (3, "loss", Some(1)));
-        let missing = Difference::first(&Record::new(3), &then, fields).expect("no loss");
+        let missing = Difference::each(&Record::new(3), &then, fields).next().expect("no loss");
         assert_eq!((missing.then, missing.now, missing.ulps), (None, Some(0.5), None));
         assert!(!are_same(Some(0.0), Some(-0.0)));
     }

@@ -138,6 +138,16 @@ impl History {
         self.records.get(&step)
     }
 
+    /// All records, in the order of their steps.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// The last step that there is a record of.
+    pub fn last(&self) -> Option<u64> {
+        self.records.last_key_value().map(|(step, _)| *step)
+    }
+
     /// What was wrong with a step.
     pub fn trouble(&self, step: u64) -> Option<&Trouble> {
         self.troubles.iter().find(|trouble| trouble.step == step)

@@ -124,7 +124,7 @@ impl Replayed {
             self.compared += 1;
             if self.difference.is_none() {
                 let fields = now.scalars().map(|(name, _)| name);
-                self.difference = Difference::first(then, &now, fields);
+                self.difference = Difference::each(then, &now, fields).next();
             }
         }
         self.records.push(now);
