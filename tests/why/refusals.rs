@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::{Scene, WHY, programs, refuse};
+use serde_json::json;
+
+use crate::{Scene, WHY, programs, refuse, why};
 
 #[test]
 fn what_is_no_run_is_named() {
@@ -27,6 +29,14 @@ fn what_is_no_run_is_named() {
     refuse(&[&alone, "--step", "2"], &[&alone, none, "--save-every"]);
     copy("settings.yaml");
     refuse(&[&alone, "--step", "2"], &[&alone, "there is no save of a run", "--save-every"]);
+
+    // Data that have been moved are to be named.
+    let [data, moved] = ["data", "moved"].map(|name| scene.place.path(name));
+    fs::rename(&data, &moved).expect("moved");
+    refuse(&[&out, "--step", "2"], &[&data, "there is no folder"]);
+    let found = why(0, &[&out, "--step", "2", "--data", &moved]);
+    assert_eq!(found["same_bits"], json!(true), "{found}");
+    fs::rename(&moved, &data).expect("moved back");
 
     // Other records would make other batches.
     scene.write_records(23, None);

@@ -12,6 +12,7 @@ use evenkeel::run::{Ending, Signals, say};
 use evenkeel::{Gpu, Result, file};
 use serde_json::{Value, json};
 
+use crate::replay::Moved;
 use crate::why::bits::{Difference, json_number};
 use crate::why::history::History;
 use crate::why::run::Run;
@@ -39,6 +40,8 @@ pub struct Options {
     /// The last step that is taken again [default: that of the run]
     #[arg(long, value_name = "N", conflicts_with = "second")]
     step: Option<u64>,
+    #[command(flatten)]
+    moved: Moved,
     /// Write it as one page
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -102,7 +105,7 @@ async fn taken_again(
         None => history.last(),
     };
     let step = step.unwrap_or(0);
-    let mut run = Run::open(&folder, step)?;
+    let mut run = Run::open(&folder, step, &options.moved)?;
     let gpu = Gpu::new().await?;
     let mut begun = run.begin(&gpu, 0).await?;
     let steps = Steps { run: &run, history, signals, quiet: options.quiet };

@@ -9,6 +9,17 @@ use evenkeel::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// What is in another place than when the run read it, or on another machine.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Moved {
+    /// Where the data of the run are now, if they have been moved
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Where its model is now
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+}
+
 /// A save in the folder of a run, not read yet.
 pub struct Save<A> {
     pub path: PathBuf,

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use evenkeel::run::{Ending, Signals, say, warn};
 use evenkeel::{Gpu, Result};
 
+use crate::replay::Moved;
 use finding::{Bits, Finding};
 use history::History;
 use run::Run;
@@ -36,6 +37,8 @@ pub struct Options {
     /// were skipped, spiked, or made the run give up
     #[arg(long, value_name = "N")]
     step: Option<u64>,
+    #[command(flatten)]
+    moved: Moved,
     /// Print one object of JSON
     #[arg(long)]
     json: bool,
@@ -56,7 +59,7 @@ pub async fn run(options: Options) -> Result<Ending> {
         }
         return Ok(Ending::Done);
     };
-    let mut run = Run::open(&folder, step)?;
+    let mut run = Run::open(&folder, step, &options.moved)?;
     if run.save().is_none() {
         warn(format!(
             "there is no save before step {step}: all steps are taken again from the beginning of \
@@ -85,7 +88,10 @@ pub async fn run(options: Options) -> Result<Ending> {
             begun.go_back().await?;
             match again.take(&mut begun, until, false).await? {
                 None => return Ok(signals.received().map_or(Ending::Done, Ending::Stopped)),
-                Some(Replayed { difference: Some(difference), .. }) => Bits::Unsteady(difference),
+                Some(Replayed { difference: Some(difference), .. }) => {
+                    let operation = steps.unsteady_operation(&mut begun, difference.step).await?;
+                    Bits::Unsteady { difference, operation }
+                }
                 Some(_) => Bits::Others,
             }
         }

@@ -11,7 +11,7 @@ use super::resume::{About, check_data, state_files};
 use super::settings::{Settings, over};
 use super::setup::Setup;
 use super::sources;
-use crate::replay::{Around, Begun, Row};
+use crate::replay::{Around, Begun, Moved, Row};
 
 /// The settings as they were resolved last, in the folder of a run.
 pub const SETTINGS: &str = "settings.yaml";
@@ -33,10 +33,10 @@ impl Replay {
     ///
     /// # Errors
     /// [`Error::File`] where there is no save, and what is wrong with the settings.
-    pub fn open(folder: &Path, step: u64) -> Result<Self> {
+    pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
         let around = Around::<About>::find(folder, state_files(folder).to_vec(), step)?;
         let written = folder.join(SETTINGS);
-        let settings = match &around.behind {
+        let mut settings = match &around.behind {
             Some(about) => about.settings.clone(),
             // What the run was changed to since its last save.
             None if written.is_file() => {
@@ -45,6 +45,10 @@ impl Replay {
             }
             None => around.last.settings.clone(),
         };
+        if let Some(data) = moved.data.first() {
+            settings.data = Some(data.clone());
+        }
+        settings.model = moved.model.clone().or(settings.model);
         Ok(Self { around, settings, setup: None })
     }
 

@@ -12,7 +12,7 @@ use super::place::{About, LAST, PREVIOUS};
 use super::settings::{Ground, Resolved, Settings, resolve};
 use super::tokens::Kind;
 use super::{CONFIGURATION, Prepared, open_model, split};
-use crate::replay::{Around, Begun, Row};
+use crate::replay::{Around, Begun, Moved, Row};
 
 /// A run, and where it is taken up again.
 pub struct Replay {
@@ -32,7 +32,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`Error::File`] where there is no save, and what is wrong with the options.
-    pub fn open(folder: &Path, step: u64) -> Result<Self> {
+    pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
         let mut paths = keep::paths(folder);
         paths.extend([LAST, PREVIOUS].map(|name| folder.join(name)));
         let around = Around::<About>::find(folder, paths, step)?;
@@ -45,7 +45,9 @@ impl Replay {
             }
             None => around.last.options.clone(),
         };
-        let options = Options { quiet: true, ..options };
+        let data = if moved.data.is_empty() { options.data } else { moved.data.clone() };
+        let model = moved.model.clone().or(options.model);
+        let options = Options { data, model, quiet: true, ..options };
         Ok(Self { around, folder: folder.to_owned(), options, ready: None })
     }
 

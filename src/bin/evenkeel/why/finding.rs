@@ -21,8 +21,9 @@ pub enum Bits {
     Same,
     /// Another adapter or driver than that of the run has others, as is to be expected.
     OtherAdapter { was: String, is: String },
-    /// They are others than those of the records, and the next time others again: where that began.
-    Unsteady(Difference),
+    /// They are others than those of the records, and the next time others again: where that began, and
+    /// the first operation with another result, if a few tries showed one.
+    Unsteady { difference: Difference, operation: Option<String> },
     /// They are others than those of the records, and each time the same.
     Others,
 }
@@ -33,7 +34,7 @@ impl Bits {
         match self {
             Self::Same => "data or mathematics",
             Self::OtherAdapter { .. } => "another adapter or driver",
-            Self::Unsteady(_) => "hardware or driver",
+            Self::Unsteady { .. } => "hardware or driver",
             Self::Others => "driver, hardware at that time, or another version or settings",
         }
     }

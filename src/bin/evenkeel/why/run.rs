@@ -6,7 +6,7 @@ use evenkeel::train::Batch;
 use evenkeel::{Error, Gpu, Result};
 
 use crate::lora;
-use crate::replay::{Begun, Row};
+use crate::replay::{Begun, Moved, Row};
 use crate::train;
 
 /// A run, and where it is taken up again.
@@ -21,12 +21,12 @@ impl Run {
     /// # Errors
     /// [`Error::File`] for a folder of another program, or without a save; what is wrong with the
     /// settings.
-    pub fn open(folder: &Path, step: u64) -> Result<Self> {
+    pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
         if lora::Replay::is_in(folder) {
-            return Ok(Self::Lora(Box::new(lora::Replay::open(folder, step)?)));
+            return Ok(Self::Lora(Box::new(lora::Replay::open(folder, step, moved)?)));
         }
         if train::Replay::is_in(folder) {
-            return Ok(Self::Train(Box::new(train::Replay::open(folder, step)?)));
+            return Ok(Self::Train(Box::new(train::Replay::open(folder, step, moved)?)));
         }
         let reason = "there are records in this folder, but neither the settings nor a save of a run \
                       of evenkeel lora or evenkeel train, so its steps cannot be taken again; runs \

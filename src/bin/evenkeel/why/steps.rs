@@ -15,6 +15,8 @@ use crate::replay::{Begun, Row};
 
 /// Steps whose gradients a step is compared with, at most.
 const BEFORE: usize = 64;
+/// How often an operation with results that change is looked for.
+const TRIES: usize = 4;
 /// Rows whose loss is measured one by one, at most.
 const MEASURED: usize = 64;
 
@@ -107,6 +109,28 @@ impl Steps<'_> {
             rows.push((row, loss));
         }
         Ok(rows)
+    }
+
+    /// The operation, in the order of the computation, whose result is not the same each time that a
+    /// step is taken.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn unsteady_operation(&self, begun: &mut Begun, step: u64) -> Result<Option<String>> {
+        begun.go_back().await?;
+        while begun.trainer.steps() < step {
+            begun.trainer.step(&self.run.batch(begun.trainer.steps())?).await?;
+        }
+        let batch = self.run.batch(step)?;
+        let first = begun.trainer.diagnose(&batch).await?;
+        for _ in 0..TRIES {
+            let again = begun.trainer.diagnose(&batch).await?;
+            let mut both = first.values.iter().zip(&again.values);
+            if let Some((value, _)) = both.find(|(value, other)| value != other) {
+                return Ok(Some(value.label.clone()));
+            }
+        }
+        Ok(None)
     }
 
     fn bar(&self, steps: u64) -> ProgressBar {

@@ -76,8 +76,11 @@ fn print_bits(finding: &Finding<'_>) {
             say!("          the run was on {was}, and this is {is}: other bits are to be expected");
             say!("          on the adapter of the run they would tell data from hardware");
         }
-        Bits::Unsteady(difference) => {
+        Bits::Unsteady { difference, operation } => {
             say!("          and others again the next time: {}", in_words(difference));
+            if let Some(operation) = operation {
+                say!("          the first operation with another result is {operation}");
+            }
             say!(
                 "          this device does not give the same bits twice: look at the hardware \
                  (memory, clock, heat) and the driver; evenkeel doctor checks the kernels"
@@ -85,7 +88,8 @@ fn print_bits(finding: &Finding<'_>) {
         }
         Bits::Others => say!(
             "          but the same each time now: a fault of the hardware at that time, another \
-             driver or version of the program, or settings that were changed on the way"
+             driver or version of the program, or settings that were changed on the way; evenkeel \
+             doctor checks the kernels"
         ),
     }
     if finding.bits != Bits::Same && finding.trouble.is_some() {
@@ -165,7 +169,11 @@ fn print_batch(finding: &Finding<'_>) {
 pub fn as_json(finding: &Finding<'_>, history: &History) -> Value {
     let Finding { step, per_step, run, trouble, bits, replayed } = finding;
     let again = match bits {
-        Bits::Unsteady(difference) => json!(difference),
+        Bits::Unsteady { difference, .. } => json!(difference),
+        _ => Value::Null,
+    };
+    let operation = match bits {
+        Bits::Unsteady { operation, .. } => json!(operation),
         _ => Value::Null,
     };
     let batch = replayed.rows.iter().enumerate().map(|(index, (row, loss))| {
@@ -190,6 +198,7 @@ pub fn as_json(finding: &Finding<'_>, history: &History) -> Value {
         "cause": bits.cause(),
         "difference": replayed.difference,
         "second_difference": again,
+        "unsteady_operation": operation,
         "goes_wrong_here": finding.goes_wrong_here(),
         "now": finding.now().map(scalars),
         "fault": finding.fault().map(fault),
