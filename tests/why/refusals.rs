@@ -42,3 +42,34 @@ fn what_is_no_run_is_named() {
     scene.write_records(23, None);
     refuse(&[&out, "--step", "2"], &["not the records that the run has learned from"]);
 }
+
+/// Signals are those of Unix, and only Linux says who listens for them.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_ends_it() {
+    use std::process::{Command, Stdio};
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    let Some(scene) = Scene::new() else { return };
+    scene.write_records(24, None);
+    let out = scene.tune("out", 0, &["--iters", "120", "--batch-size", "1", "--save-every", "60"]);
+    let mut command = crate::command(WHY, &[&*out, "--step", "59"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("started");
+    let (status, begun) = (format!("/proc/{}/status", child.id()), Instant::now());
+    let listens = || {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask & 2 != 0)
+    };
+    while !listens() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it does not listen for signals");
+        sleep(Duration::from_millis(2));
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(130));
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}

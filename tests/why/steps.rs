@@ -176,3 +176,55 @@ fn windows_over_records_name_their_lines() {
         }
     }
 }
+
+/// Whatever a run does between two saves is done again: microbatches, dropout, blocks, whole weights,
+/// and a loss scale that is looked for.
+#[test]
+fn every_kind_of_run_is_taken_again() {
+    let Some(scene) = Scene::new() else { return };
+    scene.write_records(24, None);
+    let yaml = b"lora_parameters: {rank: 4, alpha: 8, dropout: 0.1}\nquantize: q8_0\n";
+    let config = scene.place.write("blocks.yaml", yaml);
+    let kinds: [(&str, &[&str]); 3] = [
+        ("blocks", &["-c", &config, "--grad-accumulation-steps", "2"]),
+        ("full", &["--fine-tune-type", "full", "--optimizer", "adamw", "--grad-checkpoint"]),
+        ("f16", &["--precision", "f16", "--learning-rate", "1e-3", "--batch-size", "3"]),
+    ];
+    for (name, more) in kinds {
+        let own = ["--iters", "8", "--save-every", "4", "--learning-rate", "1e-3"];
+        let own = if name == "f16" { &own[..4] } else { &own[..] };
+        let out = scene.tune(name, 0, &[own, more].concat());
+        let steps = records(&out).len() as u64;
+        for (step, first) in [(steps - 1, steps / 2), (1, 0)] {
+            let found = why(0, &[&out, "--step", &step.to_string()]);
+            assert_eq!(found["same_bits"], json!(true), "{name}: {found}");
+            assert_eq!(found["first_step"], json!(first), "{name}");
+            assert_eq!(found["iteration"], json!((step + 1) * (8 / steps)), "{name}");
+            let rows = found["batch"].as_array().expect("rows").len() as u64;
+            let expected = if name == "f16" { 3 } else { 4 * (8 / steps) };
+            assert_eq!(rows, expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn settings_are_those_that_the_step_was_taken_with() {
+    let Some(scene) = Scene::new() else { return };
+    scene.write_records(24, None);
+    let out = scene.tune("out", 0, &["--iters", "6", "--learning-rate", "1e-3"]);
+    let changed = ["--resume", &out, "--iters", "9", "--clip", "0.01", "--learning-rate", "5e-3"];
+    programs::succeed("evenkeel lora", &changed);
+    let found = why(0, &[&out, "--step", "8"]);
+    assert_eq!((&found["same_bits"], &found["first_step"]), (&json!(true), &json!(6)), "{found}");
+    // A run that was killed before it saved has them in its folder alone.
+    fs::remove_file(format!("{out}/state.safetensors")).expect("removed");
+    let found = why(0, &[&out, "--step", "8"]);
+    assert_eq!((&found["same_bits"], &found["first_step"]), (&json!(true), &json!(6)), "{found}");
+    // Those of before would have given other steps.
+    let settings = scene.place.read("out/settings.yaml");
+    let before = settings.replace("learning_rate: 0.005", "learning_rate: 0.001");
+    assert_ne!(settings, before);
+    fs::write(format!("{out}/settings.yaml"), before).expect("written");
+    let found = why(1, &[&out, "--step", "8"]);
+    assert_eq!(found["difference"]["field"], json!("learning_rate"), "{found}");
+}

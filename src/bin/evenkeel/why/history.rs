@@ -125,7 +125,8 @@ impl History {
         let serious = self.troubles.iter().rposition(|trouble| !trouble.is_routine);
         let mut at = serious.or(self.troubles.len().checked_sub(1))?;
         let in_row = |at: usize| self.troubles[at - 1].step + 1 == self.troubles[at].step;
-        let mut belongs = self.troubles[at].has_given_up || self.troubles[at].is_behind_the_end();
+        let is_end = self.troubles[at].has_given_up || self.troubles[at].is_behind_the_end();
+        let mut belongs = serious.is_none() || is_end;
         while at > 0 && in_row(at) && (belongs || !self.troubles[at - 1].is_routine) {
             at -= 1;
             belongs |= self.troubles[at].has_given_up;
