@@ -150,6 +150,22 @@ fn steps_of_a_training_are_taken_again() {
 }
 
 #[test]
+fn a_training_that_overflows_is_traced() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let out = train(&place, "out", "text.txt", &[&TRAIN[..], &["--lr", "1e25"]].concat());
+    let recorded = records(&out);
+    let last = recorded.iter().rposition(|record| record["applied"] == json!(1)).expect("a step");
+    assert!(last < 11, "the steps are to overflow: {}", recorded[11]);
+    let found = why(0, &[&out]);
+    assert_eq!((&found["step"], &found["iteration"]), (&json!(last + 1), &Value::Null));
+    assert_eq!(found["same_bits"], json!(true), "{found}");
+    let label = found["fault"]["label"].as_str().unwrap_or_else(|| panic!("{found}"));
+    let text = said(&programs::run(WHY, &[&out]), 0);
+    assert!(text.contains(&format!("where     {label}")) && text.contains("text.txt, line "));
+}
+
+#[test]
 fn windows_over_records_name_their_lines() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
