@@ -288,6 +288,9 @@ mod tests {
         assert_eq!(texts(&found), ["zero", "one\n", "two\n"]);
         let records: Vec<_> = found.documents().iter().map(|one| one.is_record).collect();
         assert_eq!((records, found.files().len()), (vec![true, true, false], 2));
+        let places: Vec<_> = found.documents().iter().map(|one| (one.file, one.line)).collect();
+        assert_eq!(places, [(0, 1), (0, 2), (1, 1)]);
+        assert!(found.files()[1].ends_with("b.txt"));
         assert_eq!(told.last(), Some(&(found.bytes(), found.bytes())));
     }
 

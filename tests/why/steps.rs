@@ -21,6 +21,7 @@ fn an_overflow_is_traced_to_its_operation() {
     assert_eq!((&found["step"], &found["iteration"]), (&json!(21), &json!(22)));
     assert_eq!((&found["first_step"], &found["compared"]), (&json!(20), &json!(2)));
     assert_eq!(found["troubled_steps"], json!([21, 22, 23]));
+    assert_eq!((&found["gave_up"], &found["nonfinite"]), (&json!(23), &json!(true)));
     assert!(found["save"].as_str().expect("a path").contains("state.previous.safetensors"));
     assert_eq!((&found["same_bits"], &found["difference"]), (&json!(true), &Value::Null));
     assert_eq!(found["cause"], json!("data or mathematics"));
@@ -30,6 +31,12 @@ fn an_overflow_is_traced_to_its_operation() {
     assert!(fault["label"].as_str().expect("a name").starts_with("blocks.0."), "{fault}");
     assert_eq!(fault["kind"], json!("Computed"));
     assert!(fault["nonfinite_count"].as_u64().expect("a count") > 0);
+
+    // The step before it is the one with that learning rate, and all rows are lost.
+    let leap = &found["leap"];
+    assert_eq!((&leap["step"], &found["fault_row"]), (&json!(20), &Value::Null), "{found}");
+    assert!(leap["name"].as_str().expect("a name").starts_with("blocks.0."), "{leap}");
+    assert!(leap["learning_rate"].as_f64().expect("a rate") > 1e20, "{leap}");
 
     // The records of the batch are those of their lines.
     let batch = found["batch"].as_array().expect("rows");
@@ -61,6 +68,9 @@ fn an_overflow_is_traced_to_its_operation() {
         "state.previous.safetensors, at step 20: 2 steps taken again",
         "the same in all 2",
         "data or the mathematics",
+        "          training gave up in step 23",
+        "others    22-23 went wrong too",
+        "before    step 20 made blocks.0.",
         "the first value that is not finite",
         label,
         "train.jsonl, line ",
@@ -97,6 +107,7 @@ fn a_spike_is_traced_to_its_record() {
     // Measured by itself it has the loss of its step: there is no dropout.
     let measured = row["loss"].as_f64().expect("a number");
     assert!((measured - loss(&step)).abs() < 1e-3 * measured, "{measured} {}", loss(&step));
+    assert_eq!(found["leap"], Value::Null, "{found}");
     let gradients = found["gradients"].as_array().expect("tensors");
     assert!(!gradients.is_empty());
     for tensor in gradients {
@@ -243,4 +254,18 @@ fn settings_are_those_that_the_step_was_taken_with() {
     fs::write(format!("{out}/settings.yaml"), before).expect("written");
     let found = why(1, &[&out, "--step", "8"]);
     assert_eq!(found["difference"]["field"], json!("learning_rate"), "{found}");
+}
+
+/// A run that begins in the folder of one that is over has its last save as the one before for a while.
+#[test]
+fn a_save_of_an_earlier_run_is_not_taken() {
+    let Some(scene) = Scene::new() else { return };
+    scene.write_records(24, None);
+    let more = ["--learning-rate", "1e-3", "--batch-size", "2"];
+    let out = scene.tune("out", 0, &[&["--iters", "4"][..], &more].concat());
+    let stale = fs::read(format!("{out}/state.safetensors")).expect("a save");
+    let out = scene.tune("out", 0, &[&["--iters", "3", "--seed", "5"][..], &more].concat());
+    fs::write(format!("{out}/state.previous.safetensors"), stale).expect("written");
+    let found = why(0, &[&out, "--step", "2"]);
+    assert_eq!((&found["same_bits"], &found["first_step"]), (&json!(true), &json!(0)), "{found}");
 }

@@ -1,6 +1,6 @@
 //! A run of `lora` or `train` that is taken up again at one of its saves: what both have in common.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evenkeel::nn::LanguageModel;
 use evenkeel::run::{Saved, warn};
@@ -39,17 +39,17 @@ pub struct Around<A> {
 }
 
 impl<A: Serialize + DeserializeOwned + Clone> Around<A> {
-    /// Looks at the saves that are there, in whatever order.
+    /// Looks at the last save of a run, and at others, in whatever order.
     ///
     /// # Errors
     /// [`Error::File`] where none of them can be used.
-    pub fn find(folder: &std::path::Path, paths: Vec<PathBuf>, step: u64) -> Result<Self> {
-        let mut saves = Vec::new();
-        for path in paths.into_iter().filter(|path| path.is_file()) {
-            match Saved::<A>::peek(&path) {
-                Ok((steps, about)) => saves.push(Save { path, steps, about }),
-                Err(error) => warn(format!("{error}; it is passed over")),
-            }
+    pub fn find(folder: &Path, last: PathBuf, others: Vec<PathBuf>, step: u64) -> Result<Self> {
+        let last = Save::<A>::peek(last);
+        let mut saves: Vec<_> = others.into_iter().filter_map(Save::<A>::peek).collect();
+        if let Some(last) = last {
+            // What has come further is of an earlier run in this folder.
+            saves.retain(|save| save.steps <= last.steps);
+            saves.push(last);
         }
         saves.sort_by_key(|save| save.steps);
         let Some(last) = saves.last().map(|save| save.about.clone()) else {
@@ -65,6 +65,17 @@ impl<A: Serialize + DeserializeOwned + Clone> Around<A> {
 }
 
 impl<A: Serialize + DeserializeOwned> Save<A> {
+    /// A save, if it is there and can be used.
+    fn peek(path: PathBuf) -> Option<Self> {
+        if !path.is_file() {
+            return None;
+        }
+        let found = Saved::<A>::peek(&path).map_err(|error| {
+            warn(format!("{error}; it is passed over"));
+        });
+        found.ok().map(|(steps, about)| Self { path, steps, about })
+    }
+
     /// Reads the tensors.
     ///
     /// # Errors

@@ -241,6 +241,11 @@ async fn learn(
         describe::settings(&settings, &trainer, split.training.tokens());
     }
     if let Some(saved) = &place.saved {
+        if let Some(was) = saved.about.device.as_ref().filter(|was| **was != device_of(&gpu)) {
+            run::warn(format!(
+                "the run was on {was}; on this adapter its bits are others from here on"
+            ));
+        }
         place.changes.iter().for_each(|change| say!("changed  {change}"));
         if !quiet {
             say!("resumed  at step {} of {}", saved.checkpoint.steps(), settings.steps);

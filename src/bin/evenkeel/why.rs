@@ -14,7 +14,7 @@ mod told;
 use std::path::PathBuf;
 
 use evenkeel::run::{Ending, Signals, say, warn};
-use evenkeel::{Gpu, Result};
+use evenkeel::{Error, Gpu, Result};
 
 use crate::replay::Moved;
 use finding::{Bits, Finding};
@@ -68,9 +68,11 @@ pub async fn run(options: Options) -> Result<Ending> {
     }
     let gpu = Gpu::new().await?;
     let trouble = history.trouble(step);
-    // Gradients that are not finite have no norms to be compared.
-    let watches = trouble.is_none_or(|trouble| !trouble.is_nonfinite);
-    let mut begun = run.begin(&gpu, u32::from(watches)).await?;
+    let mut begun = match run.begin(&gpu, 1).await {
+        // What the run had room for fits without a look at the tensors.
+        Err(Error::OutOfMemory { .. }) => run.begin(&gpu, 0).await?,
+        begun => begun?,
+    };
     let steps = Steps { run: &run, history: &history, signals: &signals, quiet: options.quiet };
     let Some(replayed) = steps.take(&mut begun, step, true).await? else {
         return Ok(signals.received().map_or(Ending::Done, Ending::Stopped));

@@ -34,7 +34,8 @@ impl Replay {
     /// # Errors
     /// [`Error::File`] where there is no save, and what is wrong with the settings.
     pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
-        let around = Around::<About>::find(folder, state_files(folder).to_vec(), step)?;
+        let [last, previous] = state_files(folder);
+        let around = Around::<About>::find(folder, last, vec![previous], step)?;
         let written = folder.join(SETTINGS);
         let mut settings = match &around.behind {
             Some(about) => about.settings.clone(),

@@ -33,9 +33,9 @@ impl Replay {
     /// # Errors
     /// [`Error::File`] where there is no save, and what is wrong with the options.
     pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
-        let mut paths = keep::paths(folder);
-        paths.extend([LAST, PREVIOUS].map(|name| folder.join(name)));
-        let around = Around::<About>::find(folder, paths, step)?;
+        let mut others = keep::paths(folder);
+        others.push(folder.join(PREVIOUS));
+        let around = Around::<About>::find(folder, folder.join(LAST), others, step)?;
         let written = folder.join(CONFIGURATION);
         let options = match &around.behind {
             Some(about) => about.options.clone(),

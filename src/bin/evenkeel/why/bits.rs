@@ -1,7 +1,11 @@
 //! Whether numbers are the same, bit by bit, and how far apart they are.
 
-use evenkeel::watch::Record;
+use evenkeel::watch::{Record, scalar};
 use serde::Serialize;
+
+/// Numbers that count something: they have no last place.
+const COUNTS: [&str; 4] =
+    [scalar::APPLIED, scalar::SKIPPED_TOTAL, scalar::NONFINITE_COUNT, scalar::ZERO_COUNT];
 
 /// Two numbers of a step that are to be the same and are not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,7 +18,7 @@ pub struct Difference {
     pub then: Option<f64>,
     #[serde(serialize_with = "number_or_name")]
     pub now: Option<f64>,
-    /// Units in the last place of f32 between them, where both are numbers.
+    /// Units in the last place of f32 between them, where both are finite and count nothing.
     pub ulps: Option<u64>,
 }
 
@@ -33,7 +37,10 @@ impl Difference {
                 field: field.to_owned(),
                 then: old,
                 now: new,
-                ulps: old.zip(new).and_then(|(old, new)| ulps(old, new)),
+                ulps: old
+                    .zip(new)
+                    .filter(|_| !COUNTS.contains(&field))
+                    .and_then(|(old, new)| ulps(old, new)),
             })
         })
     }
@@ -100,5 +107,8 @@ mod tests {
         let missing = Difference::each(&Record::new(3), &then, fields).next().expect("no loss");
         assert_eq!((missing.then, missing.now, missing.ulps), (None, Some(0.5), None));
         assert!(!are_same(Some(0.0), Some(-0.0)));
+        let [none, one] = [0.0, 1.0].map(|count| Record::new(3).with("zero_count", count));
+        let counted = Difference::each(&none, &one, ["zero_count"]).next().expect("another");
+        assert_eq!(counted.ulps, None);
     }
 }

@@ -14,6 +14,10 @@ const NAMED: usize = 5;
 /// Gradients below this share of the global norm do not matter.
 const SHARE: f64 = 0.01;
 
+/// Updates above this share of their weights, and weights of a root mean square above that, are a leap.
+const LEAP: f64 = 0.3;
+const LARGE: f64 = 1.0;
+
 /// What the bits of steps say, taken again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Bits {
@@ -57,6 +61,35 @@ impl Standout {
     }
 }
 
+/// A step that was most of what a tensor is after it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Leap {
+    pub step: u64,
+    pub name: String,
+    /// Of the weights after the step.
+    pub weight_rms: f64,
+    /// Of the change beside that.
+    pub update_to_weight: f64,
+    pub learning_rate: Option<f64>,
+}
+
+impl Leap {
+    /// Weights that start at 0 leave it by their first steps, but not so far.
+    fn of(tensor: &TensorTelemetry, records: &[Record]) -> Option<Self> {
+        let is_leap = tensor.update_to_weight > LEAP && tensor.weight_rms > LARGE;
+        is_leap.then(|| Self {
+            step: tensor.step,
+            name: tensor.name.clone(),
+            weight_rms: tensor.weight_rms,
+            update_to_weight: tensor.update_to_weight,
+            learning_rate: records
+                .iter()
+                .find(|record| record.step == tensor.step)
+                .and_then(|record| record.get(scalar::LEARNING_RATE)),
+        })
+    }
+}
+
 /// All that is known of a step.
 pub struct Finding<'a> {
     pub step: u64,
@@ -97,8 +130,18 @@ impl Finding<'_> {
         let fault = self.fault()?;
         let rows = self.run.microbatch();
         let is_of_rows = fault.shape.dims.len() == 3 && fault.shape.dims[0] == rows;
-        let row = fault.first_position().filter(|_| is_of_rows)?[0] + fault.microbatch * rows;
+        // What is wrong in all rows is no matter of one.
+        let is_one = fault.nonfinite_count * rows <= fault.shape.count();
+        let position = fault.first_position().filter(|_| is_of_rows && is_one)?;
+        let row = position[0] + fault.microbatch * rows;
         (row < self.replayed.rows.len()).then_some(row)
+    }
+
+    /// The largest leap of a tensor in the steps before.
+    pub fn leap(&self) -> Option<Leap> {
+        let before = self.replayed.tensors.iter().flatten().filter(|one| one.step < self.step);
+        let leaps = before.filter_map(|tensor| Leap::of(tensor, &self.replayed.records));
+        leaps.max_by(|a, b| a.weight_rms.total_cmp(&b.weight_rms))
     }
 
     /// The tensors whose gradients are farthest from those of the steps before; without any, those with
@@ -143,6 +186,31 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
         assert_eq!(median(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn a_leap_is_told_from_first_steps() {
+        let tensor = |weight_rms, update_to_weight| TensorTelemetry {
+            step: 4,
+            name: "a".to_owned(),
+            gradient_norm: 1.0,
+            largest_gradient: 1.0,
+            nonfinite_count: 0,
+            zero_count: 0,
+            weight_rms,
+            largest_weight: 1.0,
+            update_rms: weight_rms * update_to_weight,
+            update_to_weight,
+            frozen_share: 0.0,
+            clipped_share: 0.0,
+            eps_share: None,
+        };
+        let records = [Record::new(4).with(scalar::LEARNING_RATE, 7.0)];
+        let leap = Leap::of(&tensor(50.0, 1.0), &records).expect("a leap");
+        assert_eq!((leap.step, leap.learning_rate), (4, Some(7.0)));
+        // From 0, and of a gain.
+        assert_eq!(Leap::of(&tensor(1e-3, 1.0), &records), None);
+        assert_eq!(Leap::of(&tensor(1.1, 1e-3), &records), None);
     }
 
     #[test]

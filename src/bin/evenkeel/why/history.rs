@@ -159,6 +159,11 @@ impl History {
         &self.troubles
     }
 
+    /// The step after which the run gave up.
+    pub fn gave_up(&self) -> Option<u64> {
+        self.troubles.iter().find(|trouble| trouble.has_given_up).map(|trouble| trouble.step)
+    }
+
     /// How many steps there are records of.
     pub fn len(&self) -> usize {
         self.records.len()
@@ -216,6 +221,7 @@ mod tests {
         behind.events = vec!["skipped: training had given up".to_owned()];
         let history: History = [overflow(0), overflow(1), last, behind].into_iter().collect();
         assert_eq!(history.find(None).expect("a step"), Some(0));
+        assert_eq!(history.gave_up(), Some(2));
         let error = history.find(Some(3)).expect_err("not computed").to_string();
         assert!(error.contains("given up"), "{error}");
     }

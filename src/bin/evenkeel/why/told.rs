@@ -6,7 +6,7 @@ use evenkeel::watch::Record;
 use serde_json::{Value, json};
 
 use super::bits::{Difference, json_number};
-use super::finding::{Bits, Finding, Standout};
+use super::finding::{Bits, Finding, Leap, Standout};
 use super::history::History;
 
 /// Steps and rows that are listed, at most.
@@ -33,6 +33,7 @@ pub fn print(finding: &Finding<'_>, history: &History) {
     print_step(finding, history);
     print_bits(finding);
     print_cause(finding);
+    print_leap(finding);
     print_batch(finding);
 }
 
@@ -44,12 +45,16 @@ fn print_step(finding: &Finding<'_>, history: &History) {
     let words = trouble.map_or(&nothing, |trouble| &trouble.words);
     say!("step      {step}{iteration}: {}", words[0]);
     words[1..].iter().for_each(|word| say!("          {word}"));
+    if let Some(end) = history.gave_up() {
+        say!("          training gave up in step {end}");
+    }
     let others: Vec<_> = history.troubles().iter().filter(|other| other.step != *step).collect();
     if !others.is_empty() {
-        let first = others.iter().rev().take(LISTED).map(|other| other.step.to_string());
-        let more = if others.len() > LISTED { ", ..." } else { "" };
-        let list: Vec<_> = first.collect();
-        say!("others    {}{more} went wrong too; --step N looks at one of them", list.join(", "));
+        let list = ranges(others.into_iter().map(|other| other.step));
+        let first = list.len().saturating_sub(LISTED);
+        let more = if first > 0 { "..., " } else { "" };
+        let list = list[first..].join(", ");
+        say!("others    {more}{list} went wrong too; --step N looks at one of them");
     }
     let count = finding.replayed.records.len();
     let steps = if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
@@ -62,12 +67,31 @@ fn print_step(finding: &Finding<'_>, history: &History) {
     }
 }
 
+/// Steps, those in a row together.
+fn ranges(steps: impl Iterator<Item = u64>) -> Vec<String> {
+    let mut rows: Vec<[u64; 2]> = Vec::new();
+    for step in steps {
+        match rows.last_mut() {
+            Some([_, last]) if *last + 1 == step => *last = step,
+            _ => rows.push([step, step]),
+        }
+    }
+    let text = |[first, last]: [u64; 2]| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    rows.into_iter().map(text).collect()
+}
+
 fn print_bits(finding: &Finding<'_>) {
     let compared = finding.replayed.compared;
     if let Some(difference) = &finding.replayed.difference {
         say!("bits      others than those of the records: {}", in_words(difference));
     }
     match &finding.bits {
+        Bits::Same if finding.trouble.is_none() => {
+            say!("bits      the same in all {compared} that there are records of");
+        }
         Bits::Same => say!(
             "bits      the same in all {compared} that there are records of: the cause is in the \
              data or the mathematics, not in driver or hardware"
@@ -120,11 +144,11 @@ fn print_cause(finding: &Finding<'_>) {
         && let Some(diagnosis) = &finding.replayed.diagnosis
     {
         say!("where     {}", fault.label);
-        diagnosis.to_string().lines().for_each(|line| say!("          {line}"));
         if let Some(row) = finding.faulty_row() {
             let (row, _) = &finding.replayed.rows[row];
-            say!("          it is a value of the record of {}, line {}", row.file, row.line);
+            say!("          in the row of {}, line {}", row.file, row.line);
         }
+        diagnosis.to_string().lines().for_each(|line| say!("          {line}"));
         return;
     }
     let standouts = finding.standouts();
@@ -144,6 +168,23 @@ fn print_cause(finding: &Finding<'_>) {
              {weight_rms:.3e}"
         );
     }
+}
+
+/// What made the weights that the step began with, where one of the steps before stands out.
+fn print_leap(finding: &Finding<'_>) {
+    let Some(Leap { step, name, weight_rms, update_to_weight, learning_rate }) = finding.leap()
+    else {
+        return;
+    };
+    let percent = 100.0 * update_to_weight;
+    let rate = learning_rate.map_or(String::new(), |rate| format!(" ({:e} there)", rate as f32));
+    say!(
+        "before    step {step} made {name} of rms {weight_rms:.3e}, {percent:.0} % of it in one go;"
+    );
+    say!(
+        "          healthy updates are about 0.1 % of their weights: lower the learning rate{rate}, or \
+         clip harder"
+    );
 }
 
 fn print_batch(finding: &Finding<'_>) {
@@ -189,6 +230,8 @@ pub fn as_json(finding: &Finding<'_>, history: &History) -> Value {
         "step": step,
         "iteration": per_step.map(|per_step| (step + 1) * per_step),
         "events": trouble.map(|trouble| &trouble.words),
+        "gave_up": history.gave_up(),
+        "nonfinite": trouble.map(|trouble| trouble.is_nonfinite),
         "troubled_steps": history.troubles().iter().map(|one| one.step).collect::<Vec<_>>(),
         "save": run.save().map(|path| path.display().to_string()),
         "first_step": finding.from(),
@@ -204,6 +247,7 @@ pub fn as_json(finding: &Finding<'_>, history: &History) -> Value {
         "fault": finding.fault().map(fault),
         "fault_row": finding.faulty_row(),
         "gradients": finding.standouts(),
+        "leap": finding.leap(),
         "batch": batch.collect::<Vec<_>>(),
     })
 }
@@ -224,4 +268,15 @@ fn fault(fault: &ValueReport) -> Value {
         "first_position": fault.first_position(),
         "largest": fault.largest,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_in_a_row_stand_together() {
+        assert_eq!(ranges([1, 2, 3, 7, 9, 10].into_iter()), ["1-3", "7", "9-10"]);
+        assert!(ranges(std::iter::empty()).is_empty());
+    }
 }
