@@ -5,21 +5,57 @@
 //! [`Windows`] cuts batches from a part of it: batch `index` of a seed is always the same, whatever
 //! was drawn before, so a run can be resumed or repeated exactly. [`PaddedBatches`] are of examples of
 //! all lengths.
+//!
+//! Natively, data may be larger than memory: a [`RecordReader`] reads records one by one, a
+//! [`TokenCache`] keeps their tokens in a file, [`CachedWindows`] cuts batches from it, and
+//! [`Prefetch`] makes batches of any kind ahead of the device.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod cached_windows;
 mod decode;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 mod documents;
 #[cfg(not(target_arch = "wasm32"))]
+mod fingerprint;
+#[cfg(not(target_arch = "wasm32"))]
+mod json_lines;
+#[cfg(not(target_arch = "wasm32"))]
+mod lines;
+#[cfg(not(target_arch = "wasm32"))]
+mod object;
+#[cfg(not(target_arch = "wasm32"))]
+mod parallel;
+#[cfg(not(target_arch = "wasm32"))]
+mod prefetch;
+#[cfg(not(target_arch = "wasm32"))]
 mod read;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 mod records;
 mod sequences;
 mod shuffle;
+#[cfg(not(target_arch = "wasm32"))]
+mod token_cache;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use cached_windows::{CachedWindows, WindowOrder, WindowSource};
+#[cfg(not(target_arch = "wasm32"))]
+pub use fingerprint::Fingerprint;
+#[cfg(not(target_arch = "wasm32"))]
+pub use json_lines::{JsonRecord, RecordOptions, RecordReader, Skipped, Text};
+#[cfg(not(target_arch = "wasm32"))]
+pub use lines::TextEncoding;
+#[cfg(not(target_arch = "wasm32"))]
+pub use parallel::parallel_map;
+#[cfg(not(target_arch = "wasm32"))]
+pub use prefetch::{BatchSource, LoaderStatistics, Prefetch, SeededBatches};
+pub use shuffle::Shuffle;
+#[cfg(not(target_arch = "wasm32"))]
+pub use token_cache::{CacheKey, TokenCache};
 
 pub use decode::decode;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub(crate) use decode::with_unix_lines;
-#[cfg(feature = "run")]
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use documents::{BadRecords, Document, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};
@@ -230,13 +266,8 @@ impl Windows<'_> {
 
     /// First tokens of the `count` windows of batch `index`: uniform, with replacement.
     pub fn starts(&self, seed: u32, index: u64, count: usize) -> impl Iterator<Item = usize> {
-        let positions = (self.tokens.len() - self.context) as u128;
-        (0..count).map(move |window| {
-            let counter = [window as u32, index as u32, (index >> 32) as u32, 0];
-            let [high, low, ..] = threefry4x32(counter, [seed, 0, 0, DOMAIN_WINDOWS]);
-            let word = (u128::from(high) << 32) | u128::from(low);
-            ((word * positions) >> 64) as usize
-        })
+        let positions = (self.tokens.len() - self.context) as u64;
+        window_starts(positions, seed, index, count).map(|start| start as usize)
     }
 
     /// Batch `index` of a seed: `count` windows as inputs `tokens` and `targets`, the latter one
@@ -250,6 +281,16 @@ impl Windows<'_> {
         }
         Batch::new().with("tokens", tokens).with("targets", targets)
     }
+}
+
+/// Positions below `positions` for the windows of batch `index`.
+fn window_starts(positions: u64, seed: u32, index: u64, count: usize) -> impl Iterator<Item = u64> {
+    (0..count).map(move |window| {
+        let counter = [window as u32, index as u32, (index >> 32) as u32, 0];
+        let [high, low, ..] = threefry4x32(counter, [seed, 0, 0, DOMAIN_WINDOWS]);
+        let word = (u128::from(high) << 32) | u128::from(low);
+        ((word * u128::from(positions)) >> 64) as u64
+    })
 }
 
 fn empty(what: String, marked: bool) -> Error {

@@ -104,6 +104,8 @@
 //! kept. A *policy* decides what a step does with its gradients. A *reference* is the same
 //! computation as plain f64 loops.
 
+#[cfg(doctest)]
+mod book;
 pub mod data;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// The mark that says how a text is encoded: its bytes, and what they say. The longer of two that
 /// begin alike comes first.
-const MARKS: [(&[u8], Encoding); 5] = [
+pub(super) const MARKS: [(&[u8], Encoding); 5] = [
     (&[0xef, 0xbb, 0xbf], Encoding::Utf8),
     (&[0xff, 0xfe, 0, 0], Encoding::Utf32(u32::from_le_bytes)),
     (&[0, 0, 0xfe, 0xff], Encoding::Utf32(u32::from_be_bytes)),
@@ -13,17 +13,18 @@ const MARKS: [(&[u8], Encoding); 5] = [
 ];
 
 #[derive(Clone, Copy)]
-enum Encoding {
+pub(super) enum Encoding {
     Utf8,
     Utf16(fn([u8; 2]) -> u16),
     Utf32(fn([u8; 4]) -> u32),
 }
 
 /// What was read before something that is no text, where that stands, and what it is.
-struct Fault {
+pub(super) struct Fault {
     before: String,
-    offset: usize,
-    what: String,
+    pub(super) offset: usize,
+    /// With an @ where its place belongs.
+    pub(super) what: String,
 }
 
 /// The characters of a text that comes from outside; `name` stands in messages.
@@ -102,7 +103,7 @@ fn utf8(bytes: &[u8]) -> Result<String, Fault> {
     })
 }
 
-fn utf16(bytes: &[u8], word: fn([u8; 2]) -> u16) -> Result<String, Fault> {
+pub(super) fn utf16(bytes: &[u8], word: fn([u8; 2]) -> u16) -> Result<String, Fault> {
     let (words, rest) = bytes.as_chunks::<2>();
     let (mut text, mut offset) = (String::with_capacity(bytes.len() / 2), 0);
     for character in char::decode_utf16(words.iter().map(|&bytes| word(bytes))) {
@@ -120,7 +121,7 @@ fn utf16(bytes: &[u8], word: fn([u8; 2]) -> u16) -> Result<String, Fault> {
     whole(text, rest, offset)
 }
 
-fn utf32(bytes: &[u8], word: fn([u8; 4]) -> u32) -> Result<String, Fault> {
+pub(super) fn utf32(bytes: &[u8], word: fn([u8; 4]) -> u32) -> Result<String, Fault> {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut text = String::with_capacity(bytes.len() / 4);
     for (at, &bytes) in words.iter().enumerate() {
@@ -144,7 +145,7 @@ fn whole(text: String, rest: &[u8], offset: usize) -> Result<String, Fault> {
 
 /// What a text without a mark is instead of UTF-8, if it looks like something else. Of UTF-16, one
 /// byte of each character is below 0x20 in all alphabets, and NUL in what ASCII has.
-fn unmarked(bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn unmarked(bytes: &[u8]) -> Option<&'static str> {
     let is_control = |byte: u8| byte < 0x20 && !(0x09..=0x0d).contains(&byte);
     let (mut controls, mut counts, mut nul) = ([0_usize; 4], [0_usize; 4], false);
     for (at, &byte) in bytes.iter().enumerate() {

@@ -302,7 +302,7 @@ mod tests {
             (b"{\"text\": \" \"}\n{\"text\": \"b\"}", 1, "its text is empty"),
             (b"{\"text\": 7}\n{\"text\": \"b\"}", 1, "its text is 7, which is no text"),
             (b"{\"body\": \"c\"}\n{\"text\": \"b\"}", 1, "it has no field \"text\", but body"),
-            (b"[1]\n{\"text\": \"b\"}", 1, "expected a JSON object with a field \"text\""),
+            (b"[1]\n{\"text\": \"b\"}", 1, "it is no JSON object"),
             (b"{\"text\": \"a\", \"text\": \"b\"}\n{\"text\": \"b\"}", 1, "\"text\" twice"),
             (b"{\"text\": \"\xff\"}\n{\"text\": \"b\"}", 1, "it is no UTF-8"),
         ] {

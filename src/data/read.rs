@@ -17,17 +17,27 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     read_at_most(path.as_ref(), LARGEST)
 }
 
-fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+/// What is known of a file or a pipe before it is opened: to open a device may do something.
+pub(super) fn metadata(path: &Path) -> Result<Metadata> {
     let refuse = |reason: String| Error::File { path: path.to_owned(), reason };
-    let unreadable = |error| refuse(format!("the text cannot be read: {error}"));
-    // Before it is opened: to open a device may do something.
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if metadata.is_dir() {
         return Err(refuse("this is a folder; give a file with a text".into()));
     }
     if is_device(&metadata) {
         return Err(refuse("this is a device; give a file with a text".into()));
     }
+    Ok(metadata)
+}
+
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::File { path: path.to_owned(), reason: format!("the text cannot be read: {error}") }
+}
+
+fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let refuse = |reason: String| Error::File { path: path.to_owned(), reason };
+    let unreadable = |error| unreadable(path, &error);
+    let metadata = metadata(path)?;
     let large = |size: String| {
         refuse(format!("the text has {size} bytes; a text of at most {most} can be learned"))
     };

@@ -1,9 +1,12 @@
 //! Files of options, what a dry run says, and the dial.
 
+use std::fs;
+
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::programs::{Place, SMALL, lines};
-use crate::{TRAIN, is_there, programs, run, support};
+use crate::{TRAIN, arguments, is_there, programs, run, support};
 
 /// The options that a dry run prints, which are a configuration by themselves.
 fn dry_run(arguments: &[&str]) -> String {
@@ -50,6 +53,54 @@ fn files_come_after_the_command_line_and_before_the_preset() {
     crate::refuse(&["--config".into(), bad], 3, &["bad.toml", "batch cannot be \"many\""]);
     let bad = place.write("bad.json", b"{}");
     crate::refuse(&["--config".into(), bad], 3, &["bad.json", ".yaml, .yml or .toml"]);
+}
+
+#[test]
+fn learning_rates_fall_as_asked() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let common = ["--steps", "10", "--warmup", "2", "--lr", "0.01", "--sample", "0", "--quiet"];
+    // Shares of the highest rate in the last four steps, down to a fifth.
+    let wsd = |fall: fn(f64) -> f64| [0.0, 0.25, 0.5, 0.75].map(|x| 0.2 + 0.8 * (1.0 - fall(x)));
+    let since_start = [7.0, 8.0, 9.0, 10.0].map(|step: f64| (2.0 / step).sqrt());
+    for (shape, expected) in
+        [("wsd", wsd(f64::sqrt)), ("wsd-linear", wsd(|x| x)), ("inverse-sqrt", since_start)]
+    {
+        let more = ["--schedule", shape, "--decay", "4", "--final-lr", "0.2"];
+        let more = [&common[..], &more].concat();
+        crate::succeed(&arguments(&place, shape, &["text.txt"], &more));
+        let records = lines(&place.read(&format!("{shape}/metrics.jsonl")));
+        let share = |step: usize| records[step]["learning_rate"].as_f64().expect("a rate") / 0.01;
+        for (step, expected) in (6..10).zip(expected) {
+            let found = share(step);
+            assert!((found - expected).abs() < 1e-6, "{shape}, step {step}: {found}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn models_are_of_the_averages_where_they_are_kept() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let more = ["--steps", "20", "--sample", "20", "--ema", "0.9", "--lr", "0.02"];
+    crate::succeed(&arguments(&place, "out", &["text.txt"], &more));
+    let file = |name: &str| fs::read(place.path(&format!("out/{name}"))).expect("a file");
+    let (model, save) = (file("model/model.safetensors"), file("checkpoint.safetensors"));
+    let [model, save] =
+        [&model, &save].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+    let names = model.names();
+    let name = names.iter().find(|name| name.ends_with("ln_f.weight")).expect("the last norm");
+    let written = model.tensor(name).expect("it");
+    let average = save.tensor("evenkeel/average/norm.weight").expect("an average");
+    assert_eq!(written.data(), average.data());
+    assert_ne!(written.data(), save.tensor("norm.weight").expect("a weight").data());
+    // It goes on with them.
+    let out = place.path("out");
+    programs::succeed(TRAIN, &["--resume", &out, "--steps", "24", "--quiet", "--sample", "0"]);
+    for (value, says) in [("1", "--ema is 1"), ("-0.5", "--ema is -0.5")] {
+        let more = arguments(&place, "bad", &["text.txt"], &["--ema", value]);
+        crate::refuse(&more, 3, &[says, "below 1"]);
+    }
 }
 
 #[test]

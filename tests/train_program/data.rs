@@ -103,12 +103,17 @@ fn damaged_records_are_named_and_left_out_on_request() {
     let data = ["records.jsonl"];
     let more = ["--steps", "2", "--sample", "0"];
     let fatal = arguments(&place, "out", &data, &more);
-    refuse(&fatal, 3, &["records.jsonl, line 2: EOF", "--bad-records skip"]);
+    refuse(&fatal, 3, &["records.jsonl, line 2: it is no JSON", "--bad-records skip"]);
     let all = arguments(&place, "out", &data, &[&more[..], &["--bad-records", "skip"]].concat());
     let output = crate::run(&all);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    for part in ["line 2: EOF", "line 4: it is empty", "line 5: its text is empty", "line 7: it"] {
+    for part in [
+        "line 2: it is no JSON: EOF",
+        "line 4: it is empty",
+        "line 5: its text is empty",
+        "line 7: it",
+    ] {
         assert!(errors.contains(part), "{part:?} is missing in {errors}");
     }
     assert_eq!(losses(&place, "out").len(), 2);

@@ -4,9 +4,11 @@
 //! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
 //! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
-//! that run under Node, [`real_model`] a model to compare with, [`steps`] runs programs.
+//! that run under Node, [`real_model`] a model to compare with, [`book`] builds the book, [`steps`] runs
+//! programs.
 
 mod backends;
+mod book;
 mod browser;
 mod chromium;
 mod drivers;
@@ -47,6 +49,8 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Build the book into target/book, and follow its links
+    Book,
     /// Check that the library compiles for browsers
     CheckWasm,
 }
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Test(options) => tests::run(&options),
         Command::Web(options) => web::run(&options),
         Command::BenchBrowser { arguments } => web::bench(&arguments),
+        Command::Book => book::build(),
         Command::CheckWasm => wasm::Compiler::find_or_install().and_then(wasm::Compiler::check),
     };
     match result {

@@ -19,11 +19,16 @@ use crate::wasm::Compiler;
 use crate::web;
 
 /// Files in tests/ that use no GPU. All others run on each driver.
-const CPU_TESTS: [&str; 5] = ["backends", "gradients", "shader_contract", "text", "watch"];
+const CPU_TESTS: [&str; 7] =
+    ["backends", "book", "gradients", "loader", "shader_contract", "text", "watch"];
 
 /// Leaves the tests that pages cannot run: `tests!` and the kernel table put all others into modules
 /// of these names.
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
+
+/// The tests of the program `evenkeel`, which are about files, options and ends, and not about drivers:
+/// they run on the faster driver.
+const ON_ONE_DRIVER: [&str; 3] = ["commands", "lora_program", "train_program"];
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
 /// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs them natively, and Chromium on
@@ -144,8 +149,9 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
         // Once on SwiftShader, the slowest driver, is enough.
         let in_pages = browser::test_programs()?;
         println!("==> on {driver} these run in Chromium, below: {}", in_pages.join(", "));
-        let (shared, native): (Vec<_>, Vec<_>) =
-            gpu_tests.iter().partition(|name| in_pages.contains(name));
+        println!("==> on {driver} these do not run: {}", ON_ONE_DRIVER.join(", "));
+        let rest = gpu_tests.iter().filter(|name| !ON_ONE_DRIVER.contains(&name.as_str()));
+        let (shared, native): (Vec<_>, Vec<_>) = rest.partition(|name| in_pages.contains(name));
         report.push(watch(format!("GPU tests on {driver}"), programs(&native), options)?);
         let rest = programs(&shared).args(["--no-fail-fast", "--"]).args(NOT_IN_PAGES);
         let name = format!("GPU tests on {driver} that no page can run");

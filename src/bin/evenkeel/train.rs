@@ -277,7 +277,7 @@ async fn learn(
     let mut ending = signals.received().map_or(Ending::Done, Ending::Stopped);
     let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
     if sampled {
-        ending = sample::write(&trainer, &settings, tokens, prompt, &outputs, signals).await?;
+        ending = sample::write(&mut trainer, &settings, tokens, prompt, &outputs, signals).await?;
     }
     describe::outputs(&outputs, &ended, sampled);
     Ok(ending)
@@ -338,8 +338,9 @@ async fn dry_run(place: &Place) -> Result<Ending> {
     match options.budget.filter(|_| place.options.steps.is_none()) {
         Some(Budget::Time(_)) => {
             say!("# steps follow from --budget, once the time of a step is measured");
-            let Options { warmup, evaluate_every, save_every, .. } = place.options;
-            let unknown = Options { steps: None, warmup, evaluate_every, save_every, ..options };
+            let Options { warmup, decay, evaluate_every, save_every, .. } = place.options;
+            let unknown =
+                Options { steps: None, warmup, decay, evaluate_every, save_every, ..options };
             run::print_bytes(describe::options(&unknown).as_bytes());
         }
         // They are set.

@@ -131,8 +131,11 @@ impl MlxLora {
         }
     }
 
-    /// Reads the fields of an `adapter_config.json`.
-    fn from_json(text: &str) -> Result<Self> {
+    /// The words of an `adapter_config.json` that mlx-lm wrote.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] for what is missing or is no adapter of this kind.
+    pub fn from_json(text: &str) -> Result<Self> {
         let fields: Value =
             serde_json::from_str(text).map_err(|error| invalid(CONFIG, error.to_string()))?;
         let missing = |name: &str| invalid(CONFIG, format!("it has no {name} as mlx-lm writes it"));

@@ -89,12 +89,19 @@ pub struct Options {
     /// How the learning rate falls [default: cosine]
     #[arg(long, value_name = "SHAPE", help_heading = "Training")]
     pub schedule: Option<Shape>,
+    /// Steps at the end in which the learning rate of wsd falls [default: a fifth]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub decay: Option<usize>,
     /// Steps in which the learning rate rises [default: a twentieth, at most 200]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup: Option<usize>,
     /// Share of the highest learning rate at the end [default: 0.1]
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     pub final_lr: Option<f64>,
+    /// Keeps an average of the weights with this decay, such as 0.999, which is what is validated,
+    /// sampled and written as a model; 0 keeps none [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
+    pub ema: Option<f64>,
     /// Weight decay of matrices
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     pub weight_decay: Option<f64>,
@@ -229,6 +236,12 @@ pub enum Shape {
     Linear,
     /// Falls as half a cosine
     Cosine,
+    /// Stays, and falls as 1 - sqrt in the last steps: how many is --decay
+    Wsd,
+    /// Stays, and falls evenly in the last steps
+    WsdLinear,
+    /// Falls with the square root of the steps, and has no end
+    InverseSqrt,
 }
 
 /// What activations are stored in.

@@ -6,6 +6,7 @@ use evenkeel::nn::{Generator, LanguageModel};
 use evenkeel::run::{self, Ending, Outputs, Signals};
 use evenkeel::train::Trainer;
 
+use super::session::learned;
 use super::settings::Settings;
 use super::tokens::Tokens;
 
@@ -14,15 +15,15 @@ use super::tokens::Tokens;
 /// # Errors
 /// Those of the device and of the file.
 pub async fn write(
-    trainer: &Trainer<LanguageModel>,
+    trainer: &mut Trainer<LanguageModel>,
     settings: &Settings,
     tokens: &Tokens,
     prompt: &[u32],
     outputs: &Outputs,
     signals: &Signals,
 ) -> Result<Ending> {
-    let generator =
-        Generator::new(trainer.gpu(), trainer.parameters(), &trainer.model().gpt).await?;
+    let (gpu, gpt) = (trainer.gpu().clone(), trainer.model().gpt.clone());
+    let generator = Generator::new(&gpu, learned(trainer).await?, &gpt).await?;
     let mut stream = tokens.tokenizer.decode_stream(true);
     let mut written = String::new();
     let mut show = |text: String| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use evenkeel::data::Split;
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
+use evenkeel::plan::Parameters;
 use evenkeel::run::{self, Monitor, Outputs, ProfiledSteps, Saved, Signals, say, warn};
 use evenkeel::train::{Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
@@ -163,20 +164,24 @@ impl<'a> Session<'a> {
         let (seed, rows) = (trainer.seed(), self.fixed.settings.batch);
         let batch = |index| self.fixed.split.validation.batch(seed, index, rows);
         let batches: Vec<_> = (0..VALIDATION_BATCHES).map(batch).collect();
-        Ok(trainer.evaluate_all(&batches).await?.into())
+        let loss = match trainer.ema() {
+            Some(_) => trainer.evaluate_averaged_all(&batches).await?,
+            None => trainer.evaluate_all(&batches).await?,
+        };
+        Ok(loss.into())
     }
 
-    async fn write_best(&self, trainer: &Trainer<LanguageModel>) -> Result<()> {
+    async fn write_best(&self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
         let path = self.fixed.out.join(BEST_SAVE);
         Saved::write_copy(&path, &trainer.checkpoint().await?, &self.about)?;
         self.export(trainer, BEST).await.map(drop)
     }
 
     /// Writes the model with its tokenizer as a Hugging Face folder.
-    async fn export(&self, trainer: &Trainer<LanguageModel>, name: &str) -> Result<PathBuf> {
+    async fn export(&self, trainer: &mut Trainer<LanguageModel>, name: &str) -> Result<PathBuf> {
         let folder = self.fixed.out.join(name);
         let export = Export::new(self.fixed.settings.config.clone(), Precision::F32);
-        export.save(trainer.parameters(), &folder).await?;
+        export.save(learned(trainer).await?, &folder).await?;
         self.fixed.tokens.write(&folder)?;
         Ok(folder)
     }
@@ -251,6 +256,17 @@ impl<'a> Session<'a> {
             say!("saved    at step {} of {steps}; --resume {out} goes on", self.saved_at);
         }
         result.map(|()| ended)
+    }
+}
+
+/// What a run has learned: the averages of the weights where they are kept.
+///
+/// # Errors
+/// As [`Trainer::averaged`].
+pub async fn learned(trainer: &mut Trainer<LanguageModel>) -> Result<&Parameters> {
+    match trainer.ema() {
+        Some(_) => trainer.averaged().await,
+        None => Ok(trainer.parameters()),
     }
 }
 

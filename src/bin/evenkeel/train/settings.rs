@@ -2,7 +2,7 @@
 
 use evenkeel::hugging_face::{Config, Family};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Sampling};
-use evenkeel::train::{Clip, Schedule, Trainer, TrainerBuilder};
+use evenkeel::train::{Clip, DecayShape, Ema, Schedule, Trainer, TrainerBuilder};
 use evenkeel::{Error, Precision, Result};
 
 use super::budget::Budget;
@@ -22,6 +22,9 @@ pub struct Settings {
     pub weight_decay: f64,
     pub shape: Shape,
     pub final_factor: f64,
+    /// Steps at the end in which the learning rate falls, of schedules that have such a part.
+    pub decay: usize,
+    pub ema: Option<Ema>,
     pub steps: usize,
     pub warmup: usize,
     pub batch: usize,
@@ -133,10 +136,13 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
     check("--clip", clip, not_negative(clip.into()), "finite and above 0, or 0 for none")?;
     let final_factor = options.final_lr.unwrap_or(0.1);
     check("--final-lr", final_factor, not_negative(final_factor), "finite and not negative")?;
+    let ema = options.ema.unwrap_or(0.0);
+    check("--ema", ema, (0.0..1.0).contains(&ema), "at least 0 and below 1")?;
     let temperature = options.temperature.unwrap_or(0.8);
     check("--temperature", temperature, not_negative(temperature), "finite and not negative")?;
     check("--top-k", 0, options.top_k != Some(0), "at least 1")?;
     let warmup = options.warmup.unwrap_or((steps / 20).clamp(1, 200)).min(steps);
+    let decay = options.decay.unwrap_or((steps / 5).max(1)).min(steps - warmup);
     let (config, gpt) = model(options, sizes, context, ground)?;
     let seed = options.seed.unwrap_or(0);
     Ok(Settings {
@@ -148,6 +154,8 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
         weight_decay: options.weight_decay.unwrap_or(rule.weight_decay(sizes.weight_decay)),
         shape: options.schedule.unwrap_or(Shape::Cosine),
         final_factor,
+        decay,
+        ema: (ema > 0.0).then_some(Ema { decay: ema, warmup: true }),
         steps,
         warmup,
         batch,
@@ -243,18 +251,28 @@ impl Settings {
 
     /// The place where another shape is added: a variant of [`Shape`], and its schedule here.
     fn schedule(&self) -> Schedule {
-        let &Self { warmup, steps: total, final_factor, .. } = self;
+        let &Self { warmup, decay, steps: total, final_factor, .. } = self;
+        let stable =
+            |shape| Schedule::WarmupStableDecay { warmup, decay, total, shape, final_factor };
         match self.shape {
             Shape::Constant => Schedule::Constant { warmup },
             Shape::Linear => Schedule::Linear { warmup, total, final_factor },
             Shape::Cosine => Schedule::Cosine { warmup, total, final_factor },
+            Shape::Wsd => stable(DecayShape::OneMinusSqrt),
+            Shape::WsdLinear => stable(DecayShape::Linear),
+            Shape::InverseSqrt => Schedule::InverseSquareRoot { warmup },
         }
     }
 
     /// A trainer of it, not built yet.
     pub fn builder(&self) -> TrainerBuilder<LanguageModel> {
         let model = LanguageModel { gpt: self.gpt.clone(), batch: self.batch, time: self.context };
-        self.with_optimizer(Trainer::builder(model))
+        let builder = self.with_optimizer(Trainer::builder(model));
+        let builder = match self.ema {
+            Some(ema) => builder.ema(ema),
+            None => builder,
+        };
+        builder
             .clip(if self.clip > 0.0 { Clip::Norm(self.clip) } else { Clip::None })
             .schedule(self.schedule())
             .precision(self.precision)
@@ -290,6 +308,7 @@ impl Settings {
             schedule: Some(self.shape),
             warmup: Some(self.warmup),
             final_lr: Some(self.final_factor),
+            decay: matches!(self.shape, Shape::Wsd | Shape::WsdLinear).then_some(self.decay),
             weight_decay: Some(self.weight_decay),
             clip: Some(self.clip),
             precision: Some(match self.precision {
