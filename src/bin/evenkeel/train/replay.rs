@@ -1,16 +1,17 @@
 //! Steps of a run that are taken again, with the batches that they had.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use evenkeel::train::Batch;
-use evenkeel::{Error, Gpu, Result};
+use evenkeel::{Gpu, Result};
 
 use super::config;
 use super::keep;
 use super::options::Options;
 use super::place::{About, LAST, PREVIOUS};
 use super::settings::{Ground, Resolved, Settings, resolve};
-use super::tokens::Kind;
+use super::tokens::{Kind, Tokens};
 use super::{CONFIGURATION, Prepared, open_model, split};
 use crate::replay::{Around, Begun, Moved, Row};
 
@@ -31,7 +32,7 @@ impl Replay {
     /// Reads what there is of a run up to a step.
     ///
     /// # Errors
-    /// [`Error::File`] where there is no save, and what is wrong with the options.
+    /// [`Error::File`](evenkeel::Error) where there is no save, and what is wrong with the options.
     pub fn open(folder: &Path, step: u64, moved: &Moved) -> Result<Self> {
         let mut others = keep::paths(folder);
         others.push(folder.join(PREVIOUS));
@@ -65,7 +66,7 @@ impl Replay {
     /// measured every so many steps; 0 for never.
     ///
     /// # Errors
-    /// What is wrong with data, model and save, or [`Error::OutOfMemory`].
+    /// What is wrong with data, model and save, or [`Error::OutOfMemory`](evenkeel::Error).
     pub async fn begin(&mut self, gpu: &Gpu, watch_every: u32) -> Result<Begun> {
         let about = &self.around.last;
         let prepared = Prepared::of(&self.options, &self.folder, Some(about))?;
@@ -92,7 +93,7 @@ impl Replay {
     /// The batch of a step.
     ///
     /// # Errors
-    /// [`Error::Data`] for data that are too short.
+    /// [`Error::Data`](evenkeel::Error) for data that are too short.
     pub fn batch(&self, step: u64) -> Result<Batch> {
         let (prepared, settings) = self.ready();
         let windows = settings.batch * settings.accumulation;
@@ -133,27 +134,48 @@ impl Replay {
 /// File and line of tokens, by their place among all of them.
 fn places(prepared: &Prepared, starts: &[usize]) -> Result<Vec<(String, usize)>> {
     let (documents, tokens) = (&prepared.documents, &prepared.tokens);
-    let mut found = vec![None; starts.len()];
-    let mut begin = 0;
+    let mut rows: Vec<_> = (0..starts.len()).collect();
+    rows.sort_by_key(|&row| starts[row]);
+    let mut rows = rows.into_iter().peekable();
+    let mut found = vec![(String::new(), 0); starts.len()];
+    let mut newlines = Newlines::default();
+    let (mut begin, mut left) = (0, documents.documents().len());
     for document in documents.documents() {
-        let end = begin + tokens.count(document)?;
-        for (place, &start) in found.iter_mut().zip(starts) {
-            if (begin..end).contains(&start) {
-                let file = documents.files()[document.file].display().to_string();
-                let before = &tokens.ids[begin..start];
-                let lines =
-                    if document.is_record { 0 } else { tokens.text(before)?.matches('\n').count() };
-                *place = Some((file, document.line + lines));
-            }
-        }
-        begin = end;
-        if found.iter().all(Option::is_some) {
+        if rows.peek().is_none() {
             break;
         }
+        left -= 1;
+        let end = if left == 0 { tokens.ids.len() } else { begin + tokens.count(document)? };
+        let (mut at, mut line) = (begin, document.line);
+        while let Some(row) = rows.next_if(|&row| starts[row] < end) {
+            if !document.is_record {
+                line += newlines.in_all(tokens, &tokens.ids[at..starts[row]])?;
+                at = starts[row];
+            }
+            found[row] = (documents.files()[document.file].display().to_string(), line);
+        }
+        begin = end;
     }
-    let missing = || Error::Data {
-        what: tokens.name.clone(),
-        reason: "its texts are not those that the tokens were made of".to_owned(),
-    };
-    found.into_iter().map(|place| place.ok_or_else(missing)).collect()
+    Ok(found)
+}
+
+/// Ends of lines in each token that was looked at.
+#[derive(Default)]
+struct Newlines(HashMap<u32, usize>);
+
+impl Newlines {
+    fn in_all(&mut self, tokens: &Tokens, ids: &[u32]) -> Result<usize> {
+        let mut count = 0;
+        for &id in ids {
+            count += match self.0.get(&id) {
+                Some(&count) => count,
+                None => {
+                    let count = tokens.text(&[id])?.matches('\n').count();
+                    self.0.insert(id, count);
+                    count
+                }
+            };
+        }
+        Ok(count)
+    }
 }
