@@ -104,8 +104,8 @@ impl<A: Serialize + DeserializeOwned> Saved<A> {
     /// The steps until a save, and what it says of its run, without reading its tensors.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::ModelFile`] for a file that cannot be read, or is no save of such a
-    /// run.
+    /// [`Error::File`] and [`Error::ModelFile`] for a file that cannot be read, or is no save of
+    /// such a run.
     pub fn peek(path: &Path) -> Result<(u64, A)> {
         let file = SafetensorsFile::open(path)?;
         let metadata = file.metadata();

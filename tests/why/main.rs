@@ -37,8 +37,8 @@ impl Scene {
         Some(Self { place, model, device: gpu.info.name.clone() })
     }
 
-    /// Records with the questions and answers in turn, the first in line 1; in the line `other` stands
-    /// something else.
+    /// Records with the questions and answers in turn, the first in line 1; in the line `other`
+    /// stands something else.
     fn write_records(&self, count: usize, other: Option<(usize, &str)>) -> String {
         let line = |index: usize| {
             let [question, answer] = QUESTIONS[index % 2];

@@ -204,8 +204,8 @@ fn windows_over_records_name_their_lines() {
     }
 }
 
-/// Whatever a run does between two saves is done again: microbatches, dropout, blocks, whole weights,
-/// and a loss scale that is looked for.
+/// Whatever a run does between two saves is done again: microbatches, dropout, blocks, whole
+/// weights, and a loss scale that is looked for.
 #[test]
 fn every_kind_of_run_is_taken_again() {
     let Some(scene) = Scene::new() else { return };
@@ -256,7 +256,8 @@ fn settings_are_those_that_the_step_was_taken_with() {
     assert_eq!(found["difference"]["field"], json!("learning_rate"), "{found}");
 }
 
-/// A run that begins in the folder of one that is over has its last save as the one before for a while.
+/// A run that begins in the folder of one that is over has its last save as the one before for a
+/// while.
 #[test]
 fn a_save_of_an_earlier_run_is_not_taken() {
     let Some(scene) = Scene::new() else { return };

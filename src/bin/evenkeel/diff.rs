@@ -24,9 +24,9 @@ use settings::Changed;
 const LISTED: usize = 20;
 
 /// Compares the records of two runs step by step, bit by bit: the same settings on two adapters,
-/// drivers, precisions or versions. With one run, its last steps are taken again on this adapter, from
-/// the newest save before them, and compared with what it recorded. Says the first number that parts, and
-/// how far apart it is, in units in the last place of f32.
+/// drivers, precisions or versions. With one run, its last steps are taken again on this adapter,
+/// from the newest save before them, and compared with what it recorded. Says the first number that
+/// parts, and how far apart it is, in units in the last place of f32.
 ///
 /// The exit code is 0 where nothing parts, and 1 where something does.
 #[derive(Debug, clap::Args)]

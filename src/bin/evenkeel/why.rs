@@ -1,8 +1,8 @@
 //! `evenkeel why`: takes the steps of a run again, up to one that went wrong.
 //!
-//! [`history`] reads what the run recorded and finds the step, [`run`] is the run itself, of whatever
-//! command, [`steps`] takes them again and compares them with the records ([`bits`]), [`finding`] is
-//! what comes of it, [`told`] says it.
+//! [`history`] reads what the run recorded and finds the step, [`run`] is the run itself, of
+//! whatever command, [`steps`] takes them again and compares them with the records ([`bits`]),
+//! [`finding`] is what comes of it, [`told`] says it.
 
 pub mod bits;
 mod finding;
@@ -23,18 +23,20 @@ use run::Run;
 use steps::{Replayed, Steps};
 
 /// Goes back to the newest save before the step, takes the steps up to it again with the batches
-/// that they had, and compares each with the records, bit by bit. The same bits: data or mathematics
-/// are the cause, and the first value that is not finite is named, or the gradients that stand out,
-/// with the records of the batch. Other bits: the driver, the hardware, or another adapter.
+/// that they had, and compares each with the records, bit by bit. The same bits: data or
+/// mathematics are the cause, and the first value that is not finite is named, or the gradients
+/// that stand out, with the records of the batch. Other bits: the driver, the hardware, or another
+/// adapter.
 ///
-/// The exit code is 0 where the cause was found or nothing went wrong, and 1 where the bits are others.
+/// The exit code is 0 where the cause was found or nothing went wrong, and 1 where the bits are
+/// others.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The folder of a run of evenkeel lora or evenkeel train
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
-    /// The step, as metrics.jsonl counts them; if not given, the first of the last ones in a row that
-    /// were skipped, spiked, or made the run give up
+    /// The step, as metrics.jsonl counts them; if not given, the first of the last ones in a row
+    /// that were skipped, spiked, or made the run give up
     #[arg(long, value_name = "N")]
     step: Option<u64>,
     #[command(flatten)]

@@ -18,7 +18,8 @@ const ROWS: usize = 100;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
                      padding:0 1rem;color:#1f2328;background:#fff}\
-                     table{border-collapse:collapse}td,th{text-align:left;padding:.2rem .8rem .2rem 0;\
+                     table{border-collapse:collapse}\
+                     td,th{text-align:left;padding:.2rem .8rem .2rem 0;\
                      vertical-align:top;border-bottom:1px solid #d0d7de}\
                      svg{width:100%;height:auto}svg text{font-size:12px;fill:currentColor}\
                      polyline{fill:none;stroke:#0969da;stroke-width:1.5}line{stroke:#d0d7de}\

@@ -173,7 +173,8 @@ impl Set {
         counted.zip(self.batches.batches(seed, index))
     }
 
-    /// The records of a batch to train on, in the order of its rows, each with the line of its file.
+    /// The records of a batch to train on, in the order of its rows, each with the line of its
+    /// file.
     pub fn records(&self, seed: u32, index: u64) -> Vec<(usize, &Sequence)> {
         let per_epoch = self.batches.per_epoch() as u64;
         let mut epoch = self.batches.epoch(seed, index / per_epoch);

@@ -23,8 +23,8 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Those of these numbers that are others in the second record. What only a clock gives is to be
-    /// left out.
+    /// Those of these numbers that are others in the second record. What only a clock gives is to
+    /// be left out.
     pub fn each<'a>(
         then: &Record,
         now: &Record,

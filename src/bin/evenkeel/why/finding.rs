@@ -14,8 +14,10 @@ const NAMED: usize = 5;
 /// Gradients below this share of the global norm do not matter.
 const SHARE: f64 = 0.01;
 
-/// Updates above this share of their weights, and weights of a root mean square above that, are a leap.
+/// An update above this share of its weights is a leap, where their root mean square is above
+/// [`LARGE`].
 const LEAP: f64 = 0.3;
+/// Weights that grow from 0 are smaller.
 const LARGE: f64 = 1.0;
 
 /// What the bits of steps say, taken again.
@@ -25,8 +27,8 @@ pub enum Bits {
     Same,
     /// Another adapter or driver than that of the run has others, as is to be expected.
     OtherAdapter { was: String, is: String },
-    /// They are others than those of the records, and the next time others again: where that began, and
-    /// the first operation with another result, if a few tries showed one.
+    /// They are others than those of the records, and the next time others again: where that began,
+    /// and the first operation with another result, if a few tries showed one.
     Unsteady { difference: Difference, operation: Option<String> },
     /// They are others than those of the records, and each time the same.
     Others,
@@ -144,8 +146,8 @@ impl Finding<'_> {
         leaps.max_by(|a, b| a.weight_rms.total_cmp(&b.weight_rms))
     }
 
-    /// The tensors whose gradients are farthest from those of the steps before; without any, those with
-    /// the largest.
+    /// The tensors whose gradients are farthest from those of the steps before; without any, those
+    /// with the largest.
     pub fn standouts(&self) -> Vec<Standout> {
         let mut steps = self.replayed.tensors.iter().rev();
         let Some(here) = steps.next() else { return Vec::new() };

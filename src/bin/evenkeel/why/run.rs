@@ -28,9 +28,9 @@ impl Run {
         if train::Replay::is_in(folder) {
             return Ok(Self::Train(Box::new(train::Replay::open(folder, step, moved)?)));
         }
-        let reason = "there are records in this folder, but neither the settings nor a save of a run \
-                      of evenkeel lora or evenkeel train, so its steps cannot be taken again; runs \
-                      save as often as --save-every says";
+        let reason = "there are records in this folder, but neither the settings nor a save of a \
+                      run of evenkeel lora or evenkeel train, so its steps cannot be taken again; \
+                      runs save as often as --save-every says";
         Err(Error::File { path: folder.to_owned(), reason: reason.to_owned() })
     }
 

@@ -111,8 +111,8 @@ impl Steps<'_> {
         Ok(rows)
     }
 
-    /// The operation, in the order of the computation, whose result is not the same each time that a
-    /// step is taken.
+    /// The operation, in the order of the computation, whose result is not the same each time that
+    /// a step is taken.
     ///
     /// # Errors
     /// As [`take`](Self::take).

@@ -182,8 +182,8 @@ fn print_leap(finding: &Finding<'_>) {
         "before    step {step} made {name} of rms {weight_rms:.3e}, {percent:.0} % of it in one go;"
     );
     say!(
-        "          healthy updates are about 0.1 % of their weights: lower the learning rate{rate}, or \
-         clip harder"
+        "          healthy updates are about 0.1 % of their weights: lower the learning rate{rate}, \
+         or clip harder"
     );
 }
 
