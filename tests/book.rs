@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 /// The exit code of a command line that is not understood.
 const NOT_UNDERSTOOD: i32 = 2;
 /// The commands of the program.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 13] = [
     "lora",
     "train",
     "generate",
@@ -21,6 +21,8 @@ const COMMANDS: [&str; 11] = [
     "inspect",
     "doctor",
     "report",
+    "why",
+    "diff",
     "completions",
 ];
 /// Options that are named in sentences and tables, and are those of other programs, or refused.

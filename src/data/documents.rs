@@ -57,6 +57,10 @@ pub struct Document {
     pub contents: Vec<u8>,
     /// Whether it is a record of a file with others.
     pub is_record: bool,
+    /// The file that it is from, as an index into [`Documents::files`].
+    pub file: usize,
+    /// The line of the file that it is, or begins with; counted from 1.
+    pub line: usize,
 }
 
 impl Document {
@@ -105,8 +109,8 @@ impl Documents {
         }
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |file| file.len());
         let total = found.files.iter().map(size).sum();
-        for path in found.files.clone() {
-            found.read_file(&path, reading)?;
+        for (file, path) in found.files.clone().iter().enumerate() {
+            found.read_file(path, file, reading)?;
             progress(found.bytes, total);
         }
         if found.documents.is_empty() {
@@ -140,14 +144,14 @@ impl Documents {
         self.bytes
     }
 
-    fn read_file(&mut self, path: &Path, reading: &Reading) -> Result<()> {
+    fn read_file(&mut self, path: &Path, file: usize, reading: &Reading) -> Result<()> {
         let contents = read(path)?;
         self.bytes += contents.len() as u64;
         let name = path.display().to_string();
         if has_extension(path, &RECORDS) {
-            return self.read_records(&name, &contents, reading);
+            return self.read_records(&name, file, &contents, reading);
         }
-        let document = |contents| Document { contents, is_record: false };
+        let document = |contents| Document { contents, is_record: false, file, line: 1 };
         match text_of(path, &name, contents, reading.raw) {
             Ok(contents) => self.documents.push(document(contents)),
             Err(error) => self.refuse(error, reading)?,
@@ -155,7 +159,13 @@ impl Documents {
         Ok(())
     }
 
-    fn read_records(&mut self, name: &str, contents: &[u8], reading: &Reading) -> Result<()> {
+    fn read_records(
+        &mut self,
+        name: &str,
+        file: usize,
+        contents: &[u8],
+        reading: &Reading,
+    ) -> Result<()> {
         let decoded;
         let contents = if WIDE_MARKS.iter().any(|mark| contents.starts_with(mark)) {
             decoded = decode(name, contents)?;
@@ -171,8 +181,8 @@ impl Documents {
         for (index, line) in contents.split(|&byte| byte == b'\n').enumerate() {
             match record(line, &reading.field) {
                 Ok(text) => {
-                    let contents = text.into_bytes();
-                    self.documents.push(Document { contents, is_record: true });
+                    let (contents, line) = (text.into_bytes(), index + 1);
+                    self.documents.push(Document { contents, is_record: true, file, line });
                 }
                 Err(reason) => {
                     let what = format!("{name}, line {}", index + 1);
@@ -278,6 +288,9 @@ mod tests {
         assert_eq!(texts(&found), ["zero", "one\n", "two\n"]);
         let records: Vec<_> = found.documents().iter().map(|one| one.is_record).collect();
         assert_eq!((records, found.files().len()), (vec![true, true, false], 2));
+        let places: Vec<_> = found.documents().iter().map(|one| (one.file, one.line)).collect();
+        assert_eq!(places, [(0, 1), (0, 2), (1, 1)]);
+        assert!(found.files()[1].ends_with("b.txt"));
         assert_eq!(told.last(), Some(&(found.bytes(), found.bytes())));
     }
 

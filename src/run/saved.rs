@@ -10,6 +10,7 @@ use super::text::Fingerprint;
 use super::{Options, warn};
 use crate::error::{Error, Result};
 use crate::file;
+use crate::hugging_face::SafetensorsFile;
 use crate::train::Checkpoint;
 
 /// The name, among the metadata of the file, of what is not in a checkpoint.
@@ -90,6 +91,30 @@ impl<A: Serialize + DeserializeOwned> Saved<A> {
             }
             _ => last,
         }
+    }
+
+    /// The save in one file; `None` where it is not there.
+    ///
+    /// # Errors
+    /// [`Error::File`] for one that cannot be read, or is no save of such a run.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        Self::read_one(path)
+    }
+
+    /// The steps until a save, and what it says of its run, without reading its tensors.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::ModelFile`] for a file that cannot be read, or is no save of
+    /// such a run.
+    pub fn peek(path: &Path) -> Result<(u64, A)> {
+        let file = SafetensorsFile::open(path)?;
+        let metadata = file.metadata();
+        let steps = metadata.get("steps").and_then(|steps| steps.parse().ok());
+        let about = metadata.get(KEY).and_then(|about| serde_json::from_str(about).ok());
+        steps.zip(about).ok_or_else(|| Error::File {
+            path: path.to_owned(),
+            reason: "it does not say which run it is a save of; it was not made by one".to_owned(),
+        })
     }
 
     fn read_one(path: &Path) -> Result<Option<Self>> {
@@ -198,6 +223,9 @@ mod tests {
         let saved = read().expect("readable").expect("there");
         assert_eq!((saved.checkpoint.steps(), saved.is_over()), (9, true));
         assert_eq!(saved.about.text, about(9).text);
+        let (steps, said) = Saved::<About>::peek(&previous).expect("a save");
+        assert_eq!((steps, said.text), (6, about(9).text));
+        assert!(Saved::<About>::open(&folder.path().join("none")).expect("no error").is_none());
 
         let whole = fs::read(&weights).expect("there");
         for length in [0, 7, 40, whole.len() - 1] {

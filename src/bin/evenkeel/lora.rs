@@ -21,6 +21,7 @@ mod options;
 mod progress;
 mod reactions;
 mod records;
+mod replay;
 mod resume;
 mod schedule;
 mod session;
@@ -32,6 +33,7 @@ use evenkeel::run::{Ending, Signals};
 use evenkeel::{Error, Gpu, Result};
 
 pub use options::Options;
+pub use replay::Replay;
 use resume::Start;
 use session::Session;
 use setup::Setup;

@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod convert;
+mod diff;
 mod doctor;
 mod evaluate;
 mod fuse;
@@ -12,10 +13,12 @@ mod generate;
 mod inspect;
 mod loaded;
 mod lora;
+mod replay;
 mod report;
 mod saving;
 mod scores;
 mod train;
+mod why;
 mod writing;
 
 use std::process::ExitCode;
@@ -54,6 +57,10 @@ enum Command {
     Doctor(doctor::Options),
     /// Write the report of a run as one page
     Report(report::Options),
+    /// Find out why a step of a run went wrong
+    Why(why::Options),
+    /// Find where two runs part, or a run and this adapter
+    Diff(diff::Options),
     /// Print completions for a shell
     Completions(completions::Options),
 }
@@ -76,6 +83,8 @@ impl Command {
             Self::Inspect(options) => inspect::run(options).await,
             Self::Doctor(options) => doctor::run(options).await,
             Self::Report(options) => report::run(options).await,
+            Self::Why(options) => why::run(options).await,
+            Self::Diff(options) => diff::run(options).await,
             Self::Completions(options) => completions::run(options).await,
         }
     }

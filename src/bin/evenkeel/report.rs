@@ -31,7 +31,7 @@ pub struct Options {
 }
 
 pub async fn run(options: Options) -> Result<Ending> {
-    let (folder, metrics) = places(&options.run)?;
+    let (folder, metrics) = folder_and_records(&options.run)?;
     let out = options.out.clone().unwrap_or_else(|| folder.join("report.html"));
     file::check_writable(&out)?;
     let name = folder.canonicalize().ok();
@@ -70,7 +70,10 @@ pub async fn run(options: Options) -> Result<Ending> {
 }
 
 /// The folder of a run, and its records.
-fn places(run: &Path) -> Result<(PathBuf, PathBuf)> {
+///
+/// # Errors
+/// [`Error::File`] where there are none.
+pub fn folder_and_records(run: &Path) -> Result<(PathBuf, PathBuf)> {
     let missing = |reason: &str| Error::File { path: run.to_owned(), reason: reason.to_owned() };
     if run.is_file() {
         let folder = run.parent().filter(|folder| *folder != Path::new(""));

@@ -16,12 +16,13 @@ mod place;
 mod presets;
 mod probe;
 mod progress;
+mod replay;
 mod sample;
 mod session;
 mod settings;
 mod tokens;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evenkeel::data::{Documents, Split};
 use evenkeel::file;
@@ -33,6 +34,7 @@ use evenkeel::{Error, Gpu, Result};
 use budget::Budget;
 pub use options::Options;
 use place::{About, Place};
+pub use replay::Replay;
 use session::{Fixed, Session};
 use settings::{Ground, Resolved, resolve};
 use tokens::{Files, Kind, Tokens};
@@ -120,18 +122,23 @@ struct Prepared {
 
 impl Prepared {
     fn read(place: &Place) -> Result<Self> {
-        let (options, quiet) = (&place.options, place.options.quiet);
+        Self::of(&place.options, &place.out, place.saved.as_ref().map(|saved| &saved.about))
+    }
+
+    /// Of the run in the folder `out`, of which `about` says what it is where it has begun.
+    fn of(options: &Options, out: &Path, about: Option<&About>) -> Result<Self> {
+        let quiet = options.quiet;
         let kind = Kind::of(options)?;
-        if place.saved.is_none() {
+        if about.is_none() {
             kind.check()?;
         }
         let documents = tokens::documents(options, &kind, quiet)?;
         let (mut source, mut base, mut files) = (None, None, None);
-        match &place.saved {
+        match about {
             // The folder of the run has all that its beginning was made of.
-            Some(saved) => {
-                base = saved.about.model.as_deref().map(Config::from_json).transpose()?;
-                files = Some(tokens::files_in(&place.out)?);
+            Some(about) => {
+                base = about.model.as_deref().map(Config::from_json).transpose()?;
+                files = Some(tokens::files_in(out)?);
             }
             None if options.model.is_some() => {
                 let opened = open_model(options, &kind)?;
@@ -141,8 +148,8 @@ impl Prepared {
             None => {}
         }
         let tokens = Tokens::encode(&kind, &documents, files, quiet)?;
-        if let Some(saved) = &place.saved {
-            check_same(&tokens, &saved.about.tokens)?;
+        if let Some(about) = about {
+            check_same(&tokens, &about.tokens)?;
         }
         let prompt = tokens.prompt(options.prompt.as_deref())?;
         Ok(Self { documents, source, base, tokens, prompt })
@@ -176,6 +183,11 @@ fn open_model(options: &Options, kind: &Kind) -> Result<(Source, Files)> {
         }
     };
     Ok((source, files))
+}
+
+/// The adapter and its driver, as saves name them.
+fn device_of(gpu: &Gpu) -> String {
+    format!("{} ({})", gpu.info.name, gpu.info.driver_info)
 }
 
 /// Makes sure that these are the data of a run that goes on.
@@ -229,6 +241,11 @@ async fn learn(
         describe::settings(&settings, &trainer, split.training.tokens());
     }
     if let Some(saved) = &place.saved {
+        if let Some(was) = saved.about.device.as_ref().filter(|was| **was != device_of(&gpu)) {
+            run::warn(format!(
+                "the run was on {was}; on this adapter its bits are others from here on"
+            ));
+        }
         place.changes.iter().for_each(|change| say!("changed  {change}"));
         if !quiet {
             say!("resumed  at step {} of {}", saved.checkpoint.steps(), settings.steps);
@@ -243,6 +260,7 @@ async fn learn(
         tokens: Fingerprint::of(&tokens.ids),
         model: base.as_ref().map(|base| base.to_json(None)).transpose()?,
         best: None,
+        device: Some(device_of(&gpu)),
     };
     let fixed = Fixed {
         settings: &settings,

@@ -20,6 +20,8 @@ pub struct Records {
     /// What was read, in words.
     pub summary: String,
     sequences: Vec<Sequence>,
+    /// The line that each of them is, counted from 1.
+    lines: Vec<usize>,
 }
 
 /// Batches to learn from or to measure the loss on.
@@ -27,6 +29,9 @@ pub struct Set {
     batches: Arc<PaddedBatches>,
     /// Targets of each record that count.
     counted: Arc<[u64]>,
+    /// The file that the records are from, and the line of each.
+    name: String,
+    lines: Vec<usize>,
 }
 
 /// Batches of a seed, without end, each with the targets that count in it.
@@ -71,7 +76,9 @@ impl Reader<'_> {
         }
         let (samples, summary) = self.supervision.encode_all(self.tokenizer, &examples)?;
         let sequences = samples.iter().map(Sequence::from).collect();
-        Ok(Records { name, summary: summary.to_string(), sequences })
+        let all = 1..=examples.examples().len();
+        let lines = all.filter(|line| summary.left_out.binary_search(line).is_err()).collect();
+        Ok(Records { name, summary: summary.to_string(), sequences, lines })
     }
 
     fn read_if_there(&self, path: &Path) -> Result<Option<Records>> {
@@ -130,19 +137,22 @@ impl Reader<'_> {
 impl Records {
     /// Without every tenth, and those.
     fn split(mut self) -> (Self, Option<Self>) {
-        let all = std::mem::take(&mut self.sequences);
+        let all: Vec<_> =
+            std::mem::take(&mut self.sequences).into_iter().zip(self.lines.drain(..)).collect();
         let period = HELD_OUT.min(all.len());
         let is_held_out = |index: usize| period > 1 && (index + 1).is_multiple_of(period);
         let (held_out, rest): (Vec<_>, Vec<_>) =
             all.into_iter().enumerate().partition(|(index, _)| is_held_out(*index));
-        let of = |part: Vec<(usize, Sequence)>| part.into_iter().map(|(_, sequence)| sequence);
+        let of = |part: Vec<(usize, (Sequence, usize))>| -> (Vec<Sequence>, Vec<usize>) {
+            part.into_iter().map(|(_, record)| record).unzip()
+        };
         let count = held_out.len();
-        let validation = (count > 0).then(|| Self {
-            name: self.name.clone(),
-            summary: format!("{count} of them are held out to validate on"),
-            sequences: of(held_out).collect(),
+        let validation = (count > 0).then(|| {
+            let (sequences, lines) = of(held_out);
+            let summary = format!("{count} of them are held out to validate on");
+            Self { name: self.name.clone(), summary, sequences, lines }
         });
-        self.sequences = of(rest).collect();
+        (self.sequences, self.lines) = of(rest);
         (self, validation)
     }
 
@@ -156,7 +166,8 @@ impl Records {
         };
         let counted = self.sequences.iter().map(counts).collect();
         let batches = PaddedBatches::new(self.sequences, lengths.clone(), rows)?;
-        Ok(Set { batches: Arc::new(batches), counted })
+        let batches = Arc::new(batches);
+        Ok(Set { batches, counted, name: self.name, lines: self.lines })
     }
 }
 
@@ -164,6 +175,26 @@ impl Set {
     /// Batches to learn from, made ahead of the device by a loader.
     pub fn training(&self, seed: u32) -> Training {
         Training { batches: self.batches.clone(), counted: self.counted.clone(), seed }
+    }
+
+    /// The records of a batch to train on, in the order of its rows, each with the line of its
+    /// file.
+    pub fn records(&self, seed: u32, index: u64) -> Vec<(usize, &Sequence)> {
+        let per_epoch = self.batches.per_epoch() as u64;
+        let mut epoch = self.batches.epoch(seed, index / per_epoch);
+        let records = epoch.swap_remove((index % per_epoch) as usize);
+        let of = |record: usize| (self.lines[record], &self.batches.sequences()[record]);
+        records.into_iter().map(of).collect()
+    }
+
+    /// A batch to train on.
+    pub fn batch(&self, seed: u32, index: u64) -> Batch {
+        self.batches.batch(seed, index)
+    }
+
+    /// The file that the records are from.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// So many batches, or all of them for -1; always the same ones.
@@ -282,8 +313,11 @@ mod tests {
         let sequence = |id: u32| Sequence { tokens: vec![id], targets: vec![id] };
         let split = |count: u32| {
             let sequences = (0..count).map(sequence).collect();
-            let records = Records { name: "a".into(), summary: "b".into(), sequences };
+            let lines = (1..=count as usize).collect();
+            let records = Records { name: "a".into(), summary: "b".into(), sequences, lines };
             let (rest, held_out) = records.split();
+            let ids = rest.sequences.iter().map(|sequence| sequence.tokens[0] as usize + 1);
+            assert!(ids.eq(rest.lines.iter().copied()));
             (rest.sequences.len(), held_out.map_or(0, |held_out| held_out.sequences.len()))
         };
         assert_eq!([20, 10, 2, 1].map(split), [(18, 2), (9, 1), (1, 1), (1, 0)]);

@@ -131,18 +131,27 @@ impl Start {
     /// [`Error::Data`] for others.
     pub fn check_data(&self, data: &Data) -> Result<()> {
         match &self.saved {
-            Some(saved) if saved.about.data != data.fingerprint() => {
-                let what = self.settings.data.as_deref().unwrap_or(Path::new("--data"));
-                Err(Error::Data {
-                    what: what.display().to_string(),
-                    reason: "these are not the records that the run has learned from so far; give \
-                             those with --data, or begin another run with --adapter-path"
-                        .to_owned(),
-                })
-            }
-            _ => Ok(()),
+            Some(saved) => check_data(&self.settings, &saved.about, data),
+            None => Ok(()),
         }
     }
+}
+
+/// Makes sure that data are those of a run.
+///
+/// # Errors
+/// [`Error::Data`] for others.
+pub fn check_data(settings: &Settings, about: &About, data: &Data) -> Result<()> {
+    if about.data == data.fingerprint() {
+        return Ok(());
+    }
+    let what = settings.data.as_deref().unwrap_or(Path::new("--data"));
+    Err(Error::Data {
+        what: what.display().to_string(),
+        reason: "these are not the records that the run has learned from so far; give \
+                 those with --data, or begin another run with --adapter-path"
+            .to_owned(),
+    })
 }
 
 /// What the command line says, and where it does not, the configuration file.

@@ -52,8 +52,19 @@ impl Setup {
     /// # Errors
     /// As [`new`](Self::new).
     pub async fn trainer(&self, gpu: &Gpu) -> Result<Trainer<LanguageModel>> {
-        let builder =
-            || builder(&self.settings, &self.source.config().gpt, self.lora.clone(), &self.data);
+        self.trainer_watching(gpu, 0).await
+    }
+
+    /// The same, which measures all tensors every so many steps; 0 for never.
+    ///
+    /// # Errors
+    /// As [`trainer`](Self::trainer).
+    pub async fn trainer_watching(&self, gpu: &Gpu, every: u32) -> Result<Trainer<LanguageModel>> {
+        let builder = || {
+            let gpt = &self.source.config().gpt;
+            let builder = builder(&self.settings, gpt, self.lora.clone(), &self.data)?;
+            Ok::<_, Error>(builder.watch_tensors(every))
+        };
         let built = builder()?.build(gpu).await;
         let mut trainer = match built {
             Ok(trainer) => trainer,

@@ -45,6 +45,11 @@ fn remove(path: &Path) {
     }
 }
 
+/// The saves that a run has kept.
+pub fn paths(out: &Path) -> Vec<PathBuf> {
+    steps_in(&out.join(FOLDER)).into_iter().map(|(_, path)| path).collect()
+}
+
 /// The saves in a folder, in the order of their steps.
 fn steps_in(folder: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };

@@ -29,6 +29,9 @@ pub struct About {
     pub model: Option<String>,
     /// The lowest validation loss so far.
     pub best: Option<Best>,
+    /// Name of the adapter and its driver; older saves do not say.
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 /// A validation loss, and the steps until then.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use evenkeel::data::{Documents, Reading, Vocabulary};
+use evenkeel::data::{Document, Documents, Reading, Vocabulary};
 use evenkeel::file;
 use evenkeel::run::warn;
 use evenkeel::text::{Tokenizer, vocabulary};
@@ -255,6 +255,34 @@ impl Tokens {
         }
     }
 
+    /// The text of tokens.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the decoder fails.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        match &self.plain {
+            Some(vocabulary) => Ok(vocabulary.decode(ids)),
+            None => self.tokenizer.decode(ids, false),
+        }
+    }
+
+    /// Tokens of a document among the ids.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn count(&self, document: &Document) -> Result<usize> {
+        let ends = document.is_record && !document.contents.ends_with(b"\n");
+        Ok(match &self.plain {
+            Some(Vocabulary::Bytes) => document.contents.len() + usize::from(ends),
+            Some(_) => document.text().chars().count() + usize::from(ends),
+            None => {
+                let mut ids = Vec::new();
+                encode_one(&self.tokenizer, &document.text(), &mut ids)?;
+                ids.len()
+            }
+        })
+    }
+
     /// Writes the files of the tokenizer into a folder.
     ///
     /// # Errors
@@ -274,7 +302,7 @@ fn encode_all(tokenizer: &Tokenizer, documents: &Documents, quiet: bool) -> Resu
     // Each thread takes what lies behind the others', so that the order stays.
     let share = documents.len().div_ceil(threads).max(1);
     let done = AtomicUsize::new(0);
-    let encode = |part: &[evenkeel::data::Document]| -> Result<Vec<u32>> {
+    let encode = |part: &[Document]| -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for document in part {
             encode_one(tokenizer, &document.text(), &mut ids)?;

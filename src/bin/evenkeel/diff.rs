@@ -1,0 +1,181 @@
+//! `evenkeel diff`: where two runs part, or a run and this adapter.
+//!
+//! [`parted`] compares records, [`settings`] what the runs were told, [`page`] draws the distance.
+
+mod page;
+mod parted;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use evenkeel::run::{Ending, Signals, say};
+use evenkeel::{Gpu, Result, file};
+use serde_json::{Value, json};
+
+use crate::replay::Moved;
+use crate::why::bits::{Difference, json_number};
+use crate::why::history::History;
+use crate::why::run::Run;
+use crate::why::steps::Steps;
+use parted::Parted;
+use settings::Changed;
+
+/// Differences of a step that are listed, at most.
+const LISTED: usize = 20;
+
+/// Compares the records of two runs step by step, bit by bit: the same settings on two adapters,
+/// drivers, precisions or versions. With one run, its last steps are taken again on this adapter,
+/// from the newest save before them, and compared with what it recorded. Says the first number that
+/// parts, and how far apart it is, in units in the last place of f32.
+///
+/// The exit code is 0 where nothing parts, and 1 where something does.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The folder of a run, or a file with its records
+    #[arg(value_name = "RUN_DIR")]
+    first: PathBuf,
+    /// Another one; if not given, this adapter takes steps of the first one again
+    #[arg(value_name = "RUN_DIR")]
+    second: Option<PathBuf>,
+    /// The last step that is taken again [default: that of the run]
+    #[arg(long, value_name = "N", conflicts_with = "second")]
+    step: Option<u64>,
+    #[command(flatten)]
+    moved: Moved,
+    /// Write it as one page
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+    /// Print one object of JSON
+    #[arg(long)]
+    json: bool,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What is compared with what, and what came of it.
+pub struct Compared {
+    pub names: [String; 2],
+    /// Settings that are others.
+    pub settings: Vec<Changed>,
+    pub parted: Parted,
+}
+
+pub async fn run(options: Options) -> Result<Ending> {
+    let signals = Signals::listen()?;
+    if let Some(page) = &options.html {
+        file::check_writable(page)?;
+    }
+    let first = History::read(&options.first)?;
+    let (name, second) = match &options.second {
+        Some(path) => (path.display().to_string(), History::read(path)?),
+        None => match taken_again(&options, &first, &signals).await? {
+            Some(again) => again,
+            None => return Ok(signals.received().map_or(Ending::Done, Ending::Stopped)),
+        },
+    };
+    let names = [options.first.display().to_string(), name];
+    let parted = Parted::of(&first, &second);
+    parted.check(&names)?;
+    let settings = match &options.second {
+        Some(other) => settings::changed(&options.first, other)?,
+        None => Vec::new(),
+    };
+    let compared = Compared { names, settings, parted };
+    if let Some(page) = &options.html {
+        file::replace(page, page::of(&compared).as_bytes())?;
+    }
+    match options.json {
+        true => say!("{}", as_json(&compared)),
+        false => print(&compared, options.html.as_deref()),
+    }
+    Ok(compared.parted.first().is_none().into())
+}
+
+/// The steps from the newest save on, on this adapter; `None` where a signal asked to stop.
+async fn taken_again(
+    options: &Options,
+    history: &History,
+    signals: &Signals,
+) -> Result<Option<(String, History)>> {
+    let (folder, _) = crate::report::folder_and_records(&options.first)?;
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    let step = match options.step {
+        Some(step) => history.find(Some(step))?,
+        None => history.last(),
+    };
+    let step = step.unwrap_or(0);
+    let mut run = Run::open(&folder, step, &options.moved)?;
+    let gpu = Gpu::new().await?;
+    let mut begun = run.begin(&gpu, 0).await?;
+    let steps = Steps { run: &run, history, signals, quiet: options.quiet };
+    let replayed = steps.take(&mut begun, step, false).await?;
+    let name = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+    Ok(replayed.map(|replayed| (name, replayed.history())))
+}
+
+fn print(compared: &Compared, page: Option<&Path>) {
+    let Compared { names, settings, parted } = compared;
+    say!("first     {}", names[0]);
+    say!("second    {}", names[1]);
+    for changed in settings {
+        say!("setting   {changed}");
+    }
+    say!("steps     {}", parted.extent());
+    match parted.first() {
+        None => say!("bits      the same in all of them"),
+        Some(step) => {
+            say!("bits      part in step {}: {}", step.step, in_words(&step.differences[0]));
+            for difference in step.differences.iter().skip(1).take(LISTED) {
+                say!("          {}", in_words(difference));
+            }
+            let more = step.differences.len().saturating_sub(LISTED + 1);
+            if more > 0 {
+                say!("          and {more} more numbers of that step");
+            }
+            say!("          in {} of {} steps", parted.steps.len(), parted.common);
+            if let Some(farthest) = parted.farthest_loss() {
+                say!("farthest  in step {}: {}", farthest.step, in_words(farthest));
+            }
+        }
+    }
+    if let Some(page) = page {
+        say!("wrote     {}", page.display());
+    }
+}
+
+/// A difference as it stands in a list.
+fn in_words(difference: &Difference) -> String {
+    let Difference { field, then, now, ulps, .. } = difference;
+    let number = |value: &Option<f64>| match value {
+        Some(value) => (*value as f32).to_string(),
+        None => "nothing".to_owned(),
+    };
+    let apart = match ulps {
+        Some(1) => ", 1 unit in the last place".to_owned(),
+        Some(ulps) => format!(", {ulps} units in the last place"),
+        None => String::new(),
+    };
+    format!("{field} {} and {}{apart}", number(then), number(now))
+}
+
+fn as_json(compared: &Compared) -> Value {
+    let Compared { names, settings, parted } = compared;
+    let changed = settings.iter().map(|changed| json!(changed)).collect::<Vec<_>>();
+    let loss = parted.steps.iter().map(|step| {
+        let loss = step.differences.iter().find(|difference| difference.field == "loss");
+        let numbers = loss.map(|loss| [loss.then, loss.now].map(|value| value.map(json_number)));
+        json!({ "step": step.step, "loss": numbers, "ulps": loss.and_then(|loss| loss.ulps) })
+    });
+    json!({
+        "first": names[0],
+        "second": names[1],
+        "settings": changed,
+        "common_steps": parted.common,
+        "different_steps": parted.steps.len(),
+        "first_step": parted.first().map(|step| step.step),
+        "differences": parted.first().map(|step| &step.differences),
+        "farthest_loss": parted.farthest_loss(),
+        "steps": loss.collect::<Vec<_>>(),
+    })
+}
