@@ -137,7 +137,12 @@ fn steps_of_a_training_are_taken_again() {
     let place = Place::new();
     let text: Vec<_> = (1..90).map(|line| format!("line {line} of the boat")).collect();
     place.write("lines.txt", text.join("\n").as_bytes());
-    let out = train(&place, "out", "lines.txt", &[&TRAIN[..], &["--dropout", "0.1"]].concat());
+    let out = train(
+        &place,
+        "out",
+        "lines.txt",
+        &[&TRAIN[..], &["--dropout", "0.1", "--ema", "0.9"]].concat(),
+    );
 
     let said = said(&programs::run(WHY, &[&out]), 0);
     assert!(said.contains("nothing went wrong: none of 12 steps"), "{said}");
