@@ -7,24 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use programs::COMMANDS;
+
+#[path = "support/programs.rs"]
+mod programs;
+
 /// The exit code of a command line that is not understood.
 const NOT_UNDERSTOOD: i32 = 2;
-/// The commands of the program.
-const COMMANDS: [&str; 13] = [
-    "lora",
-    "train",
-    "generate",
-    "chat",
-    "fuse",
-    "convert",
-    "evaluate",
-    "inspect",
-    "doctor",
-    "report",
-    "why",
-    "diff",
-    "completions",
-];
 /// Options that are named in sentences and tables, and are those of other programs, or refused.
 const ELSEWHERE: [&str; 5] = [
     "--clear-cache-threshold",

@@ -1,21 +1,7 @@
 //! `evenkeel completions`, and what the program says of its commands.
 
-use crate::programs::{run, succeed};
+use crate::programs::{COMMANDS, run, succeed};
 use crate::refuse_usage;
-
-const COMMANDS: [&str; 11] = [
-    "lora",
-    "train",
-    "generate",
-    "chat",
-    "fuse",
-    "convert",
-    "evaluate",
-    "inspect",
-    "doctor",
-    "report",
-    "completions",
-];
 
 #[test]
 fn shells_know_all_commands() {

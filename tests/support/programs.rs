@@ -11,6 +11,23 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The commands of the program `evenkeel`.
+pub const COMMANDS: [&str; 13] = [
+    "lora",
+    "train",
+    "generate",
+    "chat",
+    "fuse",
+    "convert",
+    "evaluate",
+    "inspect",
+    "doctor",
+    "report",
+    "why",
+    "diff",
+    "completions",
+];
+
 /// The folder of the example programs, which are built first: cargo does so by itself only where
 /// it was not asked for single tests.
 pub fn folder() -> &'static Path {

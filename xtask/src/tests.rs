@@ -31,8 +31,8 @@ const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 const ON_ONE_DRIVER: [&str; 4] = ["commands", "lora_program", "train_program", "why"];
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
-/// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs them natively, and Chromium on
-/// SwiftShader.
+/// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs
+/// them natively, and Chromium on SwiftShader.
 const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
     "kernels::attention",
     "kernels::blocks",

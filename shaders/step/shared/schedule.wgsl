@@ -1,7 +1,8 @@
 // The learning rate after `t` applied steps. `params` is the kernel's uniform, `learning_rates` its
 // buffer: the knots of the rise by the steps since the start, those of the middle by the steps since
-// its own, constant before it, then those of the decay by the steps until its end. Up to 2^(knot_bits + 1) each step is a knot, further out 2^knot_bits to a doubling;
-// src/train/schedule makes them. Positions are integers: f32 has none above 2^24.
+// its own, constant before it, then those of the decay by the steps until its end. Up to
+// 2^(knot_bits + 1) each step is a knot, further out 2^knot_bits to a doubling; src/train/schedule
+// makes them. Positions are integers: f32 has none above 2^24.
 fn scheduled_rate(t: u32) -> f32 {
     var x = t;
     var first = 0u;
