@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench step`, or `cargo bench --bench step -- FILTER` with a part of a benchmark's
 //! name. The first model is the one for which the README gives tokens per second; the larger ones
-//! are for GPUs and left out on software drivers. `benches/peers/pytorch.py` times the same models.
+//! are for GPUs and left out on software drivers. `cargo xtask bench-peers` sets them beside peers.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions without docs")]
 

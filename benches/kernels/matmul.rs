@@ -49,7 +49,15 @@ macro_rules! product {
     }};
 }
 
+/// What software drivers take, at the size that peers are measured at.
+const SOFTWARE_SIZE: (u32, u32, u32) = (1024, 1024, 1024);
+
 pub fn run(family: &mut Family<'_>) {
+    if family.gpu.is_software() {
+        let (rows, cols, inner) = SOFTWARE_SIZE;
+        let (a, b) = ((rows, inner), (inner, cols));
+        product!(family, SOFTWARE_SIZE, MatmulDirect, MatmulDirectParams, a, b);
+    }
     let large = if family.gpu.is_software() { &[][..] } else { &GPU_SIZES };
     for &size in SIZES.iter().chain(large) {
         let (rows, cols, inner) = size;

@@ -5,9 +5,9 @@ use crate::update::{Layout, PARAMETERS};
 
 /// Per-tensor norms; 5,000 tensors have one chunk each, 148 have 34.
 pub fn run(family: &mut Family<'_>) {
-    scans(family, &Layout::new(family, 148));
+    scans(family, &Layout::new(family, PARAMETERS, 148));
     for tensors in [1, 148, 5000] {
-        folds(family, &Layout::new(family, tensors), tensors);
+        folds(family, &Layout::new(family, PARAMETERS, tensors), tensors);
     }
 }
 

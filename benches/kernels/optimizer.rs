@@ -12,7 +12,7 @@ use evenkeel::train::optimizers::{Segment, SegmentTensor};
 use evenkeel::train::{self, Optimizer};
 
 use crate::bench::{Family, Work, bind};
-use crate::update::Layout;
+use crate::update::{Layout, PARAMETERS};
 
 /// The tensors of [`Layout`] when there are 148, the last of which is shorter.
 const MATRIX: [usize; 2] = [103, 656];
@@ -21,7 +21,7 @@ const MATRICES: usize = 147;
 const BATCH: usize = 100;
 
 pub fn run(family: &mut Family<'_>) {
-    let layout = Layout::new(family, 148);
+    let layout = Layout::new(family, PARAMETERS, 148);
     let adamw = layout.adamw();
     family.moves_its_buffers("10 M in 148 tensors", &adamw);
     let AdamwParams {

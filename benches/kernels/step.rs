@@ -2,7 +2,7 @@ use evenkeel::kernels::*;
 use evenkeel::step::{StepInput, TelemetryRecord, TensorRecord, UpdatePartial};
 
 use crate::bench::{Family, SHAPES, bind};
-use crate::update::{Layout, applied};
+use crate::update::{Layout, PARAMETERS, applied};
 
 const RING: u32 = 1024;
 
@@ -33,7 +33,7 @@ pub fn run(family: &mut Family<'_>) {
 }
 
 fn frame(family: &mut Family<'_>) {
-    let layout = Layout::new(family, 148);
+    let layout = Layout::new(family, PARAMETERS, 148);
     let (scan, norm) = (layout.scan(), layout.norm());
     family.gpu.run(&scan);
     family.moves_its_buffers("10 M in 148 tensors", &scan);

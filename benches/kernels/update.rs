@@ -13,7 +13,7 @@ pub const PARAMETERS: u32 = 10_000_000;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 
-/// Flat buffers of [`PARAMETERS`] elements in tensors of one length, a multiple of 4.
+/// Flat buffers of elements in tensors of one length, a multiple of 4.
 pub struct Layout {
     pub chunk_count: u32,
     pub chunk_table: Vec<Chunk>,
@@ -32,10 +32,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn new(family: &Family<'_>, tensors: u32) -> Self {
-        let length = 4 * (PARAMETERS / 4).div_ceil(tensors);
-        let starts = (0..PARAMETERS).step_by(length as usize);
-        let table = starts.map(|start| (start.into(), length.min(PARAMETERS - start).into()));
+    pub fn new(family: &Family<'_>, parameters: u32, tensors: u32) -> Self {
+        let length = 4 * (parameters / 4).div_ceil(tensors);
+        let starts = (0..parameters).step_by(length as usize);
+        let table = starts.map(|start| (start.into(), length.min(parameters - start).into()));
         let chunks = chunks(table);
         let settings = TensorSettings { weight_decay: 1.0, learning_rate: 1.0 };
         let tensor = TensorState {
@@ -46,14 +46,14 @@ impl Layout {
         };
         let input = StepInput { learning_rate_factor: 1.0, ..Default::default() };
         let gpu = family.gpu;
-        let zeros = || gpu.buffer("moment", 4 * u64::from(PARAMETERS));
+        let zeros = || gpu.buffer("moment", 4 * u64::from(parameters));
         Self {
             chunk_count: chunks.len() as u32,
             chunks: gpu.upload("chunks", &chunks),
             tensor_count: tensors,
             tensors: gpu.upload("tensors", &vec![tensor; tensors as usize]),
-            gradient: family.vector(PARAMETERS),
-            weight: family.vector(PARAMETERS),
+            gradient: family.vector(parameters),
+            weight: family.vector(parameters),
             m: zeros(),
             v: zeros(),
             partials: gpu.buffer("partials", 16 * chunks.len() as u64),
@@ -176,12 +176,14 @@ pub fn applied() -> StepState {
 }
 
 pub fn run(family: &mut Family<'_>) {
-    for tensors in [1, 148, 5000] {
-        let layout = Layout::new(family, tensors);
+    let small = PARAMETERS / 10;
+    let sizes = [(PARAMETERS, 1), (PARAMETERS, 148), (PARAMETERS, 5000), (small, 148)];
+    for (parameters, tensors) in sizes {
+        let layout = Layout::new(family, parameters, tensors);
         let dispatches = layout.dispatches(family.gpu);
-        let size = format!("10 M in {tensors} tensors");
+        let size = format!("{} M in {tensors} tensors", parameters / 1_000_000);
         // The gradient is read twice; weight and moments are read and written.
-        let work = Work::Bytes(32 * u64::from(PARAMETERS));
+        let work = Work::Bytes(32 * u64::from(parameters));
         if family.measure(
             "gradient_scan + gradient_norm + verdict + adamw",
             size,

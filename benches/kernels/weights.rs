@@ -11,7 +11,7 @@ const HALVES: [WeightStorage; 3] =
 /// The same values in and out of each storage, AdamW over it, and the average of it. Other rows of f32
 /// are in the table already: the optimizer's.
 pub fn run(family: &mut Family<'_>) {
-    let mut layout = Layout::new(family, 148);
+    let mut layout = Layout::new(family, PARAMETERS, 148);
     let (parameters, quads) = (u64::from(PARAMETERS), PARAMETERS / 4);
     let values = family.vector(PARAMETERS);
     let state = StepState { verdict: APPLY, applied_total: 100, ..StepState::default() };

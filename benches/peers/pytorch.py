@@ -1,6 +1,6 @@
 """What PyTorch does where evenkeel's benchmarks run: the steps of `cargo bench --bench step`, matrix
 products, clipping with AdamW, and a copy. Medians; ratios are to be taken with figures of the same
-machine and hour.
+machine and hour, as `cargo xtask bench-peers` does, which reads the lines of the form "name = time ms".
 
     python3 benches/peers/pytorch.py [cpu | cuda]
 """
@@ -94,21 +94,24 @@ def steps():
         for mode in ("f32", "tf32", "bf16") if ON_GPU else ("f32",):
             torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
             ms = milliseconds(lambda: step(mode == "bf16"), 15)
-            print(f"step {name} {mode}: {ms:.2f} ms, {batch * context / ms * 1e3:,.0f} tokens/s")
+            case = f"step {name}" if mode == "f32" else f"step {name} {mode}"
+            print(f"{case} = {ms:.3f} ms ({batch * context / ms * 1e3:,.0f} tokens/s)")
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def products():
     sizes = [(2048, 2048, 2048), (2048, 768, 768), (2048, 3072, 768), (768, 768, 2048)]
-    for rows, cols, inner in [(512, 512, 512)] + (sizes if ON_GPU else []):
+    small = [(512, 512, 512), (1024, 1024, 1024)]
+    for rows, cols, inner in small + (sizes if ON_GPU else []):
         a, b = torch.randn(rows, inner, device=DEVICE), torch.randn(inner, cols, device=DEVICE)
         out = torch.empty(rows, cols, device=DEVICE)
         ms = milliseconds(lambda: [torch.matmul(a, b, out=out) for _ in range(16)]) / 16
-        print(f"matmul {rows} x {cols} x {inner}: {2e-9 * rows * cols * inner / ms:.2f} TFLOP/s in f32")
+        speed = 2e-9 * rows * cols * inner / ms
+        print(f"matmul {rows} x {cols} x {inner} = {ms:.4f} ms ({speed:.3f} TFLOP/s in f32)")
 
 
 def updates():
-    for count, tensors in ((10_000_000, 1), (10_000_000, 148)):
+    for count, tensors in ((1_000_000, 148), (10_000_000, 1), (10_000_000, 148)):
         weights = [nn.Parameter(torch.randn(count // tensors, device=DEVICE)) for _ in range(tensors)]
         for weight in weights:
             weight.grad = torch.randn_like(weight)
@@ -118,18 +121,19 @@ def updates():
             torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
             optimizer.step()
 
-        print(f"clip + AdamW, {count} in {tensors}: {milliseconds(update) * 1e3:.0f} us")
+        print(f"update {count // 1_000_000} M in {tensors} tensors = {milliseconds(update):.4f} ms")
 
 
 def copy():
     x = torch.randn(10_000_000, device=DEVICE)
     y = torch.empty_like(x)
     ms = milliseconds(lambda: [y.copy_(x) for _ in range(16)]) / 16
-    print(f"copy of 40 MB: {8e-6 * x.numel() / ms:.0f} GB/s")
+    print(f"copy of 40 MB = {ms:.4f} ms ({8e-6 * x.numel() / ms:.1f} GB/s)")
 
 
 torch.backends.cuda.matmul.allow_tf32 = False
-print(torch.__version__, torch.cuda.get_device_name() if ON_GPU else f"{torch.get_num_threads()} threads")
+device = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
+print(f"PyTorch {torch.__version__}: {device}")
 copy()
 products()
 updates()

@@ -14,6 +14,7 @@ mod chromium;
 mod drivers;
 mod install;
 mod npm;
+mod peers;
 mod real_model;
 mod steps;
 mod tests;
@@ -49,6 +50,8 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Do the same work with evenkeel, Burn and PyTorch in turn, and print a table of ratios
+    BenchPeers(peers::Options),
     /// Build the book into target/book, and follow its links
     Book,
     /// Check that the library compiles for browsers
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Test(options) => tests::run(&options),
         Command::Web(options) => web::run(&options),
         Command::BenchBrowser { arguments } => web::bench(&arguments),
+        Command::BenchPeers(options) => peers::run(&options),
         Command::Book => book::build(),
         Command::CheckWasm => wasm::Compiler::find_or_install().and_then(wasm::Compiler::check),
     };
