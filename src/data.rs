@@ -54,8 +54,6 @@ pub use token_cache::{CacheKey, TokenCache};
 
 pub use decode::decode;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
-pub(crate) use decode::with_unix_lines;
-#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use documents::{BadRecords, Document, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};

@@ -7,7 +7,9 @@ use evenkeel::data::Split;
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
-use evenkeel::run::{self, Monitor, Outputs, ProfiledSteps, Saved, Signals, say, warn};
+use evenkeel::run::{
+    Monitor, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn,
+};
 use evenkeel::train::{Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
@@ -33,7 +35,7 @@ pub struct Fixed<'a> {
     pub split: Split<'a>,
     pub out: &'a Path,
     pub outputs: &'a Outputs,
-    pub library: &'a run::Options,
+    pub library: &'a OutputOptions,
     pub signals: &'a Signals,
 }
 
