@@ -60,14 +60,14 @@ fn an_adapter_learns_answers_that_the_model_gives() {
     let place = Place::new();
     let (model, lines) = (write_model(&gpu, &place), write_lines(&place, 40));
     let out = place.path("adapter");
-    let sizes = ["--steps", "80", "--lr", "0.02"];
+    let sizes = ["--steps", "200", "--lr", "0.01"];
     let text = succeed("finetune", &[&[&*model, &lines, "--out", &out], &sizes[..]].concat());
-    for part in ["40 samples of ", "parameters learn beside ", "step 80: loss ", &out] {
+    for part in ["40 samples of ", "parameters learn beside ", "step 200: loss ", &out] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
     let losses = numbers_behind(&text, ": loss ");
-    assert!(losses.len() == 8 && losses[7] < 0.2 * losses[0], "{text}");
-    assert_eq!(text.matches(", 0 skipped\n").count(), 8, "{text}");
+    assert!(losses.len() == 20 && losses[19] < 0.5 * losses[0], "{text}");
+    assert_eq!(text.matches(", 0 skipped\n").count(), 20, "{text}");
 
     let adapter = Adapter::open(&out, &config()).expect("an adapter");
     assert_eq!((adapter.lora().rank, adapter.lora().alpha), (16, 16.0));
