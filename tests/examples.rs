@@ -41,7 +41,8 @@ fn gpt_learns_and_writes() {
 #[test]
 fn examples_say_where_no_adapter_is() {
     let place = Place::new();
-    let cases: [(&str, &[&str]); 3] = [("gpt", &[]), ("doctor", &["--json"]), ("doctor", &["--all"])];
+    let cases: [(&str, &[&str]); 3] =
+        [("gpt", &[]), ("doctor", &["--json"]), ("doctor", &["--all"])];
     for (example, arguments) in cases {
         let output = without_adapter(example, &place, arguments);
         check_refusal(&output, arguments, &["no GPU adapter found", "install a Vulkan"]);

@@ -60,10 +60,7 @@ fn settings_are_refused_and_files_kept() {
         (&["--layers", "0"], &["--layers is 0", "at least 1"]),
         (&["--width", "30", "--heads", "4"], &["--heads is 4 with a --width of 30", "divisor"]),
         (&["--width", "12", "--heads", "2"], &["width / heads is 6", "multiple of 4"]),
-        (
-            &["--family", "llama", "--kv-heads", "3"],
-            &["--kv-heads is 3 with 2 --heads", "divisor"],
-        ),
+        (&["--family", "llama", "--kv-heads", "3"], &["--kv-heads is 3 with 2 --heads", "divisor"]),
         (&["--lr", "nan"], &["--lr is NaN", "finite"]),
         (&["--lr", "-1"], &["--lr is -1", "above 0"]),
         (&["--clip", "inf"], &["--clip is inf", "finite"]),

@@ -160,7 +160,10 @@ impl Place {
 
     pub fn set_read_only(&self, name: &str, is_read_only: bool) {
         let mut permissions = fs::metadata(self.path(name)).expect("there").permissions();
-        #[allow(clippy::permissions_set_readonly_false, reason = "the folder can be removed again")]
+        #[allow(
+            clippy::permissions_set_readonly_false,
+            reason = "the folder can be removed again"
+        )]
         permissions.set_readonly(is_read_only);
         fs::set_permissions(self.path(name), permissions).expect("set");
     }

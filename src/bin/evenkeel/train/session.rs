@@ -7,9 +7,7 @@ use evenkeel::data::Split;
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
-use evenkeel::run::{
-    Monitor, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn,
-};
+use evenkeel::run::{Monitor, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn};
 use evenkeel::train::{Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
