@@ -1,5 +1,5 @@
-//! Talks with a model of Hugging Face's or llama.cpp's, with an adapter if there is one: a program of
-//! your own in one file, to copy and to begin with.
+//! Talks with a model of Hugging Face's or llama.cpp's, with an adapter if there is one: a program
+//! in one file, to copy and to begin with.
 //!
 //! ```text
 //! cargo run --release --example chat -- SmolLM2-135M-Instruct

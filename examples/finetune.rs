@@ -1,5 +1,5 @@
-//! Teaches a model of Hugging Face's or llama.cpp's what JSON lines say, with low-rank adapters beside
-//! its linear layers: a program of your own in one file, to copy and to begin with.
+//! Teaches a model of Hugging Face's or llama.cpp's what JSON lines say, with low-rank adapters
+//! beside its linear layers: a program in one file, to copy and to begin with.
 //!
 //! ```text
 //! cargo run --release --example finetune -- SmolLM2-135M-Instruct chats.jsonl --out adapter
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A line is a conversation (`{"messages": [...]}`), a `prompt` with its `completion`, or a `text`.
-//! What comes out is a folder of PEFT's form. `evenkeel lora` is the program with all else around it.
+//! What comes out is a folder of PEFT's form. `evenkeel lora` is the program with all else around.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! A small transformer learns a text character by character, and then writes some: a training program
-//! in one file, to copy and to begin with.
+//! A small transformer learns a text character by character, and then writes some: a training
+//! program in one file, to copy and to begin with.
 //!
 //! ```text
 //! cargo run --release --example gpt

@@ -7,10 +7,10 @@
 //!   run: each is known to be writable before anything is computed, and no two options name one
 //!   file, whatever way they take to it.
 //! - A [`Monitor`] takes the records of steps, writes the files, shows progress or a dashboard, and
-//!   sums the run up. Files of an earlier run stay until there is a record or a plot to put in their
-//!   place. **Output that fails does not end the run**: a closed pipe is passed over; a file that
-//!   cannot be written is said once on the error output, tried again with every record, and is an
-//!   error if something is still missing at the end.
+//!   sums the run up. Files of an earlier run stay until there is a record or a plot to put in
+//!   their place. **Output that fails does not end the run**: a closed pipe is passed over; a file
+//!   that cannot be written is said once on the error output, tried again with every record, and is
+//!   an error if something is still missing at the end, with exit code 1.
 //! - A [`Saved`] is a checkpoint (weights, moments, states, counters) with whatever else a program
 //!   needs to go on. It is written beside the last one, brought to the disk, and renamed; the last
 //!   one is kept as the previous. A run killed at any moment goes on from its last save bit by bit,

@@ -240,7 +240,7 @@ impl Monitor {
     /// Ends what was shown and what was written; says how the run went as a whole.
     ///
     /// # Errors
-    /// The first file that is not whole; the others are.
+    /// [`Error::Output`] names the first file that is not whole; the others are.
     pub fn finish(mut self) -> Result<()> {
         self.dashboard = None;
         self.bar.finish_and_clear();
@@ -258,7 +258,7 @@ impl Monitor {
             }
         }
         self.summarize();
-        written
+        written.map_err(Error::into_output)
     }
 
     fn summarize(&self) {

@@ -21,8 +21,8 @@ const LENGTH: usize = 8;
 /// state, such as its options and a [`Fingerprint`](super::Fingerprint) of the data.
 #[derive(Clone, Debug)]
 pub struct Saved<A> {
-    /// Weights, moments, states, counters. Where batches are drawn by seed and step, the step is also
-    /// the position in the data.
+    /// Weights, moments, states, counters. Where batches are drawn by seed and step, the step is
+    /// also the position in the data.
     pub checkpoint: Checkpoint,
     /// What the run is.
     pub about: A,

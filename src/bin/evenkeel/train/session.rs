@@ -249,7 +249,8 @@ impl<'a> Session<'a> {
         }
         let written = self.monitor.finish().and(written);
         let unsaved = [self.unsaved, self.unwritten].into_iter().flatten().next();
-        result = result.and(unsaved.map_or(Ok(()), Err)).and(written);
+        let whole = unsaved.map_or(Ok(()), Err).and(written);
+        result = result.and(whole.map_err(Error::into_output));
         let steps = self.fixed.settings.steps;
         if self.saved_at < steps as u64 {
             let out = self.fixed.out.display();
