@@ -54,8 +54,6 @@ pub use token_cache::{CacheKey, TokenCache};
 
 pub use decode::decode;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
-pub(crate) use decode::with_unix_lines;
-#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use documents::{BadRecords, Document, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};
@@ -321,6 +319,9 @@ mod tests {
 
         let error = Corpus::new("latin1.txt", b"b\xf6se").unwrap_err().to_string();
         assert!(error.starts_with("latin1.txt: byte 0xF6 at offset 1 (line 1)"), "{error}");
+        let error = Corpus::new("mark.txt", b"\xff\xfe").unwrap_err().to_string();
+        let mark = "the text is empty (there is a byte-order mark and nothing else)";
+        assert!(error.starts_with(&format!("mark.txt: {mark}")), "{error}");
         let bytes = Corpus::bytes("bytes", b"b\xf6se").unwrap();
         assert_eq!((bytes.vocabulary().size(), bytes.tokens()), (256, &[98, 246, 115, 101][..]));
         assert_eq!(bytes.vocabulary().encode("ö").unwrap(), [0xc3, 0xb6]);

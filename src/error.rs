@@ -233,6 +233,27 @@ pub enum Error {
         /// What the system reported.
         reason: String,
     },
+
+    /// A file that results go to is not whole, though all else was done.
+    #[error("{}: {reason}", path.display())]
+    Output {
+        /// The path.
+        path: PathBuf,
+        /// What the system reported.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What cannot be written at the end of a run is no bad input: [`Error::File`] becomes
+    /// [`Error::Output`], and all others stay.
+    #[must_use]
+    pub fn into_output(self) -> Self {
+        match self {
+            Self::File { path, reason } => Self::Output { path, reason },
+            other => other,
+        }
+    }
 }
 
 /// `Result` with this crate's [`Error`].

@@ -17,6 +17,7 @@ use crate::error::Error;
 #[must_use]
 pub fn exit_code(error: &Error) -> u8 {
     match error {
+        Error::Output { .. } => 1,
         Error::Limit { .. } | Error::OutOfMemory { .. } => 4,
         Error::NonFiniteGradient { .. }
         | Error::NonFiniteLoss { .. }
@@ -40,5 +41,8 @@ mod tests {
         assert_eq!(of(Error::Data { what: reason(), reason: reason() }), 3);
         assert_eq!(of(Error::OutOfMemory { what: reason(), bytes: 1, advice: reason() }), 4);
         assert_eq!(of(Error::NonFiniteGradient { step: 1, count: 1 }), 5);
+        let file = || Error::File { path: "a".into(), reason: reason() };
+        assert_eq!((of(file()), of(file().into_output())), (3, 1));
+        assert_eq!(of(Error::NoAdapter { reason: reason() }.into_output()), 6);
     }
 }

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::dashboard::Dashboard;
 use super::history::{Kept, read_lines, read_table};
-use super::{Options, Outputs, say, warn};
+use super::{OutputOptions, Outputs, say, warn};
 use crate::error::{Error, Result};
 use crate::file::{self, LogFile};
 use crate::train::{Telemetry, TensorTelemetry};
@@ -72,7 +72,7 @@ impl Monitor {
     /// [`Error::File`], and [`Error::Unsupported`] for a dashboard where there can be none.
     pub fn new(
         outputs: &Outputs,
-        options: &Options,
+        options: &OutputOptions,
         (title, report): (String, Report),
         (start, steps, warmup): (u64, usize, usize),
     ) -> Result<Self> {
@@ -240,7 +240,7 @@ impl Monitor {
     /// Ends what was shown and what was written; says how the run went as a whole.
     ///
     /// # Errors
-    /// The first file that is not whole; the others are.
+    /// [`Error::Output`] names the first file that is not whole; the others are.
     pub fn finish(mut self) -> Result<()> {
         self.dashboard = None;
         self.bar.finish_and_clear();
@@ -258,7 +258,7 @@ impl Monitor {
             }
         }
         self.summarize();
-        written
+        written.map_err(Error::into_output)
     }
 
     fn summarize(&self) {

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::folder::{self, Folder};
-use super::{Options, say};
+use super::{OutputOptions, say};
 use crate::error::{Error, Result};
 use crate::file;
 
 /// The last save, in the folder.
-pub(super) const WEIGHTS: &str = "checkpoint.safetensors";
+const WEIGHTS: &str = "checkpoint.safetensors";
 /// The one before.
-pub(super) const PREVIOUS: &str = "previous.safetensors";
+const PREVIOUS: &str = "previous.safetensors";
 
 /// Where the results of a run go.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Outputs {
     ///
     /// # Errors
     /// [`Error::File`] names the option.
-    pub fn prepare(options: &Options, folder: &Folder, read: &[Named]) -> Result<Self> {
+    pub fn prepare(options: &OutputOptions, folder: &Folder, read: &[Named]) -> Result<Self> {
         let metrics = options.metrics.clone();
         let outputs = Self {
             metrics: metrics.unwrap_or_else(|| folder.file("metrics.jsonl")),
@@ -71,7 +71,7 @@ impl Outputs {
     }
 
     /// All files that are written over.
-    fn named(&self, options: &Options) -> Vec<Named> {
+    fn named(&self, options: &OutputOptions) -> Vec<Named> {
         // Where its file was not named, the metrics lie in the folder.
         let metrics = if options.metrics.is_some() { "--metrics" } else { "--out" };
         let one = |option: &str, path: &Path| (option.to_owned(), path.to_owned());

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Options, warn};
+use super::{OutputOptions, warn};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::nn::LanguageModel;
@@ -30,7 +30,7 @@ pub struct ProfiledSteps {
 
 impl ProfiledSteps {
     /// Those of a run that begins at step `start` and has `total`, where options ask for them.
-    pub fn of(options: &Options, start: u64, total: u64) -> Option<Self> {
+    pub fn of(options: &OutputOptions, start: u64, total: u64) -> Option<Self> {
         let path = options.profile.clone()?;
         let first = (start + WARM_STEPS).min(total.saturating_sub(1)).max(start);
         let steps = first..(first + MEASURED_STEPS).min(total);

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::text::Fingerprint;
-use super::{Options, warn};
+use super::warn;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::hugging_face::SafetensorsFile;
@@ -18,31 +17,15 @@ const KEY: &str = "evenkeel run";
 /// Bytes of a safetensors file in front of its header, which are its length.
 const LENGTH: usize = 8;
 
-/// What a run is beside its state.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct About {
-    /// All options, as they were resolved.
-    pub options: Options,
-    /// The text, to know it again.
-    pub text: Fingerprint,
-}
-
-/// The last save of a run, and what it says of the run: an [`About`], or what another program keeps.
+/// The last save of a run, and what it says of the run: whatever a program has to keep beside the
+/// state, such as its options and a [`Fingerprint`](super::Fingerprint) of the data.
 #[derive(Clone, Debug)]
-pub struct Saved<A = About> {
-    /// Weights, moments, states, counters. The step is also the position in the data: batches are
-    /// drawn by seed and step.
+pub struct Saved<A> {
+    /// Weights, moments, states, counters. Where batches are drawn by seed and step, the step is
+    /// also the position in the data.
     pub checkpoint: Checkpoint,
     /// What the run is.
     pub about: A,
-}
-
-impl Saved {
-    /// Whether the run came to its end.
-    pub fn is_over(&self) -> bool {
-        let steps = self.about.options.steps.unwrap_or(0);
-        self.checkpoint.steps() >= steps as u64
-    }
 }
 
 impl<A: Serialize + DeserializeOwned> Saved<A> {
@@ -166,12 +149,18 @@ mod tests {
     use std::fs;
 
     use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+    use serde::Deserialize;
 
     use super::*;
 
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct About {
+        steps: usize,
+        text: String,
+    }
+
     fn about(steps: usize) -> About {
-        let text = Fingerprint { characters: Some("ab\"".into()), tokens: 9, hash: "0".into() };
-        About { options: Options { steps: Some(steps), ..Options::default() }, text }
+        About { steps, text: "ab\"".into() }
     }
 
     /// As a trainer's, with one tensor.
@@ -221,17 +210,16 @@ mod tests {
             file::replace_and_keep(&weights, &bytes, &previous).expect("written");
         }
         let saved = read().expect("readable").expect("there");
-        assert_eq!((saved.checkpoint.steps(), saved.is_over()), (9, true));
-        assert_eq!(saved.about.text, about(9).text);
+        assert_eq!((saved.checkpoint.steps(), &saved.about), (9, &about(9)));
         let (steps, said) = Saved::<About>::peek(&previous).expect("a save");
-        assert_eq!((steps, said.text), (6, about(9).text));
+        assert_eq!((steps, said), (6, about(9)));
         assert!(Saved::<About>::open(&folder.path().join("none")).expect("no error").is_none());
 
         let whole = fs::read(&weights).expect("there");
         for length in [0, 7, 40, whole.len() - 1] {
             fs::write(&weights, &whole[..length]).expect("written");
             let saved = read().expect("the one before").expect("there");
-            assert_eq!((saved.checkpoint.steps(), saved.is_over()), (6, false), "{length}");
+            assert_eq!((saved.checkpoint.steps(), &saved.about), (6, &about(9)), "{length}");
         }
         fs::remove_file(&weights).expect("removed");
         assert_eq!(read().expect("readable").expect("there").checkpoint.steps(), 6);

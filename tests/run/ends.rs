@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use evenkeel::reference::random::{threefry4x32, uniform_unit};
 use serde_json::Value;
 
-use crate::programs::{Place, borrowed, command, succeed};
-use crate::{arguments, check_same, records, saved_steps, support};
+use crate::programs::Place;
+use crate::{arguments, check_same, command, records, resumed, saved_steps, succeed, support};
 
 const STEPS: [&str; 6] = ["--steps", "120", "--save-every", "4", "--report-every", "5"];
 
@@ -20,7 +20,7 @@ fn send(signal: &str, child: &Child) {
 }
 
 fn reference(place: &Place) {
-    succeed("gpt", &borrowed(&arguments(place, "whole", &STEPS)));
+    succeed(&arguments(place, "whole", &STEPS));
 }
 
 #[test]
@@ -28,8 +28,6 @@ fn a_signal_saves_everything() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
     reference(&place);
-    let html = place.path("run.html");
-    let report = ["--report", &html];
     for (out, signal, code) in
         [("interrupt", "-INT", 130), ("terminate", "-TERM", 143), ("hang_up", "-HUP", 129)]
     {
@@ -38,8 +36,9 @@ fn a_signal_saves_everything() {
         }
         // Nothing is saved on the way but the first state: what is there is the signal's.
         let long = ["--steps", "120", "--save-every", "0", "--report-every", "5"];
-        let all = arguments(&place, out, &[&long[..], &report].concat());
-        let mut child = command("gpt", &all).stdout(Stdio::null()).spawn().expect("started");
+        let html = place.path(&format!("{out}.html"));
+        let all = arguments(&place, out, &[&long[..], &["--report", &html]].concat());
+        let mut child = command(&all).stdout(Stdio::null()).spawn().expect("started");
         let metrics = place.path(out) + "/metrics.jsonl";
         while !fs::metadata(&metrics).is_ok_and(|file| file.len() > 0) {
             sleep(Duration::from_millis(2));
@@ -50,11 +49,9 @@ fn a_signal_saves_everything() {
         assert!((1..120).contains(&steps), "{steps} steps");
         assert_eq!(records(&place.read(&format!("{out}/metrics.jsonl"))).len() as u64, steps);
         assert!(place.read(&format!("{out}/training.svg")).trim_end().ends_with("</svg>"));
-        assert!(place.read("run.html").contains("</html>"));
-        fs::remove_file(&html).expect("removed");
+        assert!(fs::read_to_string(&html).expect("a page").contains("</html>"));
 
-        let folder = place.path(out);
-        succeed("gpt", &["--out", &folder, "--resume", "--quiet", "--save-every", "4"]);
+        succeed(&resumed(&place, out, &["--save-every", "4"]));
         let without_tensors = |records: Vec<Value>| {
             let mut records = records;
             for record in &mut records {
@@ -78,7 +75,7 @@ fn a_second_signal_ends_at_once() {
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let all = arguments(&place, signal, &["--metrics", &pipe]);
-        let mut child = command("gpt", &all).spawn().expect("started");
+        let mut child = command(&all).spawn().expect("started");
         let weights = place.path(signal) + "/checkpoint.safetensors";
         let begun = Instant::now();
         while !Path::new(&weights).exists() {
@@ -115,7 +112,12 @@ fn a_killed_run_goes_on_bit_by_bit() {
     // The most that a run is given; about half of them are to be killed.
     let mut most = begun.elapsed();
 
-    let again = || command("gpt", &arguments(&place, "out", &[&STEPS[..], &["--resume"]].concat()));
+    // A run that was killed before its first save begins.
+    let again = || {
+        let is_saved = Path::new(&place.path("out/checkpoint.safetensors")).exists();
+        let begin = || arguments(&place, "out", &STEPS);
+        command(&if is_saved { resumed(&place, "out", &[]) } else { begin() })
+    };
     let (mut killed, mut tries, mut ended) = (0, 0, 0);
     while killed < kills {
         let [word, ..] = threefry4x32([tries, 0, 0, 0], [seed, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! The example programs, run as a user runs them.
+//! The program `evenkeel` and the examples, run as a user runs them.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -40,8 +40,12 @@ pub fn folder() -> &'static Path {
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         cargo.args(["build", "--quiet", "--examples", "--profile"]);
         cargo.arg(if name == "debug" { "dev" } else { name });
-        let features =
-            [("contract", cfg!(feature = "contract")), ("dashboard", cfg!(feature = "dashboard"))];
+        // The same as those of the test, so that nothing is built twice.
+        let features = [
+            ("contract", cfg!(feature = "contract")),
+            ("dashboard", cfg!(feature = "dashboard")),
+            ("cli", cfg!(feature = "cli")),
+        ];
         for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
             cargo.args(["--features", feature]);
         }
@@ -82,13 +86,20 @@ pub fn succeed(example: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// A run that must fail with exit code 1 and one line that holds all of `parts`.
-#[track_caller]
-pub fn refuse(arguments: &[&str], parts: &[&str]) {
-    let output = run("gpt", arguments);
-    check_refusal(&output, arguments, parts);
+/// A run that finds no driver.
+pub fn without_adapter(example: &str, place: &Place, arguments: &[&str]) -> Output {
+    let nowhere = place.path("no_driver.json");
+    command(example, arguments)
+        .env("WGPU_BACKEND", "vulkan")
+        .env("VK_DRIVER_FILES", &nowhere)
+        .env("VK_ICD_FILENAMES", &nowhere)
+        .env("VK_LOADER_DRIVERS_DISABLE", "*")
+        .env_remove("WGPU_ADAPTER_NAME")
+        .output()
+        .expect("the program starts")
 }
 
+/// An example that must have failed with exit code 1 and one line that holds all of `parts`.
 #[track_caller]
 pub fn check_refusal(output: &Output, arguments: &[&str], parts: &[&str]) {
     check_failure(output, 1, arguments, parts);
@@ -147,12 +158,24 @@ impl Place {
         self.path(name)
     }
 
-    /// Arguments for a run over the text, or over another one.
+    pub fn set_read_only(&self, name: &str, is_read_only: bool) {
+        let mut permissions = fs::metadata(self.path(name)).expect("there").permissions();
+        #[allow(
+            clippy::permissions_set_readonly_false,
+            reason = "the folder can be removed again"
+        )]
+        permissions.set_readonly(is_read_only);
+        fs::set_permissions(self.path(name), permissions).expect("set");
+    }
+
+    /// Arguments of a small `evenkeel train` in the folder `out`, over the text or another one. What
+    /// `more` gives stands in the place of that.
     pub fn arguments(&self, text: Option<&str>, more: &[&str]) -> Vec<String> {
-        let text = text.map_or_else(|| self.path("text.txt"), str::to_owned);
-        let own = ["--out".to_owned(), self.path("out"), "--text".into(), text];
-        let rest = SMALL.iter().chain(more).map(|argument| (*argument).to_owned());
-        own.into_iter().chain(rest).collect()
+        let (out, own_text) = (self.path("out"), self.path("text.txt"));
+        let own = ["--out", &out, "--data", text.unwrap_or(&own_text)];
+        let pairs = own.chunks(2).chain(SMALL.chunks(2));
+        let rest = pairs.filter(|pair| !more.contains(&pair[0])).flatten();
+        rest.chain(more).map(|argument| (*argument).to_owned()).collect()
     }
 }
 

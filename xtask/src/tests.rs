@@ -28,7 +28,7 @@ const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
 /// The tests of the program `evenkeel`, which are about files, options and ends, and not about drivers:
 /// they run on the faster driver.
-const ON_ONE_DRIVER: [&str; 4] = ["commands", "lora_program", "train_program", "why"];
+const ON_ONE_DRIVER: [&str; 5] = ["commands", "lora_program", "run", "train_program", "why"];
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
 /// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs

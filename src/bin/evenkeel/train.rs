@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 use evenkeel::data::{Documents, Split};
 use evenkeel::file;
 use evenkeel::hugging_face::Config;
-use evenkeel::run::text::Fingerprint;
-use evenkeel::run::{self, Ending, Folder, Outputs, Signals, Source, say};
+use evenkeel::run::{
+    self, Ending, Fingerprint, Folder, OutputOptions, Outputs, Signals, Source, say,
+};
 use evenkeel::{Error, Gpu, Result};
 
 use budget::Budget;
@@ -205,12 +206,10 @@ fn check_same(tokens: &Tokens, saved: &Fingerprint) -> Result<()> {
 }
 
 /// What the library is told of the files of a run.
-fn library_options(place: &Place) -> run::Options {
+fn library_options(place: &Place) -> OutputOptions {
     let Options { metrics, csv, tensorboard, report, profile, dashboard, quiet, .. } =
         place.options.clone();
-    let out = place.out.clone();
-    let default = run::Options::default();
-    run::Options { out, metrics, csv, tensorboard, report, profile, dashboard, quiet, ..default }
+    OutputOptions { metrics, csv, tensorboard, report, profile, dashboard, quiet }
 }
 
 async fn learn(

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use evenkeel::run::Saved;
-use evenkeel::run::text::Fingerprint;
+use evenkeel::run::{Fingerprint, Saved};
 use evenkeel::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -7,7 +7,7 @@ use evenkeel::data::Split;
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
-use evenkeel::run::{self, Monitor, Outputs, ProfiledSteps, Saved, Signals, say, warn};
+use evenkeel::run::{Monitor, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn};
 use evenkeel::train::{Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
@@ -33,7 +33,7 @@ pub struct Fixed<'a> {
     pub split: Split<'a>,
     pub out: &'a Path,
     pub outputs: &'a Outputs,
-    pub library: &'a run::Options,
+    pub library: &'a OutputOptions,
     pub signals: &'a Signals,
 }
 
@@ -249,7 +249,8 @@ impl<'a> Session<'a> {
         }
         let written = self.monitor.finish().and(written);
         let unsaved = [self.unsaved, self.unwritten].into_iter().flatten().next();
-        result = result.and(unsaved.map_or(Ok(()), Err)).and(written);
+        let whole = unsaved.map_or(Ok(()), Err).and(written);
+        result = result.and(whole.map_err(Error::into_output));
         let steps = self.fixed.settings.steps;
         if self.saved_at < steps as u64 {
             let out = self.fixed.out.display();
