@@ -21,8 +21,8 @@ pub struct Regain {
     step: u64,
     /// The step that the run went on from last.
     from: u64,
-    /// The reason of a loss that the run has not gone on after yet, and its step.
-    lost: Option<(String, u64)>,
+    /// The reasons of losses that the run has not gone on after yet, and their steps.
+    lost: Vec<(String, u64)>,
     in_a_row: usize,
     /// What was said of each loss, behind the step that the run went on from.
     said: Vec<(u64, String)>,
@@ -60,7 +60,7 @@ impl Regain {
             gpu,
             step: 0,
             from: 0,
-            lost: None,
+            lost: Vec::new(),
             in_a_row: 0,
             said: Vec::new(),
             faults: faults.iter().copied().collect(),
@@ -79,7 +79,7 @@ impl Regain {
             self.in_a_row = self.in_a_row.min(1);
         }
         (self.from, self.step) = (step, step);
-        if let Some((reason, at)) = self.lost.take() {
+        for (reason, at) in self.lost.drain(..) {
             let event =
                 format!("the device was lost at step {at} ({reason}); going on from step {step}");
             warn(&event);
@@ -95,6 +95,10 @@ impl Regain {
         if self.faults.front() == Some(&step) {
             self.faults.pop_front();
             self.gpu.device.destroy();
+            // It ends what it has in hand first.
+            while self.gpu.check().is_ok() {
+                sleep(Duration::from_millis(1));
+            }
         }
     }
 
@@ -137,8 +141,7 @@ impl Regain {
 
     fn take(&mut self, gpu: Gpu, reason: String) -> Option<Ending> {
         self.gpu = gpu;
-        // A device that is lost before the run has gone on is the same trouble.
-        self.lost = Some((reason, self.step));
+        self.lost.push((reason, self.step));
         None
     }
 }
