@@ -93,11 +93,13 @@ impl<'a> Attempt<'a> {
         let mut session = Session::begin(fixed, &mut trainer, saved, about, regain).await?;
         self.has_begun = true;
         let trained = session.train(&mut trainer, regain).await;
-        if matches!(trained, Err(Error::DeviceLost { .. })) {
-            session.leave();
-            return Err(trained.expect_err("just seen"));
-        }
-        let ended = session.end(&mut trainer, trained).await?;
+        let ended = match trained {
+            Err(lost @ Error::DeviceLost { .. }) => {
+                session.leave();
+                return Err(lost);
+            }
+            trained => session.end(&mut trainer, trained).await?,
+        };
         let mut ending = self.signals.received().map_or(Ending::Done, Ending::Stopped);
         let Prepared { tokens, prompt, .. } = self.ground;
         let (settings, outputs) = (&self.settings, &self.outputs);
