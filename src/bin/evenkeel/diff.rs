@@ -66,8 +66,25 @@ pub struct Compared {
     /// Settings that are others.
     pub settings: Vec<Changed>,
     pub parted: Parted,
-    /// The first operation with another result, where two adapters were compared.
+    /// Whether two adapters took the steps.
+    pub are_adapters: bool,
+    /// The first operation with another result on these.
     pub value: Option<PartedValue>,
+}
+
+impl Compared {
+    /// What is said of the first operation with another result, where two adapters part.
+    pub fn operation(&self) -> Option<String> {
+        match (&self.value, self.parted.first()) {
+            (Some(value), _) => Some(value.in_words()),
+            (None, Some(step)) if self.are_adapters => Some(format!(
+                "none: from the same bits all values of step {} are the same on both, so they part \
+                 in an update before it",
+                step.step
+            )),
+            _ => None,
+        }
+    }
 }
 
 pub async fn run(options: Options) -> Result<Ending> {
@@ -89,7 +106,8 @@ pub async fn run(options: Options) -> Result<Ending> {
         Some(other) => settings::changed(&options.first, other)?,
         None => Vec::new(),
     };
-    let compared = Compared { names, settings, parted, value };
+    let are_adapters = options.on.len() == 2;
+    let compared = Compared { names, settings, parted, are_adapters, value };
     if let Some(page) = &options.html {
         file::replace(page, page::of(&compared).as_bytes())?;
     }
@@ -137,7 +155,7 @@ async fn compare(
 }
 
 fn print(compared: &Compared, page: Option<&Path>) {
-    let Compared { names, settings, parted, value } = compared;
+    let Compared { names, settings, parted, .. } = compared;
     say!("first     {}", names[0]);
     say!("second    {}", names[1]);
     for changed in settings {
@@ -156,8 +174,8 @@ fn print(compared: &Compared, page: Option<&Path>) {
                 say!("          and {more} more numbers of that step");
             }
             say!("          in {} of {} steps", parted.steps.len(), parted.common);
-            if let Some(value) = value {
-                say!("operation {}", value.in_words());
+            if let Some(words) = compared.operation() {
+                say!("operation {words}");
             }
             if let Some(farthest) = parted.farthest_loss() {
                 say!("farthest  in step {}: {}", farthest.step, in_words(farthest));
@@ -185,7 +203,7 @@ fn in_words(difference: &Difference) -> String {
 }
 
 fn as_json(compared: &Compared) -> Value {
-    let Compared { names, settings, parted, value } = compared;
+    let Compared { names, settings, parted, value, .. } = compared;
     let changed = settings.iter().map(|changed| json!(changed)).collect::<Vec<_>>();
     let loss = parted.steps.iter().map(|step| {
         let loss = step.differences.iter().find(|difference| difference.field == "loss");
