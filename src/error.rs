@@ -73,6 +73,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// The device is gone, and no other one was to be had, or those that were got lost too.
+    #[error("the GPU device was lost and not regained: {reason}")]
+    NotRegained {
+        /// What was tried, and how to go on.
+        reason: String,
+    },
+
     /// An input of a step has the wrong number of elements.
     #[error("input {name:?} has {actual} elements, the plan was built for {expected} {shape}")]
     InputSize {

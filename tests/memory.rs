@@ -262,6 +262,12 @@ fn a_checkpoint_is_told() {
         let trainer = block_on(builder.build(&gpu)).expect("a trainer");
         let file = block_on(trainer.checkpoint()).expect("a checkpoint").to_bytes();
         assert_eq!(plan.host.checkpoint_bytes, tensor_bytes(&file), "{index}");
+        let frozen = block_on(trainer.fingerprint_of_frozen()).expect("a fingerprint");
+        let trained = block_on(trainer.checkpoint_of_trained(&frozen)).expect("a checkpoint");
+        let small = plan.clone().saving_trained().host;
+        assert_eq!(small.checkpoint_bytes, tensor_bytes(&trained.to_bytes()), "{index}");
+        let has_frozen = plan.frozen_bytes > 0;
+        assert_eq!(small.staged_bytes < plan.host.staged_bytes, has_frozen, "{index}");
     }
 }
 

@@ -1,5 +1,5 @@
 // What a tensor holds: max |x| as bits, sum (|x| / 2^e)^2 over finite x with 2^e at or below
-// max |x|, counts, and the first element that is not finite. Each workgroup strides over the quads
+// max |x|, counts, the first element that is not finite, and a checksum of all bits. Each workgroup strides over the quads
 // and owns one partial.
 struct ValueScanParams {
     quads: u32,
@@ -16,16 +16,30 @@ struct ValueScanParams {
 
 const NONE = 0xffffffffu;
 
-// Bits of |x|; zeros past the end.
-fn magnitude(i: u32) -> vec4<u32> {
+// Bits of x; zeros past the end.
+fn bits_of(i: u32) -> vec4<u32> {
     var bits = vec4<u32>();
-    if i < params.quads { bits = bitcast<vec4<u32>>(unpack(x[i])) & vec4(0x7fffffffu); }
+    if i < params.quads { bits = bitcast<vec4<u32>>(unpack(x[i])); }
     return bits;
 }
 
+// Bits of |x|.
+fn magnitude(i: u32) -> vec4<u32> {
+    return bits_of(i) & vec4(0x7fffffffu);
+}
+
+// Bits mixed with their place, so that no two changes are likely to cancel out.
+fn mixed(bits: vec4<u32>, index: vec4<u32>) -> vec4<u32> {
+    let product = (bits ^ (index * 0x9e3779b9u)) * 0x85ebca6bu;
+    return product ^ (product >> vec4(15u));
+}
+
+fn sum_of(x: vec4<u32>) -> u32 {
+    return x.x + x.y + x.z + x.w;
+}
+
 fn sum_counts(flags: vec4<bool>) -> u32 {
-    let ones = select(vec4(0u), vec4(1u), flags);
-    return ones.x + ones.y + ones.z + ones.w;
+    return sum_of(select(vec4(0u), vec4(1u), flags));
 }
 
 // (|x| / 2^e)^2, 0 for what is not finite or flushed.
@@ -43,10 +57,11 @@ fn main(
 ) {
     let stride = params.groups * 64u;
     var largest = 0u;
-    var found = ValuePartial(0u, 0.0, 0u, 0u, 0u, NONE);
+    var found = ValuePartial(0u, 0.0, 0u, 0u, 0u, NONE, 0u);
     for (var start = group.x * 64u; start < params.quads; start += stride) {
         let i = start + lane;
-        let bits = magnitude(i);
+        let all = bits_of(i);
+        let bits = all & vec4(0x7fffffffu);
         let col = 4u * (i % params.row_quads) + vec4(0u, 1u, 2u, 3u);
         let exists = (col < vec4(params.cols)) & vec4(i < params.quads);
         let bad = bits >= vec4(0x7f800000u);
@@ -57,6 +72,7 @@ fn main(
         let subnormal = (bits > vec4(0u)) & (bits < vec4(params.smallest_normal_bits));
         found.subnormal_count += sum_counts(subnormal);
         let index = i / params.row_quads * params.cols + col;
+        found.checksum += sum_of(select(vec4(0u), mixed(all, index), exists));
         let first = select(vec4(NONE), index, bad);
         let earliest = min(min(first.x, first.y), min(first.z, first.w));
         found.first_nonfinite = min(found.first_nonfinite, earliest);
@@ -71,10 +87,11 @@ fn main(
     let nonfinite_count = workgroup_sum_u32(lane, found.nonfinite_count);
     let zero_count = workgroup_sum_u32(lane, found.zero_count);
     let subnormal_count = workgroup_sum_u32(lane, found.subnormal_count);
+    let checksum = workgroup_sum_u32(lane, found.checksum);
     let first = NONE - workgroup_max_u32(lane, NONE - found.first_nonfinite);
     if lane == 0u {
         partials[params.first_partial + group.x] = ValuePartial(
-            largest, sum, nonfinite_count, zero_count, subnormal_count, first,
+            largest, sum, nonfinite_count, zero_count, subnormal_count, first, checksum,
         );
     }
 }

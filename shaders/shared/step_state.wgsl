@@ -96,6 +96,7 @@ struct ValuePartial {
     zero_count: u32,
     subnormal_count: u32,
     first_nonfinite: u32,
+    checksum: u32,
 }
 
 struct UpdatePartial {

@@ -7,13 +7,7 @@ use crate::error::{Error, Result};
 pub(super) async fn find(instance: &wgpu::Instance) -> Result<wgpu::Adapter> {
     #[cfg(not(target_arch = "wasm32"))]
     if let Ok(wanted) = std::env::var("WGPU_ADAPTER_NAME") {
-        let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
-        let names: Vec<_> = all.iter().map(|adapter| adapter.get_info().name).collect();
-        let lower = wanted.to_lowercase();
-        let found = all.into_iter().find(|a| a.get_info().name.to_lowercase().contains(&lower));
-        return found.ok_or_else(|| Error::NoAdapter {
-            reason: format!("WGPU_ADAPTER_NAME is {wanted:?}, adapters here are {names:?}"),
-        });
+        return named(instance, &wanted, "WGPU_ADAPTER_NAME is").await;
     }
     let power_preference =
         wgpu::PowerPreference::from_env().unwrap_or(wgpu::PowerPreference::HighPerformance);
@@ -22,4 +16,31 @@ pub(super) async fn find(instance: &wgpu::Instance) -> Result<wgpu::Adapter> {
         .request_adapter(&options)
         .await
         .map_err(|error| Error::NoAdapter { reason: error.to_string() })
+}
+
+/// The first adapter with this in its name; `asked` is how that was asked for.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) async fn named(
+    instance: &wgpu::Instance,
+    wanted: &str,
+    asked: &str,
+) -> Result<wgpu::Adapter> {
+    let lower = wanted.to_lowercase();
+    let is_meant = |info: &wgpu::AdapterInfo| info.name.to_lowercase().contains(&lower);
+    first(instance, is_meant, || format!("{asked} {wanted:?}")).await
+}
+
+/// The first adapter that is meant; `asked` says how it was asked for.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) async fn first(
+    instance: &wgpu::Instance,
+    is_meant: impl Fn(&wgpu::AdapterInfo) -> bool,
+    asked: impl FnOnce() -> String,
+) -> Result<wgpu::Adapter> {
+    let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    let names: Vec<_> = all.iter().map(|adapter| adapter.get_info().name).collect();
+    let found = all.into_iter().find(|adapter| is_meant(&adapter.get_info()));
+    found.ok_or_else(|| Error::NoAdapter {
+        reason: format!("{}, adapters here are {names:?}", asked()),
+    })
 }

@@ -104,6 +104,43 @@ impl Gpu {
         Self::from_adapter(&adapter).await
     }
 
+    /// The first adapter whose name holds `name`, in whatever case, as `WGPU_ADAPTER_NAME` would
+    /// choose it.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] with the names that there are, [`Error::NoDevice`] if the driver refuses.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn named(name: &str) -> Result<Self> {
+        let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        let instance = wgpu::Instance::new(descriptor);
+        let adapter =
+            adapter::named(&instance, name, "an adapter is asked for with the name").await?;
+        Self::from_adapter(&adapter).await
+    }
+
+    /// Another device of the adapter that this one is of, for when it is lost: of the same name,
+    /// backend and driver. Browsers do not say which adapter one is, so that there it is the one that
+    /// [`new`](Self::new) finds.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where it is gone, [`Error::NoDevice`] if the driver refuses.
+    pub async fn another(&self) -> Result<Self> {
+        #[cfg(target_arch = "wasm32")]
+        return Self::new().await;
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+            let instance = wgpu::Instance::new(descriptor);
+            let known = |info: &wgpu::AdapterInfo| {
+                (info.name.clone(), info.backend, info.driver.clone(), info.driver_info.clone())
+            };
+            let own = known(&self.info);
+            let asked = || format!("{:?} is not there", self.info.name);
+            let adapter = adapter::first(&instance, |info| known(info) == own, asked).await?;
+            Self::from_adapter(&adapter).await
+        }
+    }
+
     /// A device of the given adapter, with all of its limits and the features kernels can use:
     /// its [`requirements`](Self::requirements).
     ///

@@ -56,6 +56,16 @@ pub fn value_scan(x: &[f64], smallest_normal: f64) -> ValueRange {
     }
 }
 
+/// Sum, modulo 2^32, of the bits of x, each mixed with its index.
+pub fn checksum(x: &[f32]) -> u32 {
+    let mixed = |(index, x): (usize, &f32)| {
+        let place = (index as u32).wrapping_mul(0x9e37_79b9);
+        let product = (x.to_bits() ^ place).wrapping_mul(0x85eb_ca6b);
+        product ^ (product >> 15)
+    };
+    x.iter().enumerate().map(mixed).fold(0, u32::wrapping_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,10 @@ pub fn exit_code(error: &Error) -> u8 {
         | Error::NonFiniteLoss { .. }
         | Error::NonFiniteState { .. }
         | Error::GaveUp { .. } => 5,
-        Error::NoAdapter { .. } | Error::NoDevice { .. } | Error::DeviceLost { .. } => 6,
+        Error::NoAdapter { .. }
+        | Error::NoDevice { .. }
+        | Error::DeviceLost { .. }
+        | Error::NotRegained { .. } => 6,
         _ => 3,
     }
 }
@@ -38,6 +41,7 @@ mod tests {
         let of = |error| exit_code(&error);
         assert_eq!(of(Error::NoAdapter { reason: reason() }), 6);
         assert_eq!(of(Error::DeviceLost { reason: reason() }), 6);
+        assert_eq!(of(Error::NotRegained { reason: reason() }), 6);
         assert_eq!(of(Error::Data { what: reason(), reason: reason() }), 3);
         assert_eq!(of(Error::OutOfMemory { what: reason(), bytes: 1, advice: reason() }), 4);
         assert_eq!(of(Error::NonFiniteGradient { step: 1, count: 1 }), 5);

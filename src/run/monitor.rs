@@ -31,6 +31,8 @@ pub struct Monitor {
     validation_loss: Option<f64>,
     /// What is to be printed at the end.
     later: Vec<String>,
+    /// Events for the record that comes next.
+    events: Vec<String>,
 }
 
 /// A file that takes every record.
@@ -91,6 +93,7 @@ impl Monitor {
             losses: Vec::new(),
             validation_loss: None,
             later: Vec::new(),
+            events: Vec::new(),
         };
         monitor.open(start)?;
         monitor.bar.set_position(start);
@@ -162,6 +165,7 @@ impl Monitor {
         for (at, step) in steps.iter().enumerate() {
             let record = Record::from(step).with(scalar::TOKENS_PER_SECOND, tokens_per_second);
             let mut record = self.statistics.annotate(record);
+            record.events.splice(..0, self.events.drain(..));
             let here = tensors.iter().filter(|tensor| tensor.step == step.step);
             here.for_each(|tensor| record.add_tensor_telemetry(tensor));
             let is_last = at + 1 == steps.len();
@@ -227,6 +231,18 @@ impl Monitor {
         }
         self.bar.set_position(done);
         self.bar.set_message(message);
+    }
+
+    /// Has an event of the run recorded with the step that comes next.
+    pub fn event(&mut self, event: String) {
+        self.events.push(event);
+    }
+
+    /// Ends what was shown of a run that is taken up again, and says nothing of it as a whole.
+    pub fn leave(mut self) {
+        self.dashboard = None;
+        self.bar.finish_and_clear();
+        self.sync();
     }
 
     /// Shows text beside the progress; where that fills the screen, at the end.

@@ -37,6 +37,8 @@ device_struct! {
         /// Index of the first element that is not finite, counted without padding; `u32::MAX` for
         /// none.
         first_nonfinite: u32,
+        /// Sum, modulo 2^32, of the bits of the elements, each mixed with its index.
+        checksum: u32,
     }
 }
 

@@ -60,6 +60,9 @@ pub struct ValueReport {
     pub subnormal_count: usize,
     /// Index of the first element that is not finite, in row-major order.
     pub first_nonfinite: Option<usize>,
+    /// A checksum of the bits of all elements: two values that are not the same bit by bit have two,
+    /// but for one in 2^32. Devices whose bindings hold the whole tensor agree on it.
+    pub checksum: u32,
     /// Index in [`Diagnosis::values`] of what the operation read.
     pub inputs: Vec<usize>,
 }
@@ -333,6 +336,7 @@ fn report(
         zero_count: 0,
         subnormal_count: 0,
         first_nonfinite: None,
+        checksum: 0,
         inputs,
     }
 }
@@ -347,6 +351,7 @@ impl ValueReport {
         self.nonfinite_count = count(|p| p.nonfinite_count);
         self.zero_count = count(|p| p.zero_count);
         self.subnormal_count = count(|p| p.subnormal_count);
+        self.checksum = partials.iter().fold(0, |sum, p| sum.wrapping_add(p.checksum));
         let first = partials.iter().map(|p| p.first_nonfinite).min();
         self.first_nonfinite = first.filter(|&first| first != u32::MAX).map(|first| first as usize);
         let finite = self.shape.count() - self.nonfinite_count;

@@ -121,7 +121,8 @@ fn what_does_not_fit_says_what_would() {
     let mib: f64 = total.trim().parse().expect("MiB");
     let limit = (0.98 * mib / 1024.0).to_string();
     let parts = ["this run, which may take", "it fits with", "GiB)"];
-    scene.fail(4, &[&more[..], &["--memory-limit", &limit]].concat(), &parts);
+    let full = ["--precision", "f32", "--memory-limit", &limit];
+    scene.fail(4, &[&more[..], &full].concat(), &parts);
     let parts = ["take a smaller model"];
     scene.fail(4, &[&more[..], &["--memory-limit", "0.000001"]].concat(), &parts);
 }

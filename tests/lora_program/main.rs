@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tiny_model::{QUESTIONS, write_model};
 
 mod bad_input;
+mod device_loss;
 #[cfg(unix)]
 mod ends;
 mod kinds;

@@ -1,5 +1,6 @@
 //! SmolLM2-135M-Instruct, from a GGUF file with 4 bits a weight, against what tokenizers,
-//! transformers and PEFT compute with it: `tests/fixtures/make_real_model.py`.
+//! transformers and PEFT compute with it: `tests/fixtures/make_real_model.py`. The program tunes it
+//! as well.
 //!
 //! `cargo xtask test --real-model` downloads the file and names it in `EVENKEEL_REAL_MODEL`.
 //! Without that these tests are skipped.
@@ -9,6 +10,11 @@ mod support;
 
 mod folder;
 mod predictions;
+#[cfg(feature = "cli")]
+mod program;
+#[cfg(feature = "cli")]
+#[path = "../support/programs.rs"]
+mod programs;
 mod texts;
 mod tuning;
 

@@ -10,6 +10,7 @@ use programs::{Place, SMALL, borrowed, check_failure, lines, loss};
 mod base;
 mod configuration;
 mod data;
+mod device_loss;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;

@@ -17,6 +17,7 @@ mod steps;
 mod support;
 #[path = "../support/tiny_model.rs"]
 mod tiny_model;
+mod unsteady;
 
 const WHY: &str = "evenkeel why";
 

@@ -3,14 +3,17 @@
 mod choices;
 mod texts;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use evenkeel::run::{Ending, Signals, say};
+use evenkeel::data::{self, Sequence, decode};
+use evenkeel::nn::Gpt;
+use evenkeel::run::{Ending, Signals, say, warn};
 use evenkeel::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use crate::loaded::ModelOptions;
+use crate::loaded::{Loaded, ModelOptions};
+use crate::scores::{Scored, score};
 
 /// Tokens of a piece where nobody says and the model takes more.
 const CONTEXT: usize = 2048;
@@ -73,22 +76,68 @@ pub async fn run(options: Options) -> Result<Ending> {
     let questions = questions.transpose()?;
     let signals = Signals::listen()?;
     let loaded = opened.load().await?;
+    let measuring = Measuring { loaded: &loaded, gpt: &opened.gpt, sizes, signals: &signals };
     let (mut found, mut lines) = (Map::new(), Vec::new());
     let mut note = |name: &str, result: Measured| {
         found.insert(name.to_owned(), result.values);
         lines.push(result.line);
     };
     if let Some(texts) = &texts {
-        note("texts", texts.measure(&loaded, &opened.gpt, sizes, &signals).await?);
+        note("texts", texts.measure(&measuring).await?);
     }
     if let Some(questions) = questions.as_ref().filter(|_| signals.received().is_none()) {
-        note("choices", questions.measure(&loaded, &opened.gpt, sizes, &signals).await?);
+        note("choices", questions.measure(&measuring).await?);
     }
     match options.json {
         true => say!("{}", Value::Object(found)),
         false => lines.iter().for_each(|line| say!("{line}")),
     }
     Ok(signals.received().map_or(Ending::Done, Ending::Stopped))
+}
+
+/// What measures, and who may stop it.
+struct Measuring<'a> {
+    loaded: &'a Loaded,
+    gpt: &'a Gpt,
+    sizes: Sizes,
+    signals: &'a Signals,
+}
+
+impl Measuring<'_> {
+    /// Scores sequences, so many at once, or until a signal comes.
+    async fn score(
+        &self,
+        what: &'static str,
+        sequences: &[Sequence],
+        rows: usize,
+    ) -> Result<Vec<Scored>> {
+        let Self { loaded, gpt, sizes, signals } = *self;
+        let bar = bar(sequences.len(), what);
+        let progress = |done| bar.set_position(done as u64);
+        let shape = (rows, sizes.context);
+        let scored = score(loaded, gpt, sequences, shape, signals, progress).await?;
+        bar.finish_and_clear();
+        Ok(scored)
+    }
+}
+
+/// Says that a result is one of a part.
+fn say_partial(done: usize, all: usize, what: &str) {
+    if done < all {
+        warn(format!("a signal came: this is of {done} of {all} {what}"));
+    }
+}
+
+/// A file of text, and what it is called in errors.
+fn text_of(path: &Path) -> Result<(String, String)> {
+    let name = path.display().to_string();
+    let text = decode(&name, &data::read(path)?)?;
+    Ok((name, text))
+}
+
+/// What is wrong with a line of a file, of which the first has the index 0.
+fn wrong_line(name: &str, index: usize, reason: String) -> Error {
+    Error::Data { what: format!("{name}, line {}", index + 1), reason }
 }
 
 /// A result for programs and for people.

@@ -5,7 +5,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `adapter_config.json`, `adapter_model.safetensors` | the last adapter, as PEFT has it; or mlx-lm's files; or, where all is trained, the folder of a model |
+//! | `adapter_config.json`, `adapter_model.safetensors` | the last adapter, as PEFT has it; or mlx-lm's files; or, where all is trained, the folder of a model. With `--ema` here and below it is the average |
 //! | `best/` | the one with the lowest validation loss |
 //! | `0000100/` | the one after iteration 100 (`--save-every`) |
 //! | `mlx/` | the last one as mlx-lm has it, where both layouts are asked for |
@@ -28,6 +28,7 @@ mod session;
 mod settings;
 mod setup;
 mod sources;
+mod storage;
 
 use evenkeel::run::{Ending, Signals};
 use evenkeel::{Error, Gpu, Result};
@@ -38,10 +39,12 @@ use resume::Start;
 use session::Session;
 use setup::Setup;
 
+use crate::regain::{self, Regain};
+
 pub async fn run(options: Options) -> Result<Ending> {
     let signals = Signals::listen()?;
     options.check()?;
-    let start = Start::find(&options)?;
+    let mut start = Start::find(&options)?;
     let settings = start.settings();
     settings.validate()?;
     if !settings.train && !settings.test {
@@ -52,7 +55,7 @@ pub async fn run(options: Options) -> Result<Ending> {
     }
     settings.model()?;
     let gpu = Gpu::new().await?;
-    let setup = Setup::new(settings, &gpu, options.quiet)?;
+    let setup = Setup::choosing(settings, &gpu, options.quiet).await?;
     start.check_data(&setup.data)?;
     if options.dry_run {
         setup.print(&gpu)?;
@@ -65,10 +68,15 @@ pub async fn run(options: Options) -> Result<Ending> {
     if !options.quiet {
         setup.say_what_is_trained();
     }
-    let mut session = Session::begin(&setup, &gpu, &signals, &start).await?;
-    let ending = session.train().await?;
-    if ending == Ending::Done && setup.settings.test {
-        session.test().await?;
-    }
-    Ok(ending)
+    let once = async |regain: &mut Regain| {
+        start.read_again()?;
+        let mut session = Session::begin(&setup, regain, &signals, &start).await?;
+        start.has_begun();
+        let ending = session.train().await?;
+        if ending == Ending::Done && setup.settings.test {
+            session.test().await?;
+        }
+        Ok(ending)
+    };
+    regain::trying(gpu, &options.lose_device_at, &signals, once).await
 }

@@ -13,6 +13,8 @@ mod generate;
 mod inspect;
 mod loaded;
 mod lora;
+mod precision;
+mod regain;
 mod replay;
 mod report;
 mod saving;

@@ -97,6 +97,15 @@ pub struct Begun {
     /// Where only a part is trained.
     frozen: Option<FrozenFingerprint>,
     start: Checkpoint,
+    fault: Option<BitFlips>,
+}
+
+/// A fault as memory has it, for tests: before a step, each time that it is taken, another bit of a
+/// weight is turned over.
+#[derive(Clone, Copy, Debug)]
+struct BitFlips {
+    step: u64,
+    count: u32,
 }
 
 impl Begun {
@@ -115,7 +124,7 @@ impl Begun {
             (None, Some(frozen)) => trainer.checkpoint_of_trained(frozen).await?,
             (None, None) => trainer.checkpoint().await?,
         };
-        let mut begun = Self { trainer, frozen, start };
+        let mut begun = Self { trainer, frozen, start, fault: None };
         if !is_beginning {
             begun.go_back().await?;
         }
@@ -127,15 +136,65 @@ impl Begun {
     /// # Errors
     /// [`Error::Checkpoint`], [`Error::DeviceLost`].
     pub async fn go_back(&mut self) -> Result<()> {
+        restore(&mut self.trainer, self.frozen.as_ref(), &self.start).await
+    }
+
+    /// Goes to where another trainer of the same run is.
+    ///
+    /// # Errors
+    /// As [`go_back`](Self::go_back).
+    pub async fn go_to(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        restore(&mut self.trainer, self.frozen.as_ref(), checkpoint).await
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.frozen {
-            Some(frozen) => self.trainer.restore_trained(&self.start, frozen).await,
-            None => self.trainer.restore(&self.start).await,
+            Some(frozen) => self.trainer.checkpoint_of_trained(frozen).await,
+            None => self.trainer.checkpoint().await,
         }
+    }
+
+    /// Has a bit of a weight turned over before a step, each time another one.
+    pub fn flip_bits_at(&mut self, step: Option<u64>) {
+        self.fault = step.map(|step| BitFlips { step, count: 0 });
+    }
+
+    /// A step is to be taken, or looked into.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn before_step(&mut self) -> Result<()> {
+        let steps = self.trainer.steps();
+        let Some(fault) = self.fault.as_mut().filter(|fault| fault.step == steps) else {
+            return Ok(());
+        };
+        let parameters = self.trainer.parameters();
+        let name = parameters.trained()[0].name.clone();
+        let mut weights = parameters.read(&name).await?;
+        // Of the significand, the largest first.
+        weights[0] = f32::from_bits(weights[0].to_bits() ^ (1 << (22 - fault.count % 8)));
+        fault.count += 1;
+        parameters.write(&name, &weights)
     }
 
     /// Steps until then.
     pub fn start(&self) -> u64 {
         self.start.steps()
+    }
+}
+
+async fn restore(
+    trainer: &mut Trainer<LanguageModel>,
+    frozen: Option<&FrozenFingerprint>,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    match frozen {
+        Some(frozen) => trainer.restore_trained(checkpoint, frozen).await,
+        None => trainer.restore(checkpoint).await,
     }
 }
 

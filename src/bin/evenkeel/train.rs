@@ -3,8 +3,10 @@
 //! [`options`] are what can be set, [`config`] brings those of a file and of the command line
 //! together, [`place`] knows what is in the folder of the run, [`tokens`] makes tokens of the data,
 //! [`settings`] (with [`optimizer`], [`presets`], or [`dial`] and [`budget`]) what trainers are built of;
-//! [`session`] is the run, [`keep`] its older saves, [`sample`] the text at its end.
+//! [`attempt`] is the run on one device, [`session`] its steps, [`keep`] its older saves, [`sample`]
+//! the text at its end.
 
+mod attempt;
 mod budget;
 mod config;
 mod describe;
@@ -25,20 +27,25 @@ mod tokens;
 use std::path::{Path, PathBuf};
 
 use evenkeel::data::{Documents, Split};
-use evenkeel::file;
 use evenkeel::hugging_face::Config;
+use evenkeel::nn::Gpt;
 use evenkeel::run::{
     self, Ending, Fingerprint, Folder, OutputOptions, Outputs, Signals, Source, say,
 };
 use evenkeel::{Error, Gpu, Result};
 
+use attempt::Attempt;
 use budget::Budget;
+use dial::Reason;
 pub use options::Options;
+use options::Storage;
 use place::{About, Place};
 pub use replay::Replay;
-use session::{Fixed, Session};
 use settings::{Ground, Resolved, resolve};
 use tokens::{Files, Kind, Tokens};
+
+use crate::precision::{self, Choice};
+use crate::regain::{self, Regain};
 
 /// The settings of a run as they were resolved, in its folder.
 const CONFIGURATION: &str = "config.yaml";
@@ -219,7 +226,7 @@ async fn learn(
     signals: &Signals,
 ) -> Result<Ending> {
     let library = library_options(&place);
-    let Prepared { tokens, source, base, prompt, .. } = &ground;
+    let Prepared { tokens, base, .. } = &ground;
     let named: Vec<_> =
         tokens.read.iter().map(|path| ("--data".to_owned(), path.clone())).collect();
     let outputs = Outputs::prepare(&library, folder, &named)?;
@@ -231,55 +238,11 @@ async fn learn(
     let vocabulary = base.as_ref().map_or(tokens.size, |base| base.gpt.vocabulary);
     let on = Ground { is_software: gpu.is_software(), vocabulary, base: base.as_ref() };
     let Resolved { settings, options, reasons } = timed(&place, tokens, on, &gpu).await?;
-    let split = split(tokens, &settings)?;
-    let mut trainer = settings.builder().build(&gpu).await?;
-    if !quiet {
-        if place.saved.is_none() {
-            describe::reasons(&reasons);
-        }
-        describe::settings(&settings, &trainer, split.training.tokens());
-    }
-    if let Some(saved) = &place.saved {
-        if let Some(was) = saved.about.device.as_ref().filter(|was| **was != device_of(&gpu)) {
-            run::warn(format!(
-                "the run was on {was}; on this adapter its bits are others from here on"
-            ));
-        }
-        place.changes.iter().for_each(|change| say!("changed  {change}"));
-        if !quiet {
-            say!("resumed  at step {} of {}", saved.checkpoint.steps(), settings.steps);
-        }
-    } else if let Some(source) = source {
-        trainer.load_weights(&mut source.reader()).await?;
-    }
-    let written = describe::options(&Options { budget: None, ..options.clone() });
-    file::replace(place.out.join(CONFIGURATION), written.as_bytes())?;
-    let about = About {
-        options,
-        tokens: Fingerprint::of(&tokens.ids),
-        model: base.as_ref().map(|base| base.to_json(None)).transpose()?,
-        best: None,
-        device: Some(device_of(&gpu)),
-    };
-    let fixed = Fixed {
-        settings: &settings,
-        tokens,
-        split,
-        out: &place.out,
-        outputs: &outputs,
-        library: &library,
-        signals,
-    };
-    let mut session = Session::begin(fixed, &mut trainer, place.saved, about).await?;
-    let trained = session.train(&mut trainer).await;
-    let ended = session.end(&mut trainer, trained).await?;
-    let mut ending = signals.received().map_or(Ending::Done, Ending::Stopped);
-    let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
-    if sampled {
-        ending = sample::write(&mut trainer, &settings, tokens, prompt, &outputs, signals).await?;
-    }
-    describe::outputs(&outputs, &ended, sampled);
-    Ok(ending)
+    let faults = place.options.lose_device_at.clone();
+    let resolved = (settings, options, reasons);
+    let mut attempt = Attempt::new(place, &ground, resolved, (outputs, library), signals);
+    let once = async |regain: &mut Regain| attempt.run(regain).await;
+    regain::trying(gpu, &faults, signals, once).await
 }
 
 fn split<'a>(tokens: &'a Tokens, settings: &settings::Settings) -> Result<Split<'a>> {
@@ -292,7 +255,9 @@ async fn timed(place: &Place, tokens: &Tokens, on: Ground<'_>, gpu: &Gpu) -> Res
     if options.tokenizer.is_none() && options.model.is_none() {
         options.tokenizer = Some("characters".to_owned());
     }
-    let resolved = resolve(&options, on)?;
+    let (options, stored) = with_precision(options, tokens, on, gpu).await?;
+    let mut resolved = resolve(&options, on)?;
+    resolved.reasons.extend(stored);
     let Some(Budget::Time(time)) = options.budget.filter(|_| options.steps.is_none()) else {
         return Ok(resolved);
     };
@@ -305,6 +270,29 @@ async fn timed(place: &Place, tokens: &Tokens, on: Ground<'_>, gpu: &Gpu) -> Res
     Ok(timed)
 }
 
+/// Options with a precision, and why it is that one where nobody said.
+async fn with_precision(
+    options: Options,
+    tokens: &Tokens,
+    on: Ground<'_>,
+    gpu: &Gpu,
+) -> Result<(Options, Option<Reason>)> {
+    if options.precision.is_some_and(|precision| precision != Storage::Auto) {
+        return Ok((options, None));
+    }
+    let resolved = resolve(&options, on)?.settings;
+    let windows = resolved.batch * resolved.accumulation;
+    let batch = split(tokens, &resolved)?.training.batch(resolved.seed, 0, windows);
+    let few = Gpt::new(precision::first_blocks(resolved.gpt.config()))?;
+    let probe = |precision| {
+        Ok(settings::Settings { precision, gpt: few.clone(), ..resolved.clone() }.builder())
+    };
+    // No option says what it may take.
+    let Choice { precision, why } = precision::choose(gpu, |_| Ok(true), probe, &batch).await?;
+    let reason = Reason { setting: "precision", value: precision.to_string(), why };
+    Ok((Options { precision: Some(precision.into()), ..options }, Some(reason)))
+}
+
 /// Says what would be done. A vocabulary that would be learned has the size that was asked for.
 async fn dry_run(place: &Place) -> Result<Ending> {
     let kind = Kind::of(&place.options)?;
@@ -312,6 +300,7 @@ async fn dry_run(place: &Place) -> Result<Ending> {
         Kind::Bpe(size) if place.saved.is_none() => Some(size),
         _ => None,
     };
+    let mut encoded = None;
     let (vocabulary, base, name) = match learned {
         Some(size) => {
             let documents = tokens::documents(&place.options, &kind, place.options.quiet)?;
@@ -323,12 +312,19 @@ async fn dry_run(place: &Place) -> Result<Ending> {
             let Prepared { base, tokens, documents, .. } = Prepared::read(place)?;
             let size = base.as_ref().map_or(tokens.size, |base: &Config| base.gpt.vocabulary);
             let texts = documents.documents().len();
-            (size, base, format!("{} tokens in {texts} texts", tokens.ids.len()))
+            let name = format!("{} tokens in {texts} texts", tokens.ids.len());
+            encoded = Some(tokens);
+            (size, base, name)
         }
     };
     let gpu = Gpu::new().await?;
     let on = Ground { is_software: gpu.is_software(), vocabulary, base: base.as_ref() };
-    let Resolved { settings, options, reasons } = resolve(&place.options, on)?;
+    let (options, stored) = match &encoded {
+        Some(tokens) => with_precision(place.options.clone(), tokens, on, &gpu).await?,
+        None => (place.options.clone(), None),
+    };
+    let Resolved { settings, options, mut reasons } = resolve(&options, on)?;
+    reasons.extend(stored);
     let plan = settings.builder().memory(&gpu)?;
     say!("# adapter {}; {name}, vocabulary of {vocabulary}", gpu.info.name);
     for reason in &reasons {

@@ -47,6 +47,10 @@ pub struct Options {
     /// Show no progress
     #[arg(long)]
     quiet: bool,
+    /// For tests: before this step, each time that it is taken, another bit of a weight is turned
+    /// over, as faulty memory does
+    #[arg(long, hide = true, value_name = "STEP")]
+    flip_bits_at: Option<u64>,
 }
 
 pub async fn run(options: Options) -> Result<Ending> {
@@ -75,6 +79,7 @@ pub async fn run(options: Options) -> Result<Ending> {
         Err(Error::OutOfMemory { .. }) => run.begin(&gpu, 0).await?,
         begun => begun?,
     };
+    begun.flip_bits_at(options.flip_bits_at);
     let steps = Steps { run: &run, history: &history, signals: &signals, quiet: options.quiet };
     let Some(replayed) = steps.take(&mut begun, step, true).await? else {
         return Ok(signals.received().map_or(Ending::Done, Ending::Stopped));

@@ -53,7 +53,12 @@ pub(super) fn memory<M: Model>(
     let gradients = gradients.into_iter().map(buffer_bytes);
     let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
     let [telemetry_bytes, watch_bytes] = telemetry(settings, layout, limits);
-    let staged_bytes = host_copy::copy_bytes(kept.checkpointed(), limits.largest_buffer);
+    let segments = trained.len();
+    let staged = |trained_alone: bool| {
+        let buffers = kept.checkpointed(trained_alone.then_some(segments));
+        host_copy::copy_bytes(buffers, limits.largest_buffer)
+    };
+    let [staged_bytes, trained_staged_bytes] = [false, true].map(staged);
     Ok(MemoryPlan {
         parameters: count(layout.trained()),
         frozen_parameters: count(layout.frozen()),
@@ -71,13 +76,15 @@ pub(super) fn memory<M: Model>(
         other_length_bytes,
         staging_bytes: staging.sum(),
         telemetry_bytes,
-        policy_bytes: policy_bytes(settings, &kept, trained.len()),
+        policy_bytes: policy_bytes(settings, &kept, segments),
         watch_bytes,
         snapshot_bytes: if settings.snapshot_every > 0 { staged_bytes } else { 0 },
         host: HostMemory {
             loading_bytes: parameters::loading_bytes(layout),
-            checkpoint_bytes: checkpoint_bytes(settings, layout, &kept),
+            checkpoint_bytes: checkpoint_bytes(settings, layout, layout.specs(), &kept),
             staged_bytes,
+            trained_checkpoint_bytes: checkpoint_bytes(settings, layout, layout.trained(), &kept),
+            trained_staged_bytes,
         },
     })
 }
@@ -141,9 +148,11 @@ fn kept(settings: &Settings, layout: &ParameterLayout) -> Kept {
 }
 
 impl Kept {
-    /// Sizes of the buffers that a checkpoint is made of.
-    fn checkpointed(&self) -> impl Iterator<Item = u64> {
-        let weights = self.weights.iter().chain(&self.blocks).copied().chain([self.states]);
+    /// Sizes of the buffers that a checkpoint is made of, or one of so many trained segments alone.
+    fn checkpointed(&self, trained_segments: Option<usize>) -> impl Iterator<Item = u64> {
+        let flat = trained_segments.unwrap_or(self.weights.len());
+        let blocks = if trained_segments.is_some() { &[][..] } else { &self.blocks };
+        let weights = self.weights[..flat].iter().chain(blocks).copied().chain([self.states]);
         let state = buffer_bytes(size_of::<StepState>() as u64);
         let moments = self.moments.iter().flatten().chain(&self.averages).copied();
         weights.chain(moments).chain([state, self.tensors]).chain(self.memories.iter().copied())
@@ -164,14 +173,19 @@ fn policy_bytes(settings: &Settings, kept: &Kept, trained_segments: usize) -> u6
     kept.memories.iter().sum::<u64>() + beside.sum::<u64>()
 }
 
-/// Bytes of all that a checkpoint holds, without names.
-fn checkpoint_bytes(settings: &Settings, layout: &ParameterLayout, kept: &Kept) -> u64 {
+/// Bytes of all that a checkpoint with these parameters holds, without names.
+fn checkpoint_bytes(
+    settings: &Settings,
+    layout: &ParameterLayout,
+    specs: &[ParameterSpec],
+    kept: &Kept,
+) -> u64 {
     let is_compensated = layout.storage() == WeightStorage::Bf16Kahan;
     let of_parameter = |spec: &ParameterSpec| match spec.shape.block_format() {
         Some(format) => blocks_bytes(spec, format).next_multiple_of(4),
         None => 4 * spec.shape.count() * (1 + usize::from(is_compensated)),
     };
-    let parameters: usize = layout.specs().iter().map(of_parameter).sum();
+    let parameters: usize = specs.iter().map(of_parameter).sum();
     let states: usize = layout.states().iter().map(|spec| 4 * spec.shape.count()).sum();
     let mut moments = 0;
     for segment in 0..layout.trained_segments().len() {

@@ -71,12 +71,28 @@ pub struct HostMemory {
     /// What is read of the device for one, until it is made. With host snapshots this stays, and
     /// the last checkpoint.
     pub staged_bytes: u64,
+    /// A [checkpoint of what is trained](super::Trainer::checkpoint_of_trained) alone, once it is
+    /// made.
+    pub trained_checkpoint_bytes: u64,
+    /// What is read of the device for such a one, until it is made.
+    pub trained_staged_bytes: u64,
 }
 
 impl MemoryPlan {
     /// Activations, inputs and constants, of the longest sequences.
     pub fn activation_bytes(&self) -> u64 {
         self.slot_bytes + self.scratch_bytes + self.input_bytes + self.constant_bytes
+    }
+
+    /// The same of a run whose checkpoints are
+    /// [of what is trained](super::Trainer::checkpoint_of_trained), without the frozen weights.
+    #[must_use]
+    pub fn saving_trained(mut self) -> Self {
+        self.host.checkpoint_bytes = self.host.trained_checkpoint_bytes;
+        if self.snapshot_bytes == 0 {
+            self.host.staged_bytes = self.host.trained_staged_bytes;
+        }
+        self
     }
 
     /// All bytes on the device.

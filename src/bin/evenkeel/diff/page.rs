@@ -28,7 +28,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
 
 /// The page.
 pub fn of(compared: &Compared) -> String {
-    let Compared { names, settings, parted } = compared;
+    let Compared { names, settings, parted, .. } = compared;
     let mut facts =
         vec![("first", names[0].clone()), ("second", names[1].clone()), ("steps", parted.extent())];
     facts.extend(settings.iter().map(|changed| ("setting", changed.to_string())));
@@ -41,6 +41,7 @@ pub fn of(compared: &Compared) -> String {
             ("bits", text)
         }
     });
+    facts.extend(compared.operation().map(|words| ("first operation", words)));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><title>Where two runs part</title><style>{STYLE}</style>\

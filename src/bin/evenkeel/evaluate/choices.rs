@@ -3,18 +3,14 @@
 
 use std::path::Path;
 
-use evenkeel::data::{self, Sequence, decode};
-use evenkeel::nn::Gpt;
-use evenkeel::run::{Signals, warn};
+use evenkeel::data::Sequence;
 use evenkeel::text::Tokenizer;
 use evenkeel::train::IGNORE;
 use evenkeel::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Measured, Sizes, bar};
-use crate::loaded::Loaded;
-use crate::scores::score;
+use super::{Measured, Measuring, Sizes, say_partial, text_of, wrong_line};
 
 /// A line of the file.
 #[derive(Debug, Deserialize)]
@@ -41,8 +37,7 @@ pub struct Questions {
 
 /// Reads a file of questions.
 pub fn read(path: &Path, tokenizer: &Tokenizer, sizes: Sizes) -> Result<Questions> {
-    let name = path.display().to_string();
-    let text = decode(&name, &data::read(path)?)?;
+    let (name, text) = text_of(path)?;
     let (mut questions, mut sequences) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
@@ -51,10 +46,7 @@ pub fn read(path: &Path, tokenizer: &Tokenizer, sizes: Sizes) -> Result<Question
         if questions.len() == sizes.limit {
             break;
         }
-        let wrong = |reason: String| {
-            let what = format!("{name}, line {}", index + 1);
-            Error::Data { what, reason }
-        };
+        let wrong = |reason| wrong_line(&name, index, reason);
         let record: Record = serde_json::from_str(line).map_err(|error| {
             wrong(format!(
                 "it is no {{\"question\": \"..\", \"choices\": [\"..\", \"..\"], \"answer\": 0}}: \
@@ -138,19 +130,9 @@ fn sequence(
 
 impl Questions {
     /// Asks the model all of them, or until a signal comes.
-    pub async fn measure(
-        &self,
-        loaded: &Loaded,
-        gpt: &Gpt,
-        sizes: Sizes,
-        signals: &Signals,
-    ) -> Result<Measured> {
-        let bar = bar(self.sequences.len(), "choices");
-        let progress = |done| bar.set_position(done as u64);
+    pub async fn measure(&self, measuring: &Measuring<'_>) -> Result<Measured> {
         // Each has a sum of its own.
-        let shape = (1, sizes.context);
-        let scored = score(loaded, gpt, &self.sequences, shape, signals, progress).await?;
-        bar.finish_and_clear();
+        let scored = measuring.score("choices", &self.sequences, 1).await?;
         let mut losses = vec![None; self.sequences.len()];
         for choice in scored {
             losses[choice.sequences[0]] = Some(choice.loss);
@@ -165,10 +147,7 @@ impl Questions {
             right += usize::from(least(own.iter().copied()) == *answer);
             right_by_length += usize::from(least(by_length) == *answer);
         }
-        if asked < self.questions.len() {
-            let all = self.questions.len();
-            warn(format!("a signal came: this is of {asked} of {all} questions"));
-        }
+        say_partial(asked, self.questions.len(), "questions");
         Ok(measured(asked, right, right_by_length))
     }
 }

@@ -3,16 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use evenkeel::data::{self, Sequence, decode};
-use evenkeel::nn::Gpt;
-use evenkeel::run::{Signals, warn};
+use evenkeel::data::Sequence;
 use evenkeel::text::{Completions, Examples, LossOn, Supervision, Tokenizer};
 use evenkeel::{Error, Result};
 use serde_json::json;
 
-use super::{Measured, Sizes, bar};
-use crate::loaded::Loaded;
-use crate::scores::{counted, pieces, score};
+use super::{Measured, Measuring, Sizes, say_partial, text_of, wrong_line};
+use crate::scores::{counted, pieces};
 
 /// Texts in pieces.
 #[derive(Debug, Default)]
@@ -76,8 +73,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 impl Texts {
     /// A whole file as one text.
     fn add_text(&mut self, file: &Path, tokenizer: &Tokenizer, sizes: Sizes) -> Result<()> {
-        let name = file.display().to_string();
-        let text = decode(&name, &data::read(file)?)?;
+        let (name, text) = text_of(file)?;
         let tokens = tokenizer.encode(&text, true);
         let tokens =
             tokens.map_err(|error| Error::Data { what: name, reason: error.to_string() })?;
@@ -100,10 +96,9 @@ impl Texts {
             ..Supervision::default()
         };
         for (index, example) in examples.examples().iter().enumerate().take(sizes.limit) {
-            let sample = supervision.encode(tokenizer, example).map_err(|error| Error::Data {
-                what: format!("{}, line {}", examples.name(), index + 1),
-                reason: error.to_string(),
-            })?;
+            let sample = supervision
+                .encode(tokenizer, example)
+                .map_err(|error| wrong_line(examples.name(), index, error.to_string()))?;
             self.add(&sample.tokens, |at| sample.counts[at], tokenizer, sizes)?;
         }
         Ok(())
@@ -126,23 +121,10 @@ impl Texts {
     }
 
     /// Runs the model over all of them, or until a signal comes.
-    pub async fn measure(
-        &self,
-        loaded: &Loaded,
-        gpt: &Gpt,
-        sizes: Sizes,
-        signals: &Signals,
-    ) -> Result<Measured> {
-        let bar = bar(self.pieces.len(), "texts");
-        let shape = (sizes.rows, sizes.context);
-        let progress = |done| bar.set_position(done as u64);
-        let scored = score(loaded, gpt, &self.pieces, shape, signals, progress).await?;
-        bar.finish_and_clear();
+    pub async fn measure(&self, measuring: &Measuring<'_>) -> Result<Measured> {
+        let scored = measuring.score("texts", &self.pieces, measuring.sizes.rows).await?;
         let done = || scored.iter().flat_map(|batch| &batch.sequences);
-        let (measured, all) = (done().count(), self.pieces.len());
-        if measured < all {
-            warn(format!("a signal came: this is of {measured} of {all} pieces"));
-        }
+        say_partial(done().count(), self.pieces.len(), "pieces");
         let loss: f64 = scored.iter().map(|batch| batch.loss).sum();
         let tokens: usize = scored.iter().map(|batch| batch.counted).sum();
         let bytes: usize = done().map(|&index| self.bytes[index]).sum();

@@ -17,9 +17,9 @@ pub fn plan(
     gpu: &Gpu,
     settings: &Settings,
 ) -> Result<MemoryPlan> {
-    let plan = builder.memory(gpu)?;
-    let limit = settings.memory_limit.map(|gib| (gib * GIB) as u64).or_else(|| host_memory(gpu));
-    match limit.filter(|&limit| plan.total_bytes() > limit) {
+    // The saves are those of what is trained.
+    let plan = builder.memory(gpu)?.saving_trained();
+    match limit(gpu, settings).filter(|&limit| plan.total_bytes() > limit) {
         None => Ok(plan),
         Some(limit) => Err(Error::OutOfMemory {
             what: format!("this run, which may take {:.2} GiB,", limit as f64 / GIB),
@@ -27,6 +27,24 @@ pub fn plan(
             advice: advice(builder, gpu, settings, limit),
         }),
     }
+}
+
+/// Whether the run may take as much as it will.
+///
+/// # Errors
+/// What is wrong with the settings.
+pub fn fits(
+    builder: &TrainerBuilder<LanguageModel>,
+    gpu: &Gpu,
+    settings: &Settings,
+) -> Result<bool> {
+    let bytes = builder.memory(gpu)?.total_bytes();
+    Ok(limit(gpu, settings).is_none_or(|limit| bytes <= limit))
+}
+
+/// Bytes that it may take, where that is known.
+fn limit(gpu: &Gpu, settings: &Settings) -> Option<u64> {
+    settings.memory_limit.map(|gib| (gib * GIB) as u64).or_else(|| host_memory(gpu))
 }
 
 /// With what would make it take less, for an error of a device that did not say what it has.

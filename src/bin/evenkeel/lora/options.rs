@@ -112,10 +112,15 @@ pub struct Options {
     #[arg(long, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<String>,
-    /// Storage of activations.
+    /// Storage of activations; auto measures whether half precision is worth it here [default: auto]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<PrecisionName>,
+    /// Keeps an average of what is trained with this decay, such as 0.999, which is what is
+    /// validated, tested and saved as adapter; 0 keeps none.
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Gradients with a larger norm are scaled to it; 0 for no clip.
     #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +171,11 @@ pub struct Options {
     #[serde(skip)]
     pub quiet: bool,
 
+    /// For tests: destroys the device before each of these steps, one after the other.
+    #[arg(long, hide = true, value_name = "STEP", value_delimiter = ',')]
+    #[serde(skip)]
+    pub lose_device_at: Vec<u64>,
+
     /// Code of a model is not run here.
     #[arg(long, hide = true)]
     #[serde(skip)]
@@ -196,6 +206,7 @@ impl Options {
     pub fn check(&self) -> Result<()> {
         for (setting, value) in [
             ("learning_rate", self.learning_rate),
+            ("ema", self.ema),
             ("clip", self.clip.map(f64::from)),
             ("spike_threshold", self.spike_threshold.map(f64::from)),
             ("memory_limit", self.memory_limit),

@@ -85,7 +85,10 @@ pub struct Start {
     settings: Settings,
     /// The folder of the run, where there is something to train.
     pub folder: Option<Folder>,
+    /// Where it goes on from, until that was done.
     pub saved: Option<Saved<About>>,
+    /// Whether the newest save in the folder is one of this run.
+    has_begun: bool,
 }
 
 impl Start {
@@ -96,7 +99,7 @@ impl Start {
     /// What is wrong with options, configuration and save; [`Error::File`] where a run that has not
     /// come to its end would be written over.
     pub fn find(options: &Options) -> Result<Self> {
-        let given = given(options)?;
+        let mut given = given(options)?;
         let folder = match given.get("adapter_path").and_then(Value::as_str) {
             Some(path) => PathBuf::from(path),
             None => Settings::default().adapter_path,
@@ -110,6 +113,10 @@ impl Start {
             warn(format!("{} has no save to go on from: a run begins", folder.display()));
         }
         let before = saved.as_ref().map(|saved| saved.about.settings.to_fields());
+        if before.is_some() && given.get("precision") == Some(&Value::from("auto")) {
+            // What was chosen stays.
+            given.remove("precision");
+        }
         let all = over([given].into_iter().chain(before));
         let settings = with_absolute_paths(Settings::from_fields(&all, "the settings")?)?;
         if claims && options.resume.is_none() && !options.restart {
@@ -118,7 +125,27 @@ impl Start {
         if let Some(saved) = &saved {
             say_changes(&saved.about.settings, &settings)?;
         }
-        Ok(Self { settings, folder: claimed, saved })
+        Ok(Self { settings, folder: claimed, has_begun: saved.is_some(), saved })
+    }
+
+    /// The run has begun, and the newest save in its folder is its own from now on.
+    pub fn has_begun(&mut self) {
+        self.has_begun = true;
+        self.saved = None;
+    }
+
+    /// Reads the newest save of a run that has begun before and is to go on.
+    ///
+    /// # Errors
+    /// [`Error::File`] for one that cannot be read.
+    pub fn read_again(&mut self) -> Result<()> {
+        match &self.folder {
+            Some(folder) if self.has_begun && self.saved.is_none() => {
+                self.saved = read(folder.path())?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn settings(&self) -> Settings {

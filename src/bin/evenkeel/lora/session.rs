@@ -1,14 +1,15 @@
 //! A run: its steps, and what is measured, said and saved between them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use evenkeel::data::Prefetch;
 use evenkeel::nn::LanguageModel;
+use evenkeel::plan::Parameters;
 use evenkeel::run::{Ending, Saved, Signals, warn};
 use evenkeel::train::{FrozenFingerprint, Trainer};
 use evenkeel::watch::scalar;
-use evenkeel::{Error, Gpu, Result, file};
+use evenkeel::{Error, Result, file};
 
 use super::adapter::{self, Writer};
 use super::data::Set;
@@ -17,6 +18,7 @@ use super::reactions;
 use super::records::{self, Records};
 use super::resume::{About, Best, Start, state_files};
 use super::setup::{self, Setup};
+use crate::regain::Regain;
 
 /// Batches that are made while the device works.
 const AHEAD: usize = 4;
@@ -26,6 +28,7 @@ const UNREAD: u64 = 256;
 pub struct Session<'a> {
     setup: &'a Setup,
     signals: &'a Signals,
+    regain: &'a mut Regain,
     folder: PathBuf,
     trainer: Trainer<LanguageModel>,
     frozen: FrozenFingerprint,
@@ -35,6 +38,8 @@ pub struct Session<'a> {
     about: About,
     /// Targets that counted in steps that were not read yet, and how many those are.
     unread: (u64, u64),
+    /// What is to be recorded with the next step.
+    events: Vec<String>,
     saved_at: Option<u64>,
     /// Why the last try to save failed.
     unsaved: Option<Error>,
@@ -47,12 +52,13 @@ impl<'a> Session<'a> {
     /// [`Error::OutOfMemory`], [`Error::Checkpoint`] for a save of another model, [`Error::File`].
     pub async fn begin(
         setup: &'a Setup,
-        gpu: &Gpu,
+        regain: &'a mut Regain,
         signals: &'a Signals,
         start: &Start,
     ) -> Result<Self> {
         let settings = &setup.settings;
-        let mut trainer = setup.trainer(gpu).await?;
+        let gpu = regain.gpu().clone();
+        let mut trainer = setup.trainer(&gpu).await?;
         let frozen = trainer.fingerprint_of_frozen().await?;
         let device = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
         let mut about = About {
@@ -88,6 +94,8 @@ impl<'a> Session<'a> {
         let mut session = Self {
             setup,
             signals,
+            events: regain.goes_on_from(trainer.steps()),
+            regain,
             folder,
             frozen,
             writer,
@@ -179,6 +187,7 @@ impl<'a> Session<'a> {
             if let Some(signal) = self.signals.received() {
                 return Ok(Ending::Stopped(signal));
             }
+            self.regain.before_step(self.trainer.steps());
             self.trainer.step(&batch).await?;
             self.unread.0 += counted;
             self.unread.1 += 1;
@@ -229,6 +238,8 @@ impl<'a> Session<'a> {
         let threshold = self.setup.settings.spike_threshold;
         let events = reactions::of(step, threshold, self.trainer.parameters());
         events.iter().for_each(|event| self.progress.say_event(step.step, event));
+        // What was lost was said when it was.
+        let events = self.events.drain(..).chain(events).collect();
         let mut record = records::record(step, events, speed);
         if let Some(loss) = validation {
             record.set(scalar::VALIDATION_LOSS, loss);
@@ -248,7 +259,7 @@ impl<'a> Session<'a> {
         if is_better && loss.is_finite() {
             self.about.best = Some(Best { iteration, loss });
             let folder = self.folder.join("best");
-            let saved = self.writer.save(self.trainer.parameters(), &folder).await;
+            let saved = self.write_best(&folder).await;
             self.tolerate(saved)?;
         }
         Ok(Some(loss))
@@ -256,7 +267,11 @@ impl<'a> Session<'a> {
 
     async fn loss_on(&mut self, set: &Set) -> Result<f64> {
         let batches = set.measured(self.setup.settings.val_batches);
-        Ok(f64::from(self.trainer.evaluate_all(&batches).await?))
+        setup::loss_on(&mut self.trainer, &batches).await
+    }
+
+    async fn write_best(&mut self, folder: &Path) -> Result<()> {
+        self.writer.save(learned(&mut self.trainer).await?, folder).await
     }
 
     /// Saves what was trained, with a copy under a number where one is given, and then what it takes
@@ -271,7 +286,7 @@ impl<'a> Session<'a> {
     }
 
     async fn write_all(&mut self, number: Option<u64>) -> Result<()> {
-        let parameters = self.trainer.parameters();
+        let parameters = learned(&mut self.trainer).await?;
         self.writer.save(parameters, &self.folder).await?;
         if let Some(iteration) = number {
             let path = self.writer.save_numbered(parameters, &self.folder, iteration).await?;
@@ -315,5 +330,13 @@ impl<'a> Session<'a> {
     /// [`Error::DeviceLost`].
     pub async fn test(&mut self) -> Result<()> {
         setup::say_test_loss(self.setup, &mut self.trainer).await
+    }
+}
+
+/// What a run has learned: the averages of the weights where they are kept.
+async fn learned(trainer: &mut Trainer<LanguageModel>) -> Result<&Parameters> {
+    match trainer.ema() {
+        Some(_) => trainer.averaged().await,
+        None => Ok(trainer.parameters()),
     }
 }

@@ -43,7 +43,9 @@ pub enum OptimizerName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionName {
+    /// Chosen before the run begins, which then has one of the others.
     #[default]
+    Auto,
     F32,
     Bf16,
     F16,
@@ -135,6 +137,7 @@ pub struct Settings {
     pub lora_parameters: LoraParameters,
     pub quantize: Option<String>,
     pub precision: PrecisionName,
+    pub ema: f64,
     pub clip: f32,
     pub spike_guard: SpikeReaction,
     pub spike_threshold: f32,
@@ -175,7 +178,8 @@ impl Default for Settings {
             seed: 0,
             lora_parameters: LoraParameters::default(),
             quantize: None,
-            precision: PrecisionName::F32,
+            precision: PrecisionName::Auto,
+            ema: 0.0,
             clip: 1.0,
             spike_guard: SpikeReaction::Skip,
             spike_threshold: 6.0,
@@ -235,7 +239,7 @@ impl Settings {
 
     pub fn precision(&self) -> Precision {
         match self.precision {
-            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Auto | PrecisionName::F32 => Precision::F32,
             PrecisionName::Bf16 => Precision::Bf16,
             PrecisionName::F16 => Precision::F16,
         }
@@ -281,6 +285,8 @@ impl Settings {
                 "at least 1, or -1 for all",
             )?;
         }
+        let ema = self.ema;
+        check((0.0..1.0).contains(&ema), "ema", ema.to_string(), "at least 0 and below 1")?;
         let clip = self.clip;
         check(clip >= 0.0 && clip.is_finite(), "clip", clip.to_string(), "finite, and 0 for none")?;
         let range = "one of q8_0, q4_0 and q4_1";

@@ -3,13 +3,16 @@
 use evenkeel::hugging_face::{Adapter, MlxLora};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
 use evenkeel::run::{Source, say};
-use evenkeel::train::{Clip, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder};
+use evenkeel::train::{
+    Batch, Clip, Ema, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
+};
 use evenkeel::{Error, Gpu, Result};
 
 use super::data::Data;
 use super::memory;
 use super::optimizer;
 use super::settings::{FineTuneType, Settings, SpikeReaction};
+use super::storage;
 
 /// The model, the data, what is trained of the one on the other, and what that takes.
 pub struct Setup {
@@ -19,6 +22,8 @@ pub struct Setup {
     /// The adapter, unless weights themselves are trained.
     pub lora: Option<Lora>,
     pub plan: MemoryPlan,
+    /// What precision and storage were chosen, and why.
+    stored: Option<String>,
     quiet: bool,
 }
 
@@ -28,12 +33,23 @@ impl Setup {
     /// # Errors
     /// Whatever is wrong with them, and [`Error::OutOfMemory`].
     pub fn new(settings: Settings, gpu: &Gpu, quiet: bool) -> Result<Self> {
-        // The weights themselves are the model, where they were trained.
-        let is_trained = !settings.train && !settings.is_adapter();
-        let path = if is_trained { &settings.adapter_path } else { settings.model()? };
-        let source = Source::open(path, settings.tokenizer.as_deref())?;
+        let (source, data) = read(&settings)?;
+        Self::of(settings, source, data, gpu, quiet)
+    }
+
+    /// The same, and what the settings leave open is chosen.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn choosing(settings: Settings, gpu: &Gpu, quiet: bool) -> Result<Self> {
+        let (source, data) = read(&settings)?;
+        let (settings, stored) = storage::choose(settings, &source, &data, gpu).await?;
+        Ok(Self { stored, ..Self::of(settings, source, data, gpu, quiet)? })
+    }
+
+    fn of(settings: Settings, source: Source, data: Data, gpu: &Gpu, quiet: bool) -> Result<Self> {
         let gpt = &source.config().gpt;
-        let lora = adapter(&settings, &source)?;
+        let lora = adapter(&settings, &source, gpt)?;
         let most = gpt.layers as i64;
         if settings.num_layers > most && settings.num_layers != Settings::default().num_layers {
             evenkeel::run::warn(format!(
@@ -41,10 +57,9 @@ impl Setup {
                 settings.num_layers
             ));
         }
-        let data = Data::read(&settings, &source.tokenizer, gpt.context)?;
         let builder = builder(&settings, gpt, lora.clone(), &data)?;
         let plan = memory::plan(&builder, gpu, &settings)?;
-        Ok(Self { settings, source, data, lora, plan, quiet })
+        Ok(Self { settings, source, data, lora, plan, stored: None, quiet })
     }
 
     /// The trainer of the run, not yet on the device.
@@ -84,6 +99,9 @@ impl Setup {
         say!("{}", self.yaml()?.trim_end());
         let memory = self.plan.to_string();
         let lines = memory.trim_end().lines();
+        if let Some(stored) = &self.stored {
+            say!("# precision {stored}");
+        }
         say!("# on {} ({:?}):", gpu.info.name, gpu.info.backend);
         lines.for_each(|line| say!("# {line}"));
         Ok(())
@@ -112,6 +130,9 @@ impl Setup {
             millions(parameters),
             millions(all)
         );
+        if let Some(stored) = &self.stored {
+            say!("Precision {stored}.");
+        }
         let gib = self.plan.total_bytes() as f64 / f64::from(1 << 30);
         say!("Memory: {gib:.3} GiB on the device");
     }
@@ -121,8 +142,19 @@ impl Setup {
     }
 }
 
-/// What the settings say of the adapter, or where one is only tested, what its folder says.
-fn adapter(settings: &Settings, source: &Source) -> Result<Option<Lora>> {
+/// The model and the records.
+fn read(settings: &Settings) -> Result<(Source, Data)> {
+    // The weights themselves are the model, where they were trained.
+    let is_trained = !settings.train && !settings.is_adapter();
+    let path = if is_trained { &settings.adapter_path } else { settings.model()? };
+    let source = Source::open(path, settings.tokenizer.as_deref())?;
+    let data = Data::read(settings, &source.tokenizer, source.config().gpt.context)?;
+    Ok((source, data))
+}
+
+/// What the settings say of the adapter of a model, or where one is only tested, what its folder
+/// says.
+pub fn adapter(settings: &Settings, source: &Source, gpt: &GptConfig) -> Result<Option<Lora>> {
     if !settings.is_adapter() {
         return Ok(None);
     }
@@ -139,7 +171,7 @@ fn adapter(settings: &Settings, source: &Source) -> Result<Option<Lora>> {
         dropout: parameters.dropout,
         keys: parameters.keys.clone(),
     };
-    mlx.lora(&source.config().gpt).map(Some)
+    mlx.lora(gpt).map(Some)
 }
 
 /// Whether a parameter is one of the blocks that are tuned, where weights themselves are.
@@ -148,7 +180,8 @@ fn is_tuned(name: &str, first: usize) -> bool {
     block.and_then(|block| block.parse::<usize>().ok()).is_some_and(|block| block >= first)
 }
 
-fn builder(
+/// The trainer that the settings ask for, not built yet.
+pub fn builder(
     settings: &Settings,
     base: &GptConfig,
     lora: Option<Lora>,
@@ -170,6 +203,10 @@ fn builder(
         .precision(settings.precision())
         .lengths(data.lengths.clone())
         .seed(settings.seed);
+    // What is only measured is what lies in the files.
+    if settings.train && settings.ema > 0.0 {
+        builder = builder.ema(Ema { decay: settings.ema, warmup: true });
+    }
     if freezes {
         let count = usize::try_from(settings.num_layers).unwrap_or(0);
         let first = if count == 0 { 0 } else { base.layers.saturating_sub(count) };
@@ -208,7 +245,19 @@ pub async fn test_saved(setup: &Setup, gpu: &Gpu) -> Result<()> {
 /// [`Error::DeviceLost`].
 pub async fn say_test_loss(setup: &Setup, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
     let Some(test) = &setup.data.test else { return Ok(()) };
-    let loss = trainer.evaluate_all(&test.measured(setup.settings.test_batches)).await?;
-    say!("Test loss {loss:.3}, Test ppl {:.3}.", f64::from(loss).exp());
+    let loss = loss_on(trainer, &test.measured(setup.settings.test_batches)).await?;
+    say!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp());
     Ok(())
+}
+
+/// The loss of what was learned: of the averages of the weights where they are kept.
+///
+/// # Errors
+/// [`Error::DeviceLost`].
+pub async fn loss_on(trainer: &mut Trainer<LanguageModel>, batches: &[Batch]) -> Result<f64> {
+    let loss = match trainer.ema() {
+        Some(_) => trainer.evaluate_averaged_all(batches).await?,
+        None => trainer.evaluate_all(batches).await?,
+    };
+    Ok(loss.into())
 }

@@ -89,7 +89,18 @@ pub fn over(first: &Options, second: &Options) -> Options {
     fields.extend(given(first));
     let merged: Options = serde_json::from_value(Value::Object(fields)).expect("its own fields");
     let Options { config, resume, restart, dry_run, profile, dashboard, quiet, .. } = first.clone();
-    Options { config, resume, restart, dry_run, profile, dashboard, quiet, ..merged }
+    let lose_device_at = first.lose_device_at.clone();
+    Options {
+        config,
+        resume,
+        restart,
+        dry_run,
+        profile,
+        dashboard,
+        quiet,
+        lose_device_at,
+        ..merged
+    }
 }
 
 #[cfg(test)]

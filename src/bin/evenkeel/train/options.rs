@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use evenkeel::Precision;
 use evenkeel::data::BadRecords;
 use evenkeel::hugging_face::Family;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -108,7 +109,8 @@ pub struct Options {
     /// Largest norm of the gradients; 0 for no clipping [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     pub clip: Option<f32>,
-    /// Storage of activations and compute weights; f16 brings a dynamic loss scale [default: f32]
+    /// Storage of activations and compute weights; f16 brings a dynamic loss scale, and auto takes
+    /// bf16 where that is clearly faster than f32 [default: auto]
     #[arg(long, value_name = "P", help_heading = "Training")]
     pub precision: Option<Storage>,
     /// Computes activations again in the backward pass: less memory, a third more time
@@ -191,6 +193,10 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub quiet: bool,
+    /// For tests: destroys the device before each of these steps, one after the other
+    #[arg(long, hide = true, value_name = "STEP", value_delimiter = ',')]
+    #[serde(skip)]
+    pub lose_device_at: Vec<u64>,
 }
 
 /// The form of a model that begins from nothing.
@@ -248,9 +254,21 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
+    /// Measured before the run begins, which then has one of the others
+    Auto,
     F32,
     F16,
     Bf16,
+}
+
+impl From<Precision> for Storage {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// A list, or one that stands without it.

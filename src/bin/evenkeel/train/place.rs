@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config;
-use super::options::Options;
+use super::options::{Options, Storage};
 
 /// The last save, in the folder.
 pub const LAST: &str = "checkpoint.safetensors";
@@ -113,6 +113,9 @@ impl Place {
 
 /// The options that the run had, and those given now in their place.
 fn resumed(given: &Options, saved: &Saved<About>) -> Result<(Options, Vec<String>)> {
+    // What was chosen when the run began stays.
+    let precision = given.precision.filter(|precision| *precision != Storage::Auto);
+    let given = &Options { precision, ..given.clone() };
     let had = config::fields_of(&saved.about.options);
     let mut changes = Vec::new();
     for (name, value) in config::given(given) {

@@ -16,6 +16,7 @@ use super::keep;
 use super::place::{About, Best};
 use super::settings::Settings;
 use super::tokens::Tokens;
+use crate::regain::Regain;
 
 /// Batches of the validation part that a validation loss is the mean of; always the same ones.
 const VALIDATION_BATCHES: u64 = 4;
@@ -61,6 +62,7 @@ impl<'a> Session<'a> {
         trainer: &mut Trainer<LanguageModel>,
         saved: Option<Saved<About>>,
         mut about: About,
+        regain: &mut Regain,
     ) -> Result<Self> {
         match saved {
             Some(saved) => {
@@ -79,7 +81,8 @@ impl<'a> Session<'a> {
         let (start, steps) = (trainer.steps(), fixed.settings.steps);
         let report = describe::report(fixed.settings, trainer);
         let extent = (start, steps, fixed.settings.warmup);
-        let monitor = Monitor::new(fixed.outputs, fixed.library, report, extent)?;
+        let mut monitor = Monitor::new(fixed.outputs, fixed.library, report, extent)?;
+        regain.goes_on_from(start).into_iter().for_each(|event| monitor.event(event));
         Ok(Self {
             profiled: ProfiledSteps::of(fixed.library, start, steps as u64),
             fixed,
@@ -97,12 +100,17 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Trainer::step`]. What cannot be written does not end the run.
-    pub async fn train(&mut self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
+    pub async fn train(
+        &mut self,
+        trainer: &mut Trainer<LanguageModel>,
+        regain: &mut Regain,
+    ) -> Result<()> {
         let settings = self.fixed.settings;
         let windows = settings.batch * settings.accumulation;
         while self.goes_on(trainer.steps()) {
             let training = self.fixed.split.training;
             let batch = training.batch(trainer.seed(), trainer.steps(), windows);
+            regain.before_step(trainer.steps());
             match &mut self.profiled {
                 Some(profiled) if profiled.are_next(trainer) => {
                     let (tables, beside) = profiled.take(trainer, &batch).await?;
@@ -114,6 +122,11 @@ impl<'a> Session<'a> {
             self.after_step(trainer).await?;
         }
         Ok(())
+    }
+
+    /// Leaves a run whose device is lost, and that goes on from its last save.
+    pub fn leave(self) {
+        self.monitor.leave();
     }
 
     fn goes_on(&mut self, done: u64) -> bool {

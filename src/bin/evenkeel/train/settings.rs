@@ -162,8 +162,9 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
         accumulation,
         context,
         clip,
-        precision: match options.precision.unwrap_or(Storage::F32) {
-            Storage::F32 => Precision::F32,
+        precision: match options.precision.unwrap_or(Storage::Auto) {
+            // Until it is measured.
+            Storage::Auto | Storage::F32 => Precision::F32,
             Storage::F16 => Precision::F16,
             Storage::Bf16 => Precision::Bf16,
         },
@@ -311,11 +312,7 @@ impl Settings {
             decay: matches!(self.shape, Shape::Wsd | Shape::WsdLinear).then_some(self.decay),
             weight_decay: Some(self.weight_decay),
             clip: Some(self.clip),
-            precision: Some(match self.precision {
-                Precision::F32 => Storage::F32,
-                Precision::F16 => Storage::F16,
-                Precision::Bf16 => Storage::Bf16,
-            }),
+            precision: Some(self.precision.into()),
             seed: Some(self.seed),
             validation_share: Some(self.validation_share),
             report_every: Some(self.report_every),

@@ -73,6 +73,7 @@ impl Steps<'_> {
                 return Ok(None);
             }
             let step = begun.trainer.steps();
+            begun.before_step().await?;
             if looks && step == last {
                 replayed.rows = self.rows(begun, step).await?;
                 let batch = self.run.batch(step)?;
@@ -124,6 +125,7 @@ impl Steps<'_> {
         let batch = self.run.batch(step)?;
         let first = begun.trainer.diagnose(&batch).await?;
         for _ in 0..TRIES {
+            begun.before_step().await?;
             let again = begun.trainer.diagnose(&batch).await?;
             let mut both = first.values.iter().zip(&again.values);
             if let Some((value, _)) = both.find(|(value, other)| value != other) {

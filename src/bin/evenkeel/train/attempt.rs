@@ -1,0 +1,147 @@
+//! A run on one device: to its end, or until that device is lost.
+
+use evenkeel::file;
+use evenkeel::run::text::Fingerprint;
+use evenkeel::run::{self, Ending, Outputs, Saved, Signals, say};
+use evenkeel::{Error, Result};
+
+use super::describe;
+use super::dial::Reason;
+use super::options::Options;
+use super::place::{About, Place};
+use super::sample;
+use super::session::{Fixed, Session};
+use super::settings::Settings;
+use super::{CONFIGURATION, Prepared, device_of, split};
+use crate::regain::Regain;
+
+/// What all attempts have in common, and what the next one goes on from.
+pub struct Attempt<'a> {
+    pub place: Place,
+    pub ground: &'a Prepared,
+    pub settings: Settings,
+    /// As they were resolved.
+    pub options: Options,
+    pub reasons: Vec<Reason>,
+    pub outputs: Outputs,
+    pub library: run::Options,
+    pub signals: &'a Signals,
+    /// Whether there was one before.
+    is_again: bool,
+    /// Whether the newest save in the folder is one of this run.
+    has_begun: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(
+        place: Place,
+        ground: &'a Prepared,
+        (settings, options, reasons): (Settings, Options, Vec<Reason>),
+        (outputs, library): (Outputs, run::Options),
+        signals: &'a Signals,
+    ) -> Self {
+        let has_begun = place.saved.is_some();
+        Self {
+            place,
+            ground,
+            settings,
+            options,
+            reasons,
+            outputs,
+            library,
+            signals,
+            is_again: false,
+            has_begun,
+        }
+    }
+
+    /// Brings the model to the device, and trains it.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], after which the next attempt goes on from the last save; others end
+    /// the run.
+    pub async fn run(&mut self, regain: &mut Regain) -> Result<Ending> {
+        let saved = self.saved()?;
+        let gpu = regain.gpu().clone();
+        let split = split(&self.ground.tokens, &self.settings)?;
+        let mut trainer = self.settings.builder().build(&gpu).await?;
+        let quiet = self.place.options.quiet;
+        if !quiet && !self.is_again {
+            if saved.is_none() {
+                describe::reasons(&self.reasons);
+            }
+            describe::settings(&self.settings, &trainer, split.training.tokens());
+        }
+        if let Some(saved) = &saved {
+            self.say_resumed(saved, &device_of(&gpu));
+        } else if let Some(source) = &self.ground.source {
+            trainer.load_weights(&mut source.reader()).await?;
+        }
+        let written = describe::options(&Options { budget: None, ..self.options.clone() });
+        file::replace(self.place.out.join(CONFIGURATION), written.as_bytes())?;
+        self.is_again = true;
+        let about = self.about(device_of(&gpu))?;
+        let fixed = Fixed {
+            settings: &self.settings,
+            tokens: &self.ground.tokens,
+            split,
+            out: &self.place.out,
+            outputs: &self.outputs,
+            library: &self.library,
+            signals: self.signals,
+        };
+        let mut session = Session::begin(fixed, &mut trainer, saved, about, regain).await?;
+        self.has_begun = true;
+        let trained = session.train(&mut trainer, regain).await;
+        let ended = match trained {
+            Err(lost @ Error::DeviceLost { .. }) => {
+                session.leave();
+                return Err(lost);
+            }
+            trained => session.end(&mut trainer, trained).await?,
+        };
+        let mut ending = self.signals.received().map_or(Ending::Done, Ending::Stopped);
+        let Prepared { tokens, prompt, .. } = self.ground;
+        let (settings, outputs) = (&self.settings, &self.outputs);
+        let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
+        if sampled {
+            ending = sample::write(&mut trainer, settings, tokens, prompt, outputs, self.signals)
+                .await?;
+        }
+        describe::outputs(outputs, &ended, sampled);
+        Ok(ending)
+    }
+
+    /// The save to go on from: the one that the run was resumed at, or the newest since it began.
+    fn saved(&mut self) -> Result<Option<Saved<About>>> {
+        match self.place.saved.take() {
+            None if self.has_begun => Saved::read(&self.outputs.weights, &self.outputs.previous),
+            saved => Ok(saved),
+        }
+    }
+
+    fn about(&self, device: String) -> Result<About> {
+        let Prepared { tokens, base, .. } = self.ground;
+        Ok(About {
+            options: self.options.clone(),
+            tokens: Fingerprint::of(&tokens.ids),
+            model: base.as_ref().map(|base| base.to_json(None)).transpose()?,
+            best: None,
+            device: Some(device),
+        })
+    }
+
+    fn say_resumed(&self, saved: &Saved<About>, device: &str) {
+        if let Some(was) = saved.about.device.as_ref().filter(|was| *was != device) {
+            run::warn(format!(
+                "the run was on {was}; on this adapter its bits are others from here on"
+            ));
+        }
+        if !self.is_again {
+            self.place.changes.iter().for_each(|change| say!("changed  {change}"));
+        }
+        if !self.place.options.quiet {
+            say!("resumed  at step {} of {}", saved.checkpoint.steps(), self.settings.steps);
+        }
+    }
+}
