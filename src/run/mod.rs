@@ -44,11 +44,13 @@ mod space;
 pub mod text;
 mod training;
 
-pub use console::{Ending, finish, finish_with, print_bytes, print_line, warn};
+pub use console::{
+    Ending, finish, finish_with, print_bytes, print_line, print_result, say_aside, warn,
+};
 pub use description::describe;
 pub use exit_code::exit_code;
 pub use folder::Folder;
-pub use monitor::Monitor;
+pub use monitor::{Monitor, MonitorSummary};
 pub use options::Options;
 pub use outputs::Outputs;
 pub use preset::Preset;

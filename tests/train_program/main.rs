@@ -10,9 +10,11 @@ use programs::{Place, SMALL, borrowed, check_failure, lines, loss};
 mod base;
 mod configuration;
 mod data;
+mod loader;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;
+mod results;
 /// Signals and kills are those of Unix.
 #[cfg(unix)]
 mod resume;

@@ -88,8 +88,9 @@ pub fn over(first: &Options, second: &Options) -> Options {
     let mut fields = given(second);
     fields.extend(given(first));
     let merged: Options = serde_json::from_value(Value::Object(fields)).expect("its own fields");
-    let Options { config, resume, restart, dry_run, profile, dashboard, quiet, .. } = first.clone();
-    Options { config, resume, restart, dry_run, profile, dashboard, quiet, ..merged }
+    let Options { config, resume, restart, dry_run, profile, dashboard, quiet, json, .. } =
+        first.clone();
+    Options { config, resume, restart, dry_run, profile, dashboard, quiet, json, ..merged }
 }
 
 #[cfg(test)]
