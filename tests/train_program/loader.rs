@@ -1,12 +1,12 @@
 //! Data that are read once, in all forms and encodings, and what of them counts.
 
 use std::fs;
-use std::path::Path;
 
-use evenkeel::text::Tokenizer;
+use evenkeel::text::{ChatOptions, Conversation, Tokenizer};
 use serde_json::json;
 
 use crate::programs::Place;
+use crate::tiny_model::write_model;
 use crate::{arguments, losses, refuse, run, succeed, support};
 
 const FEW: [&str; 6] = ["--steps", "3", "--sample", "0", "--lr", "0.02"];
@@ -63,7 +63,6 @@ fn tokens_are_made_once() {
     assert!(text.contains("made, as it is damaged"), "{text}");
     let text = succeed(&["--resume", &own, "--steps", "6"].map(str::to_owned));
     assert!(text.contains(FOUND) && text.contains("the run waited for them"), "{text}");
-    few(&place, "whole", &["text.txt"], &["--tokenizer", "bytes", "--steps", "6"]);
 }
 
 #[test]
@@ -135,9 +134,10 @@ fn other_encodings_and_limits_are_settings() {
         ("utf8.txt", "utf16.txt", &[]),
         ("utf8.jsonl", "latin1.jsonl", &["--encoding", "windows-1252"]),
     ] {
-        few(&place, name, &[name], &["--restart"]);
-        few(&place, other, &[other], more);
-        assert_eq!(losses(&place, name), losses(&place, other), "{other}");
+        let [one, two] = [name, other].map(|name| format!("of-{name}"));
+        few(&place, &one, &[name], &[]);
+        few(&place, &two, &[other], more);
+        assert_eq!(losses(&place, &one), losses(&place, &two), "{other}");
     }
     let of = |data: &str, more: &[&str], parts: &[&str]| {
         refuse(&arguments(&place, "bad", &[data], &[&FEW[..], more].concat()), 3, parts);
@@ -208,27 +208,44 @@ fn prompts_are_left_out_of_the_loss() {
 
 #[test]
 fn conversations_take_a_template_and_damaged_ones_are_left_out() {
-    let Some(_) = support::gpu() else { return };
+    let Some(gpu) = support::gpu() else { return };
     let place = Place::new();
-    let chat = |answer: &str| {
-        let question = json!({ "role": "user", "content": "how many keels?" });
-        json!({ "messages": [question, { "role": "assistant", "content": answer }] }).to_string()
-    };
-    let lines: Vec<_> = (0..40).map(|n| chat(&format!("boat {n} has one"))).collect();
+    let model = write_model(&gpu, &place);
+    let tokenizer = Tokenizer::open(&model).expect("a tokenizer");
+    let (mut lines, mut tokens, mut counted) = (Vec::new(), 0, 0);
+    for n in 0..40 {
+        let [question, answer] = ["how many keels?".to_owned(), format!("boat {n} has one")];
+        let asked = Conversation::new().with("user", &question);
+        let whole = asked.clone().with("assistant", &answer);
+        let length = |chat: &Conversation, add_generation_prompt| {
+            let options = ChatOptions { add_generation_prompt, ..ChatOptions::default() };
+            tokenizer.encode_chat(chat, &options).expect("ids").len()
+        };
+        tokens += length(&whole, false);
+        counted += length(&whole, false) - length(&asked, true);
+        let message = |role: &str, text: String| json!({ "role": role, "content": text });
+        let messages = [message("user", question), message("assistant", answer)];
+        lines.push(json!({ "messages": messages }).to_string());
+    }
     let question = json!({ "messages": [{ "role": "user", "content": "no answer" }] }).to_string();
-    let all = [&lines[..2], &[question], &lines[2..]].concat().join("\n");
-    place.write("chats.jsonl", all.as_bytes());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text/llama3");
-    let tokenizer = folder.to_str().expect("UTF-8");
-    let masked = ["--tokenizer", tokenizer, "--mask-prompt"];
-    let fatal = arguments(&place, "out", &["chats.jsonl"], &[&FEW[..], &masked].concat());
-    refuse(&fatal, 3, &["chats.jsonl, line 3: ", "no message of the assistant", "--bad-records"]);
-    let skip = [&FEW[..], &masked, &["--bad-records", "skip"]].concat();
-    let output = run(&arguments(&place, "out", &["chats.jsonl"], &skip));
+    lines.insert(2, question);
+    place.write("chats.jsonl", lines.join("\n").as_bytes());
+    let data = place.path("chats.jsonl");
+    let chats = |more: &[&str]| -> Vec<String> {
+        let out = place.path("out");
+        let own = ["--data", &data, "--out", &out, "--model", &model, "--context", "16"];
+        let all = [&own[..], &FEW, &["--batch", "4", "--mask-prompt"], more].concat();
+        all.iter().map(|one| (*one).to_owned()).collect()
+    };
+    let parts = ["chats.jsonl, line 3: ", "no message of the assistant", "--bad-records"];
+    refuse(&chats(&[]), 3, &parts);
+    let output = run(&chats(&["--bad-records", "skip"]));
     let errors = String::from_utf8_lossy(&output.stderr);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("of which count for the loss"), "{errors}");
+    let says = format!("{tokens} tokens, {counted} of which count for the loss");
+    assert!(output.status.success() && text.contains(&says), "{says}: {text}{errors}");
     assert!(errors.contains("skipped ") && errors.contains("chats.jsonl, line 3: "), "{errors}");
+    // A vocabulary of characters has no template.
     let plain = arguments(&place, "bad", &["chats.jsonl"], &FEW);
     refuse(&plain, 3, &["template"]);
 }

@@ -48,12 +48,14 @@ fn the_result_is_one_object_for_programs() {
         (&result["folder"], &result["skipped_steps"]),
         (&json!(place.path("out")), &json!(0))
     );
+    // Records have numbers as short as tells those of f32 apart.
+    let number = |value: &Value| value.as_f64().expect("a number") as f32;
     let losses = losses(&place, "out");
-    assert_eq!(result["loss"]["first"].as_f64(), Some(losses[0]));
-    assert_eq!(result["loss"]["last"].as_f64(), Some(losses[7]));
-    let validation = crate::records(&place, "out")[7]["validation_loss"].as_f64();
-    assert_eq!(result["loss"]["validation"].as_f64(), validation);
-    assert!(result["best"]["validation_loss"].as_f64() <= validation, "{result}");
+    assert_eq!(number(&result["loss"]["first"]), losses[0] as f32);
+    assert_eq!(number(&result["loss"]["last"]), losses[7] as f32);
+    let validation = number(&crate::records(&place, "out")[7]["validation_loss"]);
+    assert_eq!(number(&result["loss"]["validation"]), validation);
+    assert!(number(&result["best"]["validation_loss"]) <= validation, "{result}");
     assert!(result["tokens_per_second"].as_f64().expect("a number") > 0.0);
     assert!(result["loader"]["batches_per_second"].as_f64().expect("a number") > 0.0);
     for name in ["configuration", "metrics", "plot", "sample", "weights", "model", "best"] {

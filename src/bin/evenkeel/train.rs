@@ -64,12 +64,13 @@ pub async fn run(options: Options) -> Result<Ending> {
             instead: "give text files, folders, .jsonl or .parquet files with --data".to_owned(),
         });
     }
+    let stopped = |error| signals.received().map(Ending::Stopped).ok_or(error);
     if place.options.dry_run {
-        return dry_run::say(&place).await;
+        return dry_run::say(&place, &signals).await.or_else(stopped);
     }
     let folder = Folder::claim(&place.out, "--out")?;
     let ground = match Prepared::read(&place, &signals) {
-        Err(error) => return signals.received().map(Ending::Stopped).ok_or(error),
+        Err(error) => return stopped(error),
         Ok(ground) => ground,
     };
     learn(place, &folder, ground, &signals).await

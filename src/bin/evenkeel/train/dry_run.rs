@@ -1,7 +1,7 @@
 //! What would be done.
 
 use evenkeel::hugging_face::Config;
-use evenkeel::run::{self, Ending, say};
+use evenkeel::run::{self, Ending, Signals, say};
 use evenkeel::{Gpu, Result};
 
 use super::budget::Budget;
@@ -14,7 +14,10 @@ use super::settings::{Ground, Resolved, resolve};
 use super::tokens::{Count, Source as Data};
 
 /// Says what would be done. A vocabulary that would be learned has the size that was asked for.
-pub async fn say(place: &Place) -> Result<Ending> {
+///
+/// # Errors
+/// What is wrong with options and data.
+pub async fn say(place: &Place, signals: &Signals) -> Result<Ending> {
     let kind = Kind::of(&place.options)?;
     let learned = match kind {
         Kind::Bpe(size) if place.saved.is_none() => Some(size),
@@ -22,11 +25,11 @@ pub async fn say(place: &Place) -> Result<Ending> {
     };
     let about = place.saved.as_ref().map(|saved| &saved.about);
     let Beginning { base, files, .. } = Beginning::of(&place.options, &kind, &place.out, about)?;
-    let data = Data::find(&place.options, &kind, &place.out, None)?;
+    let data = Data::find(&place.options, &kind, &place.out, Some(signals))?;
     let (vocabulary, name) = match learned {
         Some(size) => {
-            let documents = &data.documents;
-            (size, format!("{} bytes in {} files", documents.bytes(), documents.files().len()))
+            let (bytes, texts) = (data.documents.bytes(), data.texts()?);
+            (size, format!("{bytes} bytes in {texts} texts"))
         }
         None => {
             let lexicon = data.lexicon(files, false)?;

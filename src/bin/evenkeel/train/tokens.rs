@@ -21,6 +21,8 @@ use super::progress::Progress;
 const NAMED: usize = 5;
 /// Tokens that a sample starts with, at most, where nothing was given.
 const PROMPT: u64 = 32;
+/// Bytes between two states of the progress.
+const DRAWN: u64 = 1 << 18;
 /// Tokens that are looked at together.
 const SOME: u64 = 1 << 20;
 
@@ -185,6 +187,20 @@ impl<'a> Source<'a> {
         Ok(Tokens { name, lexicon, documents: self.documents, cache, fingerprint, counted })
     }
 
+    /// How many texts there are, after a look at each.
+    ///
+    /// # Errors
+    /// What is wrong with the data.
+    pub fn texts(&self) -> Result<u64> {
+        let bar = Progress::bytes("reading", self.options.quiet);
+        let mut reader = self.documents.read();
+        let count =
+            self.watched(&mut reader, &bar).try_fold(0, |count, one| one.map(|_| count + 1));
+        bar.finish();
+        say_skipped(&reader, Mutex::default());
+        count
+    }
+
     /// What [`tokens`](Self::tokens) would make. Nothing is written.
     ///
     /// # Errors
@@ -237,7 +253,7 @@ impl<'a> Source<'a> {
         reader: &'r mut DocumentReader,
         bar: &'r Progress,
     ) -> impl Iterator<Item = Result<Document>> + Send + 'r {
-        let signals = self.signals;
+        let (signals, mut shown) = (self.signals, 0);
         std::iter::from_fn(move || {
             if signals.is_some_and(|signals| signals.received().is_some()) {
                 let (what, reason) = ("the data".to_owned(), "reading was interrupted".to_owned());
@@ -245,7 +261,11 @@ impl<'a> Source<'a> {
             }
             let next = reader.next();
             let (done, of) = reader.progress();
-            bar.show(done, of);
+            // Records are small, and to draw takes longer than to read one.
+            if done >= shown + DRAWN {
+                bar.show(done, of);
+                shown = done;
+            }
             next
         })
     }
