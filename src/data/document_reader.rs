@@ -274,7 +274,7 @@ fn document_of(record: JsonRecord, reading: &Reading) -> std::result::Result<Doc
     Ok(Document { contents, kind, file, line })
 }
 
-/// Whether it has the fields of [`Example`](crate::text)s other than texts.
+/// Whether it has the fields of an example of `text` that is more than a text.
 fn is_example(record: &JsonRecord) -> bool {
     let has = |name: &str| record.fields.contains_key(name);
     (has("prompt") && has("completion")) || has("messages")

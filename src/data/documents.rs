@@ -151,10 +151,19 @@ impl Documents {
     /// # Errors
     /// [`Error::File`] for what is not there, is no regular file, or is a folder without any.
     pub fn find(paths: &[PathBuf], reading: Reading) -> Result<Self> {
+        Self::find_outside(paths, &[], reading)
+    }
+
+    /// The same without what lies in some folders, such as that of a run that is among its data.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn find_outside(paths: &[PathBuf], folders: &[&Path], reading: Reading) -> Result<Self> {
+        let outside: Vec<_> = folders.iter().filter_map(|path| path.canonicalize().ok()).collect();
         let mut files = Vec::new();
         for path in paths {
             let before = files.len();
-            collect(path, &mut files)?;
+            collect(path, &outside, &mut files)?;
             if files.len() == before {
                 let reason = "there are no files in this folder; give one with texts".to_owned();
                 return Err(Error::File { path: path.clone(), reason });
@@ -241,8 +250,8 @@ fn has_extension(path: &Path, known: &str) -> bool {
     extension.is_some_and(|found| found.eq_ignore_ascii_case(known))
 }
 
-/// All files of a folder, or the file.
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// All files of a folder but for those of some folders in it, or the file.
+fn collect(path: &Path, outside: &[PathBuf], files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |error: std::io::Error| Error::File {
         path: path.to_owned(),
         reason: format!("the text cannot be read: {error}"),
@@ -261,8 +270,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let (kind, path) = (kind.map_err(failed)?, entry.path());
         // A link to a folder may lead back to where it is.
         let is_link_to_folder = kind.is_symlink() && path.is_dir();
-        if !hidden && !is_link_to_folder {
-            collect(&path, files)?;
+        let is_outside =
+            || kind.is_dir() && path.canonicalize().is_ok_and(|p| outside.contains(&p));
+        if !hidden && !is_link_to_folder && !is_outside() {
+            collect(&path, outside, files)?;
         }
     }
     Ok(())

@@ -150,6 +150,7 @@ impl<R: Read> Lines<R> {
     }
 
     /// Whether the last line had an end of its own, and not that of the file.
+    #[cfg(feature = "run")]
     pub(super) fn is_ended(&self) -> bool {
         self.is_ended
     }

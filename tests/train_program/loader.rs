@@ -66,6 +66,23 @@ fn tokens_are_made_once() {
 }
 
 #[test]
+fn a_run_among_its_data_is_none_of_them() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    fs::create_dir(place.path("texts")).expect("made");
+    fs::rename(place.path("text.txt"), place.path("texts/text.txt")).expect("moved");
+    let cache = place.path("texts/tokens");
+    few(&place, "texts/run", &["texts"], &["--cache", &cache]);
+    let out = place.path("texts/run");
+    assert!(succeed(&["--resume", &out, "--steps", "5"].map(str::to_owned)).contains(FOUND));
+    // A file of its own where the tokens are to be stays.
+    place.write("texts/run/data.tokens", b"all that I ever wrote");
+    let more = arguments(&place, "texts/run", &["texts"], &FEW);
+    refuse(&more, 3, &["data.tokens: this is no cache of tokens", "with --cache"]);
+    assert_eq!(place.read("texts/run/data.tokens"), "all that I ever wrote");
+}
+
+#[test]
 fn columns_of_parquet_are_texts() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();

@@ -32,7 +32,7 @@ struct Mask {
 impl Mask {
     fn push(&mut self, counts: &[bool]) {
         for &counts in counts {
-            if self.bits % 8 == 0 {
+            if self.bits.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let last = self.bytes.last_mut().expect("just pushed");

@@ -94,7 +94,9 @@ impl<'a> Source<'a> {
             encoding: encoding.unwrap_or_default(),
             longest,
         };
-        let documents = Documents::find(&options.data, reading)?;
+        // What the run itself writes is no data of it.
+        let own: Vec<_> = [Some(out), options.cache.as_deref()].into_iter().flatten().collect();
+        let documents = Documents::find_outside(&options.data, &own, reading)?;
         let bar = Progress::bytes("looking at the data", options.quiet);
         let fingerprint = documents.fingerprint(|done, of| bar.show(done, of))?.to_string();
         bar.finish();
@@ -177,7 +179,9 @@ impl<'a> Source<'a> {
             let documents = self.watched(&mut reader, &bar);
             let encode = |document: &Document| self.encode(&lexicon, document, &refused);
             let path = self.path(&key);
-            TokenCache::open_or_encode(path, &key, || Ok(documents), encode, |_, _| {})?
+            let cache =
+                TokenCache::open_or_encode(&path, &key, || Ok(documents), encode, |_, _| {});
+            cache.map_err(|error| with_another_folder(error, &path))?
         };
         bar.finish();
         say_skipped(&reader, refused);
@@ -275,6 +279,18 @@ impl<'a> Source<'a> {
             [one] => one.display().to_string(),
             several => format!("{} files", several.len()),
         }
+    }
+}
+
+/// Says of a file of tokens that cannot be written, such as where the disk is full, that it may lie
+/// elsewhere.
+fn with_another_folder(error: Error, of: &Path) -> Error {
+    match error {
+        Error::File { path, reason } if path == of => {
+            let reason = format!("{reason}; another folder for the tokens is given with --cache");
+            Error::File { path, reason }
+        }
+        other => other,
     }
 }
 
