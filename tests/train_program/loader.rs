@@ -77,7 +77,7 @@ fn a_run_among_its_data_is_none_of_them() {
     assert!(succeed(&["--resume", &out, "--steps", "5"].map(str::to_owned)).contains(FOUND));
     // A file of its own where the tokens are to be stays.
     place.write("texts/run/data.tokens", b"all that I ever wrote");
-    let more = arguments(&place, "texts/run", &["texts"], &FEW);
+    let more = arguments(&place, "texts/run", &["texts/text.txt"], &FEW);
     refuse(&more, 3, &["data.tokens: this is no cache of tokens", "with --cache"]);
     assert_eq!(place.read("texts/run/data.tokens"), "all that I ever wrote");
 }

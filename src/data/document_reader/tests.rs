@@ -45,15 +45,15 @@ fn folders_files_and_records_are_read_in_order() {
 
 #[test]
 fn what_is_damaged_is_named_and_left_out_on_request() {
-    for (bytes, line, part) in [
-        (&b"{\"text\": \"a\"}\n{\"text\": "[..], 2, "EOF while parsing"),
-        (b"{\"text\": \"a\"}\n\n{\"text\": \"b\"}", 2, "it is empty"),
-        (b"{\"text\": \" \"}\n{\"text\": \"b\"}", 1, "its text is empty"),
-        (b"{\"text\": 7}\n{\"text\": \"b\"}", 1, "its text is 7, which is no text"),
-        (b"{\"body\": \"c\"}\n{\"text\": \"b\"}", 1, "it has no field \"text\", but body"),
-        (b"[1]\n{\"text\": \"b\"}", 1, "it is no JSON object"),
-        (b"{\"text\": \"a\", \"text\": \"b\"}\n{\"text\": \"b\"}", 1, "\"text\" twice"),
-        (b"{\"text\": \"\xff\"}\n{\"text\": \"b\"}", 1, "is no UTF-8"),
+    for (bytes, line, left, part) in [
+        (&b"{\"text\": \"a\"}\n{\"text\": "[..], 2, 1, "EOF while parsing"),
+        (b"{\"text\": \"a\"}\n\n{\"text\": \"b\"}", 2, 2, "it is empty"),
+        (b"{\"text\": \" \"}\n{\"text\": \"b\"}", 1, 1, "its text is empty"),
+        (b"{\"text\": 7}\n{\"text\": \"b\"}", 1, 1, "its text is 7, which is no text"),
+        (b"{\"body\": \"c\"}\n{\"text\": \"b\"}", 1, 1, "it has no field \"text\", but body"),
+        (b"[1]\n{\"text\": \"b\"}", 1, 1, "it is no JSON object"),
+        (b"{\"text\": \"a\", \"text\": \"b\"}\n{\"text\": \"b\"}", 1, 1, "\"text\" twice"),
+        (b"{\"text\": \"\xff\"}\n{\"text\": \"b\"}", 1, 1, "is no UTF-8"),
     ] {
         let folder = place(&[("records.jsonl", bytes)]);
         let paths = [folder.path().join("records.jsonl")];
@@ -63,7 +63,7 @@ fn what_is_damaged_is_named_and_left_out_on_request() {
         assert!(error.contains(&place) && error.contains(part), "{error}");
         assert!(error.contains("--bad-records skip"), "{error}");
         let (found, skipped) = read(BadRecords::Skip).expect("the rest");
-        assert_eq!((found.len(), skipped.count), (1, 1), "{skipped:?}");
+        assert_eq!((found.len(), skipped.count), (left, 1), "{skipped:?}");
         assert!(skipped.first[0].contains(&place), "{skipped:?}");
     }
 }
