@@ -6,13 +6,15 @@
 //! was drawn before, so a run can be resumed or repeated exactly. [`PaddedBatches`] are of examples of
 //! all lengths.
 //!
-//! Natively, data may be larger than memory: a [`RecordReader`] reads records one by one, a
-//! [`TokenCache`] keeps their tokens in a file, [`CachedWindows`] cuts batches from it, and
+//! Natively, data may be larger than memory: a [`RecordReader`] reads records one by one, `Documents`
+//! files of all kinds, a [`TokenCache`] keeps their tokens in a file, [`CachedWindows`] cuts batches from it, and
 //! [`Prefetch`] makes batches of any kind ahead of the device.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod cached_windows;
 mod decode;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+mod document_reader;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 mod documents;
 #[cfg(not(target_arch = "wasm32"))]
@@ -25,14 +27,16 @@ mod lines;
 mod object;
 #[cfg(not(target_arch = "wasm32"))]
 mod parallel;
+#[cfg(all(feature = "parquet", not(target_arch = "wasm32")))]
+mod parquet_rows;
 #[cfg(not(target_arch = "wasm32"))]
 mod prefetch;
 #[cfg(not(target_arch = "wasm32"))]
 mod read;
-#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
-mod records;
 mod sequences;
 mod shuffle;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+mod text_parts;
 #[cfg(not(target_arch = "wasm32"))]
 mod token_cache;
 
@@ -50,11 +54,15 @@ pub use parallel::parallel_map;
 pub use prefetch::{BatchSource, LoaderStatistics, Prefetch, SeededBatches};
 pub use shuffle::Shuffle;
 #[cfg(not(target_arch = "wasm32"))]
-pub use token_cache::{CacheKey, TokenCache};
+pub use token_cache::{CacheKey, Encoded, Piece, TokenCache};
 
 pub use decode::decode;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
-pub use documents::{BadRecords, Document, Documents, Reading};
+pub(crate) use decode::with_unix_lines;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+pub use document_reader::DocumentReader;
+#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
+pub use documents::{BadRecords, Document, DocumentKind, Documents, Reading};
 #[cfg(not(target_arch = "wasm32"))]
 pub use read::{LARGEST, read};
 pub use sequences::{PaddedBatches, Padding, Sequence};
@@ -230,27 +238,8 @@ impl<'a> Split<'a> {
     /// # Errors
     /// As [`Corpus::split`].
     pub fn of(name: &str, tokens: &'a [u32], share: f64, context: usize) -> Result<Self> {
-        if !(0.0..1.0).contains(&share) {
-            let (setting, value) = ("share of the text for validation", share.to_string());
-            return Err(Error::Setting { setting, value, range: "in [0, 1)" });
-        }
-        let (length, window) = (tokens.len(), context.saturating_add(1));
-        let needed = window.saturating_mul(2);
-        if length < needed {
-            let advice = match (length / 2).saturating_sub(1) {
-                0 => "give a longer text".into(),
-                fits => format!("give a longer text, or a context of at most {fits}"),
-            };
-            return Err(Error::Data {
-                what: name.to_owned(),
-                reason: format!(
-                    "the text has {length} tokens, but a context of {context} needs {needed} (a \
-                     window of {window} to train on and one to validate on); {advice}"
-                ),
-            });
-        }
-        let validation = ((length as f64 * share) as usize).clamp(window, length - window);
-        let (training, validation) = tokens.split_at(length - validation);
+        let validation = validation_length(name, tokens.len() as u64, share, context)?;
+        let (training, validation) = tokens.split_at(tokens.len() - validation as usize);
         let windows = |tokens| Windows { tokens, context };
         Ok(Split { training: windows(training), validation: windows(validation) })
     }
@@ -279,6 +268,30 @@ impl Windows<'_> {
         }
         Batch::new().with("tokens", tokens).with("targets", targets)
     }
+}
+
+/// Tokens for validation of so many: the share, at least a window in each part.
+fn validation_length(name: &str, length: u64, share: f64, context: usize) -> Result<u64> {
+    if !(0.0..1.0).contains(&share) {
+        let (setting, value) = ("share of the text for validation", share.to_string());
+        return Err(Error::Setting { setting, value, range: "in [0, 1)" });
+    }
+    let window = (context as u64).saturating_add(1);
+    let needed = window.saturating_mul(2);
+    if length < needed {
+        let advice = match (length / 2).saturating_sub(1) {
+            0 => "give a longer text".into(),
+            fits => format!("give a longer text, or a context of at most {fits}"),
+        };
+        return Err(Error::Data {
+            what: name.to_owned(),
+            reason: format!(
+                "the text has {length} tokens, but a context of {context} needs {needed} (a \
+                 window of {window} to train on and one to validate on); {advice}"
+            ),
+        });
+    }
+    Ok(((length as f64 * share) as u64).clamp(window, length - window))
 }
 
 /// Positions below `positions` for the windows of batch `index`.

@@ -7,9 +7,9 @@ use super::prefetch::BatchSource;
 use super::sequences::check_rows;
 use super::shuffle::Shuffle;
 use super::token_cache::TokenCache;
-use super::window_starts;
+use super::{validation_length, window_starts};
 use crate::error::{Error, Result};
-use crate::train::Batch;
+use crate::train::{Batch, IGNORE};
 
 /// A run of tokens in a cache that windows of `context + 1` are cut from, as
 /// [`Windows`](super::Windows) does of tokens in memory.
@@ -72,6 +72,23 @@ impl CachedWindows {
         Ok(Self { cache, range, context })
     }
 
+    /// The last `share` of the tokens for validation, and the rest for training, which comes first:
+    /// the parts of [`Corpus::split`](super::Corpus::split). `name` stands in messages.
+    ///
+    /// # Errors
+    /// As [`Corpus::split`](super::Corpus::split) and [`new`](Self::new).
+    pub fn split(
+        cache: &Arc<TokenCache>,
+        name: &str,
+        share: f64,
+        context: usize,
+    ) -> Result<(Self, Self)> {
+        let tokens = cache.tokens();
+        let middle = tokens - validation_length(name, tokens, share, context)?;
+        let windows = |range| Self::new(cache.clone(), range, context);
+        Ok((windows(0..middle)?, windows(middle..tokens)?))
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> u64 {
         self.range.end - self.range.start
@@ -82,14 +99,41 @@ impl CachedWindows {
         (self.tokens() - 1) / self.context as u64
     }
 
+    /// Where the `count` windows of batch `index` begin in the cache: uniform, with replacement.
+    pub fn starts(&self, seed: u32, index: u64, count: usize) -> impl Iterator<Item = u64> {
+        let positions = self.tokens() - self.context as u64;
+        let begin = self.range.start;
+        window_starts(positions, seed, index, count).map(move |start| begin + start)
+    }
+
     /// Batch `index` of a seed: `count` windows as inputs `tokens` and `targets`, the latter one
-    /// token ahead; bit by bit that of [`Windows::batch`](super::Windows::batch).
+    /// token ahead; bit by bit that of [`Windows::batch`](super::Windows::batch). Targets that do not
+    /// count, where the cache has a mask, are [`IGNORE`].
     ///
     /// # Errors
     /// [`Error::File`] where the cache cannot be read.
     pub fn batch(&self, seed: u32, index: u64, count: usize) -> Result<Batch> {
-        let positions = self.tokens() - self.context as u64;
-        self.at(window_starts(positions, seed, index, count))
+        self.at(self.starts(seed, index, count))
+    }
+
+    /// Inputs and targets of the window that begins there in the cache.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the cache cannot be read.
+    ///
+    /// # Panics
+    /// If it goes beyond the end.
+    pub fn window(&self, start: u64) -> Result<(Vec<u32>, Vec<u32>)> {
+        let end = start + self.context as u64 + 1;
+        let mut tokens = self.cache.read(start..end)?;
+        let mut targets = tokens[1..].to_vec();
+        if self.cache.is_masked() {
+            let counts = self.cache.counts(start + 1..end)?;
+            let left_out = targets.iter_mut().zip(counts).filter(|(_, counts)| !counts);
+            left_out.for_each(|(target, _)| *target = IGNORE);
+        }
+        tokens.pop();
+        Ok((tokens, targets))
     }
 
     /// Batches of `rows` windows in the order of a seed, for [`Prefetch`](super::Prefetch).
@@ -102,14 +146,13 @@ impl CachedWindows {
         Ok(WindowSource { windows: self, order, shuffle, seed, rows })
     }
 
-    /// A batch of the windows that begin there.
+    /// A batch of the windows that begin there in the cache.
     fn at(&self, starts: impl Iterator<Item = u64>) -> Result<Batch> {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
         for start in starts {
-            let start = self.range.start + start;
-            let window = self.cache.read(start..start + self.context as u64 + 1)?;
-            tokens.extend_from_slice(&window[..self.context]);
-            targets.extend_from_slice(&window[1..]);
+            let (inputs, next) = self.window(start)?;
+            tokens.extend(inputs);
+            targets.extend(next);
         }
         Ok(Batch::new().with("tokens", tokens).with("targets", targets))
     }
@@ -120,7 +163,8 @@ impl WindowSource {
     fn shuffled(&self, position: u64) -> impl Iterator<Item = u64> + use<> {
         let context = self.windows.context as u64;
         let left = (self.windows.tokens() - 1) % context;
-        let begin = move |epoch: u64| epoch % (left + 1);
+        let first = self.windows.range.start;
+        let begin = move |epoch: u64| first + epoch % (left + 1);
         self.shuffle.from(position).map(move |(epoch, one)| begin(epoch) + one as u64 * context)
     }
 }

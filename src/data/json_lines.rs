@@ -41,6 +41,8 @@ impl Default for RecordOptions {
 pub struct JsonRecord {
     /// Its fields. No key came twice, at any depth.
     pub fields: Map<String, Value>,
+    /// The line as it stands there, with its fields in their order.
+    pub json: String,
     /// The file.
     pub file: Arc<Path>,
     /// The line, counted from 1.
@@ -63,6 +65,22 @@ pub struct Skipped {
     pub count: u64,
     /// File, line and reason of the first hundred.
     pub first: Vec<String>,
+}
+
+impl Skipped {
+    pub(super) fn add(&mut self, what: String) {
+        self.count += 1;
+        if self.first.len() < DESCRIBED {
+            self.first.push(what);
+        }
+    }
+
+    #[cfg(feature = "run")]
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        let room = DESCRIBED.saturating_sub(self.first.len());
+        self.first.extend(other.first.iter().take(room).cloned());
+    }
 }
 
 impl JsonRecord {
@@ -163,10 +181,7 @@ impl RecordReader {
             self.end();
             return Err(error);
         }
-        self.skipped.count += 1;
-        if self.skipped.first.len() < DESCRIBED {
-            self.skipped.first.push(error.to_string());
-        }
+        self.skipped.add(error.to_string());
         Ok(())
     }
 
@@ -209,8 +224,10 @@ impl RecordReader {
                 self.close()?;
                 continue;
             };
-            match text.and_then(|text| object(&text)) {
-                Ok(fields) => return Ok(Some(JsonRecord { fields, file: path, line })),
+            match text.and_then(|json| Ok((object(&json)?, json))) {
+                Ok((fields, json)) => {
+                    return Ok(Some(JsonRecord { fields, json, file: path, line }));
+                }
                 Err(reason) => self.refuse(&place(&path, line), reason)?,
             }
         }

@@ -129,6 +129,7 @@ pub(super) struct Lines<R> {
     newline: Vec<u8>,
     longest: usize,
     bytes: u64,
+    is_ended: bool,
 }
 
 impl<R: Read> Lines<R> {
@@ -139,7 +140,8 @@ impl<R: Read> Lines<R> {
         let (coding, mark) = Coding::of(&beginning, encoding);
         beginning.drain(..mark);
         let reader = BufReader::with_capacity(PIECE as usize, Cursor::new(beginning).chain(reader));
-        Ok(Self { reader, coding, newline: coding.newline(), longest, bytes: mark as u64 })
+        let (newline, bytes) = (coding.newline(), mark as u64);
+        Ok(Self { reader, coding, newline, longest, bytes, is_ended: false })
     }
 
     /// Bytes that were read.
@@ -147,11 +149,18 @@ impl<R: Read> Lines<R> {
         self.bytes
     }
 
+    /// Whether the last line had an end of its own, and not that of the file.
+    #[cfg(feature = "run")]
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
     /// The next line without its end, or what is wrong with it; None behind the last.
     pub(super) fn next(&mut self) -> IoResult<Option<Result<String, String>>> {
         let Some(line) = self.next_bytes()? else { return Ok(None) };
+        let is_ended = self.is_ended;
         Ok(Some(line.and_then(|line| self.coding.decode(line)).map(|mut line| {
-            if line.ends_with('\r') {
+            if is_ended && line.ends_with('\r') {
                 line.pop();
             }
             line
@@ -165,6 +174,7 @@ impl<R: Read> Lines<R> {
             let read = self.read_piece(&mut line, length % width)?;
             length += read;
             let ends = read > 0 && length % width == 0 && line.ends_with(&self.newline);
+            self.is_ended = ends;
             if ends {
                 line.truncate(line.len() - width);
                 length -= width;
@@ -248,6 +258,11 @@ mod tests {
         assert_eq!(lines(&wide(TEXT, 2, true), little, 100), expected);
         assert!(lines(b"", little, 100).is_empty());
         assert_eq!(lines(b"a\n", TextEncoding::default(), 100), [Ok("a".to_owned())]);
+        let mut ends = Lines::new(&b"a\r\nb\r"[..], TextEncoding::default(), 100).expect("read");
+        for (line, is_ended) in [("a", true), ("b\r", false)] {
+            assert_eq!(ends.next().expect("read"), Some(Ok(line.to_owned())));
+            assert_eq!(ends.is_ended(), is_ended);
+        }
     }
 
     #[test]

@@ -23,6 +23,44 @@ pub struct CacheKey {
     pub source: String,
     /// Number of tokens that there are. Of at most 65,536 each takes two bytes, of more four.
     pub vocabulary: usize,
+    /// Whether it is kept which tokens count for the loss, a bit for each.
+    pub masked: bool,
+}
+
+/// A piece of the data, which is encoded by itself.
+pub trait Piece: Send {
+    /// The file, or file and line, as messages have them.
+    fn place(&self) -> String;
+
+    /// About how long it is, in bytes.
+    fn bytes(&self) -> usize;
+}
+
+impl Piece for Text {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.len()
+    }
+}
+
+/// The tokens of a piece.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// In their order.
+    pub tokens: Vec<u32>,
+    /// Whether each counts for the loss where it is to be predicted; all do if there is none. A
+    /// cache that is not [masked](CacheKey::masked) does not keep it.
+    pub counts: Option<Vec<bool>>,
+}
+
+impl From<Vec<u32>> for Encoded {
+    /// All of them count.
+    fn from(tokens: Vec<u32>) -> Self {
+        Self { tokens, counts: None }
+    }
 }
 
 /// The tokens of texts, one text after the other, in a file. However many there are, only those that
@@ -37,7 +75,8 @@ pub struct CacheKey {
 ///
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("train.tokens");
-/// let key = CacheKey { tokenizer: "bytes".into(), source: "two texts".into(), vocabulary: 256 };
+/// let (tokenizer, source) = ("bytes".into(), "two texts".into());
+/// let key = CacheKey { tokenizer, source, vocabulary: 256, masked: false };
 /// let text = |text: &str| Ok(Text { place: "here".into(), text: text.into() });
 /// let texts = || Ok([text("ab"), text("c")]);
 /// let encode = |text: &str| Ok(text.bytes().map(u32::from).collect());
@@ -81,13 +120,29 @@ impl TokenCache {
         encode: impl Fn(&str) -> Result<Vec<u32>> + Sync,
         progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
+        let encode = |text: &Text| Ok(encode(&text.text)?.into());
+        Self::open_or_encode(path, key, texts, encode, progress)
+    }
+
+    /// The same with pieces of any kind, each of which is a text of the cache, and of which some
+    /// tokens may not count for the loss. A mask takes a bit for each token in memory meanwhile.
+    ///
+    /// # Errors
+    /// As [`open_or_build`](Self::open_or_build).
+    pub fn open_or_encode<P: Piece, T: IntoIterator<Item = Result<P>>>(
+        path: impl AsRef<Path>,
+        key: &CacheKey,
+        pieces: impl FnOnce() -> Result<T>,
+        encode: impl Fn(&P) -> Result<Encoded> + Sync,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self> {
         let path = path.as_ref();
         let why = match Self::look(path, key) {
             Ok(cache) => return Ok(cache),
             Err(why) if why.may_replace => why,
             Err(why) => return Err(failed(path, why.reason)),
         };
-        build::build(path, key, texts()?, encode, progress)?;
+        build::build(path, key, pieces()?, encode, progress)?;
         let cache = Self::open(path, key)?;
         Ok(Self { because: Some(why.reason), ..cache })
     }
@@ -139,6 +194,49 @@ impl TokenCache {
             self.read_at(self.contents.ends + 8 * first, (index + 1 - first) as usize * 8)?;
         let ends: Vec<_> = ends.as_chunks().0.iter().map(|&end| u64::from_le_bytes(end)).collect();
         Ok(if index == 0 { 0..ends[0] } else { ends[0]..ends[1] })
+    }
+
+    /// The text that a token is of.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the file cannot be read.
+    ///
+    /// # Panics
+    /// If there is no token at this position.
+    pub fn document_of(&self, token: u64) -> Result<u64> {
+        assert!(token < self.contents.tokens, "token {token} of {}", self.contents.tokens);
+        // The first text that ends behind it.
+        let (mut low, mut high) = (0, self.contents.documents - 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.document(middle)?.end > token { high = middle } else { low = middle + 1 }
+        }
+        Ok(low)
+    }
+
+    /// Whether it is kept which tokens count for the loss.
+    pub fn is_masked(&self) -> bool {
+        self.contents.mask.is_some()
+    }
+
+    /// Whether the tokens at these positions count for the loss where they are to be predicted.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the file cannot be read.
+    ///
+    /// # Panics
+    /// If the range goes beyond the end.
+    pub fn counts(&self, range: Range<u64>) -> Result<Vec<bool>> {
+        let tokens = self.contents.tokens;
+        assert!(range.start <= range.end && range.end <= tokens, "{range:?} of {tokens} tokens");
+        let count = (range.end - range.start) as usize;
+        let Some(mask) = self.contents.mask.filter(|_| count > 0) else {
+            return Ok(vec![true; count]);
+        };
+        let first = range.start / 8;
+        let bytes = self.read_at(mask + first, (range.end.div_ceil(8) - first) as usize)?;
+        let bit = |at: u64| bytes[(at / 8 - first) as usize] >> (at % 8) & 1 == 1;
+        Ok(range.map(bit).collect())
     }
 
     /// The tokens at these positions.

@@ -4,11 +4,14 @@ use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Signal;
 
 /// Why standard output could not be written, for the first time; a closed pipe is no reason.
 static FAILED: Mutex<Option<String>> = Mutex::new(None);
+/// Whether what is said goes to the error output.
+static IS_ASIDE: AtomicBool = AtomicBool::new(false);
 
 /// `println!` for programs whose work is worth more than their output: where nobody reads it any
 /// more (`program | head -1`), or the disk it goes to is full, the program goes on.
@@ -19,14 +22,34 @@ macro_rules! say {
     ($($argument:tt)+) => { $crate::run::print_line(::std::format_args!($($argument)+)) };
 }
 
+/// From now on [`say!`](crate::say) says to the error output: standard output is for
+/// [`print_result`] alone.
+pub fn say_aside() {
+    IS_ASIDE.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line; see [`say!`](crate::say).
 pub fn print_line(line: Arguments<'_>) {
+    if IS_ASIDE.load(Ordering::Relaxed) {
+        // There is nowhere left to say it.
+        drop(writeln!(io::stderr(), "{line}"));
+    } else {
+        print_result(line);
+    }
+}
+
+/// Prints a line to standard output, also behind [`say_aside`].
+pub fn print_result(line: Arguments<'_>) {
     let mut out = io::stdout().lock();
     keep(out.write_fmt(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()));
 }
 
 /// Prints bytes as they are; see [`say!`](crate::say).
 pub fn print_bytes(bytes: &[u8]) {
+    if IS_ASIDE.load(Ordering::Relaxed) {
+        drop(io::stderr().write_all(bytes));
+        return;
+    }
     let mut out = io::stdout().lock();
     keep(out.write_all(bytes).and_then(|()| out.flush()));
 }

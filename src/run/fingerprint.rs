@@ -14,11 +14,39 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Of tokens, whatever they stand for.
     pub fn of(tokens: &[u32]) -> Self {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut hash = TokenHash::default();
+        hash.add(tokens);
+        hash.fingerprint()
+    }
+}
+
+/// The [`Fingerprint`] of tokens that come some at a time.
+#[derive(Clone, Debug)]
+pub struct TokenHash {
+    hash: u64,
+    tokens: usize,
+}
+
+impl Default for TokenHash {
+    /// Of no tokens yet.
+    fn default() -> Self {
+        Self { hash: 0xcbf2_9ce4_8422_2325, tokens: 0 }
+    }
+}
+
+impl TokenHash {
+    /// And some more.
+    pub fn add(&mut self, tokens: &[u32]) {
         for byte in tokens.iter().flat_map(|token| token.to_le_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Self { tokens: tokens.len(), hash: format!("{hash:016x}") }
+        self.tokens += tokens.len();
+    }
+
+    /// Of all of them.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let Self { hash, tokens } = *self;
+        Fingerprint { tokens, hash: format!("{hash:016x}") }
     }
 }
 

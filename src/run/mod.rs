@@ -38,11 +38,13 @@ mod signals;
 mod source;
 mod space;
 
-pub use console::{Ending, finish, finish_with, print_bytes, print_line, warn};
+pub use console::{
+    Ending, finish, finish_with, print_bytes, print_line, print_result, say_aside, warn,
+};
 pub use exit_code::exit_code;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, TokenHash};
 pub use folder::Folder;
-pub use monitor::Monitor;
+pub use monitor::{Monitor, MonitorSummary};
 pub use options::OutputOptions;
 pub use outputs::Outputs;
 pub use profile::ProfiledSteps;

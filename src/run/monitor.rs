@@ -29,10 +29,27 @@ pub struct Monitor {
     quiet: bool,
     losses: Vec<f64>,
     validation_loss: Option<f64>,
+    /// Share of the time that the run waited for data, if that is known.
+    waiting: Option<f64>,
     /// What is to be printed at the end.
     later: Vec<String>,
     /// Events for the record that comes next.
     events: Vec<String>,
+}
+
+/// A run so far, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MonitorSummary {
+    /// Steps that are recorded, skipped ones too.
+    pub steps: u64,
+    /// Those that changed nothing.
+    pub skipped: u64,
+    /// The loss of the first step.
+    pub first_loss: Option<f64>,
+    /// The mean of the last fiftieth of the steps: one batch is noisy.
+    pub last_loss: Option<f64>,
+    /// The last one that was measured.
+    pub validation_loss: Option<f64>,
 }
 
 /// A file that takes every record.
@@ -92,6 +109,7 @@ impl Monitor {
             quiet: options.quiet,
             losses: Vec::new(),
             validation_loss: None,
+            waiting: None,
             later: Vec::new(),
             events: Vec::new(),
         };
@@ -180,6 +198,29 @@ impl Monitor {
         }
     }
 
+    /// Shows from now on which share of the time the run waits for data, from 0 to 1.
+    pub fn waits_for_data(&mut self, share: f64) {
+        self.waiting = Some(share);
+    }
+
+    /// How the run went so far.
+    pub fn summary(&self) -> MonitorSummary {
+        let last = &self.losses[self.losses.len() - self.last_steps()..];
+        let mean = last.iter().sum::<f64>() / last.len() as f64;
+        MonitorSummary {
+            steps: self.losses.len() as u64,
+            skipped: self.statistics.skipped(),
+            first_loss: self.losses.first().copied(),
+            last_loss: (!last.is_empty()).then_some(mean),
+            validation_loss: self.validation_loss,
+        }
+    }
+
+    /// How many of the last steps a mean is taken over.
+    fn last_steps(&self) -> usize {
+        (self.losses.len() / 50).max(1).min(self.losses.len())
+    }
+
     /// Whether somebody at the dashboard wants to stop.
     pub fn is_stopped(&mut self) -> bool {
         let polled = self.dashboard.as_mut().map(Dashboard::poll);
@@ -220,8 +261,12 @@ impl Monitor {
             0 => String::new(),
             count => format!("  SKIPPED {count}"),
         };
+        let waiting = match self.waiting {
+            Some(share) => format!(", {:.1} % waiting for data", 100.0 * share),
+            None => String::new(),
+        };
         let message = format!(
-            "loss {:.3}  {validation}norm {:.2}  {tokens_per_second:.0} tokens/s{skipped}",
+            "loss {:.3}  {validation}norm {:.2}  {tokens_per_second:.0} tokens/s{waiting}{skipped}",
             last.loss, last.gradient_norm
         );
         let done = last.step + 1;
@@ -278,17 +323,15 @@ impl Monitor {
     }
 
     fn summarize(&self) {
-        let (steps, skipped) = (self.losses.len(), self.statistics.skipped());
+        let MonitorSummary { steps, skipped, first_loss, last_loss, .. } = self.summary();
         if skipped > 0 {
             say!(
                 "{skipped} of {steps} steps were skipped, as their gradients were not finite: they \
                  changed nothing. Lower --lr, or clip harder with --clip"
             );
         }
-        if let Some(first) = self.losses.first() {
-            // One batch is noisy.
-            let count = (steps / 50).max(1);
-            let mean = self.losses[steps - count..].iter().sum::<f64>() / count as f64;
+        if let (Some(first), Some(mean)) = (first_loss, last_loss) {
+            let count = self.last_steps();
             let validation = self
                 .validation_loss
                 .map_or(String::new(), |loss| format!(", validation loss {loss:.3}"));

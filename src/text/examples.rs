@@ -164,6 +164,15 @@ fn object(line: &str) -> Result<(Value, Vec<(String, Value)>), String> {
 }
 
 impl Example {
+    /// The example in a line of JSON: of the first [`Form`] whose fields it has. Other fields are
+    /// passed over.
+    ///
+    /// # Errors
+    /// What is wrong with the line, in words.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        Self::of_form(line, &mut None, &mut Vec::new())
+    }
+
     fn from_json(line: &str) -> Result<Self, String> {
         let (value, fields) = object(line)?;
         let has = |name: &str| fields.iter().any(|(field, _)| field == name);

@@ -10,7 +10,7 @@ use evenkeel::{Error, Result};
 use crate::{assert_says, file};
 
 fn key(vocabulary: usize) -> CacheKey {
-    CacheKey { tokenizer: "bytes".into(), source: "tests".into(), vocabulary }
+    CacheKey { tokenizer: "bytes".into(), source: "tests".into(), vocabulary, masked: false }
 }
 
 fn texts(count: usize) -> Vec<String> {
@@ -166,6 +166,7 @@ fn records_become_tokens_of_a_tokenizer() {
             tokenizer: fingerprint(&fixture.join("tokenizer.json"))?,
             source: fingerprint(&records)?,
             vocabulary: tokenizer.size(),
+            masked: false,
         };
         let options = RecordOptions { skip_damaged: true, ..RecordOptions::default() };
         let mut reader = RecordReader::open([&records], options)?;

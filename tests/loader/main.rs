@@ -1,6 +1,7 @@
 //! The data loader: records out of damaged files, tokens in a file, batches ahead of the device.
 
 mod cache;
+mod masks;
 mod prefetch;
 mod records;
 mod windows;

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 fn corpus(length: usize) -> (Corpus, Arc<TokenCache>, TempDir) {
     let text: String = (0..length).map(|at| char::from((at % 127) as u8)).collect();
     let folder = tempfile::tempdir().expect("a folder");
-    let key = CacheKey { tokenizer: "bytes".into(), source: "text".into(), vocabulary: 256 };
+    let (tokenizer, source) = ("bytes".into(), "text".into());
+    let key = CacheKey { tokenizer, source, vocabulary: 256, masked: false };
     let corpus = Corpus::bytes("text", text.as_bytes()).expect("a text");
     let texts = || Ok([Ok(Text { place: "text".into(), text: text.clone() })]);
     let encode = |text: &str| Ok(text.bytes().map(u32::from).collect());

@@ -11,9 +11,11 @@ mod base;
 mod configuration;
 mod data;
 mod device_loss;
+mod loader;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;
+mod results;
 /// Signals and kills are those of Unix.
 #[cfg(unix)]
 mod resume;

@@ -13,15 +13,17 @@ fn bad_input_is_named_before_anything_is_computed() {
     place.write("latin1.txt", b"caf\xe9 au lait\n");
     place.write("short.txt", b"short");
     place.write("table.parquet", b"PAR1");
+    place.write("packed.gz", b"packed");
     fs::create_dir(place.path("nothing")).expect("made");
     let of = |data: &str, parts: &[&str]| {
         refuse(&arguments(&place, "out", &[data], &["--steps", "2"]), 3, parts);
     };
     of("none.txt", &["none.txt", "cannot be read"]);
     of("empty.txt", &["empty.txt", "the text is empty"]);
-    of("latin1.txt", &["latin1.txt", "byte 0xE9 at offset 3"]);
+    of("latin1.txt", &["latin1.txt, line 1", "byte 0xE9 at byte 3 of the line", "windows-1252"]);
     of("short.txt", &["short.txt", "has 5 tokens", "context of 16"]);
-    of("table.parquet", &["table.parquet", "JSON lines"]);
+    of("table.parquet", &["table.parquet", "no Parquet file that can be read"]);
+    of("packed.gz", &["packed.gz", "unpack it first"]);
     of("nothing", &["nothing", "no files in this folder"]);
 
     let with = |more: &[&str], parts: &[&str]| {

@@ -94,6 +94,25 @@ fn a_run_goes_on_bit_by_bit_after_signals_and_kills() {
     check_same(&place, "out", "whole");
 }
 
+/// Tokens are whole or not there.
+#[test]
+fn tokenizing_can_be_interrupted() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let text = place.read("text.txt");
+    place.write("long.txt", text.repeat(8_000).as_bytes());
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/text/gpt2");
+    let more = ["--steps", "1", "--tokenizer", fixture];
+    let mut child = start(&arguments(&place, "out", &["long.txt"], &more));
+    wait_for(&place.path("out/data.tokens.evenkeel-new"), &mut child);
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    assert_eq!(child.wait().expect("an end").code(), Some(130));
+    for name in ["out/data.tokens", "out/data.tokens.evenkeel-new", "out/checkpoint.safetensors"] {
+        assert!(!is_there(&place, name), "{name}");
+    }
+}
+
 #[test]
 fn settings_change_where_that_makes_sense() {
     let Some(_) = support::gpu() else { return };

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::CacheKey;
 use super::format::{head, padding, width};
-use crate::data::{Fingerprint, Text, parallel_map};
+use super::{CacheKey, Encoded, Piece};
+use crate::data::{Fingerprint, parallel_map};
 use crate::error::{Error, Result};
 use crate::file::Replacement;
 
@@ -15,9 +15,31 @@ const TEXTS: usize = 1 << 12;
 
 /// Tokens of some texts.
 #[derive(Default)]
-struct Encoded {
+struct Several {
     ids: Vec<u32>,
     lengths: Vec<usize>,
+    /// Where the cache has a mask.
+    counts: Vec<bool>,
+}
+
+/// A bit for each token.
+#[derive(Default)]
+struct Mask {
+    bytes: Vec<u8>,
+    bits: u64,
+}
+
+impl Mask {
+    fn push(&mut self, counts: &[bool]) {
+        for &counts in counts {
+            if self.bits.is_multiple_of(8) {
+                self.bytes.push(0);
+            }
+            let last = self.bytes.last_mut().expect("just pushed");
+            *last |= u8::from(counts) << (self.bits % 8);
+            self.bits += 1;
+        }
+    }
 }
 
 /// A file that is being written.
@@ -27,25 +49,29 @@ struct Writer {
     width: usize,
     tokens: u64,
     ends: Vec<u64>,
+    mask: Option<Mask>,
 }
 
-pub(super) fn build(
+pub(super) fn build<P: Piece>(
     path: &Path,
     key: &CacheKey,
-    texts: impl IntoIterator<Item = Result<Text>>,
-    encode: impl Fn(&str) -> Result<Vec<u32>> + Sync,
+    pieces: impl IntoIterator<Item = Result<P>>,
+    encode: impl Fn(&P) -> Result<Encoded> + Sync,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<()> {
     let mut writer = Writer::create(path, key)?;
-    let encode = |piece: Vec<Text>| {
-        piece.iter().try_fold(Encoded::default(), |mut encoded, text| {
-            let ids = encode_one(text, key.vocabulary, &encode)?;
-            encoded.lengths.push(ids.len());
-            encoded.ids.extend(ids);
-            Ok(encoded)
+    let encode = |pieces: Vec<P>| {
+        pieces.iter().try_fold(Several::default(), |mut several, piece| {
+            let Encoded { tokens, counts } = encode_one(piece, key.vocabulary, &encode)?;
+            if key.masked {
+                several.counts.extend(counts.unwrap_or_else(|| vec![true; tokens.len()]));
+            }
+            several.lengths.push(tokens.len());
+            several.ids.extend(tokens);
+            Ok(several)
         })
     };
-    parallel_map(Pieces { texts: texts.into_iter() }, None, encode, |encoded| {
+    parallel_map(Groups { pieces: pieces.into_iter() }, None, encode, |encoded| {
         writer.write(&encoded)?;
         progress(writer.ends.len() as u64, writer.tokens);
         Ok(())
@@ -57,47 +83,53 @@ pub(super) fn build(
     writer.finish()
 }
 
-fn encode_one(
-    Text { place, text }: &Text,
+fn encode_one<P: Piece>(
+    piece: &P,
     vocabulary: usize,
-    encode: &impl Fn(&str) -> Result<Vec<u32>>,
-) -> Result<Vec<u32>> {
-    let wrong = |reason: String| Error::Data { what: place.clone(), reason };
-    let ids = encode(text).map_err(|error| match error {
+    encode: &impl Fn(&P) -> Result<Encoded>,
+) -> Result<Encoded> {
+    let wrong = |reason: String| Error::Data { what: piece.place(), reason };
+    let encoded = encode(piece).map_err(|error| match error {
         Error::Data { what, reason } => wrong(format!("{what}: {reason}")),
         other => other,
     })?;
-    match ids.iter().find(|&&id| id as usize >= vocabulary) {
-        None => Ok(ids),
-        Some(id) => Err(wrong(format!(
+    if let Some(id) = encoded.tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        return Err(wrong(format!(
             "it has the token {id}, and the vocabulary {vocabulary} tokens; take the tokenizer of \
              this vocabulary"
-        ))),
+        )));
+    }
+    let (tokens, counts) = (encoded.tokens.len(), encoded.counts.as_ref().map(Vec::len));
+    match counts {
+        Some(counts) if counts != tokens => {
+            Err(wrong(format!("it has {tokens} tokens, and for {counts} it is said if they count")))
+        }
+        _ => Ok(encoded),
     }
 }
 
-/// Some texts at a time.
-struct Pieces<T> {
-    texts: T,
+/// Some pieces at a time.
+struct Groups<T> {
+    pieces: T,
 }
 
-impl<T: Iterator<Item = Result<Text>>> Iterator for Pieces<T> {
-    type Item = Result<Vec<Text>>;
+impl<P: Piece, T: Iterator<Item = Result<P>>> Iterator for Groups<T> {
+    type Item = Result<Vec<P>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (mut piece, mut bytes) = (Vec::new(), 0);
-        while bytes < PIECE && piece.len() < TEXTS {
-            match self.texts.next() {
-                None if piece.is_empty() => return None,
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while bytes < PIECE && group.len() < TEXTS {
+            match self.pieces.next() {
+                None if group.is_empty() => return None,
                 None => break,
                 Some(Err(error)) => return Some(Err(error)),
-                Some(Ok(text)) => {
-                    bytes += text.text.len();
-                    piece.push(text);
+                Some(Ok(piece)) => {
+                    bytes += piece.bytes();
+                    group.push(piece);
                 }
             }
         }
-        Some(Ok(piece))
+        Some(Ok(group))
     }
 }
 
@@ -109,6 +141,7 @@ impl Writer {
             width: width(key.vocabulary),
             tokens: 0,
             ends: Vec::new(),
+            mask: key.masked.then(Mask::default),
         };
         writer.put(&head(key))?;
         Ok(writer)
@@ -119,10 +152,13 @@ impl Writer {
         self.file.write(bytes)
     }
 
-    fn write(&mut self, Encoded { ids, lengths }: &Encoded) -> Result<()> {
+    fn write(&mut self, Several { ids, lengths, counts }: &Several) -> Result<()> {
         // The first bytes of a number are its smallest.
         let bytes = ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(self.width));
         self.put(&bytes.collect::<Vec<_>>())?;
+        if let Some(mask) = &mut self.mask {
+            mask.push(counts);
+        }
         for &length in lengths {
             self.tokens += length as u64;
             self.ends.push(self.tokens);
@@ -130,14 +166,23 @@ impl Writer {
         Ok(())
     }
 
+    fn put_numbers(&mut self, numbers: &[u64]) -> Result<()> {
+        let bytes: Vec<_> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.put(&bytes)
+    }
+
     fn finish(mut self) -> Result<()> {
         self.put(&vec![0; padding(self.tokens * self.width as u64)])?;
         let counts = [self.tokens, self.ends.len() as u64];
         let numbers = std::mem::take(&mut self.ends);
-        for piece in numbers.chunks(PIECE).chain([&counts[..]]) {
-            let bytes: Vec<_> = piece.iter().flat_map(|number| number.to_le_bytes()).collect();
+        for piece in numbers.chunks(PIECE) {
+            self.put_numbers(piece)?;
+        }
+        if let Some(Mask { mut bytes, .. }) = self.mask.take() {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
             self.put(&bytes)?;
         }
+        self.put_numbers(&counts)?;
         let checksum = self.checksum.bytes();
         self.file.write(&checksum)?;
         self.file.put_in_place()

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | 16 | `EVENKEEL TOKENS\n` |
 //! | 8 | length of the following |
-//! | | JSON: version, fingerprints of tokenizer and source, bytes of a token; spaces up to a multiple of 8 |
+//! | | JSON: version, fingerprints of tokenizer and source, bytes of a token, whether there is a mask; spaces up to a multiple of 8 |
 //! | | tokens; zeros up to a multiple of 8 |
 //! | 8 each | ends of the texts, counted in tokens |
+//! | | with a mask a bit for each token, the lowest of a byte first: whether it counts; zeros up to a multiple of 8 |
 //! | 8, 8 | number of tokens, number of texts |
 //! | 16 | XXH3 of everything before |
 
@@ -45,8 +46,11 @@ pub(super) fn head(key: &CacheKey) -> Vec<u8> {
         "tokenizer": key.tokenizer,
         "source": key.source,
         "width": width(key.vocabulary),
-    })
-    .to_string();
+    });
+    if key.masked {
+        fields["masked"] = true.into();
+    }
+    let mut fields = fields.to_string();
     fields.push_str(&" ".repeat(padding(fields.len() as u64)));
     let length = (fields.len() as u64).to_le_bytes();
     [&MAGIC[..], &length, fields.as_bytes()].concat()
@@ -80,6 +84,10 @@ impl Head {
         Ok(Self { bytes, fields })
     }
 
+    fn is_masked(&self) -> bool {
+        self.fields.get("masked") == Some(&Value::Bool(true))
+    }
+
     /// Makes sure that it is of this key.
     pub(super) fn check(&self, key: &CacheKey) -> Result<(), Unusable> {
         let is = |name: &str, expected: Value| self.fields.get(name) == Some(&expected);
@@ -87,6 +95,7 @@ impl Head {
             (is("version", VERSION.into()), "it was written by another version"),
             (is("tokenizer", key.tokenizer.clone().into()), "it was made with another tokenizer"),
             (is("source", key.source.clone().into()), "it was made of other texts"),
+            (self.is_masked() == key.masked, "it was made with another mask"),
             (self.bytes == head(key), "it was made for another vocabulary"),
         ];
         match differs.iter().find(|(is_same, _)| !is_same) {
@@ -106,6 +115,8 @@ pub(super) struct Contents {
     pub start: u64,
     /// Offset of the first text's end.
     pub ends: u64,
+    /// Offset of the mask, if there is one.
+    pub mask: Option<u64>,
 }
 
 impl Contents {
@@ -130,9 +141,12 @@ impl Contents {
         let width = head.fields["width"].as_u64().filter(|width| matches!(width, 2 | 4));
         let width = width.ok_or_else(damaged)?;
         let ends = tokens.checked_mul(width).map(|bytes| start + bytes.next_multiple_of(8));
-        let whole = |ends: u64| Some(ends.checked_add(documents.checked_mul(8)?)? == counts);
-        let ends = ends.filter(|&ends| whole(ends) == Some(true)).ok_or_else(damaged)?;
-        Ok(Self { tokens, documents, width: width as usize, start, ends })
+        let behind = |ends: u64| ends.checked_add(documents.checked_mul(8)?);
+        let bits = if head.is_masked() { tokens.div_ceil(8).next_multiple_of(8) } else { 0 };
+        let whole = |&ends: &u64| behind(ends).and_then(|at| at.checked_add(bits)) == Some(counts);
+        let ends = ends.filter(whole).ok_or_else(damaged)?;
+        let mask = behind(ends).filter(|_| head.is_masked());
+        Ok(Self { tokens, documents, width: width as usize, start, ends, mask })
     }
 }
 

@@ -1,18 +1,18 @@
 //! A run on one device: to its end, or until that device is lost.
 
 use evenkeel::file;
-use evenkeel::run::text::Fingerprint;
-use evenkeel::run::{self, Ending, Outputs, Saved, Signals, say};
+use evenkeel::run::{self, Ending, OutputOptions, Outputs, Saved, Signals, say};
 use evenkeel::{Error, Result};
 
 use super::describe;
 use super::dial::Reason;
 use super::options::Options;
 use super::place::{About, Place};
-use super::sample;
+use super::prepared::Prepared;
+use super::{result, sample};
 use super::session::{Fixed, Session};
 use super::settings::Settings;
-use super::{CONFIGURATION, Prepared, device_of, split};
+use super::{CONFIGURATION, device_of, split};
 use crate::regain::Regain;
 
 /// What all attempts have in common, and what the next one goes on from.
@@ -24,7 +24,7 @@ pub struct Attempt<'a> {
     pub options: Options,
     pub reasons: Vec<Reason>,
     pub outputs: Outputs,
-    pub library: run::Options,
+    pub library: OutputOptions,
     pub signals: &'a Signals,
     /// Whether there was one before.
     is_again: bool,
@@ -37,7 +37,7 @@ impl<'a> Attempt<'a> {
         place: Place,
         ground: &'a Prepared,
         (settings, options, reasons): (Settings, Options, Vec<Reason>),
-        (outputs, library): (Outputs, run::Options),
+        (outputs, library): (Outputs, OutputOptions),
         signals: &'a Signals,
     ) -> Self {
         let has_begun = place.saved.is_some();
@@ -63,14 +63,17 @@ impl<'a> Attempt<'a> {
     pub async fn run(&mut self, regain: &mut Regain) -> Result<Ending> {
         let saved = self.saved()?;
         let gpu = regain.gpu().clone();
-        let split = split(&self.ground.tokens, &self.settings)?;
+        let (training, validation) = split(&self.ground.tokens, &self.settings)?;
         let mut trainer = self.settings.builder().build(&gpu).await?;
         let quiet = self.place.options.quiet;
+        if !self.is_again {
+            self.warn_of_milestones();
+        }
         if !quiet && !self.is_again {
             if saved.is_none() {
                 describe::reasons(&self.reasons);
             }
-            describe::settings(&self.settings, &trainer, split.training.tokens());
+            describe::settings(&self.settings, &trainer, training.tokens());
         }
         if let Some(saved) = &saved {
             self.say_resumed(saved, &device_of(&gpu));
@@ -84,7 +87,8 @@ impl<'a> Attempt<'a> {
         let fixed = Fixed {
             settings: &self.settings,
             tokens: &self.ground.tokens,
-            split,
+            training,
+            validation,
             out: &self.place.out,
             outputs: &self.outputs,
             library: &self.library,
@@ -109,7 +113,18 @@ impl<'a> Attempt<'a> {
                 .await?;
         }
         describe::outputs(outputs, &ended, sampled);
+        if self.place.options.json {
+            let result = result::as_json(&self.place.out, settings, outputs, &ended, sampled);
+            run::print_result(format_args!("{result}"));
+        }
         Ok(ending)
+    }
+
+    fn warn_of_milestones(&self) {
+        let end = self.settings.steps as u64;
+        for step in self.settings.milestones.iter().filter(|step| **step > end) {
+            run::warn(format!("the run ends before the milestone {step}"));
+        }
     }
 
     /// The save to go on from: the one that the run was resumed at, or the newest since it began.
@@ -124,7 +139,7 @@ impl<'a> Attempt<'a> {
         let Prepared { tokens, base, .. } = self.ground;
         Ok(About {
             options: self.options.clone(),
-            tokens: Fingerprint::of(&tokens.ids),
+            tokens: tokens.fingerprint.clone(),
             model: base.as_ref().map(|base| base.to_json(None)).transpose()?,
             best: None,
             device: Some(device),

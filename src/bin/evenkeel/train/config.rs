@@ -88,7 +88,8 @@ pub fn over(first: &Options, second: &Options) -> Options {
     let mut fields = given(second);
     fields.extend(given(first));
     let merged: Options = serde_json::from_value(Value::Object(fields)).expect("its own fields");
-    let Options { config, resume, restart, dry_run, profile, dashboard, quiet, .. } = first.clone();
+    let Options { config, resume, restart, dry_run, profile, dashboard, quiet, json, .. } =
+        first.clone();
     let lose_device_at = first.lose_device_at.clone();
     Options {
         config,
@@ -98,6 +99,7 @@ pub fn over(first: &Options, second: &Options) -> Options {
         profile,
         dashboard,
         quiet,
+        json,
         lose_device_at,
         ..merged
     }

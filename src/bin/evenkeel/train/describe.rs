@@ -14,15 +14,18 @@ use super::settings::Settings;
 use super::{config, tokens::Tokens};
 
 /// The adapter, and what was read.
-pub fn ground(gpu: &Gpu, name: &str, tokens: Option<&Tokens>) {
+pub fn ground(gpu: &Gpu, tokens: &Tokens) {
     let software = if gpu.is_software() { "software" } else { "hardware" };
     say!("adapter  {} ({:?}, {software})", gpu.info.name, gpu.info.backend);
-    match tokens {
-        Some(tokens) => {
-            say!("data     {name}: {} tokens, vocabulary of {}", tokens.ids.len(), tokens.unit);
-        }
-        None => say!("data     {name}"),
-    }
+    let Tokens { name, lexicon, cache, counted, .. } = tokens;
+    let counted = counted.map(|counted| format!(", {counted} of which count for the loss"));
+    let counted = counted.unwrap_or_default();
+    say!("data     {name}: {} tokens{counted}, vocabulary of {}", cache.tokens(), lexicon.unit);
+    let how = match cache.made_because() {
+        Some(why) => format!("made, as {why}"),
+        None => "those of an earlier start; nothing is tokenized again".to_owned(),
+    };
+    say!("tokens   {}: {how}", cache.path().display());
 }
 
 /// Why settings are what they are, a line for each.
@@ -33,7 +36,7 @@ pub fn reasons(reasons: &[Reason]) {
 }
 
 /// The model, the memory, the step and the run, which learns from so many tokens.
-pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>, tokens: usize) {
+pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>, tokens: u64) {
     let report = trainer.report();
     say!(
         "model    {}; {} parameters in {} tensors",
@@ -135,6 +138,15 @@ pub fn outputs(outputs: &Outputs, ended: &Ended, sampled: bool) {
     outputs.print(sampled);
     if let Some(folder) = &ended.model {
         say!("model    {}", folder.display());
+    }
+    if let Some(data) = ended.loader.filter(|data| data.batches > 0) {
+        say!(
+            "loader   {:.0} batches/s could be made, {:.1} were taken; the run waited for them {:.1} \
+             % of the time",
+            data.batches_per_second(),
+            data.taken_per_second(),
+            100.0 * data.waiting_share()
+        );
     }
     if let Some(best) = ended.best {
         say!("best     validation loss {:.3} after {} steps", best.loss, best.step);

@@ -1,4 +1,4 @@
-//! The saves that stay: the last ones, each under a name with its step.
+//! The saves that stay: the last ones and those of milestones, each under a name with its step.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,9 +10,9 @@ use evenkeel::run::warn;
 const FOLDER: &str = "checkpoints";
 
 /// Gives a save that has just been written a name of its own, and deletes the oldest of those
-/// beyond `count`. It takes no room of its own where the file system knows second names. What fails
+/// beyond `count`, but for those of milestones. It takes no room of its own where the file system knows second names. What fails
 /// is said, since the save itself is there.
-pub fn saved(out: &Path, save: &Path, step: u64, count: usize) {
+pub fn saved(out: &Path, save: &Path, step: u64, count: usize, milestones: &[u64]) {
     let folder = out.join(FOLDER);
     let name = folder.join(format!("step-{step:08}.safetensors"));
     let keep = || {
@@ -27,9 +27,8 @@ pub fn saved(out: &Path, save: &Path, step: u64, count: usize) {
         warn(format!("{}: this save is not kept: {error}; the run goes on", name.display()));
     }
     let there = steps_in(&folder);
-    for (_, path) in there.iter().rev().skip(count) {
-        remove(path);
-    }
+    let older = there.iter().rev().skip(count);
+    older.filter(|(step, _)| !milestones.contains(step)).for_each(|(_, path)| remove(path));
 }
 
 /// Deletes those of an earlier run, or of a later part of this one that is gone.
@@ -79,12 +78,14 @@ mod tests {
             // Written beside and renamed, as saves are.
             fs::write(out.join("new"), step.to_string()).expect("written");
             fs::rename(out.join("new"), &save).expect("renamed");
-            saved(out, &save, step, 2);
+            saved(out, &save, step, 2, &[]);
         }
         assert_eq!(there().map(|(step, _)| step).collect::<Vec<_>>(), [8, 100_000_000]);
         assert!(there().all(|(step, contents)| contents == step.to_string().as_bytes()));
         only_until(out, Some(8));
         assert_eq!(there().map(|(step, _)| step).collect::<Vec<_>>(), [8]);
+        [9, 10, 11, 12].iter().for_each(|&step| saved(out, &save, step, 2, &[8, 10]));
+        assert_eq!(there().map(|(step, _)| step).collect::<Vec<_>>(), [8, 10, 11, 12]);
         only_until(out, None);
         assert_eq!(there().count(), 0);
     }

@@ -11,19 +11,36 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::budget::Budget;
 use super::presets::Preset;
 
-/// Text files, folders of them and JSON lines become a model of text: from nothing, or from a
+/// Text files, folders of them, JSON lines and columns of Parquet become a model of text: from nothing, or from a
 /// model that is there. All options but those of the last group can stand in a file of --config,
 /// and are kept with the run: one that goes on has those that it had.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Texts to learn: files, folders, and .jsonl files with a text in a field of each line
+    /// Texts to learn: files, folders, .jsonl files with a text in a field of each line, .parquet
+    /// files with one in a column
     #[arg(long, alias = "text", value_name = "PATH", num_args = 1.., help_heading = "Data")]
     #[serde(deserialize_with = "one_or_many")]
     pub data: Vec<PathBuf>,
-    /// The field of a JSON line that has the text [default: text]
+    /// The field of a JSON line, or the column, that has the text [default: text; of a JSON line
+    /// with prompt and completion, or with messages, those]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub field: Option<String>,
+    /// Leaves prompts out of the loss: of JSON lines with prompt and completion the completion
+    /// counts, of those with messages the last answer
+    #[arg(long, help_heading = "Data")]
+    pub mask_prompt: bool,
+    /// How files of text and JSON lines are encoded, such as windows-1252 [default: UTF-8, or what a
+    /// byte-order mark says]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub encoding: Option<String>,
+    /// The most bytes of a record; longer ones are damaged [default: 67108864]
+    #[arg(long, value_name = "BYTES", help_heading = "Data")]
+    pub longest_record: Option<usize>,
+    /// Folder for the tokens of the data, which several runs can share [default: that of the run]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    #[serde(serialize_with = "utf8_path")]
+    pub cache: Option<PathBuf>,
     /// What to do about damaged or empty files and lines [default: fail]
     #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub bad_records: Option<BadRecords>,
@@ -132,6 +149,10 @@ pub struct Options {
     /// Saves that stay, the last ones [default: 2]
     #[arg(long, value_name = "K", help_heading = "Run")]
     pub keep: Option<usize>,
+    /// Steps whose saves stay whatever follows, such as 1000,5000
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', help_heading = "Run")]
+    #[serde(deserialize_with = "one_or_many_steps")]
+    pub milestones: Vec<u64>,
     /// Tokens to generate at the end [default: 500]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub sample: Option<usize>,
@@ -193,6 +214,10 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub quiet: bool,
+    /// Prints the result as one JSON object, and all else to the error output
+    #[arg(long, conflicts_with = "dry_run")]
+    #[serde(skip)]
+    pub json: bool,
     /// For tests: destroys the device before each of these steps, one after the other
     #[arg(long, hide = true, value_name = "STEP", value_delimiter = ',')]
     #[serde(skip)]
@@ -282,6 +307,20 @@ fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Er
     Ok(match Paths::deserialize(from)? {
         Paths::One(path) => vec![path],
         Paths::Many(paths) => paths,
+    })
+}
+
+/// The same of steps.
+fn one_or_many_steps<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a step or a list of steps")]
+    enum Steps {
+        One(u64),
+        Many(Vec<u64>),
+    }
+    Ok(match Steps::deserialize(from)? {
+        Steps::One(step) => vec![step],
+        Steps::Many(steps) => steps,
     })
 }
 

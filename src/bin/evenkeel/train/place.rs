@@ -48,15 +48,17 @@ const FIXED: [(&str, &[&str]); 4] = [
     ),
     (
         "its batches have been drawn with it so far",
-        &["field", "tokenizer", "validation_share", "seed"],
+        &["field", "mask_prompt", "encoding", "tokenizer", "validation_share", "seed"],
     ),
     ("what it keeps of each weight belongs to that rule", &["optimizer"]),
     ("its steps were set when it began; give --steps", &["budget"]),
 ];
 /// Those that are no setting of the training.
-const ASIDE: [&str; 12] = [
+const ASIDE: [&str; 15] = [
     "data",
     "bad_records",
+    "longest_record",
+    "cache",
     "out",
     "metrics",
     "csv",
@@ -67,6 +69,7 @@ const ASIDE: [&str; 12] = [
     "temperature",
     "top_k",
     "keep",
+    "milestones",
 ];
 
 /// Where a run is, and where it was.

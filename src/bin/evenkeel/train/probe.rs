@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use evenkeel::data::Split;
+use evenkeel::data::CachedWindows;
 use evenkeel::{Gpu, Result};
 
 use super::dial::Reason;
@@ -26,21 +26,21 @@ const SHARE: f64 = 0.95;
 pub async fn steps_within(
     time: Duration,
     settings: &Settings,
-    split: &Split<'_>,
+    training: &CachedWindows,
     gpu: &Gpu,
     quiet: bool,
 ) -> Result<(usize, Reason)> {
     let mut trainer = settings.builder().build(gpu).await?;
     let windows = settings.batch * settings.accumulation;
-    let batch = |step| split.training.batch(settings.seed, step, windows);
+    let batch = |step| training.batch(settings.seed, step, windows);
     for step in 0..WARM_STEPS {
-        trainer.step(&batch(step)).await?;
+        trainer.step(&batch(step)?).await?;
     }
     trainer.telemetry().await?;
     let bar = Progress::count("measuring a step", quiet);
     let (begun, mut measured) = (Instant::now(), 0);
     while measured < STEPS && begun.elapsed() < LONGEST {
-        trainer.step(&batch(trainer.steps())).await?;
+        trainer.step(&batch(trainer.steps())?).await?;
         // Waits for the device.
         trainer.telemetry().await?;
         measured += 1;

@@ -1,18 +1,21 @@
 //! Steps of a run that are taken again, with the batches that they had.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use evenkeel::data::{CachedWindows, Document};
 use evenkeel::train::Batch;
 use evenkeel::{Gpu, Result};
 
 use super::config;
 use super::keep;
+use super::kind::Kind;
 use super::options::Options;
 use super::place::{About, LAST, PREVIOUS};
+use super::prepared::{Prepared, open_model};
 use super::settings::{Ground, Resolved, Settings, resolve};
-use super::tokens::{Kind, Tokens};
-use super::{CONFIGURATION, Prepared, open_model, split};
+use super::tokens::Tokens;
+use super::{CONFIGURATION, split};
 use crate::replay::{Around, Begun, Moved, Row};
 
 /// A run, and where it is taken up again.
@@ -20,7 +23,14 @@ pub struct Replay {
     around: Around<About>,
     folder: PathBuf,
     options: Options,
-    ready: Option<(Prepared, Settings)>,
+    ready: Option<Ready>,
+}
+
+/// What batches are made of.
+struct Ready {
+    tokens: Tokens,
+    training: CachedWindows,
+    settings: Settings,
 }
 
 impl Replay {
@@ -69,9 +79,10 @@ impl Replay {
     /// What is wrong with data, model and save, or [`Error::OutOfMemory`](evenkeel::Error).
     pub async fn begin(&mut self, gpu: &Gpu, watch_every: u32) -> Result<Begun> {
         let about = &self.around.last;
-        let prepared = Prepared::of(&self.options, &self.folder, Some(about))?;
-        let (base, tokens) = (prepared.base.as_ref(), &prepared.tokens);
-        let vocabulary = base.map_or(tokens.size, |base| base.gpt.vocabulary);
+        let prepared = Prepared::of(&self.options, &self.folder, Some(about), None)?;
+        let Prepared { base, tokens, .. } = prepared;
+        let base = base.as_ref();
+        let vocabulary = base.map_or(tokens.lexicon.size, |base| base.gpt.vocabulary);
         let ground = Ground { is_software: gpu.is_software(), vocabulary, base };
         let Resolved { settings, .. } = resolve(&self.options, ground)?;
         let settings = Settings { watch_every, ..settings };
@@ -81,23 +92,22 @@ impl Replay {
             let (source, _) = open_model(&self.options, &Kind::of(&self.options)?)?;
             trainer.load_weights(&mut source.reader()).await?;
         }
-        self.ready = Some((prepared, settings));
+        let (training, _) = split(&tokens, &settings)?;
+        self.ready = Some(Ready { tokens, training, settings });
         Begun::at(trainer, None, save).await
     }
 
-    fn ready(&self) -> (&Prepared, &Settings) {
-        let (prepared, settings) = self.ready.as_ref().expect("the replay has begun");
-        (prepared, settings)
+    fn ready(&self) -> &Ready {
+        self.ready.as_ref().expect("the replay has begun")
     }
 
     /// The batch of a step.
     ///
     /// # Errors
-    /// [`Error::Data`](evenkeel::Error) for data that are too short.
+    /// [`Error::File`](evenkeel::Error) where the tokens cannot be read.
     pub fn batch(&self, step: u64) -> Result<Batch> {
-        let (prepared, settings) = self.ready();
-        let windows = settings.batch * settings.accumulation;
-        Ok(split(&prepared.tokens, settings)?.training.batch(settings.seed, step, windows))
+        let Ready { training, settings, .. } = self.ready();
+        training.batch(settings.seed, step, settings.batch * settings.accumulation)
     }
 
     /// The windows of that batch.
@@ -105,15 +115,14 @@ impl Replay {
     /// # Errors
     /// As [`batch`](Self::batch), and those of the tokenizer.
     pub fn rows(&self, step: u64) -> Result<Vec<Row>> {
-        let (prepared, settings) = self.ready();
+        let Ready { tokens: data, training, settings } = self.ready();
         let windows = settings.batch * settings.accumulation;
-        let training = split(&prepared.tokens, settings)?.training;
         let starts: Vec<_> = training.starts(settings.seed, step, windows).collect();
-        let places = places(prepared, &starts)?;
+        let places = places(data, &starts)?;
         let rows = starts.into_iter().zip(places).map(|(start, (file, line))| {
-            let window = &prepared.tokens.ids[start..=start + settings.context];
-            let text = prepared.tokens.text(window)?;
-            let (tokens, targets) = (window[..settings.context].to_vec(), window[1..].to_vec());
+            let end = start + settings.context as u64 + 1;
+            let text = data.lexicon.text(&data.cache.read(start..end)?)?;
+            let (tokens, targets) = training.window(start)?;
             Ok(Row { file, line, text, tokens, targets })
         });
         rows.collect()
@@ -121,42 +130,47 @@ impl Replay {
 
     /// A batch to measure the loss of a row on.
     pub fn alone(&self, row: &Row) -> Batch {
-        let (_, settings) = self.ready();
+        let settings = &self.ready().settings;
         row.alone(settings.batch, settings.context)
     }
 
     /// Rows of a microbatch.
     pub fn microbatch(&self) -> usize {
-        self.ready().1.batch
+        self.ready().settings.batch
     }
 }
 
-/// File and line of tokens, by their place among all of them.
-fn places(prepared: &Prepared, starts: &[usize]) -> Result<Vec<(String, usize)>> {
-    let (documents, tokens) = (&prepared.documents, &prepared.tokens);
-    let mut rows: Vec<_> = (0..starts.len()).collect();
-    rows.sort_by_key(|&row| starts[row]);
-    let mut rows = rows.into_iter().peekable();
+/// File and line of tokens, by their place among all of them. The data are read again up to there.
+fn places(tokens: &Tokens, starts: &[u64]) -> Result<Vec<(String, usize)>> {
+    let mut rows = BTreeMap::<_, Vec<_>>::new();
+    for (row, &start) in starts.iter().enumerate() {
+        rows.entry(tokens.cache.document_of(start)?).or_default().push(row);
+    }
     let mut found = vec![(String::new(), 0); starts.len()];
     let mut newlines = Newlines::default();
-    let (mut begin, mut left) = (0, documents.documents().len());
-    for document in documents.documents() {
-        if rows.peek().is_none() {
-            break;
+    let last = rows.keys().last().copied().unwrap_or_default();
+    for (index, document) in (0..=last).zip(tokens.documents.read()) {
+        let document = document?;
+        for &row in rows.get(&index).into_iter().flatten() {
+            let line = line_of(tokens, (index, &document), starts[row], &mut newlines)?;
+            found[row] = (document.file.display().to_string(), line);
         }
-        left -= 1;
-        let end = if left == 0 { tokens.ids.len() } else { begin + tokens.count(document)? };
-        let (mut at, mut line) = (begin, document.line);
-        while let Some(row) = rows.next_if(|&row| starts[row] < end) {
-            if !document.is_record {
-                line += newlines.in_all(tokens, &tokens.ids[at..starts[row]])?;
-                at = starts[row];
-            }
-            found[row] = (documents.files()[document.file].display().to_string(), line);
-        }
-        begin = end;
     }
     Ok(found)
+}
+
+/// The line of a token of a document, which is this one of all.
+fn line_of(
+    tokens: &Tokens,
+    (index, document): (u64, &Document),
+    at: u64,
+    newlines: &mut Newlines,
+) -> Result<usize> {
+    if document.is_record() {
+        return Ok(document.line);
+    }
+    let begin = tokens.cache.document(index)?.start;
+    Ok(document.line + newlines.in_all(tokens, &tokens.cache.read(begin..at)?)?)
 }
 
 /// Ends of lines in each token that was looked at.
@@ -170,7 +184,7 @@ impl Newlines {
             count += match self.0.get(&id) {
                 Some(&count) => count,
                 None => {
-                    let count = tokens.text(&[id])?.matches('\n').count();
+                    let count = tokens.lexicon.text(&[id])?.matches('\n').count();
                     self.0.insert(id, count);
                     count
                 }

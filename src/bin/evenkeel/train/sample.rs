@@ -24,7 +24,7 @@ pub async fn write(
 ) -> Result<Ending> {
     let (gpu, gpt) = (trainer.gpu().clone(), trainer.model().gpt.clone());
     let generator = Generator::new(&gpu, learned(trainer).await?, &gpt).await?;
-    let mut stream = tokens.tokenizer.decode_stream(true);
+    let mut stream = tokens.lexicon.tokenizer.decode_stream(true);
     let mut written = String::new();
     let mut show = |text: String| {
         run::print_bytes(text.as_bytes());

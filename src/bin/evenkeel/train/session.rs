@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use evenkeel::data::Split;
+use evenkeel::data::{CachedWindows, LoaderStatistics, Prefetch, WindowOrder};
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
-use evenkeel::run::{Monitor, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn};
-use evenkeel::train::{Checkpoint, Trainer};
+use evenkeel::run::{
+    Monitor, MonitorSummary, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn,
+};
+use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
 use super::describe;
@@ -25,13 +27,16 @@ pub const MODEL: &str = "model";
 /// The model at the lowest validation loss.
 pub const BEST: &str = "best";
 /// The save at that.
-const BEST_SAVE: &str = "best.safetensors";
+pub const BEST_SAVE: &str = "best.safetensors";
+/// Batches that are made ahead of the device.
+const AHEAD: usize = 4;
 
 /// What a run reads and never changes.
 pub struct Fixed<'a> {
     pub settings: &'a Settings,
     pub tokens: &'a Tokens,
-    pub split: Split<'a>,
+    pub training: CachedWindows,
+    pub validation: CachedWindows,
     pub out: &'a Path,
     pub outputs: &'a Outputs,
     pub library: &'a OutputOptions,
@@ -45,6 +50,11 @@ pub struct Session<'a> {
     profiled: Option<ProfiledSteps>,
     about: About,
     since: Instant,
+    loader: Option<Prefetch<Batch>>,
+    /// At the last report.
+    loaded: LoaderStatistics,
+    /// Tokens that were learned, and the seconds that it took.
+    learned: (u64, f64),
     /// Steps at the last save.
     saved_at: u64,
     /// Why the last try to save, or to write a model, failed.
@@ -71,11 +81,12 @@ impl<'a> Session<'a> {
                 keep::only_until(fixed.out, Some(trainer.steps()));
             }
             None => {
-                fixed.tokens.write(fixed.out)?;
+                fixed.tokens.lexicon.write(fixed.out)?;
                 let Outputs { weights, previous, .. } = fixed.outputs;
                 Saved::write(weights, previous, &trainer.checkpoint().await?, &about)?;
                 keep::only_until(fixed.out, None);
-                keep::saved(fixed.out, &fixed.outputs.weights, 0, fixed.settings.keep);
+                let kept = (fixed.settings.keep, &*fixed.settings.milestones);
+                keep::saved(fixed.out, &fixed.outputs.weights, 0, kept.0, kept.1);
             }
         }
         let (start, steps) = (trainer.steps(), fixed.settings.steps);
@@ -89,6 +100,9 @@ impl<'a> Session<'a> {
             monitor,
             about,
             since: Instant::now(),
+            loader: None,
+            loaded: LoaderStatistics::default(),
+            learned: (0, 0.0),
             saved_at: start,
             unsaved: None,
             unwritten: None,
@@ -105,11 +119,8 @@ impl<'a> Session<'a> {
         trainer: &mut Trainer<LanguageModel>,
         regain: &mut Regain,
     ) -> Result<()> {
-        let settings = self.fixed.settings;
-        let windows = settings.batch * settings.accumulation;
         while self.goes_on(trainer.steps()) {
-            let training = self.fixed.split.training;
-            let batch = training.batch(trainer.seed(), trainer.steps(), windows);
+            let batch = self.batch(trainer)?;
             regain.before_step(trainer.steps());
             match &mut self.profiled {
                 Some(profiled) if profiled.are_next(trainer) => {
@@ -129,6 +140,20 @@ impl<'a> Session<'a> {
         self.monitor.leave();
     }
 
+    /// The batch of the next step, which a thread has made ahead: which one it is follows from seed
+    /// and step.
+    fn batch(&mut self, trainer: &Trainer<LanguageModel>) -> Result<Batch> {
+        let position = trainer.steps();
+        if self.loader.as_ref().is_none_or(|loader| loader.position() != position) {
+            let windows = self.fixed.settings.batch * self.fixed.settings.accumulation;
+            let training = self.fixed.training.clone();
+            let source = training.source(WindowOrder::Random, trainer.seed(), windows)?;
+            self.loader = Some(Prefetch::new(source, position, AHEAD)?);
+            self.loaded = LoaderStatistics::default();
+        }
+        self.loader.as_mut().and_then(Iterator::next).expect("windows have no end")
+    }
+
     fn goes_on(&mut self, done: u64) -> bool {
         let stop = self.fixed.signals.received().is_some();
         done < self.fixed.settings.steps as u64 && !self.monitor.is_stopped() && !stop
@@ -138,7 +163,7 @@ impl<'a> Session<'a> {
         let (done, settings) = (trainer.steps(), self.fixed.settings);
         let due = |every: usize| every != 0 && done.is_multiple_of(every as u64);
         let validation = due(settings.evaluate_every) || done == settings.steps as u64;
-        let save = due(settings.save_every);
+        let save = due(settings.save_every) || settings.milestones.contains(&done);
         if due(settings.report_every) || validation || save {
             // What is saved is in the records as well.
             self.report(trainer, validation).await?;
@@ -159,6 +184,13 @@ impl<'a> Session<'a> {
         let tensors = trainer.tensor_telemetry().await?;
         let elapsed = self.since.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
         let tokens = telemetry.len() * self.fixed.settings.tokens_per_step();
+        self.learned.0 += tokens as u64;
+        self.learned.1 += elapsed;
+        if let Some(loader) = &self.loader {
+            let now = loader.statistics();
+            self.monitor.waits_for_data(now.since(&self.loaded).waiting_share());
+            self.loaded = now;
+        }
         let loss = if validation { Some(self.validate(trainer).await) } else { None };
         let loss = loss.transpose();
         let known = loss.as_ref().ok().copied().flatten();
@@ -175,8 +207,8 @@ impl<'a> Session<'a> {
 
     async fn validate(&self, trainer: &mut Trainer<LanguageModel>) -> Result<f64> {
         let (seed, rows) = (trainer.seed(), self.fixed.settings.batch);
-        let batch = |index| self.fixed.split.validation.batch(seed, index, rows);
-        let batches: Vec<_> = (0..VALIDATION_BATCHES).map(batch).collect();
+        let batch = |index| self.fixed.validation.batch(seed, index, rows);
+        let batches = (0..VALIDATION_BATCHES).map(batch).collect::<Result<Vec<_>>>()?;
         let loss = match trainer.ema() {
             Some(_) => trainer.evaluate_averaged_all(&batches).await?,
             None => trainer.evaluate_all(&batches).await?,
@@ -195,7 +227,7 @@ impl<'a> Session<'a> {
         let folder = self.fixed.out.join(name);
         let export = Export::new(self.fixed.settings.config.clone(), Precision::F32);
         export.save(learned(trainer).await?, &folder).await?;
-        self.fixed.tokens.write(&folder)?;
+        self.fixed.tokens.lexicon.write(&folder)?;
         Ok(folder)
     }
 
@@ -218,8 +250,8 @@ impl<'a> Session<'a> {
             Ok(()) => {
                 self.saved_at = steps;
                 self.unsaved = None;
-                let (out, count) = (self.fixed.out, self.fixed.settings.keep);
-                keep::saved(out, &outputs.weights, steps, count);
+                let (out, settings) = (self.fixed.out, self.fixed.settings);
+                keep::saved(out, &outputs.weights, steps, settings.keep, &settings.milestones);
             }
             Err(error) => {
                 let steps = self.saved_at;
@@ -247,7 +279,15 @@ impl<'a> Session<'a> {
             }
         }
         let is_over = trainer.steps() >= self.fixed.settings.steps as u64;
-        let mut ended = Ended { model: None, best: self.about.best };
+        let (tokens, seconds) = self.learned;
+        let mut ended = Ended {
+            model: None,
+            best: self.about.best,
+            steps: trainer.steps(),
+            summary: self.monitor.summary(),
+            tokens_per_second: (seconds > 0.0).then_some(tokens as f64 / seconds),
+            loader: self.loader.as_ref().map(Prefetch::statistics),
+        };
         if is_over && result.is_ok() {
             match self.export(trainer, MODEL).await {
                 Ok(folder) => ended.model = Some(folder),
@@ -291,4 +331,9 @@ pub struct Ended {
     pub model: Option<PathBuf>,
     /// The lowest validation loss.
     pub best: Option<Best>,
+    pub steps: u64,
+    pub summary: MonitorSummary,
+    /// Of this part of the run, if it took a step.
+    pub tokens_per_second: Option<f64>,
+    pub loader: Option<LoaderStatistics>,
 }

@@ -38,6 +38,7 @@ pub struct Settings {
     pub evaluate_every: usize,
     pub save_every: usize,
     pub keep: usize,
+    pub milestones: Vec<u64>,
     pub sample: usize,
     pub sampling: Sampling,
     pub validation_share: f64,
@@ -141,6 +142,7 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
     let temperature = options.temperature.unwrap_or(0.8);
     check("--temperature", temperature, not_negative(temperature), "finite and not negative")?;
     check("--top-k", 0, options.top_k != Some(0), "at least 1")?;
+    check("--milestones", 0, !options.milestones.contains(&0), "at least 1 each")?;
     let warmup = options.warmup.unwrap_or((steps / 20).clamp(1, 200)).min(steps);
     let decay = options.decay.unwrap_or((steps / 5).max(1)).min(steps - warmup);
     let (config, gpt) = model(options, sizes, context, ground)?;
@@ -178,6 +180,7 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
         evaluate_every,
         save_every: options.save_every.unwrap_or(tenth),
         keep: options.keep.unwrap_or(2),
+        milestones: options.milestones.clone(),
         sample: options.sample.unwrap_or(500),
         sampling: Sampling { temperature, top_k: options.top_k, seed, ..Sampling::default() },
         validation_share: options.validation_share.unwrap_or(0.1),

@@ -1,367 +1,355 @@
-//! The data as tokens, and the vocabulary that they are of.
+//! The data as tokens, in a file that a later start finds again.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use evenkeel::data::{Document, Documents, Reading, Vocabulary};
-use evenkeel::file;
-use evenkeel::run::warn;
-use evenkeel::text::{Tokenizer, vocabulary};
+use evenkeel::data::{
+    BadRecords, CacheKey, Document, DocumentKind, DocumentReader, Documents, Encoded, Piece,
+    Reading, TextEncoding, TokenCache, parallel_map,
+};
+use evenkeel::run::{Fingerprint, TokenHash};
+use evenkeel::run::{Signals, folder, warn};
 use evenkeel::{Error, Result};
 
+use super::kind::Kind;
+use super::learned;
+use super::lexicon::{Files, Lexicon};
 use super::options::Options;
 use super::progress::Progress;
 
-/// The files that a tokenizer is kept in.
-const FILES: [&str; 5] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-];
-/// Texts longer than this are encoded in parts, in bytes.
-const LONGEST_PART: usize = 1 << 20;
 /// What was skipped is named this often.
 const NAMED: usize = 5;
 /// Tokens that a sample starts with, at most, where nothing was given.
-const PROMPT: usize = 32;
+const PROMPT: u64 = 32;
+/// Bytes between two states of the progress.
+const DRAWN: u64 = 1 << 18;
+/// Tokens that are looked at together.
+const SOME: u64 = 1 << 20;
 
-/// The files of a tokenizer, by their names.
-pub type Files = BTreeMap<String, Vec<u8>>;
-
-/// What is a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Characters,
-    Bytes,
-    /// Byte pairs that are learned from the data.
-    Bpe(usize),
-    /// A tokenizer.json or its folder.
-    Path(PathBuf),
-    /// That of --model.
-    Model,
+/// Files with data, which are not tokens yet.
+pub struct Source<'a> {
+    pub documents: Documents,
+    options: &'a Options,
+    kind: &'a Kind,
+    store: Store,
+    /// What the data are known again by.
+    fingerprint: String,
+    signals: Option<&'a Signals>,
 }
 
-impl Kind {
-    /// # Errors
-    /// [`Error::Setting`] for a size that is none, [`Error::Unsupported`] for other tokens than the
-    /// model's.
-    pub fn of(options: &Options) -> Result<Self> {
-        let Some(name) = &options.tokenizer else {
-            return Ok(if options.model.is_some() { Self::Model } else { Self::Characters });
-        };
-        let kind = match (name.as_str(), name.strip_prefix("bpe:")) {
-            ("characters", _) => Self::Characters,
-            ("bytes", _) => Self::Bytes,
-            (_, Some(size)) => {
-                let size = size.parse().ok().filter(|size| *size >= vocabulary::SMALLEST);
-                Self::Bpe(size.ok_or_else(|| Error::Setting {
-                    setting: "--tokenizer",
-                    value: name.clone(),
-                    range: "bpe:SIZE with a size of at least 257",
-                })?)
-            }
-            _ => Self::Path(PathBuf::from(name)),
-        };
-        if options.model.is_some() && !matches!(kind, Self::Path(_)) {
-            return Err(Error::Unsupported {
-                what: format!("--tokenizer {name} with --model"),
-                instead: "the model has learned its own tokens; leave --tokenizer out".to_owned(),
-            });
-        }
-        Ok(kind)
-    }
-
-    /// # Errors
-    /// [`Error::File`] for a path that is not there.
-    pub fn check(&self) -> Result<()> {
-        match self {
-            Self::Path(path) if !path.exists() => {
-                let reason = "there is no such tokenizer; it is characters, bytes, bpe:SIZE, or \
-                              the path of a tokenizer.json or its folder";
-                Err(Error::File { path: path.clone(), reason: reason.to_owned() })
-            }
-            _ => Ok(()),
-        }
-    }
+/// Where tokens and learned vocabularies are kept.
+struct Store {
+    folder: PathBuf,
+    /// With those of other runs.
+    is_shared: bool,
 }
 
-/// A vocabulary, and what it takes to use it elsewhere.
+/// Tokens that are counted and not kept.
+pub struct Count {
+    pub fingerprint: Fingerprint,
+    pub documents: u64,
+}
+
+/// Tokens in a file.
 pub struct Tokens {
     /// Where the data come from.
     pub name: String,
-    /// What the vocabulary is, in words.
-    pub unit: String,
-    pub ids: Vec<u32>,
-    /// Tokens of the vocabulary.
-    pub size: usize,
-    pub tokenizer: Tokenizer,
-    /// The files of the tokenizer, by their names.
-    pub files: Files,
-    /// What was read.
-    pub read: Vec<PathBuf>,
-    /// Where tokens are characters or bytes.
-    plain: Option<Vocabulary>,
+    pub lexicon: Lexicon,
+    pub documents: Documents,
+    pub cache: Arc<TokenCache>,
+    pub fingerprint: Fingerprint,
+    /// Tokens that count for the loss, if not all do.
+    pub counted: Option<u64>,
 }
 
-/// Reads the data.
-///
-/// # Errors
-/// What is wrong with the data; see [`Documents::read`].
-pub fn documents(options: &Options, kind: &Kind, quiet: bool) -> Result<Documents> {
-    let reading = Reading {
-        field: options.field.clone().unwrap_or_else(|| "text".to_owned()),
-        bad_records: options.bad_records.unwrap_or_default(),
-        raw: *kind == Kind::Bytes,
-    };
-    let bar = Progress::bytes("reading", quiet);
-    let documents = Documents::read(&options.data, &reading, |done, of| bar.show(done, of))?;
-    bar.finish();
-    let skipped = documents.skipped();
-    skipped.iter().take(NAMED).for_each(|what| warn(format!("skipped {what}")));
-    if skipped.len() > NAMED {
-        warn(format!("and {} more were skipped", skipped.len() - NAMED));
-    }
-    Ok(documents)
-}
-
-/// The files of the vocabulary, and in the case of characters the vocabulary itself.
-///
-/// # Errors
-/// What is wrong with a tokenizer.
-fn vocabulary_of(
-    kind: &Kind,
-    documents: &Documents,
-    quiet: bool,
-) -> Result<(Files, Option<Vocabulary>)> {
-    let alone = |json: Vec<u8>| BTreeMap::from([(FILES[0].to_owned(), json)]);
-    Ok(match kind {
-        Kind::Characters => {
-            let vocabulary = Vocabulary::of(&joined_text(documents));
-            let Vocabulary::Characters(characters) = &vocabulary else { unreachable!() };
-            (alone(vocabulary::of_characters(characters)), Some(vocabulary))
+impl<'a> Source<'a> {
+    /// Looks for the data, and reads them once to know them again.
+    ///
+    /// # Errors
+    /// What is not there or cannot be read.
+    pub fn find(
+        options: &'a Options,
+        kind: &'a Kind,
+        out: &Path,
+        signals: Option<&'a Signals>,
+    ) -> Result<Self> {
+        let default = Reading::default();
+        let encoding = options.encoding.as_deref().map(TextEncoding::named).transpose()?;
+        let longest = options.longest_record.unwrap_or(default.longest);
+        if longest == 0 {
+            let (setting, value) = ("--longest-record", longest.to_string());
+            return Err(Error::Setting { setting, value, range: "at least 1" });
         }
-        Kind::Bytes => (alone(vocabulary::of_bytes()), Some(Vocabulary::Bytes)),
-        Kind::Bpe(size) => {
-            let list = documents.documents();
-            let bar = Progress::count("learning the vocabulary", quiet);
-            let texts = list.iter().enumerate().map(|(index, document)| {
-                bar.show(index as u64 + 1, list.len() as u64);
-                document.text().into_owned()
+        if options.mask_prompt && options.field.is_some() {
+            return Err(Error::Unsupported {
+                what: "--mask-prompt with --field".to_owned(),
+                instead: "a field has a text, and a text no prompt; leave one of them out"
+                    .to_owned(),
             });
-            let files = vocabulary::byte_level_bpe(texts, *size)?;
-            bar.finish();
-            (files, None)
         }
-        Kind::Path(path) if path.is_dir() => (files_in(path)?, None),
-        Kind::Path(path) => (alone(read(path)?), None),
-        Kind::Model => unreachable!("the model gives its own"),
-    })
-}
+        let reading = Reading {
+            field: options.field.clone(),
+            bad_records: options.bad_records.unwrap_or_default(),
+            raw: *kind == Kind::Bytes,
+            encoding: encoding.unwrap_or_default(),
+            longest,
+        };
+        // What the run itself writes is no data of it.
+        let own: Vec<_> = [Some(out), options.cache.as_deref()].into_iter().flatten().collect();
+        let documents = Documents::find_outside(&options.data, &own, reading)?;
+        let bar = Progress::bytes("looking at the data", options.quiet);
+        let fingerprint = documents.fingerprint(|done, of| bar.show(done, of))?.to_string();
+        bar.finish();
+        let store = match &options.cache {
+            Some(folder) => Store { folder: folder.clone(), is_shared: true },
+            None => Store { folder: out.to_owned(), is_shared: false },
+        };
+        Ok(Self { documents, options, kind, store, fingerprint, signals })
+    }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::File {
-        path: path.to_owned(),
-        reason: format!("the tokenizer cannot be read: {error}"),
-    })
-}
+    /// The vocabulary: with the given files, or with those of a run that goes on; learned from the
+    /// data if need be, and kept on request, so that it has to be learned only once.
+    ///
+    /// # Errors
+    /// What is wrong with tokenizer and data.
+    pub fn lexicon(&self, files: Option<Files>, is_kept: bool) -> Result<Lexicon> {
+        let files = match (files, self.kind) {
+            (Some(files), Kind::Bpe(_) | Kind::Path(_) | Kind::Model) => files,
+            _ => self.files(is_kept)?,
+        };
+        Lexicon::new(self.kind, files, self.options.mask_prompt)
+    }
 
-/// The files of a tokenizer in a folder.
-///
-/// # Errors
-/// [`Error::File`].
-pub fn files_in(folder: &Path) -> Result<Files> {
-    let there = FILES.iter().filter(|name| folder.join(name).is_file());
-    there.map(|name| Ok(((*name).to_owned(), read(&folder.join(name))?))).collect()
-}
-
-/// All texts behind each other; each record ends its line.
-fn joined(documents: &Documents) -> Vec<u8> {
-    let mut all = Vec::new();
-    for document in documents.documents() {
-        all.extend_from_slice(&document.contents);
-        if document.is_record && !document.contents.ends_with(b"\n") {
-            all.push(b'\n');
+    fn files(&self, is_kept: bool) -> Result<Files> {
+        let learn = || {
+            let what = match self.kind {
+                Kind::Bpe(_) => "learning the vocabulary",
+                _ => "looking for characters",
+            };
+            let bar = Progress::bytes(what, self.options.quiet);
+            let mut reader = self.documents.read();
+            let files = learned::learn(self.kind, self.watched(&mut reader, &bar));
+            bar.finish();
+            files
+        };
+        match self.kind {
+            Kind::Characters | Kind::Bpe(_) => {
+                let of = format!("{} {:?}", self.fingerprint, self.kind);
+                let path = self.store.path(&of, "vocabulary");
+                match learned::read(&path, &of) {
+                    Some(files) => Ok(files),
+                    None => {
+                        let files = learn()?;
+                        if is_kept {
+                            self.store.prepare()?;
+                            learned::write(&path, &of, &files)?;
+                        }
+                        Ok(files)
+                    }
+                }
+            }
+            other => learned::given(other),
         }
     }
-    all
+
+    fn key(&self, lexicon: &Lexicon) -> CacheKey {
+        CacheKey {
+            tokenizer: lexicon.fingerprint(),
+            source: self.fingerprint.clone(),
+            vocabulary: lexicon.size,
+            masked: lexicon.masks_prompts(),
+        }
+    }
+
+    fn path(&self, key: &CacheKey) -> PathBuf {
+        self.store.path(&format!("{} {}", key.tokenizer, key.source), "tokens")
+    }
+
+    /// Opens the tokens, or makes them in several threads.
+    ///
+    /// # Errors
+    /// What is wrong with the data, and where the file cannot be written.
+    pub fn tokens(self, lexicon: Lexicon) -> Result<Tokens> {
+        let key = self.key(&lexicon);
+        self.store.prepare()?;
+        let bar = Progress::bytes("tokenizing", self.options.quiet);
+        let mut reader = self.documents.read();
+        let refused = Mutex::new(Vec::new());
+        let cache = {
+            let documents = self.watched(&mut reader, &bar);
+            let encode = |document: &Document| self.encode(&lexicon, document, &refused);
+            let path = self.path(&key);
+            let cache =
+                TokenCache::open_or_encode(&path, &key, || Ok(documents), encode, |_, _| {});
+            cache.map_err(|error| with_another_folder(error, &path))?
+        };
+        bar.finish();
+        say_skipped(&reader, refused);
+        let (fingerprint, counted) = look_through(&cache)?;
+        let name = self.name();
+        let cache = Arc::new(cache);
+        Ok(Tokens { name, lexicon, documents: self.documents, cache, fingerprint, counted })
+    }
+
+    /// How many texts there are, after a look at each.
+    ///
+    /// # Errors
+    /// What is wrong with the data.
+    pub fn texts(&self) -> Result<u64> {
+        let bar = Progress::bytes("reading", self.options.quiet);
+        let mut reader = self.documents.read();
+        let count =
+            self.watched(&mut reader, &bar).try_fold(0, |count, one| one.map(|_| count + 1));
+        bar.finish();
+        say_skipped(&reader, Mutex::default());
+        count
+    }
+
+    /// What [`tokens`](Self::tokens) would make. Nothing is written.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn count(&self, lexicon: &Lexicon) -> Result<Count> {
+        let key = self.key(lexicon);
+        if let Ok(cache) = TokenCache::open(self.path(&key), &key) {
+            let (fingerprint, _) = look_through(&cache)?;
+            return Ok(Count { fingerprint, documents: cache.documents() });
+        }
+        let bar = Progress::bytes("tokenizing", self.options.quiet);
+        let mut reader = self.documents.read();
+        let refused = Mutex::new(Vec::new());
+        let (mut hash, mut documents) = (TokenHash::default(), 0);
+        let encode = |document: Document| self.encode(lexicon, &document, &refused);
+        parallel_map(self.watched(&mut reader, &bar), None, encode, |encoded| {
+            hash.add(&encoded.tokens);
+            documents += 1;
+            Ok(())
+        })?;
+        bar.finish();
+        say_skipped(&reader, refused);
+        Ok(Count { fingerprint: hash.fingerprint(), documents })
+    }
+
+    /// Of a record that is none there are no tokens, if such ones are to be left out.
+    fn encode(
+        &self,
+        lexicon: &Lexicon,
+        document: &Document,
+        refused: &Mutex<Vec<String>>,
+    ) -> Result<Encoded> {
+        match lexicon.encode(document) {
+            Err(Error::Data { what, reason }) if document.kind == DocumentKind::Example => {
+                if self.documents.reading().bad_records == BadRecords::Fail {
+                    let reason = format!("{reason} (--bad-records skip leaves such ones out)");
+                    return Err(Error::Data { what, reason });
+                }
+                let reason = format!("{}: {what}: {reason}", document.place());
+                refused.lock().expect("no panic while it was written").push(reason);
+                Ok(Encoded::default())
+            }
+            other => other,
+        }
+    }
+
+    /// The documents, as somebody may watch and interrupt them.
+    fn watched<'r>(
+        &'r self,
+        reader: &'r mut DocumentReader,
+        bar: &'r Progress,
+    ) -> impl Iterator<Item = Result<Document>> + Send + 'r {
+        let (signals, mut shown) = (self.signals, 0);
+        std::iter::from_fn(move || {
+            if signals.is_some_and(|signals| signals.received().is_some()) {
+                let (what, reason) = ("the data".to_owned(), "reading was interrupted".to_owned());
+                return Some(Err(Error::Data { what, reason }));
+            }
+            let next = reader.next();
+            let (done, of) = reader.progress();
+            // Records are small, and to draw takes longer than to read one.
+            if done >= shown + DRAWN {
+                bar.show(done, of);
+                shown = done;
+            }
+            next
+        })
+    }
+
+    fn name(&self) -> String {
+        match self.documents.files() {
+            [one] => one.display().to_string(),
+            several => format!("{} files", several.len()),
+        }
+    }
 }
 
-fn joined_text(documents: &Documents) -> String {
-    String::from_utf8_lossy(&joined(documents)).into_owned()
+/// Says of a file of tokens that cannot be written, such as where the disk is full, that it may lie
+/// elsewhere.
+fn with_another_folder(error: Error, of: &Path) -> Error {
+    match error {
+        Error::File { path, reason } if path == of => {
+            let reason = format!("{reason}; another folder for the tokens is given with --cache");
+            Error::File { path, reason }
+        }
+        other => other,
+    }
+}
+
+fn say_skipped(reader: &DocumentReader, refused: Mutex<Vec<String>>) {
+    let refused = refused.into_inner().expect("no panic while it was written");
+    let skipped = reader.skipped();
+    let count = skipped.count + refused.len() as u64;
+    let first = skipped.first.iter().chain(&refused).take(NAMED);
+    first.for_each(|what| warn(format!("skipped {what}")));
+    if count > NAMED as u64 {
+        warn(format!("and {} more were skipped", count - NAMED as u64));
+    }
+}
+
+/// What the tokens are known again by, and how many count where some do not.
+fn look_through(cache: &TokenCache) -> Result<(Fingerprint, Option<u64>)> {
+    let (mut hash, mut counted) = (TokenHash::default(), 0);
+    for start in (0..cache.tokens()).step_by(SOME as usize) {
+        let range = start..(start + SOME).min(cache.tokens());
+        hash.add(&cache.read(range.clone())?);
+        if cache.is_masked() {
+            counted += cache.counts(range)?.into_iter().filter(|counts| *counts).count() as u64;
+        }
+    }
+    Ok((hash.fingerprint(), cache.is_masked().then_some(counted)))
+}
+
+impl Store {
+    /// The file of what is known again by `of`.
+    fn path(&self, of: &str, extension: &str) -> PathBuf {
+        let name = match self.is_shared {
+            true => evenkeel::data::Fingerprint::new().with(of.as_bytes()).to_string(),
+            false => "data".to_owned(),
+        };
+        self.folder.join(format!("{name}.{extension}"))
+    }
+
+    fn prepare(&self) -> Result<()> {
+        folder::prepare(&self.folder, if self.is_shared { "--cache" } else { "--out" })
+    }
 }
 
 impl Tokens {
-    /// Encodes the data, with a vocabulary that is made of them if need be, with the given files, or
-    /// with those of a run that goes on.
-    ///
-    /// # Errors
-    /// What is wrong with vocabulary and data.
-    pub fn encode(
-        kind: &Kind,
-        documents: &Documents,
-        files: Option<Files>,
-        quiet: bool,
-    ) -> Result<Self> {
-        let (files, plain) = match (files, kind) {
-            (Some(files), Kind::Bpe(_) | Kind::Path(_) | Kind::Model) => (files, None),
-            _ => vocabulary_of(kind, documents, quiet)?,
-        };
-        let tokenizer = Tokenizer::from_files(&files)?;
-        let ids = match &plain {
-            Some(Vocabulary::Bytes) => joined(documents).into_iter().map(u32::from).collect(),
-            Some(vocabulary) => vocabulary.encode(&joined_text(documents))?,
-            None => encode_all(&tokenizer, documents, quiet)?,
-        };
-        let size = tokenizer.size();
-        let unit = match kind {
-            Kind::Characters => format!("{size} characters"),
-            Kind::Bytes => "256 bytes".to_owned(),
-            Kind::Bpe(_) => format!("{size} byte pairs, learned from the data"),
-            Kind::Path(path) => format!("{size} tokens of {}", path.display()),
-            Kind::Model => format!("{size} tokens of the model"),
-        };
-        let read = documents.files().to_vec();
-        let name = match &*read {
-            [one] => one.display().to_string(),
-            several => format!("{} files", several.len()),
-        };
-        Ok(Self { name, unit, ids, size, tokenizer, files, read, plain })
-    }
-
     /// The tokens of the prompt. Without one: the first line of the data, or what fits of it.
     ///
     /// # Errors
     /// [`Error::Data`] for what the vocabulary does not have, [`Error::Setting`] for nothing.
     pub fn prompt(&self, prompt: Option<&str>) -> Result<Vec<u32>> {
-        match (prompt, &self.plain) {
-            (Some(""), _) => {
-                let range = "at least one character";
-                Err(Error::Setting { setting: "--prompt", value: "empty".into(), range })
-            }
-            (Some(prompt), Some(vocabulary)) => vocabulary.encode(prompt),
-            (Some(prompt), None) => self.tokenizer.encode(prompt, true),
-            (None, _) => {
-                let beginning = &self.ids[..self.ids.len().min(PROMPT)];
-                let ends = |id: &u32| {
-                    self.tokenizer.decode(&[*id], false).is_ok_and(|text| text.contains('\n'))
-                };
-                let end = beginning.iter().position(ends);
-                Ok(beginning[..end.map_or(beginning.len(), |end| end + 1)].to_vec())
-            }
+        if let Some(prompt) = prompt {
+            return self.lexicon.prompt(prompt);
         }
-    }
-
-    /// The text of tokens.
-    ///
-    /// # Errors
-    /// [`Error::Data`] where the decoder fails.
-    pub fn text(&self, ids: &[u32]) -> Result<String> {
-        match &self.plain {
-            Some(vocabulary) => Ok(vocabulary.decode(ids)),
-            None => self.tokenizer.decode(ids, false),
+        let mut beginning = self.cache.read(0..PROMPT.min(self.cache.tokens()))?;
+        let ends = |id: &u32| {
+            let text = self.lexicon.tokenizer.decode(&[*id], false);
+            text.is_ok_and(|text| text.contains('\n'))
+        };
+        if let Some(end) = beginning.iter().position(ends) {
+            beginning.truncate(end + 1);
         }
-    }
-
-    /// Tokens of a document among the ids.
-    ///
-    /// # Errors
-    /// Those of the tokenizer.
-    pub fn count(&self, document: &Document) -> Result<usize> {
-        let ends = document.is_record && !document.contents.ends_with(b"\n");
-        Ok(match &self.plain {
-            Some(Vocabulary::Bytes) => document.contents.len() + usize::from(ends),
-            Some(_) => document.text().chars().count() + usize::from(ends),
-            None => {
-                let mut ids = Vec::new();
-                encode_one(&self.tokenizer, &document.text(), &mut ids)?;
-                ids.len()
-            }
-        })
-    }
-
-    /// Writes the files of the tokenizer into a folder.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        self.files
-            .iter()
-            .try_for_each(|(name, contents)| file::replace(folder.join(name), contents))
-    }
-}
-
-/// Each text as the tokenizer has it, and behind it the token that ends texts, if there is one.
-fn encode_all(tokenizer: &Tokenizer, documents: &Documents, quiet: bool) -> Result<Vec<u32>> {
-    let documents = documents.documents();
-    let bar = Progress::count("encoding", quiet);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    // Each thread takes what lies behind the others', so that the order stays.
-    let share = documents.len().div_ceil(threads).max(1);
-    let done = AtomicUsize::new(0);
-    let encode = |part: &[Document]| -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for document in part {
-            encode_one(tokenizer, &document.text(), &mut ids)?;
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            bar.show(done as u64, documents.len() as u64);
-        }
-        Ok(ids)
-    };
-    let parts: Result<Vec<_>> = std::thread::scope(|scope| {
-        let running: Vec<_> =
-            documents.chunks(share).map(|part| scope.spawn(|| encode(part))).collect();
-        running.into_iter().map(|one| one.join().expect("no panic in a thread")).collect()
-    });
-    bar.finish();
-    Ok(parts?.concat())
-}
-
-fn encode_one(tokenizer: &Tokenizer, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-    for (index, part) in parts(text).into_iter().enumerate() {
-        ids.extend(tokenizer.encode(part, index == 0)?);
-    }
-    if let Some(end) = tokenizer.special().eos.filter(|end| ids.last() != Some(end)) {
-        ids.push(end);
-    }
-    Ok(())
-}
-
-/// A long text in parts that begin lines, where patterns of tokenizers end a word anyway.
-fn parts(mut text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    while text.len() > LONGEST_PART {
-        let bytes = text.as_bytes();
-        let begins = |at: &usize| bytes[at - 1] == b'\n' && bytes[*at].is_ascii_alphanumeric();
-        let Some(at) = (LONGEST_PART..bytes.len()).find(begins) else { break };
-        let (part, rest) = text.split_at(at);
-        parts.push(part);
-        text = rest;
-    }
-    parts.push(text);
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_the_whole() {
-        let line = "a line of some length, and another half\n";
-        let text = line.repeat(3 * LONGEST_PART / line.len());
-        let cut = parts(&text);
-        assert!(
-            cut.len() == 3 && cut.iter().all(|part| part.starts_with("a line")),
-            "{}",
-            cut.len()
-        );
-        assert_eq!(cut.concat(), text);
-        assert_eq!(parts("short"), ["short"]);
-        let without_lines = "x".repeat(2 * LONGEST_PART);
-        assert_eq!(parts(&without_lines).len(), 1);
+        Ok(beginning)
     }
 }
