@@ -126,7 +126,9 @@ impl Gpu {
     /// [`Error::NoAdapter`] where it is gone, [`Error::NoDevice`] if the driver refuses.
     pub async fn another(&self) -> Result<Self> {
         #[cfg(target_arch = "wasm32")]
-        return Self::new().await;
+        {
+            Self::new().await
+        }
         #[cfg(not(target_arch = "wasm32"))]
         {
             let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
