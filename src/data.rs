@@ -58,8 +58,6 @@ pub use token_cache::{CacheKey, Encoded, Piece, TokenCache};
 
 pub use decode::decode;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
-pub(crate) use decode::with_unix_lines;
-#[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use document_reader::DocumentReader;
 #[cfg(all(feature = "run", not(target_arch = "wasm32")))]
 pub use documents::{BadRecords, Document, DocumentKind, Documents, Reading};

@@ -82,7 +82,7 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<String> {
 }
 
 /// Lines end in `\n`.
-fn with_unix_lines(text: String) -> String {
+pub(super) fn with_unix_lines(text: String) -> String {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }
 }
 

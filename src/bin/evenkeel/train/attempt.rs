@@ -9,10 +9,10 @@ use super::dial::Reason;
 use super::options::Options;
 use super::place::{About, Place};
 use super::prepared::Prepared;
-use super::{result, sample};
 use super::session::{Fixed, Session};
 use super::settings::Settings;
 use super::{CONFIGURATION, device_of, split};
+use super::{result, sample};
 use crate::regain::Regain;
 
 /// What all attempts have in common, and what the next one goes on from.
