@@ -3,7 +3,7 @@
 // and may return a line to print.
 import assert from 'node:assert/strict';
 import { gzipSync } from 'node:zlib';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Demo, PATIENCE } from './harness.mjs';
 
@@ -29,6 +29,13 @@ const FIRST_STEP_MS = 20_000;
 const QUICK = { task: 'add-1', size: 'tiny', batch: '16' };
 /** A text to learn from, long enough for short contexts. */
 const TEXT = 'the keel holds the ship upright and the ship holds its course. '.repeat(20);
+
+/** The page, once it trains. */
+export async function open({ browser, url }) {
+  const demo = await Demo.open(browser, url);
+  await demo.until('a first step', (s) => s.received > 0);
+  return demo;
+}
 
 export const tests = [
   {
@@ -63,7 +70,7 @@ export const tests = [
       }
       assert.ok(await drawn(demo, '#heat') > 8, 'the layers are drawn');
       assert.match(await demo.page.textContent('#status'), /Training\. Step [\d,]+, loss/);
-      await shoot(demo, screenshots, 'desktop');
+      await demo.shoot(screenshots, 'desktop');
       return `loss ${state.smooth.toFixed(2)} at step ${state.step}, ${Math.round(state.speed)} tokens/s`;
     },
   },
@@ -219,7 +226,7 @@ export const tests = [
       assert.match(await demo.page.textContent('#alert'), /resumed from the snapshot of step/);
       const after = await demo.until('more steps', (s) => s.running && s.step > s.snapshot + 4);
       assert.ok(after.smooth < before.smooth * 1.5, `loss ${before.smooth} before, ${after.smooth} after`);
-      await shoot(demo, screenshots, 'device-lost');
+      await demo.shoot(screenshots, 'device-lost');
     },
   },
   {
@@ -373,7 +380,7 @@ export const tests = [
       const small = await demo.page.$$eval('button:not([hidden]), select, input:not([type=file])', (controls) => controls
         .filter((c) => c.offsetParent && c.getBoundingClientRect().height < 24).map((c) => c.id));
       assert.deepEqual(small, [], 'controls are large enough to touch');
-      await shoot(demo, screenshots, 'phone');
+      await demo.shoot(screenshots, 'phone');
     },
   },
   {
@@ -385,7 +392,7 @@ export const tests = [
       const background = await demo.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
       assert.equal(background, 'rgb(14, 21, 20)');
       await hurt(demo, 'nan');
-      await shoot(demo, screenshots, 'dark');
+      await demo.shoot(screenshots, 'dark');
       await demo.page.emulateMedia({ colorScheme: 'light' });
       assert.notEqual(await demo.page.evaluate(() => getComputedStyle(document.body).backgroundColor), background);
       assert.ok(await drawn(demo, '#chart-loss canvas') > 3, 'the chart is drawn in light, too');
@@ -412,13 +419,6 @@ function drawn(demo, selector) {
     const colors = new Set(new Uint32Array(data.buffer));
     return Math.min(colors.size, 32);
   });
-}
-
-async function shoot(demo, folder, name) {
-  if (!folder) return;
-  await mkdir(folder, { recursive: true });
-  await demo.page.evaluate(() => { document.activeElement?.blur(); scrollTo(0, 0); });
-  await demo.page.screenshot({ path: path.join(folder, `browser-${name}.png`) });
 }
 
 /** Puts a fault in; waits until its steps, and `more`, are over. */

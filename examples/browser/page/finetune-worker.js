@@ -1,0 +1,360 @@
+// A fine-tuning run, away from the page: owns the wasm session, the GPU and what is kept of the run.
+//
+// To the page, besides replies: adapter, kept, progress, ready, telemetry, validation, running, saved,
+// unsaved, said, lost, recovered, snapshot, ended, failed.
+import init, { Finetune } from 'evenkeel-browser-finetune';
+import { History } from './history.js';
+import { Chore, describeAdapter, isAsked, listen, loop, now, plainError, post } from './loop.js';
+import { Store, named } from './store.js';
+
+/** Longest stretch of training before messages are looked at, in ms. */
+const SLICE = 50;
+/** Time between two looks at telemetry, in ms. */
+const TELEMETRY = 250;
+/** Validation and saving each take at most this share of the time, and come at most this often, in ms. */
+const SHARE = 1 / 20;
+const VALIDATION_PAUSE = 2000;
+const SAVE_PAUSE = 10_000;
+/** Time between two words of progress, in ms. */
+const PROGRESS = 100;
+/** Tokens of an answer before messages are looked at. */
+const TOKENS_AT_ONCE = 2;
+/** Devices that are tried after one was lost. */
+const ATTEMPTS = 3;
+
+let store = null;
+let session = null;
+let report = null;
+let manifest = null;
+let history = new History([]);
+/** Whether training is wanted, whether the other task is shown, and whether the run was ended. */
+let wanted = false;
+let away = false;
+let ended = false;
+/** Steps to stop at, before the last one. */
+let until = Infinity;
+/** The answer that is being given: its number, or null. */
+let answering = null;
+/** When telemetry was last read, and how long training has taken since, in ms. */
+let lastTelemetry = 0;
+let training = 0;
+let saveSoon = false;
+
+const validation = new Chore(VALIDATION_PAUSE, SHARE, validate);
+const saving = new Chore(SAVE_PAUSE, SHARE, save);
+
+listen({
+  shown({ shown }) {
+    away = !shown;
+    if (session) announce();
+    saveSoon = away;
+  },
+  hidden() {
+    // The browser may end the tab without another word.
+    saveSoon = true;
+  },
+  stopAnswer() {
+    if (answering !== null) post('said', { id: answering, text: '', done: true });
+    answering = null;
+    if (session) announce();
+  },
+});
+
+const target = () => Math.min(report.steps, until);
+const isTraining = () => session !== null && wanted && !away && answering === null && session.steps() < target();
+const announce = () => post('running', {
+  running: isTraining(), wanted, away, answering: answering !== null, step: session?.steps() ?? 0, done: ended,
+});
+
+async function main() {
+  const wasm = init();
+  if (!(await describeAdapter())) return;
+  store = await Store.open();
+  await wasm;
+  await tellKept();
+  const isBusy = () => isTraining() || answering !== null || (saveSoon && session !== null);
+  await loop({ handlers, isBusy, work, fail });
+}
+
+/** Tells what is kept from before. */
+async function tellKept() {
+  manifest = await store.manifest();
+  const state = manifest && (await store.loadState());
+  post('kept', { manifest, step: state?.facts.step ?? 0 });
+}
+
+const handlers = {
+  /** Keeps the files that were chosen, if any, and opens a new run on what is kept. */
+  async prepare({ name, model, data, settings }) {
+    close();
+    const progress = counting(model, data);
+    if (model) await store.replace('model', model, progress);
+    if (data) await store.replace('data', data, progress);
+    if (!model && !data) await store.removeStates();
+    const sizes = (files, before) => (files ? Object.fromEntries(Object.entries(files).map(([key, file]) => [key, file.size])) : before);
+    manifest = { name: name ?? manifest?.name, model: sizes(model, manifest?.model), data: sizes(data, manifest?.data), settings };
+    await store.writeManifest(manifest);
+    await open();
+    announceReady();
+  },
+  /** Opens what is kept, and goes on where it was. */
+  async resume() {
+    close();
+    const state = await store.loadState();
+    await open();
+    if (state) {
+      await session.restore(state.parts.session);
+      history.restore(state);
+      ended = session.steps() >= report.steps;
+    }
+    wanted = !ended;
+    announceReady();
+    post('validation', { points: history.validation });
+    announce();
+  },
+  async forget() {
+    close();
+    manifest = null;
+    await store.forget();
+  },
+  train() {
+    wanted = true;
+    until = Infinity;
+    lastTelemetry = now();
+    announce();
+  },
+  /** Takes so many steps, then pauses. */
+  advance({ steps }) {
+    handlers.train();
+    until = session.steps() + steps;
+    announce();
+  },
+  async pause() {
+    wanted = false;
+    await telemetry();
+    await save();
+    announce();
+  },
+  /** As pause, with the loss that was come to. */
+  async stop() {
+    wanted = false;
+    await telemetry();
+    await validate();
+    await save();
+    announce();
+  },
+  disturb: ({ kind }) => session.disturb(kind),
+  async adapter() {
+    await telemetry();
+    return session.adapter();
+  },
+  async metrics() {
+    await telemetry();
+    return history.lines(session.json_lines());
+  },
+  async chat({ answer: number, messages, options }) {
+    await telemetry();
+    await session.begin_chat(JSON.stringify(messages), options);
+    answering = number;
+    announce();
+  },
+  lose() {
+    session.lose_device();
+  },
+};
+
+/** Says how far copying is. */
+function counting(...kinds) {
+  const total = kinds.flatMap((files) => Object.values(files ?? {})).reduce((sum, file) => sum + file.size, 0);
+  let done = 0;
+  let last = 0;
+  return (name, count) => {
+    done += count;
+    if (now() - last < PROGRESS && done < total) return;
+    last = now();
+    post('progress', { what: 'copy', name, done, total });
+  };
+}
+
+/** Loads the model from the files that are kept. */
+async function open() {
+  if (!manifest) throw named('Storage', 'No model is kept here any more.');
+  const [model, data] = [await store.sources('model'), await store.contents('data')];
+  // All of the weights are read once, some more than once.
+  const total = Object.values(model).reduce((sum, { size }) => sum + size, 0);
+  const progress = { read: 0, last: 0 };
+  for (const source of Object.values(model)) watch(source, progress, total);
+  post('progress', { what: 'load', done: 0, total });
+  try {
+    session = await Finetune.open(model, data, manifest.settings);
+  } catch (error) {
+    store.close();
+    throw error;
+  }
+  report = session.report();
+  history = new History(Finetune.columns());
+  [ended, wanted, until] = [false, false, Infinity];
+  begin();
+}
+
+/** Tells the progress of what is read of a file. */
+function watch(source, progress, total) {
+  const { read } = source;
+  source.read = (start, end) => {
+    progress.read += end - start;
+    if (now() - progress.last > PROGRESS) {
+      progress.last = now();
+      post('progress', { what: 'load', done: Math.min(progress.read, total), total });
+    }
+    return read(start, end);
+  };
+}
+
+/** Frees the device's memory and the files. */
+function close() {
+  session?.free();
+  session = null;
+  wanted = false;
+  answering = null;
+  store.close();
+}
+
+function announceReady() {
+  post('ready', {
+    report, columns: Finetune.columns(), canDisturb: typeof session.disturb === 'function', settings: manifest.settings,
+    name: manifest.name, rows: history.flat(), seconds: history.seconds, step: session.steps(),
+  });
+  announce();
+}
+
+/** A run, or a part of one, begins. */
+function begin() {
+  training = 0;
+  lastTelemetry = now();
+  validation.due();
+  saving.later();
+}
+
+/** What is done between two looks at messages. */
+async function work() {
+  if (answering !== null) await answer();
+  if (saveSoon) await save();
+  if (isTraining()) await slice();
+}
+
+async function slice() {
+  const start = now();
+  do {
+    await session.step();
+  } while (session.steps() < target() && now() - start < SLICE);
+  training += now() - start;
+  const last = session.steps() >= target();
+  if (last || now() - lastTelemetry > TELEMETRY) await telemetry();
+  if (last) {
+    await finish();
+    return;
+  }
+  for (const chore of [validation, saving]) if (!isAsked()) await chore.runIfDue();
+}
+
+/** The last step that was wanted has been taken. */
+async function finish() {
+  wanted = false;
+  until = Infinity;
+  ended = session.steps() >= report.steps;
+  if (ended) await validate();
+  await save();
+  announce();
+  if (ended) post('ended', { step: session.steps() });
+}
+
+/** Reads what the last steps left behind. It waits for them, so the wait counts as training. */
+async function telemetry() {
+  const start = now();
+  const { steps } = await session.telemetry();
+  const seconds = (training + now() - start) / 1000;
+  training = 0;
+  lastTelemetry = now();
+  if (steps.length === 0) return;
+  session.set_seconds(seconds);
+  history.push(steps, seconds);
+  post('telemetry', { steps, seconds });
+  const kept = session.snapshot_steps();
+  if (kept !== undefined) post('snapshot', { step: kept });
+}
+
+async function validate() {
+  const step = session.steps() - 1;
+  const loss = await session.validate();
+  history.validation.push([step, loss]);
+  post('validation', { points: [[step, loss]] });
+}
+
+/** Keeps all it takes to go on with the same bits. Where that cannot be had, training goes on. */
+async function save() {
+  saveSoon = false;
+  if (session.steps() === 0) return;
+  await telemetry();
+  const step = session.steps();
+  const { facts, parts } = history.parts(session.json_lines());
+  const state = await session.save();
+  try {
+    await store.saveState({ step, ...facts }, { session: state, ...parts });
+    post('saved', { step });
+  } catch (error) {
+    post('unsaved', plainError(error));
+  }
+  saving.later();
+}
+
+async function answer() {
+  const id = answering;
+  try {
+    const { text, done } = await session.next(TOKENS_AT_ONCE);
+    // It may have been stopped while it was written.
+    if (answering !== id) return;
+    post('said', { id, text, done });
+    if (!done) return;
+  } catch (error) {
+    post('said', { id, text: '', done: true, error: plainError(error) });
+    if (error?.name === 'DeviceLost') throw error;
+  }
+  answering = null;
+  lastTelemetry = now();
+  announce();
+}
+
+/** A lost device is replaced; anything else ends the run. */
+async function fail(error) {
+  if (answering !== null) post('said', { id: answering, text: '', done: true });
+  answering = null;
+  if (error?.name !== 'DeviceLost' || !session) {
+    giveUp(error);
+    return;
+  }
+  post('lost', plainError(error));
+  let reason = error;
+  for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+    try {
+      const step = await session.recover();
+      history.truncate(step);
+      ended = false;
+      begin();
+      post('recovered', { step });
+      announce();
+      return;
+    } catch (next) {
+      reason = next;
+    }
+  }
+  giveUp(reason);
+}
+
+function giveUp(error) {
+  wanted = false;
+  saveSoon = false;
+  post('failed', plainError(error));
+  announce();
+}
+
+main().catch((error) => post('failed', plainError(error)));
