@@ -5,7 +5,8 @@
 const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 /** What a folder of a model has besides its weights. */
-const SMALL = /\.(json|jinja)$/;
+const SMALL = /^((tokenizer_|generation_)?config|tokenizer|special_tokens_map|model\.safetensors\.index|chat_template)\.json$|^chat_template\.jinja$/;
+const TOKENIZER = /^((tokenizer_|generation_)config|tokenizer|special_tokens_map|chat_template)\.json$|^chat_template\.jinja$/;
 /** Folders are followed this deep, and this many files of them looked at. */
 const DEEPEST = 3;
 const MOST_FILES = 2000;
@@ -51,11 +52,11 @@ export async function tellApart(entries) {
 }
 
 async function findModel(entries) {
-  const ofKind = (ending) => entries.filter(({ path }) => path.toLowerCase().endsWith(ending));
+  const gguf = entries.filter(({ path }) => path.toLowerCase().endsWith('.gguf'));
   const configs = entries.filter(({ path }) => basename(path) === 'config.json').sort((a, b) => depth(a.path) - depth(b.path));
-  const gguf = ofKind('.gguf');
-  if (configs.length > 0) return folderModel(folderOf(configs[0].path), entries);
-  if (gguf.length > 0) return ggufModel(gguf);
+  const hasWeights = (folder) => entries.some(({ path }) => folderOf(path) === folder && path.endsWith('.safetensors'));
+  if (configs.length > 0 && (gguf.length === 0 || hasWeights(folderOf(configs[0].path)))) return folderModel(folderOf(configs[0].path), entries);
+  if (gguf.length > 0) return ggufModel(gguf, entries);
   const loose = entries.find(({ path }) => /\.(safetensors|bin|pth|pt)$/.test(path) || basename(path) === 'tokenizer.json');
   if (!loose) return null;
   const adapter = entries.some(({ path }) => basename(path) === 'adapter_config.json');
@@ -64,12 +65,13 @@ async function findModel(entries) {
   return model;
 }
 
-function ggufModel(entries) {
-  const [{ path, file }] = entries;
-  const problems = entries.length > 1
-    ? [`There are ${entries.length} GGUF files (${entries.map((entry) => basename(entry.path)).join(', ')}). Choose the one you want.`]
-    : [];
-  return { name: basename(path).replace(/\.gguf$/i, ''), files: { [basename(path)]: file }, problems };
+/** A GGUF file, and the files of a tokenizer beside it, for one that has none. */
+function ggufModel([{ path, file }, ...others], entries) {
+  const files = { [basename(path)]: file };
+  for (const beside of entries) if (folderOf(beside.path) === folderOf(path) && TOKENIZER.test(basename(beside.path))) files[basename(beside.path)] = beside.file;
+  const names = [path, ...others.map((other) => other.path)].map(basename).join(', ');
+  const problems = others.length > 0 ? [`There are ${others.length + 1} GGUF files (${names}). Choose the one you want.`] : [];
+  return { name: basename(path).replace(/\.gguf$/i, ''), files, problems };
 }
 
 async function folderModel(folder, entries) {

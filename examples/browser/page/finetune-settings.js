@@ -22,13 +22,14 @@ export function readSettings() {
   const read = (controls, value) => Object.fromEntries(Object.entries(controls).map(([key, id]) => [key, value($(id))]));
   return {
     ...read(NUMBERS, (control) => Number(control.value)),
-    ...read(CHOICES, (control) => control.value),
+    // What is empty is left to the session.
+    ...read(CHOICES, (control) => control.value || null),
     ...read(SWITCHES, (control) => control.checked),
   };
 }
 
 /** Sets the controls. */
 export function showSettings(settings) {
-  for (const [key, id] of Object.entries({ ...NUMBERS, ...CHOICES })) if (key in settings) $(id).value = settings[key];
+  for (const [key, id] of Object.entries({ ...NUMBERS, ...CHOICES })) if (key in settings) $(id).value = settings[key] ?? '';
   for (const [key, id] of Object.entries(SWITCHES)) if (key in settings) $(id).checked = settings[key];
 }

@@ -39,6 +39,8 @@ let answering = null;
 let lastTelemetry = 0;
 let training = 0;
 let saveSoon = false;
+/** Steps taken. The session cannot be asked while it takes one. */
+let taken = 0;
 
 const validation = new Chore(VALIDATION_PAUSE, SHARE, validate);
 const saving = new Chore(SAVE_PAUSE, SHARE, save);
@@ -61,9 +63,9 @@ listen({
 });
 
 const target = () => Math.min(report.steps, until);
-const isTraining = () => session !== null && wanted && !away && answering === null && session.steps() < target();
+const isTraining = () => session !== null && wanted && !away && answering === null && taken < target();
 const announce = () => post('running', {
-  running: isTraining(), wanted, away, answering: answering !== null, step: session?.steps() ?? 0, done: ended,
+  running: isTraining(), wanted, away, answering: answering !== null, step: taken, done: ended,
 });
 
 async function main() {
@@ -103,9 +105,9 @@ const handlers = {
     const state = await store.loadState();
     await open();
     if (state) {
-      await session.restore(state.parts.session);
+      taken = (await session.restore(state.parts.session)).step;
       history.restore(state);
-      ended = session.steps() >= report.steps;
+      ended = taken >= report.steps;
     }
     wanted = !ended;
     announceReady();
@@ -126,7 +128,7 @@ const handlers = {
   /** Takes so many steps, then pauses. */
   advance({ steps }) {
     handlers.train();
-    until = session.steps() + steps;
+    until = taken + steps;
     announce();
   },
   async pause() {
@@ -193,6 +195,7 @@ async function open() {
   }
   report = session.report();
   history = new History(Finetune.columns());
+  taken = 0;
   [ended, wanted, until] = [false, false, Infinity];
   begin();
 }
@@ -214,6 +217,7 @@ function watch(source, progress, total) {
 function close() {
   session?.free();
   session = null;
+  taken = 0;
   wanted = false;
   answering = null;
   store.close();
@@ -222,7 +226,7 @@ function close() {
 function announceReady() {
   post('ready', {
     report, columns: Finetune.columns(), canDisturb: typeof session.disturb === 'function', settings: manifest.settings,
-    name: manifest.name, rows: history.flat(), seconds: history.seconds, step: session.steps(),
+    name: manifest.name, rows: history.flat(), seconds: history.seconds, step: taken,
   });
   announce();
 }
@@ -246,9 +250,10 @@ async function slice() {
   const start = now();
   do {
     await session.step();
-  } while (session.steps() < target() && now() - start < SLICE);
+    taken += 1;
+  } while (taken < target() && now() - start < SLICE);
   training += now() - start;
-  const last = session.steps() >= target();
+  const last = taken >= target();
   if (last || now() - lastTelemetry > TELEMETRY) await telemetry();
   if (last) {
     await finish();
@@ -261,11 +266,11 @@ async function slice() {
 async function finish() {
   wanted = false;
   until = Infinity;
-  ended = session.steps() >= report.steps;
+  ended = taken >= report.steps;
   if (ended) await validate();
   await save();
   announce();
-  if (ended) post('ended', { step: session.steps() });
+  if (ended) post('ended', { step: taken });
 }
 
 /** Reads what the last steps left behind. It waits for them, so the wait counts as training. */
@@ -284,7 +289,9 @@ async function telemetry() {
 }
 
 async function validate() {
-  const step = session.steps() - 1;
+  // The charts know the step by then.
+  await telemetry();
+  const step = taken - 1;
   const loss = await session.validate();
   history.validation.push([step, loss]);
   post('validation', { points: [[step, loss]] });
@@ -293,14 +300,13 @@ async function validate() {
 /** Keeps all it takes to go on with the same bits. Where that cannot be had, training goes on. */
 async function save() {
   saveSoon = false;
-  if (session.steps() === 0) return;
+  if (taken === 0) return;
   await telemetry();
-  const step = session.steps();
   const { facts, parts } = history.parts(session.json_lines());
   const state = await session.save();
   try {
-    await store.saveState({ step, ...facts }, { session: state, ...parts });
-    post('saved', { step });
+    await store.saveState({ step: taken, ...facts }, { session: state, ...parts });
+    post('saved', { step: taken });
   } catch (error) {
     post('unsaved', plainError(error));
   }
@@ -336,11 +342,11 @@ async function fail(error) {
   let reason = error;
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
     try {
-      const step = await session.recover();
-      history.truncate(step);
+      taken = await session.recover();
+      history.truncate(taken);
       ended = false;
       begin();
-      post('recovered', { step });
+      post('recovered', { step: taken });
       announce();
       return;
     } catch (next) {

@@ -60,9 +60,9 @@ const handlers = {
     status();
   },
   progress({ what, done, total }) {
-    const words = what === 'copy' ? 'Copying into this browser’s private storage' : 'Loading the model';
+    const words = what === 'copy' ? 'Copying into this browser’s private storage' : 'Loading the weights';
     busy = `${words}: ${bytes(done)} of ${bytes(total)}`;
-    if (what === 'load' && done >= total) busy = 'Building the model on the device…';
+    if (what === 'load' && done === 0) busy = 'Reading the model and the examples, and building the run on the device…';
     $('tune-progress').hidden = false;
     $('tune-progress').value = total ? done / total : 0;
     status();
@@ -82,7 +82,6 @@ const handlers = {
     $('tune-setup').open = false;
     for (const id of ['tune-run', 'tune-charts', 'tune-side', 'tune-below']) $(id).hidden = false;
     $('tune-hurt').hidden = !canDisturb;
-    $('tune-adapted-label').hidden = !report.withoutAdapter;
     $('tune-saved').textContent = step > 0 ? `Saved here at step ${number.format(step)}.` : 'Not saved yet.';
     showSettings(settings);
     showReport();
@@ -327,7 +326,7 @@ function showReport() {
     ['Memory on the device', bytes(report.bytes)],
     ['Examples', number.format(report.examples)],
     ['To measure on', number.format(report.validationExamples)],
-    ['A step', plural(report.tokensPerStep, 'token')],
+    ['A step', `about ${plural(Math.round(report.tokensPerStep), 'token')}`],
     ['Chat template', report.template ? 'the model’s own' : 'none: your words as they are'],
   ])));
   $('tune-notes').replaceChildren(...report.notes.map((note) => item('li', note)));
