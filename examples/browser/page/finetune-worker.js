@@ -1,7 +1,7 @@
 // A fine-tuning run, away from the page: owns the wasm session, the GPU and what is kept of the run.
 //
 // To the page, besides replies: adapter, kept, progress, ready, telemetry, validation, running, saved,
-// unsaved, said, lost, recovered, snapshot, ended, failed.
+// unsaved, said, lost, recovered, snapshot, ended, failed, unusable.
 import init, { Finetune } from 'evenkeel-browser-finetune';
 import { History } from './history.js';
 import { Chore, describeAdapter, isAsked, listen, loop, now, plainError, post } from './loop.js';
@@ -39,6 +39,8 @@ let answering = null;
 let lastTelemetry = 0;
 let training = 0;
 let saveSoon = false;
+/** Step of the state that was written last. */
+let savedStep = null;
 /** Steps taken. The session cannot be asked while it takes one. */
 let taken = 0;
 
@@ -70,7 +72,10 @@ const announce = () => post('running', {
 
 async function main() {
   const wasm = init();
-  if (!(await describeAdapter())) return;
+  if (!(await describeAdapter())) {
+    post('unusable');
+    return;
+  }
   store = await Store.open();
   await wasm;
   await tellKept();
@@ -86,29 +91,23 @@ async function tellKept() {
 }
 
 const handlers = {
-  /** Keeps the files that were chosen, if any, and opens a new run on what is kept. */
+  /** Opens a new run on the files that were chosen, which are kept from then on, and on what is kept of the rest. */
   async prepare({ name, model, data, settings }) {
     close();
-    const progress = counting(model, data);
-    if (model) await store.replace('model', model, progress);
-    if (data) await store.replace('data', data, progress);
-    if (!model && !data) await store.removeStates();
-    const sizes = (files, before) => (files ? Object.fromEntries(Object.entries(files).map(([key, file]) => [key, file.size])) : before);
-    manifest = { name: name ?? manifest?.name, model: sizes(model, manifest?.model), data: sizes(data, manifest?.data), settings };
-    await store.writeManifest(manifest);
-    await open();
+    try {
+      await begin(name ?? manifest?.name, { model, data }, settings);
+    } catch (error) {
+      await tellKept();
+      throw error;
+    }
     announceReady();
   },
   /** Opens what is kept, and goes on where it was. */
   async resume() {
     close();
     const state = await store.loadState();
-    await open();
-    if (state) {
-      taken = (await session.restore(state.parts.session)).step;
-      history.restore(state);
-      ended = taken >= report.steps;
-    }
+    await open(manifest);
+    if (state) await restore(state);
     wanted = !ended;
     announceReady();
     post('validation', { points: history.validation });
@@ -165,9 +164,24 @@ const handlers = {
   },
 };
 
+/** A new run. With other settings only, the one that is kept is there until this one is open. */
+async function begin(name, chosen, settings) {
+  const next = { name, settings };
+  const progress = counting(chosen);
+  for (const [kind, files] of Object.entries(chosen)) {
+    if (files) await store.replace(kind, files, progress);
+    next[kind] = files ? Object.fromEntries(Object.entries(files).map(([file, { size }]) => [file, size])) : manifest?.[kind];
+  }
+  const isOther = Object.values(chosen).some(Boolean);
+  if (isOther) await store.writeManifest(next);
+  await open(next);
+  if (!isOther) await store.removeStates();
+  await store.writeManifest(next);
+}
+
 /** Says how far copying is. */
-function counting(...kinds) {
-  const total = kinds.flatMap((files) => Object.values(files ?? {})).reduce((sum, file) => sum + file.size, 0);
+function counting(kinds) {
+  const total = Object.values(kinds).flatMap((files) => Object.values(files ?? {})).reduce((sum, file) => sum + file.size, 0);
   let done = 0;
   let last = 0;
   return (name, count) => {
@@ -179,8 +193,8 @@ function counting(...kinds) {
 }
 
 /** Loads the model from the files that are kept. */
-async function open() {
-  if (!manifest) throw named('Storage', 'No model is kept here any more.');
+async function open(kept) {
+  if (!kept) throw named('Storage', 'No model is kept here any more.');
   const [model, data] = [await store.sources('model'), await store.contents('data')];
   // All of the weights are read once, some more than once.
   const total = Object.values(model).reduce((sum, { size }) => sum + size, 0);
@@ -188,16 +202,30 @@ async function open() {
   for (const source of Object.values(model)) watch(source, progress, total);
   post('progress', { what: 'load', done: 0, total });
   try {
-    session = await Finetune.open(model, data, manifest.settings);
+    session = await Finetune.open(model, data, kept.settings);
   } catch (error) {
     store.close();
     throw error;
   }
+  manifest = kept;
   report = session.report();
   history = new History(Finetune.columns());
-  taken = 0;
+  [taken, savedStep] = [0, null];
   [ended, wanted, until] = [false, false, Infinity];
-  begin();
+  startClock();
+}
+
+/** Goes on where a state was written. */
+async function restore(state) {
+  try {
+    taken = (await session.restore(state.parts.session)).step;
+  } catch (error) {
+    close();
+    throw error;
+  }
+  history.restore(state);
+  savedStep = taken;
+  ended = taken >= report.steps;
 }
 
 /** Tells the progress of what is read of a file. */
@@ -215,7 +243,11 @@ function watch(source, progress, total) {
 
 /** Frees the device's memory and the files. */
 function close() {
-  session?.free();
+  try {
+    session?.free();
+  } catch {
+    // One that has failed within a call cannot be freed.
+  }
   session = null;
   taken = 0;
   wanted = false;
@@ -225,14 +257,13 @@ function close() {
 
 function announceReady() {
   post('ready', {
-    report, columns: Finetune.columns(), canDisturb: typeof session.disturb === 'function', settings: manifest.settings,
-    name: manifest.name, rows: history.flat(), seconds: history.seconds, step: taken,
+    report, columns: Finetune.columns(), canDisturb: typeof session.disturb === 'function', manifest, rows: history.flat(), seconds: history.seconds, step: taken,
   });
   announce();
 }
 
 /** A run, or a part of one, begins. */
-function begin() {
+function startClock() {
   training = 0;
   lastTelemetry = now();
   validation.due();
@@ -242,7 +273,7 @@ function begin() {
 /** What is done between two looks at messages. */
 async function work() {
   if (answering !== null) await answer();
-  if (saveSoon) await save();
+  if (saveSoon) await saveAgain();
   if (isTraining()) await slice();
 }
 
@@ -306,11 +337,18 @@ async function save() {
   const state = await session.save();
   try {
     await store.saveState({ step: taken, ...facts }, { session: state, ...parts });
+    savedStep = taken;
     post('saved', { step: taken });
   } catch (error) {
     post('unsaved', plainError(error));
   }
   saving.later();
+}
+
+/** As save, where a step was taken since: the state before the last one stays. */
+async function saveAgain() {
+  saveSoon = false;
+  if (taken !== savedStep) await save();
 }
 
 async function answer() {
@@ -345,7 +383,7 @@ async function fail(error) {
       taken = await session.recover();
       history.truncate(taken);
       ended = false;
-      begin();
+      startClock();
       post('recovered', { step: taken });
       announce();
       return;
@@ -363,4 +401,7 @@ function giveUp(error) {
   announce();
 }
 
-main().catch((error) => post('failed', plainError(error)));
+main().catch((error) => {
+  post('failed', plainError(error));
+  post('unusable');
+});

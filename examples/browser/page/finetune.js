@@ -12,6 +12,7 @@ import { zipSync } from 'fflate';
 
 /** Nothing by layer comes with this telemetry. */
 const NO_LAYERS = new Float64Array(0);
+const LOOKING = 'Loading…';
 const BINARY = 'application/octet-stream';
 
 let series = new Series(['step'], 1, 0);
@@ -22,7 +23,9 @@ let report = null;
 let name = '';
 let state = { running: false, wanted: false, away: false, answering: false, step: 0, done: false };
 /** What takes long before a run: copying, loading. */
-let busy = 'Loading…';
+let busy = LOOKING;
+/** Whether nothing can be trained here. */
+let unusable = false;
 let snapshot = null;
 let saved = 0;
 let lastStatus = '';
@@ -53,9 +56,10 @@ const handlers = {
   },
   kept({ manifest, step }) {
     kept = manifest && { ...manifest, step };
+    // Later the visitor has settings of their own.
+    if (kept && runs === 0 && busy === LOOKING) showSettings(kept.settings);
     busy = '';
     showKept();
-    if (kept) showSettings(kept.settings);
     showFound();
     status();
   },
@@ -67,8 +71,9 @@ const handlers = {
     $('tune-progress').value = total ? done / total : 0;
     status();
   },
-  ready({ report: told, columns, canDisturb, settings, name: model, rows, seconds, step }) {
-    [report, name, busy, snapshot, saved] = [told, model, '', null, step];
+  ready({ report: told, columns, canDisturb, manifest, rows, seconds, step }) {
+    kept = { ...manifest, step };
+    [report, name, busy, snapshot, saved] = [told, manifest.name, '', null, step];
     runs += 1;
     series = new Series(columns, report.tokensPerStep, 0);
     left.clear();
@@ -83,7 +88,7 @@ const handlers = {
     for (const id of ['tune-run', 'tune-charts', 'tune-side', 'tune-below']) $(id).hidden = false;
     $('tune-hurt').hidden = !canDisturb;
     $('tune-saved').textContent = step > 0 ? `Saved here at step ${number.format(step)}.` : 'Not saved yet.';
-    showSettings(settings);
+    showSettings(manifest.settings);
     showReport();
     redraw();
   },
@@ -108,6 +113,7 @@ const handlers = {
   },
   saved({ step }) {
     saved = step;
+    kept.step = step;
     $('tune-saved').textContent = `Saved here at step ${number.format(step)}: a reload goes on from it.`;
   },
   unsaved: (error) => showError({ name: 'Unsaved', message: error.message }),
@@ -129,6 +135,11 @@ const handlers = {
     events.add(step, 'Trained to the end. The adapter is yours below.', 'good');
   },
   failed: showError,
+  unusable() {
+    unusable = true;
+    for (const id of ['tune-resume', 'tune-forget']) $(id).disabled = true;
+    showFound();
+  },
 };
 
 const asked = new Asked('finetune-worker.js', handlers);
@@ -163,7 +174,7 @@ function wanted() {
 function showFound() {
   const all = wanted();
   $('tune-found').replaceChildren(...describe(all).map(({ text, state: mark }) => item('li', text, mark)));
-  $('tune-prepare').disabled = busy !== '' || !isComplete(all);
+  $('tune-prepare').disabled = unusable || busy !== '' || !isComplete(all);
   $('tune-prepare').textContent = kept ? 'Load and begin anew' : 'Load and check';
 }
 
@@ -216,19 +227,13 @@ async function begin(type, message) {
   status();
   // So that the browser does not clear it when space is short; it may say no.
   navigator.storage?.persist?.().catch(() => {});
-  const done = await asked.tryTo(type, message).then(() => report !== null);
+  await asked.tryTo(type, message);
   busy = '';
   for (const id of ['tune-resume', 'tune-forget']) $(id).disabled = false;
-  if (done && type === 'prepare') kept = { name: message.name ?? kept?.name, ...sizesOf(message), settings: message.settings, step: 0 };
-  if (done) chosen = { model: null, data: null };
+  if (report) chosen = { model: null, data: null };
   showFound();
   status();
 }
-
-const sizesOf = ({ model, data }) => {
-  const sizes = (files, before) => (files ? Object.fromEntries(Object.entries(files).map(([file, { size }]) => [file, size])) : before);
-  return { model: sizes(model, kept?.model), data: sizes(data, kept?.data) };
-};
 
 async function forget() {
   if ((await asked.tryTo('forget').then(() => true)) !== true) return;

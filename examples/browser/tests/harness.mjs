@@ -217,7 +217,8 @@ export class FineTuning extends Demo {
 
   /** Trains to the last step. */
   async finish() {
-    if (!(await this.state()).wanted) await this.page.click('#tune-train');
+    const { wanted, done } = await this.state();
+    if (!wanted && !done) await this.page.click('#tune-train');
     return this.until('the end', (s) => s.done && s.saved === s.step);
   }
 
