@@ -5,6 +5,7 @@
 import init, { Finetune } from 'evenkeel-browser-finetune';
 import { History } from './history.js';
 import { Chore, describeAdapter, isAsked, listen, loop, now, plainError, post } from './loop.js';
+import { copying, watchReading } from './progress.js';
 import { Store, named } from './store.js';
 
 /** Longest stretch of training before messages are looked at, in ms. */
@@ -15,8 +16,6 @@ const TELEMETRY = 250;
 const SHARE = 1 / 20;
 const VALIDATION_PAUSE = 2000;
 const SAVE_PAUSE = 10_000;
-/** Time between two words of progress, in ms. */
-const PROGRESS = 100;
 /** Tokens of an answer before messages are looked at. */
 const TOKENS_AT_ONCE = 2;
 /** Devices that are tried after one was lost. */
@@ -167,7 +166,7 @@ const handlers = {
 /** A new run. With other settings only, the one that is kept is there until this one is open. */
 async function begin(name, chosen, settings) {
   const next = { name, settings };
-  const progress = counting(chosen);
+  const progress = copying(chosen);
   for (const [kind, files] of Object.entries(chosen)) {
     if (files) await store.replace(kind, files, progress);
     next[kind] = files ? Object.fromEntries(Object.entries(files).map(([file, { size }]) => [file, size])) : manifest?.[kind];
@@ -179,28 +178,11 @@ async function begin(name, chosen, settings) {
   await store.writeManifest(next);
 }
 
-/** Says how far copying is. */
-function counting(kinds) {
-  const total = Object.values(kinds).flatMap((files) => Object.values(files ?? {})).reduce((sum, file) => sum + file.size, 0);
-  let done = 0;
-  let last = 0;
-  return (name, count) => {
-    done += count;
-    if (now() - last < PROGRESS && done < total) return;
-    last = now();
-    post('progress', { what: 'copy', name, done, total });
-  };
-}
-
 /** Loads the model from the files that are kept. */
 async function open(kept) {
   if (!kept) throw named('Storage', 'No model is kept here any more.');
   const [model, data] = [await store.sources('model'), await store.contents('data')];
-  // All of the weights are read once, some more than once.
-  const total = Object.values(model).reduce((sum, { size }) => sum + size, 0);
-  const progress = { read: 0, last: 0 };
-  for (const source of Object.values(model)) watch(source, progress, total);
-  post('progress', { what: 'load', done: 0, total });
+  watchReading(model);
   try {
     session = await Finetune.open(model, data, kept.settings);
   } catch (error) {
@@ -226,19 +208,6 @@ async function restore(state) {
   history.restore(state);
   savedStep = taken;
   ended = taken >= report.steps;
-}
-
-/** Tells the progress of what is read of a file. */
-function watch(source, progress, total) {
-  const { read } = source;
-  source.read = (start, end) => {
-    progress.read += end - start;
-    if (now() - progress.last > PROGRESS) {
-      progress.last = now();
-      post('progress', { what: 'load', done: Math.min(progress.read, total), total });
-    }
-    return read(start, end);
-  };
 }
 
 /** Frees the device's memory and the files. */

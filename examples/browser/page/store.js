@@ -219,7 +219,7 @@ async function copy(folder, name, file, progress) {
       if (done) break;
       writeExactly(access, name, value, at);
       at += value.length;
-      progress(name, value.length);
+      progress(value.length);
     }
     access.flush();
   } catch (error) {
