@@ -382,9 +382,10 @@ fn with_advice(error: Error) -> Error {
         Error::OutOfMemory { what, bytes, .. } => Error::OutOfMemory {
             what,
             bytes,
-            advice: "keep the model's own weights in blocks (base q4_0), take a shorter context, a \
+            advice:
+                "keep the model's own weights in blocks (base q4_0), take a shorter context, a \
                      smaller batch or recompute, or a smaller model"
-                .to_owned(),
+                    .to_owned(),
         },
         other => other,
     }
