@@ -11,8 +11,8 @@ use super::value::Value;
 use crate::error::Result;
 use crate::graph::ParameterSpec;
 use crate::hugging_face::{
-    Config, Kept, Progress, ReadAt, Reader, Size, Source, Tensor, TensorFiles, TheirTensor, all_or_none,
-    invalid, misfit, tensors_by, unreadable,
+    Config, Kept, Progress, ReadAt, Reader, Size, Source, Tensor, TensorFiles, TheirTensor,
+    all_or_none, invalid, misfit, tensors_by, unreadable,
 };
 use crate::kernel::BlockFormat;
 

@@ -105,7 +105,11 @@ impl Source {
         let count = range.end - range.start;
         let bytes = self.0.read_at(range)?;
         // What somebody else reads may be less, where a file has become shorter meanwhile.
-        if bytes.len() as u64 == count { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if bytes.len() as u64 == count {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     /// The whole as text, of a file with this name.

@@ -51,7 +51,7 @@ enum Command {
     },
     /// Build the book into target/book, and follow its links
     Book,
-    /// Check that the library compiles for browsers
+    /// Check that the library and the page compile for browsers
     CheckWasm,
 }
 

@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn settings_of_a_chat_are_read() {
         assert_eq!(ChatSettings::from_json("{}").unwrap(), ChatSettings::default());
-        let given = r#"{"temperature": 0, "topP": 0.5, "maxTokens": 3, "seed": 7, "adapted": false}"#;
+        let given =
+            r#"{"temperature": 0, "topP": 0.5, "maxTokens": 3, "seed": 7, "adapted": false}"#;
         let sampling = Sampling { temperature: 0.0, top_p: 0.5, seed: 7, ..Sampling::default() };
         let expected = ChatSettings { sampling, max_tokens: 3, adapted: false };
         assert_eq!(ChatSettings::from_json(given).unwrap(), expected);

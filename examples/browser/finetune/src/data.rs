@@ -146,10 +146,13 @@ impl Reader<'_> {
         let is_chat = model.has_template();
         if examples.form() == Some(Form::Conversations) && !is_chat {
             return Err(Error::Unsupported {
-                what: format!("{name}, which has conversations, with a model without a chat template"),
-                instead: "take a model that was made for chats (often called Instruct), or lines with \
+                what: format!(
+                    "{name}, which has conversations, with a model without a chat template"
+                ),
+                instead:
+                    "take a model that was made for chats (often called Instruct), or lines with \
                           a prompt and a completion"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         if !examples.passed_over().is_empty() {

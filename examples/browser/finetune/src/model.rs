@@ -109,8 +109,7 @@ fn gguf_tokenizer(file: &gguf::File, files: &BTreeMap<String, Vec<u8>>) -> Resul
 
 /// The files of a tokenizer, whole.
 fn tokenizer_files(files: &ModelFiles) -> Result<BTreeMap<String, Vec<u8>>> {
-    let is_wanted =
-        |name: &str| Tokenizer::FILES.contains(&name) || name.starts_with(TEMPLATES);
+    let is_wanted = |name: &str| Tokenizer::FILES.contains(&name) || name.starts_with(TEMPLATES);
     let wanted = files.iter().filter(|(name, _)| is_wanted(name));
     let read = wanted.map(|(name, source)| {
         let contents = source.size().and_then(|size| source.read_at(0..size));

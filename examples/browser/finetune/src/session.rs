@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use evenkeel::hugging_face::AdapterExport;
+use evenkeel::hugging_face::{Adapter, AdapterExport};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
+use evenkeel::plan::Parameters;
 use evenkeel::train::stability::SpikeGuard;
 use evenkeel::train::{
     AdamW, Checkpoint, Clip, FrozenFingerprint, Schedule, Telemetry, Trainer, TrainerBuilder,
@@ -257,6 +258,24 @@ impl Session {
         export.to_files(self.trainer.parameters()).await
     }
 
+    /// Takes the weights of an adapter that was trained before, of the same modules and rank.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] for another one, [`Error::DeviceLost`].
+    pub async fn load_adapter(&mut self, adapter: &Adapter) -> Result<()> {
+        self.trainer.load_weights(&mut adapter.reader()).await
+    }
+
+    /// The model with its adapter.
+    pub fn gpt(&self) -> &Gpt {
+        &self.trainer.model().0.gpt
+    }
+
+    /// Its weights.
+    pub fn parameters(&self) -> &Parameters {
+        self.trainer.parameters()
+    }
+
     /// Begins an answer to a conversation: a list of messages in JSON.
     /// [`next`](Self::next) gives it.
     ///
@@ -382,9 +401,10 @@ fn with_advice(error: Error) -> Error {
         Error::OutOfMemory { what, bytes, .. } => Error::OutOfMemory {
             what,
             bytes,
-            advice: "keep the model's own weights in blocks (base q4_0), take a shorter context, a \
+            advice:
+                "keep the model's own weights in blocks (base q4_0), take a shorter context, a \
                      smaller batch or recompute, or a smaller model"
-                .to_owned(),
+                    .to_owned(),
         },
         other => other,
     }
