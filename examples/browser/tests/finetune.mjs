@@ -11,9 +11,9 @@ import { runAll } from './run.mjs';
 
 /** A model of few parameters, with examples for it; `examples/tiny.rs` of the session wrote them. */
 const TINY = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'finetune', 'tests', 'tiny');
-/** A run of some steps on the tiny model. */
+/** A run of some steps on the tiny model; `finetune/tests/session.rs` has batch and context too. */
 const STEPS = 16;
-const QUICK = { steps: String(STEPS), rate: '0.01', batch: '2', context: '64', rank: '4', seed: '3' };
+const QUICK = { steps: String(STEPS), rate: '0.01', batch: '4', context: '128', rank: '4', seed: '3' };
 /** Files that only fine-tuning needs. */
 const ITS_OWN = ['finetune.js', 'finetune-worker.js', 'evenkeel_browser_finetune_bg.wasm'];
 
@@ -372,7 +372,7 @@ async function say(demo, text) {
 /** Leaves the adapter for a native program, and the validation loss with it. */
 async function leave(folder, files, loss) {
   for (const [name, bytes] of Object.entries(files)) await writeFile(path.join(folder, name), bytes);
-  await writeFile(path.join(folder, 'adapter.loss'), String(loss));
+  await writeFile(path.join(folder, 'finetune.loss'), String(loss));
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) await runAll('tests/finetune.mjs', [{ open, tests }]);
