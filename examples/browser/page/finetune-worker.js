@@ -57,8 +57,7 @@ listen({
     saveSoon = true;
   },
   stopAnswer() {
-    if (answering !== null) post('said', { id: answering, text: '', done: true });
-    answering = null;
+    endAnswer();
     if (session) announce();
   },
 });
@@ -212,6 +211,7 @@ async function restore(state) {
 
 /** Frees the device's memory and the files. */
 function close() {
+  endAnswer();
   try {
     session?.free();
   } catch {
@@ -220,7 +220,6 @@ function close() {
   session = null;
   taken = 0;
   wanted = false;
-  answering = null;
   store.close();
 }
 
@@ -329,7 +328,7 @@ async function answer() {
     post('said', { id, text, done });
     if (!done) return;
   } catch (error) {
-    post('said', { id, text: '', done: true, error: plainError(error) });
+    endAnswer(plainError(error));
     if (error?.name === 'DeviceLost') throw error;
   }
   answering = null;
@@ -337,10 +336,15 @@ async function answer() {
   announce();
 }
 
+/** Nothing more comes of the answer that is being given, if there is one. */
+function endAnswer(error) {
+  if (answering !== null) post('said', { id: answering, text: '', done: true, error });
+  answering = null;
+}
+
 /** A lost device is replaced; anything else ends the run. */
 async function fail(error) {
-  if (answering !== null) post('said', { id: answering, text: '', done: true });
-  answering = null;
+  endAnswer();
   if (error?.name !== 'DeviceLost' || !session) {
     giveUp(error);
     return;

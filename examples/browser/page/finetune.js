@@ -12,6 +12,8 @@ import { zipSync } from 'fflate';
 
 /** Nothing by layer comes with this telemetry. */
 const NO_LAYERS = new Float64Array(0);
+/** What is shown of a run that is open. */
+const RUN_PARTS = ['tune-run', 'tune-charts', 'tune-side', 'tune-below'];
 const LOOKING = 'Loading…';
 const BINARY = 'application/octet-stream';
 
@@ -82,10 +84,10 @@ const handlers = {
     events.add(0, `${name}: ${number.format(report.trained)} of ${number.format(report.parameters)} parameters are trained.`);
     for (const row of series.push(rows, NO_LAYERS, seconds)) events.note(row);
     if (step > 0) events.add(step, 'Resumed from what was kept.', 'good');
-    $('tune-kept').hidden = true;
     $('tune-progress').hidden = true;
+    $('tune-kept').hidden = true;
     $('tune-setup').open = false;
-    for (const id of ['tune-run', 'tune-charts', 'tune-side', 'tune-below']) $(id).hidden = false;
+    for (const id of RUN_PARTS) $(id).hidden = false;
     $('tune-hurt').hidden = !canDisturb;
     $('tune-saved').textContent = step > 0 ? `Saved here at step ${number.format(step)}.` : 'Not saved yet.';
     showSettings(manifest.settings);
@@ -221,8 +223,9 @@ $('tune-resume').onclick = () => begin('resume', {});
 /** Opens a run; the controls wait for it. */
 async function begin(type, message) {
   hideAlert();
+  const focused = document.activeElement;
   [busy, report] = ['Preparing…', null];
-  for (const id of ['tune-run', 'tune-charts', 'tune-side', 'tune-below']) $(id).hidden = true;
+  for (const id of RUN_PARTS) $(id).hidden = true;
   for (const id of ['tune-prepare', 'tune-resume', 'tune-forget']) $(id).disabled = true;
   status();
   // So that the browser does not clear it when space is short; it may say no.
@@ -233,14 +236,17 @@ async function begin(type, message) {
   if (report) chosen = { model: null, data: null };
   showFound();
   status();
+  // What was pressed is gone, or was disabled meanwhile.
+  if (focused !== document.body) (report ? $('tune-train') : focused).focus();
 }
 
 async function forget() {
   if ((await asked.tryTo('forget').then(() => true)) !== true) return;
   [kept, report] = [null, null];
-  for (const id of ['tune-run', 'tune-charts', 'tune-side', 'tune-below']) $(id).hidden = true;
+  for (const id of RUN_PARTS) $(id).hidden = true;
   state = { ...state, running: false, step: 0 };
   $('tune-setup').open = true;
+  $('tune-setup').querySelector('summary').focus();
   hideAlert();
   showKept();
   showFound();

@@ -95,6 +95,7 @@ export const tests = [
       assert.match(await demo.page.textContent('#tune-report'), /Memory on the device.+KB|MB/);
       assert.ok((await demo.kept()).includes('finetune/model/model.safetensors'));
       assert.match(await demo.page.textContent('#tune-status'), /^Ready\./);
+      await demo.page.waitForFunction(() => document.activeElement.id === 'tune-train');
     },
   },
   {
