@@ -115,6 +115,7 @@ const handlers = {
     close();
     manifest = null;
     await store.forget();
+    return true;
   },
   train() {
     wanted = true;

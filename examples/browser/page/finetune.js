@@ -241,7 +241,7 @@ async function begin(type, message) {
 }
 
 async function forget() {
-  if ((await asked.tryTo('forget').then(() => true)) !== true) return;
+  if (!(await asked.tryTo('forget'))) return;
   [kept, report] = [null, null];
   for (const id of RUN_PARTS) $(id).hidden = true;
   state = { ...state, running: false, step: 0 };
