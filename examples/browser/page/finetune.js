@@ -127,6 +127,8 @@ const handlers = {
     showAlert('The GPU device was lost.', `${message.split(';')[0]}. Taking a new one…`);
   },
   recovered({ step }) {
+    busy = '';
+    $('tune-progress').hidden = true;
     series.truncate(step);
     state.step = step;
     events.add(step, 'Device lost; resumed from the last snapshot on a new device.', 'good');

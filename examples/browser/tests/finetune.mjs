@@ -235,7 +235,8 @@ export const tests = [
       await demo.page.click('#tune-lose');
       await demo.page.getByText('The GPU device was lost, and the run goes on.').waitFor();
       const after = await demo.until('more steps', (s) => s.running && s.step > s.snapshot + 2);
-      assert.ok(after.step > 0);
+      assert.ok(after.step > 0 && after.busy === '');
+      assert.match(await demo.page.textContent('#tune-status'), /^Training\./);
       await demo.shoot(screenshots, 'fine-tuning-device-lost');
     },
   },
