@@ -25,6 +25,9 @@ use programs::Place;
 
 const QUESTION: &str = r#"[{"role": "user", "content": "What keeps the boat even?"}]"#;
 
+/// What the tiny model answers on its own.
+const WRONG: &str = "Überall, auch am Äquator ⛵.";
+
 type Contents = BTreeMap<String, Vec<u8>>;
 
 fn new_gpu() -> Option<Gpu> {
@@ -119,6 +122,7 @@ fn a_model_is_tuned_and_answers() {
         let before = session.validate().await.expect("a loss");
         // An adapter that has learned nothing changes nothing.
         let untuned = answer(&mut session, QUESTION, false, 100).await;
+        assert_eq!(untuned, WRONG);
         assert_eq!(answer(&mut session, QUESTION, true, 100).await, untuned);
         let records = run(&mut session, 200).await;
         assert!(records.iter().all(|record| record.loss.is_finite()));
@@ -142,7 +146,7 @@ fn a_model_is_tuned_and_answers() {
         assert_eq!(answer(&mut session, QUESTION, false, 7).await, untuned);
         let wind = r#"[{"role": "user", "content": "Where does the wind blow?"}]"#;
         let pieces = answer(&mut session, wind, true, 1).await;
-        assert_eq!(pieces, "Überall, auch am Äquator ⛵.");
+        assert_eq!(pieces, WRONG);
     });
 }
 
