@@ -313,14 +313,21 @@ fn one_file_of_lines_is_split_and_texts_do_without_a_template() {
         let mut model = model();
         model.remove("tokenizer_config.json");
         let lines = "{\"text\": \"the keel keeps the boat even\", \"id\": 3}\n".repeat(12);
-        let settings = Settings { rank: 16, steps: 150, learning_rate: 2e-2, ..settings() };
+        let settings =
+            Settings { rank: 16, layers: 5, steps: 150, learning_rate: 2e-2, ..settings() };
         let data = Contents::from([("boats.jsonl".to_owned(), lines.into_bytes())]);
         let mut session =
             Session::open(gpu.clone(), sources(model), data, settings).await.expect("a session");
         let report = session.report();
         assert_eq!((report.examples, report.validation_examples), (11, 1));
-        for words in ["1 of the 12 examples", "texts without prompts", "no chat template", "id is"]
-        {
+        let expected = [
+            "1 of the 12 examples",
+            "texts without prompts",
+            "no chat template",
+            "in the fields id is passed over",
+            "The model has 1 blocks",
+        ];
+        for words in expected {
             assert!(report.notes.iter().any(|note| note.contains(words)), "{words}: {report:?}");
         }
         let before = session.validate().await.expect("a loss");
