@@ -434,7 +434,7 @@ fn what_is_wrong_is_named() {
     let Some(gpu) = gpu() else { return };
     let error = |model: Contents, data: Contents| {
         let opened = block_on(Session::open(gpu.clone(), sources(model), data, settings()));
-        opened.err().expect("an error").to_string()
+        opened.expect_err("an error").to_string()
     };
     let without = |name: &str| {
         let mut files = model();
