@@ -80,7 +80,7 @@ pub fn tests(site: &Path) -> Result<Vec<(&'static str, Step)>> {
     let session = || {
         tests::test_step()
             .args(tests::DEMO)
-            .args(["--", "runs_go_on", "comes_from_the_page"])
+            .args(["--", "runs_go_on", "an_adapter_comes"])
             .envs(drivers[0].environment())
             .envs([("EVENKEEL_EXCHANGE", &exchange)])
     };

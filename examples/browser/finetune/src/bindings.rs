@@ -45,8 +45,8 @@ impl ReadAt for JsFile {
 
 /// Names and values of a plain object.
 fn entries(object: &JsValue) -> Result<Vec<(String, JsValue)>> {
-    let names = Object::keys(object.unchecked_ref::<Object>());
-    let names = names.iter().filter_map(|name| name.as_string());
+    let names = Object::keys(object.unchecked_ref::<Object>()).into_iter();
+    let names = names.filter_map(|name| name.as_string());
     names.map(|name| get(object, &name).map(|value| (name, value))).collect()
 }
 

@@ -98,6 +98,10 @@ impl Session {
         let base = settings.base.unwrap_or_else(|| model.stored());
         let lora = settings.lora(&model.config().gpt)?;
         let mut data = Data::read(&data, &model, &settings)?;
+        let layers = model.config().gpt.layers;
+        if settings.layers > layers {
+            data.notes.push(format!("The model has {layers} blocks, and all of them are tuned."));
+        }
         if base != Base::F32 {
             data.notes.push(format!("The model's own weights lie in {}.", base.name()));
         }

@@ -25,6 +25,9 @@ use programs::Place;
 
 const QUESTION: &str = r#"[{"role": "user", "content": "What keeps the boat even?"}]"#;
 
+/// What the tiny model answers on its own.
+const WRONG: &str = "Überall, auch am Äquator ⛵.";
+
 type Contents = BTreeMap<String, Vec<u8>>;
 
 fn new_gpu() -> Option<Gpu> {
@@ -106,10 +109,11 @@ async fn answer(session: &mut Session, messages: &str, adapted: bool, count: usi
 fn a_model_is_tuned_and_answers() {
     let Some(gpu) = gpu() else { return };
     block_on(async {
-        let mut session = open(&gpu, settings()).await;
+        let settings = Settings { steps: 200, ..settings() };
+        let mut session = open(&gpu, settings).await;
         let report = session.report();
         assert_eq!((&*report.family, report.examples, report.validation_examples), ("llama", 8, 3));
-        assert!(report.has_template && report.steps == 40, "{report:?}");
+        assert!(report.has_template && report.steps == 200, "{report:?}");
         assert!(report.trained > 0 && report.parameters > 4 * report.trained, "{report:?}");
         assert!(report.bytes > 4 * report.parameters as u64, "{report:?}");
         assert!(report.tokens_per_step > 80.0, "{report:?}");
@@ -118,19 +122,20 @@ fn a_model_is_tuned_and_answers() {
         let before = session.validate().await.expect("a loss");
         // An adapter that has learned nothing changes nothing.
         let untuned = answer(&mut session, QUESTION, false, 100).await;
+        assert_eq!(untuned, WRONG);
         assert_eq!(answer(&mut session, QUESTION, true, 100).await, untuned);
-        let records = run(&mut session, 40).await;
-        assert!(records.iter().all(|record| record.applied && record.loss.is_finite()));
+        let records = run(&mut session, 200).await;
+        assert!(records.iter().all(|record| record.loss.is_finite()));
         session.set_seconds(2.0);
         let after = session.validate().await.expect("a loss");
         println!("validation loss {before:.3}, then {after:.3}");
         assert!(after < 0.7 * before, "validation loss {before}, then {after}");
-        let (first, last) = (records[0].loss, records[39].loss);
+        let (first, last) = (records[0].loss, records[199].loss);
         assert!(last < 0.3 * first, "loss {first}, then {last}");
 
         let lines = session.json_lines().expect("lines");
         let lines = String::from_utf8(lines).expect("UTF-8");
-        assert_eq!(lines.lines().count(), 40);
+        assert_eq!(lines.lines().count(), 200);
         let last = lines.lines().last().expect("a line");
         assert!(last.contains("validation_loss") && last.contains("tokens_per_second"), "{last}");
 
@@ -141,7 +146,7 @@ fn a_model_is_tuned_and_answers() {
         assert_eq!(answer(&mut session, QUESTION, false, 7).await, untuned);
         let wind = r#"[{"role": "user", "content": "Where does the wind blow?"}]"#;
         let pieces = answer(&mut session, wind, true, 1).await;
-        assert_eq!(pieces, "Überall, auch am Äquator ⛵.");
+        assert_eq!(pieces, WRONG);
     });
 }
 
@@ -308,17 +313,25 @@ fn one_file_of_lines_is_split_and_texts_do_without_a_template() {
         let mut model = model();
         model.remove("tokenizer_config.json");
         let lines = "{\"text\": \"the keel keeps the boat even\", \"id\": 3}\n".repeat(12);
+        let settings =
+            Settings { rank: 16, layers: 5, steps: 150, learning_rate: 2e-2, ..settings() };
         let data = Contents::from([("boats.jsonl".to_owned(), lines.into_bytes())]);
         let mut session =
-            Session::open(gpu.clone(), sources(model), data, settings()).await.expect("a session");
+            Session::open(gpu.clone(), sources(model), data, settings).await.expect("a session");
         let report = session.report();
         assert_eq!((report.examples, report.validation_examples), (11, 1));
-        for words in ["1 of the 12 examples", "texts without prompts", "no chat template", "id is"]
-        {
+        let expected = [
+            "1 of the 12 examples",
+            "texts without prompts",
+            "no chat template",
+            "in the fields id is passed over",
+            "The model has 1 blocks",
+        ];
+        for words in expected {
             assert!(report.notes.iter().any(|note| note.contains(words)), "{words}: {report:?}");
         }
         let before = session.validate().await.expect("a loss");
-        run(&mut session, 30).await;
+        run(&mut session, 150).await;
         assert!(session.validate().await.expect("a loss") < 0.5 * before);
         let begun = r#"[{"role": "user", "content": "the keel keeps"}]"#;
         let text = answer(&mut session, begun, true, 2).await;
@@ -421,7 +434,7 @@ fn what_is_wrong_is_named() {
     let Some(gpu) = gpu() else { return };
     let error = |model: Contents, data: Contents| {
         let opened = block_on(Session::open(gpu.clone(), sources(model), data, settings()));
-        opened.err().expect("an error").to_string()
+        opened.expect_err("an error").to_string()
     };
     let without = |name: &str| {
         let mut files = model();
