@@ -67,6 +67,7 @@ export class Chat {
 
   end({ error }) {
     const { text, entry, adapted } = this.current;
+    const atEnd = this.isAtEnd();
     this.current = null;
     entry.classList.remove('waiting');
     if (text) {
@@ -78,6 +79,7 @@ export class Chat {
       entry.append(item('small', error ? 'no answer' : 'an empty answer'));
       this.messages.pop();
     }
+    this.scroll(atEnd);
     if (error && error.name !== 'DeviceLost') this.failed(error);
     this.buttons();
   }
