@@ -79,6 +79,7 @@ const handlers = {
     runs += 1;
     series = new Series(columns, report.tokensPerStep, 0);
     left.clear();
+    $('tune-stat-validation').textContent = '–';
     events.clear();
     chat.clear();
     events.add(0, `${name}: ${number.format(report.trained)} of ${number.format(report.parameters)} parameters are trained.`);

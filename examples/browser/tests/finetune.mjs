@@ -130,6 +130,7 @@ export const tests = [
       const { validation } = await demo.state();
 
       await demo.start(QUICK);
+      assert.equal(await demo.page.textContent('#tune-stat-validation'), '–');
       await demo.advance(5);
       const { step } = await demo.advance(4);
       await demo.reload();
