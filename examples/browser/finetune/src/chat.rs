@@ -150,7 +150,8 @@ impl Chat {
             text.push_str(&stream.push(token)?);
             tokens.push(token);
             if tokens.len() == most {
-                text.push_str(&stream.finish()?);
+                // A character whose last bytes would have come with the next token is left out.
+                text.push_str(stream.finish()?.trim_end_matches(char::REPLACEMENT_CHARACTER));
                 return Ok(Written { text, is_done: true });
             }
         }

@@ -160,6 +160,10 @@ fn answers_end() {
         session.begin_chat(QUESTION, &few).await.expect("a beginning");
         assert!(!session.next(2).await.expect("tokens").is_done);
         assert!(session.next(2).await.expect("tokens").is_done);
+        // Within the sail, which takes several tokens.
+        let cut = ChatSettings { max_tokens: 20, ..greedy(false) };
+        session.begin_chat(QUESTION, &cut).await.expect("a beginning");
+        assert_eq!(session.next(100).await.expect("tokens").text, "Überall, auch am Äquator ");
 
         // A step changes the weights, and with them what the answer was made of.
         session.begin_chat(QUESTION, &greedy(true)).await.expect("a beginning");
