@@ -162,12 +162,14 @@ fn what_is_trained_goes_on_beside_frozen_weights() {
     for name in names {
         assert_eq!(checkpoint.tensor(name), whole.tensor(name), "{name}");
     }
+    let checkpoint = checkpoint.with_note("data", "\"lines\" of a = b");
     let file = checkpoint.to_bytes();
     assert!(file.len() < whole.to_bytes().len());
     let expected = run(&mut trainer, batches(4..8));
 
     let read = Checkpoint::from_bytes(&file).expect("a checkpoint");
     assert_eq!(read, checkpoint);
+    assert_eq!([read.note("data"), read.note("steps")], [Some("\"lines\" of a = b"), None]);
     let mut other = build(&gpu, builder());
     run(&mut other, batches(20..22));
     block_on(other.restore_trained(&read, &frozen)).expect("it fits");

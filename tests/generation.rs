@@ -22,6 +22,7 @@ tests! {
     every_kind_of_model_goes_on_as_it_begins, blocks_change_no_bit, neighbours_change_no_bit,
     caches_of_halves, models_in_halves, tokens_are_those_that_the_host_draws,
     a_text_longer_than_the_context_slides, finished_texts_rest_and_go_on,
+    texts_that_were_set_aside_go_on,
     a_token_costs_one_small_read, penalties_know_the_whole_text, weights_are_those_of_the_moment,
     operations_are_what_they_evaluate_to, mistakes_are_named,
 }
@@ -374,6 +375,45 @@ fn finished_texts_rest_and_go_on() {
     let [found, expected] =
         [&batched, &single].map(|generator| block_on(generator.logits(&[9, 9])).expect("logits"));
     assert_eq!(found, expected);
+}
+
+fn texts_that_were_set_aside_go_on() {
+    let Some(gpu) = support::gpu() else { return };
+    let model = make(&gpu, &models()[1].1);
+    let generator = generator(&gpu, &model, GeneratorSettings::default());
+    let sampling = Sampling { repetition_penalty: 1.3, seed: 4, ..Sampling::default() };
+    let prompt = [(&[1, 2, 3][..], sampling)];
+    let mut unbroken = block_on(generator.start(&prompt)).expect("a generation");
+    let expected: Vec<_> =
+        (0..12).map(|_| block_on(unbroken.next()).expect("a token")[0]).collect();
+    drop(unbroken);
+
+    let mut paused = block_on(generator.start(&prompt)).expect("a generation").pause();
+    let mut found = Vec::new();
+    let mut reads = Vec::new();
+    for round in 0..4 {
+        let mut generation = block_on(generator.resume(paused)).expect("a generation");
+        found.extend((0..3).map(|_| block_on(generation.next()).expect("a token")[0]));
+        reads.push(generation.speed().prompt_tokens);
+        paused = generation.pause();
+        if round == 1 {
+            // Another text takes the cache, and what is seen.
+            block_on(generator.generate(&[9, 8, 7, 6], 5, &sampling, |_| {})).expect("a text");
+        }
+    }
+    assert_eq!(found, expected);
+    // The prompt once, and once more with what was written until then.
+    assert_eq!(reads, [3, 3, 3 + 3 + 6, 3 + 3 + 6]);
+
+    let small = GptConfig { vocabulary: 7, ..llama() };
+    let small = Gpt::new(small).expect("valid");
+    let mut graph = Graph::new(Phase::Evaluate);
+    let ids = graph.tokens("tokens", [1, 1], 7);
+    small.logits(&mut graph, ids);
+    let parameters = block_on(Parameters::new(&gpu, &graph, 3)).expect("parameters");
+    let other = block_on(Generator::new(&gpu, &parameters, &small)).expect("a generator");
+    let error = block_on(other.resume(paused)).expect_err("another vocabulary");
+    assert!(matches!(error, Error::TokenOutOfRange { .. }), "{error}");
 }
 
 fn a_token_costs_one_small_read() {

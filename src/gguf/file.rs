@@ -11,8 +11,8 @@ use super::value::Value;
 use crate::error::Result;
 use crate::graph::ParameterSpec;
 use crate::hugging_face::{
-    Config, Kept, Progress, Reader, Size, Source, Tensor, TensorFiles, TheirTensor, all_or_none,
-    invalid, misfit, tensors_by, unreadable,
+    Config, Kept, Progress, ReadAt, Reader, Size, Source, Tensor, TensorFiles, TheirTensor,
+    all_or_none, invalid, misfit, tensors_by, unreadable,
 };
 use crate::kernel::BlockFormat;
 
@@ -41,7 +41,7 @@ impl File {
             reason: format!("cannot be read: {error}"),
         })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Self::read(name, Source::File(std::sync::Mutex::new(file)))
+        Self::read(name, Source::file(file))
     }
 
     /// The same with the contents of a file, and the name that errors are to call it.
@@ -49,7 +49,15 @@ impl File {
     /// # Errors
     /// As `File::open`.
     pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(name.into(), Source::Memory(bytes))
+        Self::from_source(name, bytes)
+    }
+
+    /// The same with something that is read piece by piece.
+    ///
+    /// # Errors
+    /// As `File::open`.
+    pub fn from_source(name: impl Into<String>, source: impl ReadAt + 'static) -> Result<Self> {
+        Self::read(name.into(), Source::new(source))
     }
 
     fn read(name: String, source: Source) -> Result<Self> {

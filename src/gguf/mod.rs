@@ -26,7 +26,8 @@
 //! they have its bits; [`Format`] lists what is read. Where the model asks for blocks
 //! ([`GptConfig::base_format`](crate::nn::GptConfig::base_format)), those of the same format stay as
 //! they are, and the numbers of others are quantized anew. Of a file some megabytes are read at a time;
-//! in pages, which have no files, [`File::from_bytes`] takes its contents.
+//! in pages, which have no files, [`File::from_bytes`] takes its contents, and [`File::from_source`] what
+//! reads them piece by piece.
 //!
 //! The configuration is the one that a `config.json` of the model has
 //! ([`hugging_face::Config`](crate::hugging_face::Config)), so
@@ -53,7 +54,7 @@ mod rope;
 mod tokenizer;
 mod value;
 
-pub use crate::hugging_face::{Progress, Reader};
+pub use crate::hugging_face::{Progress, ReadAt, Reader};
 pub use container::TensorInfo;
 pub use file::File;
 pub use format::Format;

@@ -1,14 +1,8 @@
 //! Files of tensors, of which no more is read than is asked for.
 
+use std::fmt::Debug;
 use std::io;
-#[cfg(not(target_arch = "wasm32"))]
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-#[cfg(not(target_arch = "wasm32"))]
-use std::{
-    fs::File,
-    sync::{Mutex, PoisonError},
-};
 
 use safetensors::tensor::Metadata;
 
@@ -18,43 +12,103 @@ use crate::error::Result;
 /// The largest header that readers of safetensors accept.
 const LARGEST_HEADER: u64 = 100_000_000;
 
-/// The contents of a file.
-#[derive(Debug)]
-pub(crate) enum Source {
-    /// All of them.
-    Memory(Vec<u8>),
-    /// An open file, whose position is whoever's has locked it.
-    #[cfg(not(target_arch = "wasm32"))]
-    File(Mutex<File>),
+/// Something that is read piece by piece, such as a file: a model of it never lies in memory as a
+/// whole. [`Folder::from_sources`](super::Folder::from_sources) and
+/// [`gguf::File::from_source`](crate::gguf::File::from_source) take it.
+///
+/// Natively it can be shared between threads; in pages it need not be.
+pub trait ReadAt: Debug + wgpu::WasmNotSendSync {
+    /// Bytes that there are.
+    ///
+    /// # Errors
+    /// Whatever keeps it from knowing.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Some of them, all of which are there.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being read.
+    fn read_at(&self, range: Range<u64>) -> io::Result<Vec<u8>>;
 }
 
+/// The contents of a file, in memory.
+impl ReadAt for Vec<u8> {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_at(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let found = self.get(range.start as usize..range.end as usize);
+        found.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
+    fn size(&self) -> io::Result<u64> {
+        (**self).size()
+    }
+
+    fn read_at(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        (**self).read_at(range)
+    }
+}
+
+/// An open file, whose position is whoever's has locked it.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug)]
+struct OpenFile(std::sync::Mutex<std::fs::File>);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl OpenFile {
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::fs::File> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl ReadAt for OpenFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.lock().metadata()?.len())
+    }
+
+    fn read_at(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        use std::io::{Read, Seek, SeekFrom};
+
+        let mut file = self.lock();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// The contents of a file.
+#[derive(Debug)]
+pub(crate) struct Source(Box<dyn ReadAt>);
+
 impl Source {
+    pub fn new(source: impl ReadAt + 'static) -> Self {
+        Self(Box::new(source))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn file(file: std::fs::File) -> Self {
+        Self::new(OpenFile(std::sync::Mutex::new(file)))
+    }
+
     pub fn length(&self) -> io::Result<u64> {
-        match self {
-            Self::Memory(bytes) => Ok(bytes.len() as u64),
-            #[cfg(not(target_arch = "wasm32"))]
-            Self::File(file) => {
-                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(file.metadata()?.len())
-            }
-        }
+        self.0.size()
     }
 
     /// Some bytes, all of which there must be.
     pub fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Memory(bytes) => {
-                let found = bytes.get(range.start as usize..range.end as usize);
-                found.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-            }
-            #[cfg(not(target_arch = "wasm32"))]
-            Self::File(file) => {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                file.seek(SeekFrom::Start(range.start))?;
-                file.read_exact(&mut bytes)?;
-                Ok(bytes)
-            }
+        let count = range.end - range.start;
+        let bytes = self.0.read_at(range)?;
+        // What somebody else reads may be less, where a file has become shorter meanwhile.
+        if bytes.len() as u64 == count {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::files::{Source, TensorFile};
 use super::names::{Tensor, head_name, misfit};
 use super::reader::{Size, TensorFiles, ranges};
-use super::{CONFIG, Config, Export, Family, Progress, Reader, TheirTensor, all_or_none, invalid};
+use super::{
+    CONFIG, Config, Export, Family, Progress, ReadAt, Reader, TheirTensor, all_or_none, invalid,
+};
 use crate::error::Result;
 use crate::graph::ParameterSpec;
 use crate::kernel::Precision;
@@ -78,7 +80,7 @@ impl Folder {
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::assemble(|name| match std::fs::File::open(path.join(name)) {
-            Ok(file) => Ok(Some(Source::File(std::sync::Mutex::new(file)))),
+            Ok(file) => Ok(Some(Source::file(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(crate::Error::File {
                 path: path.join(name),
@@ -92,7 +94,16 @@ impl Folder {
     /// # Errors
     /// As `Folder::open`.
     pub fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
-        Self::assemble(|name| Ok(files.remove(name).map(Source::Memory)))
+        Self::assemble(|name| Ok(files.remove(name).map(Source::new)))
+    }
+
+    /// The same with files that are read piece by piece, by their names. Those that are no part of
+    /// the model are passed over.
+    ///
+    /// # Errors
+    /// As `Folder::open`.
+    pub fn from_sources(mut files: BTreeMap<String, Box<dyn ReadAt>>) -> Result<Self> {
+        Self::assemble(|name| Ok(files.remove(name).map(Source::new)))
     }
 
     fn assemble(mut open: impl FnMut(&str) -> Result<Option<Source>>) -> Result<Self> {

@@ -38,7 +38,8 @@
 //!
 //! Files are read tensor by tensor, at most some megabytes at a time, and not mapped: what another
 //! program does to a mapped file meanwhile is undefined behaviour. In pages, which have no files,
-//! [`Folder::from_files`] takes their contents.
+//! [`Folder::from_files`] takes their contents, and [`Folder::from_sources`] what reads them piece by
+//! piece.
 
 mod config;
 mod describe;
@@ -58,6 +59,7 @@ use std::fmt;
 
 pub use config::Config;
 pub use export::Export;
+pub use files::ReadAt;
 pub use folder::Folder;
 pub use names::{Tensor, TheirTensor};
 pub use peft::{Adapter, AdapterExport, AdapterReader, MlxLora};

@@ -17,7 +17,7 @@ use crate::plan::parameters::WeightSource;
 const PIECE: usize = 1 << 22;
 
 /// Files with the tensors of a model.
-pub(crate) trait TensorFiles: Debug + Send + Sync {
+pub(crate) trait TensorFiles: Debug + wgpu::WasmNotSendSync {
     /// The one that errors name.
     fn file(&self) -> &str;
 

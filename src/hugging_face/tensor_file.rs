@@ -56,7 +56,7 @@ impl SafetensorsFile {
             reason: format!("cannot be read: {error}"),
         })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        let (file, metadata) = TensorFile::new(&name, Source::File(std::sync::Mutex::new(file)))?;
+        let (file, metadata) = TensorFile::new(&name, Source::file(file))?;
         let tensor = |(name, info): (String, &TensorInfo)| {
             let TensorInfo { dtype, shape, data_offsets: (start, _) } = info.clone();
             StoredTensor { name, dtype, shape, start: start as u64 }

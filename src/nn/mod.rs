@@ -29,7 +29,9 @@ pub use classifier::{Classifier, MlpClassifier};
 pub use embedding::{Dropout, Embedding};
 pub use feed_forward::{FeedForward, GatedMlp, Mlp};
 pub use fitting::{Change, Suggestion};
-pub use generate::{Generation, GenerationSpeed, Generator, GeneratorSettings, Sampling};
+pub use generate::{
+    Generation, GenerationSpeed, Generator, GeneratorSettings, PausedGeneration, Sampling,
+};
 pub use gpt::{Gpt, LanguageModel};
 pub use gpt_config::{FeedForwardKind, GptConfig, LayerKind, Positions};
 pub use linear::Linear;

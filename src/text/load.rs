@@ -20,8 +20,7 @@ pub(super) const CHAT_TEMPLATES: &str = "additional_chat_templates";
 const JINJA: &str = ".jinja";
 
 /// The files that a tokenizer is made of, if they are there.
-#[cfg(not(target_arch = "wasm32"))]
-const FILES: [&str; 6] =
+pub(super) const FILES: [&str; 6] =
     [TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, GENERATION_CONFIG, CONFIG, CHAT_TEMPLATE];
 
 /// What belongs to a tokenizer in a folder, for this and for other programs; `config.json` belongs to

@@ -26,6 +26,10 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Names of the files that [`from_files`](Self::from_files) reads, beside templates in a folder
+    /// of their own, `additional_chat_templates`.
+    pub const FILES: [&str; 6] = load::FILES;
+
     /// Reads the tokenizer in a folder: `tokenizer.json`, and what is there of the files that
     /// [the module](super) lists.
     ///

@@ -54,7 +54,7 @@ enum Command {
     BenchPeers(peers::Options),
     /// Build the book into target/book, and follow its links
     Book,
-    /// Check that the library compiles for browsers
+    /// Check that the library and the page compile for browsers
     CheckWasm,
 }
 

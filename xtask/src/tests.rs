@@ -42,7 +42,7 @@ const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
     "devices_agree",
 ];
 
-/// The tests of the demo's session, natively.
+/// The tests of the demo's sessions, natively: that of a run, and that of fine-tuning.
 pub const DEMO: [&str; 2] = ["--test", "session"];
 
 /// The library's own tests and the program's.
@@ -135,7 +135,7 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let documentation = cargo_test(options).args(["--doc"]).envs(environment(first));
     report.push(watch("documentation".to_owned(), documentation, options)?);
     let demo = cargo_test(options).args(DEMO).envs(environment(first));
-    report.push(watch("the demo's session".to_owned(), demo, options)?);
+    report.push(watch("the demo's sessions".to_owned(), demo, options)?);
     for driver in drivers {
         let programs = |names: &[&String]| {
             let chosen = names.iter().flat_map(|name| ["--test", name]);
@@ -267,6 +267,7 @@ fn in_page(
 pub fn test_step() -> Step {
     Step::cargo("test")
         .args(["--package", "evenkeel", "--package", "evenkeel-browser"])
+        .args(["--package", "evenkeel-browser-finetune"])
         .args(["--features", "evenkeel/contract,evenkeel/dashboard,evenkeel/cli"])
 }
 

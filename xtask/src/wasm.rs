@@ -37,6 +37,9 @@ const DEBIAN_SOURCE: &str = "lib/rustlib/src/rust/library/std/Cargo.toml";
 /// Code for browsers only is seen by no other lint run.
 const DENY_WARNINGS: (&str, &str) = ("RUSTFLAGS", "-Dwarnings");
 
+/// The programs of the page.
+const PROGRAMS: [&str; 2] = ["evenkeel-browser", "evenkeel-browser-finetune"];
+
 /// How programs for pages are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -82,9 +85,12 @@ impl Compiler {
         Ok(Self::Debian)
     }
 
-    /// Checks that the library compiles, without a warning.
+    /// Checks that the library and the programs of the page compile, without a warning.
     pub fn check(self) -> Result<()> {
-        self.cargo("check").args(["--package", "evenkeel", "--lib"]).envs([DENY_WARNINGS]).run()
+        let library = self.cargo("check").args(["--package", "evenkeel", "--lib"]);
+        library.envs([DENY_WARNINGS]).run()?;
+        let programs = PROGRAMS.iter().flat_map(|name| ["--package", name]);
+        self.cargo("check").args(programs).args(["--lib"]).envs([DENY_WARNINGS]).run()
     }
 
     /// Builds a member of the workspace into a folder: `NAME.js` and `NAME_bg.wasm`, to be imported

@@ -59,9 +59,12 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 /// Builds the page and returns its folder.
 pub fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
-    let (wasm, site) = (folder.join("wasm"), folder.join("site"));
-    Compiler::find_or_install()?.build("evenkeel-browser", Profile::Small, &wasm)?;
-    demo()?.script("build.mjs").args([&wasm, &site]).run()?;
+    let [wasm, finetune, site] = ["wasm", "wasm-finetune", "site"].map(|name| folder.join(name));
+    let compiler = Compiler::find_or_install()?;
+    // Two programs, so that the second is fetched by those only who fine-tune.
+    compiler.build("evenkeel-browser", Profile::Small, &wasm)?;
+    compiler.build("evenkeel-browser-finetune", Profile::Small, &finetune)?;
+    demo()?.script("build.mjs").args([&wasm, &finetune, &site]).run()?;
     Ok(site)
 }
 
@@ -77,7 +80,7 @@ pub fn tests(site: &Path) -> Result<Vec<(&'static str, Step)>> {
     let session = || {
         tests::test_step()
             .args(tests::DEMO)
-            .args(["runs_go_on"])
+            .args(["--", "runs_go_on", "an_adapter_comes"])
             .envs(drivers[0].environment())
             .envs([("EVENKEEL_EXCHANGE", &exchange)])
     };

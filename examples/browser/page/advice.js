@@ -50,11 +50,11 @@ const ADVICE = {
   Data: { title: 'This text will not do.', list: [] },
 };
 
-/** Title, list of things to do, and whether a reload may help. */
-export function advice(name, message) {
+/** Title, list of things to do, and whether a reload may help; `own` goes before what holds of all tasks. */
+export function advice(name, message, own = {}) {
   if (name === 'NoWebGpu' && !isSecureContext) {
     return { title: 'WebGPU needs a secure page.', list: ['Open this page over https, or from localhost.'], retry: false };
   }
-  const known = ADVICE[name] ?? { title: 'Something went wrong.', list: ['Reload the page; if it comes again, the message above says where to look.'], retry: true };
+  const known = own[name] ?? ADVICE[name] ?? { title: 'Something went wrong.', list: ['Reload the page; if it comes again, the message above says where to look.'], retry: true };
   return { retry: false, ...known, message };
 }

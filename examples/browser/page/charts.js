@@ -98,18 +98,24 @@ const CHARTS = {
 };
 
 export class Charts {
-  constructor(series) {
-    this.series = series;
+  /** Draws `names` into the elements of a page whose ids begin with `prefix`, and the layers if it has a place for them. */
+  constructor(series, { prefix = '', names = Object.keys(CHARTS) } = {}) {
+    Object.assign(this, { series, prefix });
+    this.charts = names.map((name) => [name, CHARTS[name]]);
     this.plots = {};
     this.build();
-    new ResizeObserver(() => this.resize()).observe(document.getElementById('charts'));
+    new ResizeObserver(() => this.resize()).observe(this.element('charts'));
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.build());
   }
 
+  element(id) {
+    return document.getElementById(`${this.prefix}${id}`);
+  }
+
   build() {
-    for (const [name, chart] of Object.entries(CHARTS)) {
+    for (const [name, chart] of this.charts) {
       this.plots[name]?.destroy();
-      const root = document.getElementById(`chart-${name}`);
+      const root = this.element(`chart-${name}`);
       this.plots[name] = new uPlot(this.options(root, chart), this.data(chart), root);
     }
     this.drawHeat();
@@ -129,7 +135,7 @@ export class Charts {
       width: root.clientWidth || 300,
       height: root.clientHeight || 170,
       legend: { show: false },
-      cursor: { sync: { key: 'steps' }, points: { size: 7 }, drag: { x: false, y: false } },
+      cursor: { sync: { key: `${this.prefix}steps` }, points: { size: 7 }, drag: { x: false, y: false } },
       scales: { x: { time: false, range: (u, low, high) => [0, Math.max(high ?? 0, 20)] }, y: { distr: chart.log ? 3 : 1, range } },
       axes: [
         { ...axis, size: 24, values: (u, ticks) => ticks.map((tick) => (tick % 1 ? '' : short(tick))) },
@@ -147,22 +153,23 @@ export class Charts {
 
   resize() {
     for (const [name, plot] of Object.entries(this.plots)) {
-      const root = document.getElementById(`chart-${name}`);
+      const root = this.element(`chart-${name}`);
       if (root.clientWidth > 0) plot.setSize({ width: root.clientWidth, height: root.clientHeight });
     }
     this.drawHeat();
   }
 
   update() {
-    for (const [name, chart] of Object.entries(CHARTS)) {
-      if (document.getElementById(`chart-${name}`).clientWidth > 0) this.plots[name].setData(this.data(chart));
+    for (const [name, chart] of this.charts) {
+      if (this.element(`chart-${name}`).clientWidth > 0) this.plots[name].setData(this.data(chart));
     }
     this.drawHeat();
   }
 
   /** A row per layer, a column per watched step, colour by the logarithm of the norm. */
   drawHeat() {
-    const canvas = document.getElementById('heat');
+    const canvas = this.element('heat');
+    if (!canvas) return;
     const { step, norms } = this.series().heat;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((size) => Math.round(size * devicePixelRatio));
     if (width === 0 || height === 0) return;

@@ -1,10 +1,8 @@
 // The page: reads the controls, shows what the worker tells. No training happens here.
 import { Charts, drawAnswers, short } from './charts.js';
-import { advice } from './advice.js';
-import { EVENTS, REASONS, ROLLED_BACK, Series } from './series.js';
-
-const $ = (id) => document.getElementById(id);
-const number = new Intl.NumberFormat('en');
+import { $, Asked, EventList, describeDevice, download, factList, hideAlert, item, number, oncePerFrame, showAdvice, showAlert } from './common.js';
+import { Series } from './series.js';
+import { whenChosen } from './tasks.js';
 
 const RATES = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2];
 const CLIPS = [0.1, 0.2, 0.5, 1, 2, 5, 10];
@@ -15,9 +13,6 @@ const FAULTS = {
   outlier: { label: 'random batch', steps: 1 },
   rate: { label: 'learning rate × 100', steps: 5 },
 };
-/** Events that the list keeps. */
-const EVENTS_KEPT = 60;
-
 // The chart needs a series before the first run has begun.
 let series = new Series(['step'], 1, 1);
 /** Runs begun so far. */
@@ -33,9 +28,10 @@ let layerNames = [];
 /** Step of the last snapshot on the host. */
 let snapshot = null;
 const charts = new Charts(() => series);
-const worker = new Worker('worker.js', { type: 'module' });
-const replies = new Map();
-let nextId = 0;
+const events = new EventList($('events'), 'Reset to begin anew.');
+/** Whether this task is the one that is shown, and what waits until it is. */
+let shown = true;
+let waiting = null;
 
 // For tests and the curious: when things happened (ms since the page was opened), and what is known.
 window.evenkeel = {
@@ -56,32 +52,7 @@ window.evenkeel = {
   },
 };
 
-/** Asks the worker, and waits for its answer. */
-function ask(type, message = {}, transfer = []) {
-  const id = nextId;
-  nextId += 1;
-  worker.postMessage({ id, type, ...message }, transfer);
-  return new Promise((resolve, reject) => replies.set(id, { resolve, reject }));
-}
-
-/** Asks, and shows what went wrong. */
-async function tryTo(type, message, transfer) {
-  try {
-    return await ask(type, message, transfer);
-  } catch (error) {
-    // A lost device is told by the worker itself.
-    if (error.name !== 'DeviceLost') showError(error);
-    return undefined;
-  }
-}
-
 const handlers = {
-  reply({ id, result, error }) {
-    const { resolve, reject } = replies.get(id);
-    replies.delete(id);
-    if (error) reject(Object.assign(new Error(error.message), { name: error.name }));
-    else resolve(result);
-  },
   mark({ name, at }) {
     window.evenkeel.marks[name] ??= at - performance.timeOrigin;
   },
@@ -103,7 +74,7 @@ const handlers = {
     facts.set('A step', `${report.dispatches} dispatches, ${number.format(report.tokensPerStep)} tokens`);
     showFacts();
     for (const id of ['pause', 'reset', 'start', 'check', 'lose']) $(id).disabled = false;
-    event(0, `A new run: ${number.format(report.parameters)} parameters, all random.`);
+    events.add(0, `A new run: ${number.format(report.parameters)} parameters, all random.`);
     redraw();
   },
   running({ running: is, hidden, wanted }) {
@@ -114,7 +85,7 @@ const handlers = {
   },
   telemetry({ steps, layers, seconds }) {
     const before = series.last;
-    for (const row of series.push(steps, layers, seconds)) noteRow(row);
+    for (const row of series.push(steps, layers, seconds)) events.note(row);
     if (!before) status();
     redraw();
   },
@@ -148,7 +119,7 @@ const handlers = {
     if (entry) entry.querySelector('pre').lastChild.data = written;
   },
   useless({ message }) {
-    event(series.last?.step ?? 0, `No text can be drawn: ${message}`, 'bad');
+    events.add(series.last?.step ?? 0, `No text can be drawn: ${message}`, 'bad');
   },
   snapshot({ step }) {
     snapshot = step;
@@ -158,7 +129,7 @@ const handlers = {
   },
   recovered({ step }) {
     series.truncate(step);
-    event(step, 'Device lost; resumed from the last snapshot on a new device.', 'good');
+    events.add(step, 'Device lost; resumed from the last snapshot on a new device.', 'good');
     showAlert('The GPU device was lost, and the run goes on.', `A new device was taken; training resumed from the snapshot of step ${number.format(step)}.`, true);
     redraw();
   },
@@ -166,15 +137,9 @@ const handlers = {
 };
 let shownAnswers = [];
 
-worker.onmessage = ({ data: { type, ...message } }) => handlers[type](message);
-worker.onerror = (error) => showError({ name: 'Worker', message: error.message ?? 'The worker did not start.' });
-
-function item(tag, text, className) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
+const asked = new Asked('worker.js', handlers);
+const ask = (...message) => asked.ask(...message);
+const tryTo = (...message) => asked.tryTo(...message);
 
 function answerItem({ question, answer, right }) {
   const entry = document.createElement('li');
@@ -185,40 +150,14 @@ function answerItem({ question, answer, right }) {
 const shortLayer = (name) => name.replace('token_embedding', 'tokens').replace('position_embedding', 'positions')
   .replace(/^blocks\.(\d+)\./, (_, block) => `${Number(block) + 1} `).replace('attention', 'attn').replace('feed_forward', 'mlp');
 
-/** Tells what is worth telling of a step. */
-function noteRow(row) {
-  if (row.gave_up) event(row.step, 'Training has given up: too many steps in a row were skipped. Reset to begin anew.', 'bad');
-  if (!row.applied) {
-    const count = row.nonfinite_count > 0 ? `${number.format(row.nonfinite_count)} gradient elements are NaN or Inf` : REASONS[row.reason];
-    event(row.step, `Skipped: ${count}. ${row.reason === 5 ? 'The weights are those of the snapshot.' : 'Nothing was changed.'}`, 'good');
-  }
-  for (const [bit, name] of Object.entries(EVENTS)) {
-    const quiet = ['snapshot', 'loss spike', 'gradient spike', 'learning rate cut', 'loss scale raised'].includes(name);
-    if (row.events & bit && !quiet && !(Number(bit) === ROLLED_BACK && !row.applied)) event(row.step, `${name[0].toUpperCase()}${name.slice(1)}.`);
-  }
-}
-
-function event(step, text, kind) {
-  const entry = document.createElement('li');
-  if (kind) entry.className = kind;
-  entry.append(item('b', `step ${number.format(step)}`), ` ${text}`);
-  $('events').prepend(entry);
-  while ($('events').children.length > EVENTS_KEPT) $('events').lastChild.remove();
-}
-
-let frame = 0;
-/** Draws at most once per frame. */
-function redraw() {
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
-    const { last } = series;
-    $('stat-step').textContent = last ? number.format(last.step + 1) : '–';
-    $('stat-loss').textContent = short(series.smoothed);
-    $('stat-speed').textContent = short(series.speedNow);
-    $('stat-skipped').textContent = last ? number.format(series.skippedTotal) : '–';
-    charts.update();
-  });
-}
+const redraw = oncePerFrame(() => {
+  const { last } = series;
+  $('stat-step').textContent = last ? number.format(last.step + 1) : '–';
+  $('stat-loss').textContent = short(series.smoothed);
+  $('stat-speed').textContent = short(series.speedNow);
+  $('stat-skipped').textContent = last ? number.format(series.skippedTotal) : '–';
+  charts.update();
+});
 
 /** Every few seconds, what the charts show in words. */
 function describe() {
@@ -249,47 +188,28 @@ function status() {
   lastStatus = text;
 }
 
-function showAlert(title, text, calm = false, list = [], action) {
-  $('alert').hidden = false;
-  $('alert').classList.toggle('calm', calm);
-  $('alert-title').textContent = title;
-  $('alert-text').textContent = text;
-  $('alert-list').replaceChildren(...list.map((line) => item('li', line)));
-  $('alert-action').hidden = !action;
-  if (action) {
-    $('alert-action').textContent = action.label;
-    $('alert-action').onclick = action.run;
-  }
-}
-
-const hideAlert = () => ($('alert').hidden = true);
-
-function showError({ name, message }) {
-  const { title, list, retry } = advice(name, message);
-  const action = retry && { label: 'Reload the page', run: () => location.reload() };
-  showAlert(title, message, false, list, action);
+function showError(error) {
+  const title = showAdvice(error);
   if (!running) $('status').textContent = lastStatus = title;
 }
 
 const facts = new Map();
 function showFacts() {
-  $('adapter').replaceChildren(...[...facts].flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
+  $('adapter').replaceChildren(...factList(facts));
 }
 
 function showAdapter({ info, features, limits }) {
-  const name = info.description || [info.vendor, info.architecture, info.device].filter(Boolean).join(' ');
-  facts.set('Adapter', name || 'not named by the browser');
-  facts.set('Kind', info.software ? 'software: runs on the CPU' : 'GPU');
-  facts.set('f16 arithmetic', features.includes('shader-f16') ? 'offered (not needed)' : 'not offered (not needed)');
+  for (const [name, value] of describeDevice({ info, features })) facts.set(name, value);
   showFacts();
-  const shown = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
+  const listed = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupStorageSize',
     'maxComputeInvocationsPerWorkgroup', 'maxComputeWorkgroupsPerDimension', 'minStorageBufferOffsetAlignment'];
-  $('limits').replaceChildren(...shown.flatMap((limit) => [item('dt', limit), item('dd', number.format(limits[limit]))]));
+  $('limits').replaceChildren(...listed.flatMap((limit) => [item('dt', limit), item('dd', number.format(limits[limit]))]));
   onGpu = !info.software;
   $('software').hidden = onGpu;
   // Steps that a CPU takes in a moment, too.
   if (info.software) $('batch').value = '32';
-  start();
+  if (shown) start();
+  else waiting = start;
 }
 
 // ---- controls ----
@@ -361,15 +281,6 @@ function showControls() {
     : 'No clip, no spike guard, no way back. A step with NaN or Inf is skipped all the same: that check is part of every step.';
 }
 
-/** Offers bytes as a file. */
-function download(name, bytes, type) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([bytes], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
 const runName = () => {
   const { task, settings } = current;
   const what = task.digits ? `add${task.digits}` : 'text';
@@ -395,7 +306,7 @@ $('clip').oninput = showControls;
 const setStability = async () => {
   showControls();
   await tryTo('stability', { stability: $('stability').checked, clip: clip() });
-  if (series.last) event(series.last.step + 1, $('stability').checked ? `Stability features on, gradients clipped to ${short(clip())}.` : 'Stability features off.');
+  if (series.last) events.add(series.last.step + 1, $('stability').checked ? `Stability features on, gradients clipped to ${short(clip())}.` : 'Stability features off.');
 };
 $('clip').onchange = setStability;
 $('stability').onchange = setStability;
@@ -405,7 +316,7 @@ $('hurt-buttons').onclick = async ({ target }) => {
   const step = await tryTo('disturb', { kind: target.dataset.hurt });
   if (step === undefined) return;
   series.faults.push({ step, ...fault });
-  event(step, `You put in: ${fault.label}${fault.steps > 1 ? ` for ${fault.steps} steps` : ''}.`, 'bad');
+  events.add(step, `You put in: ${fault.label}${fault.steps > 1 ? ` for ${fault.steps} steps` : ''}.`, 'bad');
 };
 $('save').onclick = async () => {
   const file = await tryTo('checkpoint');
@@ -431,7 +342,7 @@ $('load').onchange = async () => {
   $('seed').value = seed;
   hideAlert();
   series.truncate(step);
-  event(step, `Loaded ${file.name}.`);
+  events.add(step, `Loaded ${file.name}.`);
   redraw();
 };
 $('check').onclick = async () => {
@@ -492,9 +403,15 @@ for (const type of ['dragover', 'dragleave', 'drop']) {
   });
 }
 
-const tellHidden = () => worker.postMessage({ type: 'hidden', hidden: document.hidden });
+const tellHidden = () => asked.tell('hidden', { hidden: document.hidden || !shown });
 document.addEventListener('visibilitychange', tellHidden);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => drawAnswers($('grid'), shownAnswers));
 
-tellHidden();
 showControls();
+whenChosen((task) => {
+  shown = task === 'scratch';
+  tellHidden();
+  if (!shown) return;
+  waiting?.();
+  waiting = null;
+});

@@ -1,10 +1,9 @@
-// The run, away from the page: owns the wasm session and the GPU. It answers one message at a time,
-// between slices of training, so the session is never used twice at once.
+// The run, away from the page: owns the wasm session and the GPU.
 //
-// From the page: {id, type, ...}, answered by {type: 'reply', id, result | error}.
-// To the page besides: adapter, ready, mark, telemetry, validation, answers, text, running, lost,
-// recovered, useless, snapshot, failed.
+// To the page, besides replies: adapter, ready, mark, telemetry, validation, answers, text, running,
+// lost, recovered, useless, snapshot, failed.
 import init, { Session } from 'evenkeel-browser';
+import { Chore, describeAdapter, isAsked, listen, loop, mark, now, plainError, post } from './loop.js';
 
 /** Longest stretch of training before messages are looked at, in ms. */
 const SLICE = 50;
@@ -33,34 +32,6 @@ let training = 0;
 let first = true;
 /** The text that is being written: its tokens so far, and what they cost. */
 let text = { on: false, tokens: 0, next: 0, count: 0 };
-const queue = [];
-let wake = () => {};
-const yielding = new MessageChannel();
-
-const post = (type, more = {}, transfer = []) => self.postMessage({ type, ...more }, transfer);
-const now = () => performance.now();
-const mark = (name) => post('mark', { name, at: performance.timeOrigin + now() });
-const plainError = (error) => ({ name: error?.name ?? 'Error', message: String(error?.message ?? error) });
-
-/** Something that is done now and then: at most a share of the time, at least `pause` ms apart. */
-class Chore {
-  constructor(pause, share, run) {
-    Object.assign(this, { pause, share, run });
-    this.due();
-  }
-
-  due() {
-    this.next = 0;
-  }
-
-  async runIfDue() {
-    const start = now();
-    if (start < this.next) return;
-    await this.run();
-    const cost = now() - start;
-    this.next = now() + Math.max(this.pause, cost / this.share);
-  }
-}
 
 const chores = [
   new Chore(1000, SHARE, async () => {
@@ -72,21 +43,11 @@ const chores = [
   }),
 ];
 
-self.onmessage = ({ data }) => {
-  if (data.type === 'hidden') {
+listen({
+  hidden(data) {
     hidden = data.hidden;
     if (session) announce();
-  } else {
-    queue.push(data);
-  }
-  wake();
-};
-yielding.port1.onmessage = () => wake();
-
-/** Waits for a message, or for the next turn of the event loop. */
-const turn = (idle) => new Promise((resolve) => {
-  wake = resolve;
-  if (!idle) yielding.port2.postMessage(0);
+  },
 });
 
 const isTraining = () => session !== null && wanted && !hidden && left > 0;
@@ -98,51 +59,7 @@ async function main() {
   if (!(await describeAdapter())) return;
   await wasm;
   mark('wasm');
-  for (;;) {
-    try {
-      while (queue.length > 0) await answer(queue.shift());
-      if (isTraining()) await slice();
-      // A message may have come during the slice, before anyone waited for it.
-      await turn(!isTraining() && queue.length === 0);
-    } catch (error) {
-      await fail(error);
-    }
-  }
-}
-
-/** Says what there is; false if there is nothing to train on. */
-async function describeAdapter() {
-  if (!navigator.gpu) {
-    post('failed', { name: 'NoWebGpu', message: 'This browser offers no WebGPU.' });
-    return false;
-  }
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
-  if (!adapter) {
-    post('failed', { name: 'NoAdapter', message: 'The browser has WebGPU, but gives no adapter.' });
-    return false;
-  }
-  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
-  const limits = {};
-  for (const name in adapter.limits) limits[name] = adapter.limits[name];
-  post('adapter', {
-    info: { vendor, architecture, device, description, software: Boolean(isFallbackAdapter) },
-    features: [...adapter.features].sort(),
-    limits,
-  });
-  return true;
-}
-
-async function answer({ id, type, ...message }) {
-  try {
-    const result = await handlers[type](message);
-    post('reply', { id, result });
-  } catch (error) {
-    if (error?.name === 'DeviceLost') {
-      post('reply', { id, error: plainError(error) });
-      throw error;
-    }
-    post('reply', { id, error: plainError(error) });
-  }
+  await loop({ handlers, isBusy: isTraining, work: slice, fail });
 }
 
 const handlers = {
@@ -222,8 +139,8 @@ async function slice() {
   const ended = left <= 0;
   if (first || ended || now() - lastTelemetry > TELEMETRY) await telemetry();
   if (ended) announce();
-  for (const chore of chores) if (!queue.length) await chore.runIfDue();
-  if (!settings.task.digits && !queue.length) await write();
+  for (const chore of chores) if (!isAsked()) await chore.runIfDue();
+  if (!settings.task.digits && !isAsked()) await write();
 }
 
 /** Reads what the last steps left behind. It waits for them, so the wait counts as training. */

@@ -2,92 +2,13 @@
 
 use evenkeel::data::Corpus;
 use evenkeel::gpu::Check;
-use evenkeel::train::Telemetry;
 use evenkeel::{Error, Gpu, Precision};
-use js_sys::{Array, Float64Array, Object, Reflect};
+use evenkeel_browser_shared::js::{self, Result, get, number, object, string, to_js};
+use js_sys::{Array, Float64Array, Object};
 use wasm_bindgen::prelude::*;
 
 use crate::addition::Addition;
 use crate::{Answer, Disturbance, Session, Settings, Task};
-
-type Result<T> = std::result::Result<T, JsValue>;
-
-/// Columns of a step's telemetry, as [`WebSession::telemetry`] gives it.
-const COLUMNS: [&str; 13] = [
-    "step",
-    "loss",
-    "gradient_norm",
-    "max_norm",
-    "clip_coefficient",
-    "loss_scale",
-    "learning_rate",
-    "applied",
-    "reason",
-    "events",
-    "skipped_total",
-    "nonfinite_count",
-    "gave_up",
-];
-
-fn columns(step: &Telemetry) -> [f64; COLUMNS.len()] {
-    [
-        step.step as f64,
-        step.loss.into(),
-        step.gradient_norm.into(),
-        step.max_norm.into(),
-        step.clip_coefficient.into(),
-        step.loss_scale.into(),
-        step.learning_rate.into(),
-        u8::from(step.applied).into(),
-        (step.reason as u32).into(),
-        step.event_bits.into(),
-        step.skipped_total.into(),
-        step.nonfinite_count.into(),
-        u8::from(step.gave_up.is_some()).into(),
-    ]
-}
-
-/// An `Error` of JavaScript whose name says what kind it is.
-fn to_js(error: Error) -> JsValue {
-    let name = match error {
-        Error::NoAdapter { .. } => "NoAdapter",
-        Error::NoDevice { .. } => "NoDevice",
-        Error::Limit { .. } => "Limit",
-        Error::OutOfMemory { .. } => "OutOfMemory",
-        Error::DeviceLost { .. } => "DeviceLost",
-        Error::GaveUp { .. } => "GaveUp",
-        Error::Checkpoint { .. } => "Checkpoint",
-        Error::Setting { .. } => "Setting",
-        Error::Data { .. } => "Data",
-        Error::NonFinite { .. } => "NonFinite",
-        _ => "Error",
-    };
-    let js = js_sys::Error::new(&error.to_string());
-    js.set_name(name);
-    js.into()
-}
-
-fn object(entries: &[(&str, JsValue)]) -> Object {
-    let object = Object::new();
-    for (key, value) in entries {
-        Reflect::set(&object, &JsValue::from_str(key), value).expect("a plain object");
-    }
-    object
-}
-
-fn get(settings: &JsValue, key: &str) -> Result<JsValue> {
-    Reflect::get(settings, &JsValue::from_str(key))
-}
-
-fn number(settings: &JsValue, key: &'static str) -> Result<f64> {
-    get(settings, key)?.as_f64().ok_or_else(|| {
-        to_js(Error::Setting { setting: key, value: "missing".into(), range: "a number" })
-    })
-}
-
-fn string(settings: &JsValue, key: &str) -> Result<String> {
-    Ok(get(settings, key)?.as_string().unwrap_or_default())
-}
 
 fn read_settings(js: &JsValue) -> Result<Settings> {
     let precision = match &*string(js, "precision")? {
@@ -135,16 +56,10 @@ fn check(check: Check) -> JsValue {
     .into()
 }
 
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(js_namespace = console, js_name = error)]
-    fn console_error(text: &str);
-}
-
 /// Panics are shown on the console.
 #[wasm_bindgen(start)]
 fn start() {
-    std::panic::set_hook(Box::new(|panic| console_error(&panic.to_string())));
+    js::show_panics();
 }
 
 /// A training run; see [`Session`].
@@ -187,17 +102,16 @@ impl WebSession {
 
     /// Names of the columns of `telemetry`.
     pub fn columns() -> Array {
-        COLUMNS.iter().map(|&name| JsValue::from_str(name)).collect()
+        js::columns()
     }
 
     /// `{steps, layers}`: rows of `columns`, and rows of a step and a norm per layer.
     pub async fn telemetry(&mut self) -> Result<Object> {
         let (telemetry, watched) = self.0.telemetry().await.map_err(to_js)?;
-        let steps: Vec<f64> = telemetry.iter().flat_map(columns).collect();
         let row = |layers: crate::LayerNorms| [layers.step as f64].into_iter().chain(layers.norms);
         let layers: Vec<f64> = watched.into_iter().flat_map(row).collect();
         Ok(object(&[
-            ("steps", Float64Array::from(&steps[..]).into()),
+            ("steps", js::rows(&telemetry).into()),
             ("layers", Float64Array::from(&layers[..]).into()),
         ]))
     }

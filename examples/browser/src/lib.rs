@@ -8,13 +8,11 @@
 pub mod addition;
 #[cfg(target_arch = "wasm32")]
 mod bindings;
-mod disturbance;
-mod history;
 mod session;
 mod settings;
 mod task;
 
-pub use disturbance::{Disturbance, Disturbed};
+pub use evenkeel_browser_shared::{Disturbance, Disturbed};
 pub use session::{LayerNorms, Session};
 pub use settings::{Settings, Size};
 pub use task::{Answer, Task};

@@ -8,9 +8,9 @@ use evenkeel::nn::{Generator, Sampling};
 use evenkeel::train::{Checkpoint, Telemetry, Trainer, TrainerReport, group_norms};
 use evenkeel::watch::{Record, scalar};
 use evenkeel::{Error, Gpu, Result};
+use evenkeel_browser_shared::History;
 
 use crate::addition::Part;
-use crate::history::History;
 use crate::task::Solver;
 use crate::{Answer, Disturbance, Disturbed, Settings, Task};
 

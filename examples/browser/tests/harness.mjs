@@ -1,7 +1,7 @@
 // A server for the built page, a browser for it, and a page whose every error is kept.
 import assert from 'node:assert/strict';
 import http from 'node:http';
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
 
@@ -44,38 +44,45 @@ export class Demo {
   static async open(browser, url, options = {}) {
     const context = await browser.newContext({ viewport: DESKTOP, reducedMotion: 'reduce', ...options });
     context.setDefaultTimeout(PATIENCE);
+    return this.openIn(context, url);
+  }
+
+  /** Opens it in another tab of a context. */
+  static async openIn(context, url) {
     const page = await context.newPage();
-    const demo = new Demo(context, page, url);
+    const demo = new this(context, page, new URL('/', url).href);
     await page.goto(url);
     return demo;
   }
 
   constructor(context, page, url) {
-    Object.assign(this, { context, page, problems: [] });
+    // What of the page is looked at, and what was asked of the server.
+    Object.assign(this, { context, page, problems: [], looked: 'window.evenkeel', asked: [] });
     page.on('pageerror', (error) => this.problems.push(`page error: ${error.message}`));
     page.on('console', (message) => {
       if (['error', 'warning'].includes(message.type())) this.problems.push(`console ${message.type()}: ${message.text()}`);
     });
     page.on('request', (request) => {
       const asked = request.url();
+      this.asked.push(asked.slice(url.length));
       if (!asked.startsWith(url) && !asked.startsWith('blob:')) this.problems.push(`a request to another host: ${asked}`);
     });
     page.on('requestfailed', (request) => this.problems.push(`request failed: ${request.url()}`));
   }
 
   state() {
-    return this.page.evaluate(() => window.evenkeel.state);
+    return this.page.evaluate(`${this.looked}?.state`);
   }
 
   /** Waits until `test` holds of the state; says what the state was if it never does. */
   async until(what, test, timeout = PATIENCE, argument = undefined) {
-    const body = `(argument) => { const s = window.evenkeel.state; return (${test})(s, argument); }`;
+    const body = `(argument) => { const s = ${this.looked}?.state; return s && (${test})(s, argument); }`;
     try {
       await this.page.waitForFunction(`(${body})(${JSON.stringify(argument ?? null)})`, undefined, { timeout, polling: 50 });
     } catch (error) {
       const state = await this.state();
       const alert = await this.page.locator('#alert').textContent();
-      throw new Error(`${what} did not come about in ${timeout} ms: ${error.message.split('\n')[0]}; step ${state.step}, loss ${state.smooth}; ${alert.trim()}`);
+      throw new Error(`${what} did not come about in ${timeout} ms: ${error.message.split('\n')[0]}; step ${state?.step}, loss ${state?.smooth}; ${alert.trim()}`);
     }
     return this.state();
   }
@@ -110,7 +117,7 @@ export class Demo {
   }
 
   losses() {
-    return this.page.evaluate(() => window.evenkeel.losses);
+    return this.page.evaluate(`${this.looked}.losses`);
   }
 
   /** Sets the controls and the window as they were when the page was opened. */
@@ -128,6 +135,14 @@ export class Demo {
     await page.fill('#seed', '1');
   }
 
+  /** Leaves a picture of the window, or of the whole page, in a folder if there is one. */
+  async shoot(folder, name, fullPage = false) {
+    if (!folder) return;
+    await mkdir(folder, { recursive: true });
+    await this.page.evaluate(() => { document.activeElement?.blur(); scrollTo(0, 0); });
+    await this.page.screenshot({ path: path.join(folder, `browser-${name}.png`), fullPage });
+  }
+
   event(text) {
     return this.page.locator('#events li', { hasText: text });
   }
@@ -140,5 +155,100 @@ export class Demo {
   async close() {
     await this.context.close();
     this.check();
+  }
+}
+
+/** The page under test, with fine-tuning chosen. */
+export class FineTuning extends Demo {
+  static openIn(context, url) {
+    return super.openIn(context, new URL('#fine-tune', url).href);
+  }
+
+  constructor(...parts) {
+    super(...parts);
+    this.looked = 'window.evenkeel.fineTune';
+  }
+
+  /** Until nothing is copied, loaded or looked for. */
+  idle() {
+    return this.until('that nothing is loaded', (s) => s.busy === '' || s.alert !== '');
+  }
+
+  /** As when the visitor reloads. */
+  async reload() {
+    await this.page.reload();
+    return this.idle();
+  }
+
+  /** Sets controls by their ids and opens a new run. */
+  async start(values = {}) {
+    await this.page.evaluate(() => { for (const fold of document.querySelectorAll('#tune-setup, #tune-setup details')) fold.open = true; });
+    for (const [id, value] of Object.entries(values)) {
+      const control = this.page.locator(`#tune-${id}`);
+      const kind = await control.evaluate((element) => (element.tagName === 'SELECT' ? 'select' : element.type));
+      if (kind === 'select') await control.selectOption(value);
+      else if (kind === 'checkbox') await control.setChecked(value);
+      else await control.fill(value);
+    }
+    const { runs } = await this.state();
+    await this.page.click('#tune-prepare');
+    return this.until('a run, or why there is none', (s, before) => (s.runs > before && s.busy === '') || s.alert !== '', PATIENCE, runs);
+  }
+
+  /** Goes on with what is kept. */
+  async resume() {
+    const { runs } = await this.state();
+    await this.page.click('#tune-resume');
+    return this.until('the run that was kept', (s, before) => (s.runs > before && s.busy === '') || s.alert !== '', PATIENCE, runs);
+  }
+
+  async advance(steps) {
+    const before = (await this.state()).step;
+    await this.page.evaluate(() => { document.getElementById('tune-developer').open = true; });
+    await this.page.fill('#tune-advance', String(steps));
+    await this.page.click('#tune-advance-form button');
+    return this.until(`step ${before + steps}`, (s, end) => s.step === end && s.saved === end && !s.wanted, PATIENCE, before + steps);
+  }
+
+  async pause() {
+    await this.page.click('#tune-train');
+    return this.until('a pause', (s) => !s.running && s.saved === s.step);
+  }
+
+  /** Trains to the last step. */
+  async finish() {
+    const { wanted, done } = await this.state();
+    if (!wanted && !done) await this.page.click('#tune-train');
+    return this.until('the end', (s) => s.done && s.saved === s.step);
+  }
+
+  /** Clicks a button that offers a file, and takes it. */
+  async download(button) {
+    const [download] = await Promise.all([this.page.waitForEvent('download'), this.page.click(button)]);
+    return { name: download.suggestedFilename(), bytes: await readFile(await download.path()) };
+  }
+
+  /** Names of what the origin's private file system holds, folders' contents behind their names. */
+  kept() {
+    return this.page.evaluate(async () => {
+      const names = [];
+      const walk = async (folder, before) => {
+        for await (const [name, handle] of folder) {
+          if (handle.kind === 'directory') await walk(handle, `${before}${name}/`);
+          else names.push(before + name);
+        }
+      };
+      await walk(await navigator.storage.getDirectory(), '');
+      return names.sort();
+    });
+  }
+
+  async refresh() {
+    await this.page.setViewportSize(DESKTOP);
+    await this.page.emulateMedia({ colorScheme: 'light' });
+  }
+
+  event(text) {
+    return this.page.locator('#tune-events li', { hasText: text });
   }
 }

@@ -69,7 +69,7 @@ impl Adapter {
     pub fn open(path: impl AsRef<std::path::Path>, base: &Config) -> Result<Self> {
         let path = path.as_ref();
         Self::assemble(base, |name| match std::fs::File::open(path.join(name)) {
-            Ok(file) => Ok(Some(Source::File(std::sync::Mutex::new(file)))),
+            Ok(file) => Ok(Some(Source::file(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(crate::Error::File {
                 path: path.join(name),
@@ -83,7 +83,7 @@ impl Adapter {
     /// # Errors
     /// As `Adapter::open`.
     pub fn from_files(mut files: BTreeMap<String, Vec<u8>>, base: &Config) -> Result<Self> {
-        Self::assemble(base, |name| Ok(files.remove(name).map(Source::Memory)))
+        Self::assemble(base, |name| Ok(files.remove(name).map(Source::new)))
     }
 
     fn assemble(

@@ -1,5 +1,6 @@
 //! Texts that are being written.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
@@ -85,6 +86,21 @@ pub struct Generation<'a> {
     pacings: MutexGuard<'a, Pacings>,
     texts: Vec<Text>,
     speed: GenerationSpeed,
+    number: u64,
+}
+
+/// Texts that were set aside: [`Generation::pause`] makes it, [`Generator::resume`] goes on with it.
+#[derive(Debug)]
+pub struct PausedGeneration {
+    texts: Vec<Text>,
+    speed: GenerationSpeed,
+    number: u64,
+}
+
+/// Another number each time, never 0.
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<'a> Generation<'a> {
@@ -92,22 +108,6 @@ impl<'a> Generation<'a> {
         generator: &'a Generator,
         prompts: &[(&[u32], Sampling)],
     ) -> Result<Self> {
-        if prompts.len() > generator.sequences {
-            let reason = format!(
-                "there are {} for the {} sequences of the generator; make one with more",
-                prompts.len(),
-                generator.sequences
-            );
-            return Err(Error::Data { what: "the prompts".into(), reason });
-        }
-        for (prompt, sampling) in prompts {
-            sampling.validate()?;
-            generator.check(prompt)?;
-        }
-        let mut pacings = generator.pacings.lock().await;
-        let gpu = &generator.gpu;
-        // Both plans read the same copies.
-        generator.block.copy_weights(gpu, &mut pacings.block).await?;
         let text = |(tokens, sampling): &(&[u32], Sampling)| Text {
             tokens: tokens.to_vec(),
             sampling: *sampling,
@@ -117,9 +117,46 @@ impl<'a> Generation<'a> {
             held: 0,
         };
         let texts = prompts.iter().map(text).collect();
-        let generation = Self { generator, pacings, texts, speed: GenerationSpeed::default() };
-        generation.mark_all();
+        let speed = GenerationSpeed::default();
+        Self::resumed(generator, PausedGeneration { texts, speed, number: number() }).await
+    }
+
+    pub(super) async fn resumed(
+        generator: &'a Generator,
+        paused: PausedGeneration,
+    ) -> Result<Self> {
+        let PausedGeneration { mut texts, speed, number } = paused;
+        if texts.len() > generator.sequences {
+            let reason = format!(
+                "there are {} for the {} sequences of the generator; make one with more",
+                texts.len(),
+                generator.sequences
+            );
+            return Err(Error::Data { what: "the prompts".into(), reason });
+        }
+        for text in &texts {
+            text.sampling.validate()?;
+            generator.check(&text.tokens)?;
+        }
+        let mut pacings = generator.pacings.lock().await;
+        let is_held = std::mem::replace(&mut pacings.generation, number) == number;
+        if !is_held {
+            texts.iter_mut().for_each(|text| text.held = 0);
+            // Both plans read the same copies.
+            generator.block.copy_weights(&generator.gpu, &mut pacings.block).await?;
+        }
+        let generation = Self { generator, pacings, texts, speed, number };
+        if !is_held {
+            generation.mark_all();
+        }
         Ok(generation)
+    }
+
+    /// Sets the texts aside, for [`Generator::resume`] to go on with them: what keeps them so borrows
+    /// nothing. The weights must not change meanwhile either.
+    pub fn pause(self) -> PausedGeneration {
+        let Self { texts, speed, number, .. } = self;
+        PausedGeneration { texts, speed, number }
     }
 
     /// The words of the tokens that each text has.
@@ -259,7 +296,7 @@ impl<'a> Generation<'a> {
         let all: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         let recorded = generator.plan_for(longest);
         generator.gpu.write(recorded.input("settings"), 0, bytemuck::cast_slice(&settings));
-        let Pacings { block, token } = &mut *self.pacings;
+        let Pacings { block, token, .. } = &mut *self.pacings;
         let pacing = if longest > 1 { block } else { token };
         let blocks = longest.div_ceil(recorded.rows);
         let mut before = None;

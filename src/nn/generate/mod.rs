@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::lock::Mutex;
 
 pub(super) use cache::CachedRows;
-pub use generation::{Generation, GenerationSpeed};
+pub use generation::{Generation, GenerationSpeed, PausedGeneration};
 use recorded::Recorded;
 pub use sampling::Sampling;
 
@@ -75,6 +75,8 @@ impl GeneratorSettings {
 struct Pacings {
     block: Pacing,
     token: Pacing,
+    /// The generation whose text the cache holds; 0 for none.
+    generation: u64,
 }
 
 /// Generates text with a [`Gpt`].
@@ -165,6 +167,17 @@ impl Generator {
         Generation::new(self, prompts).await
     }
 
+    /// Goes on with texts that were [set aside](Generation::pause). Where nothing else was generated
+    /// meanwhile, the cache still has them; else they are read again. Waits until the generation
+    /// before it is dropped.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), for texts of another generator.
+    pub async fn resume(&self, paused: PausedGeneration) -> Result<Generation<'_>> {
+        self.gpu.check()?;
+        Generation::resumed(self, paused).await
+    }
+
     /// The logits of the token that follows `tokens`, of which the last `context` count.
     ///
     /// # Errors
@@ -226,5 +239,5 @@ impl Generator {
 fn pacings(budget: Duration, block: &Recorded, token: &Recorded) -> Pacings {
     let [block, token] =
         [block, token].map(|recorded| Pacing::new(budget, recorded.plan.first.len()));
-    Pacings { block, token }
+    Pacings { block, token, generation: 0 }
 }

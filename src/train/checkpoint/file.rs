@@ -15,6 +15,9 @@ const FORMAT: &str = "evenkeel checkpoint 2";
 /// Only where the frozen weights are not in it.
 const FROZEN_FINGERPRINT: &str = "frozen fingerprint";
 
+/// In front of the names of notes.
+const NOTE: &str = "note/";
+
 const DYNAMIC: &str = "dynamic";
 const STATIC: &str = "static";
 
@@ -40,7 +43,10 @@ impl Checkpoint {
         let mut header = String::from("{");
         push_string(&mut header, "__metadata__");
         let mut separator = ":{";
-        for (key, value) in self.origin.to_info() {
+        let note = |(name, text): (&String, &String)| (format!("{NOTE}{name}"), text.clone());
+        let mut info = self.origin.to_info();
+        info.extend(self.notes.iter().map(note));
+        for (key, value) in info {
             header.push_str(separator);
             push_string(&mut header, &key);
             header.push(':');
@@ -86,6 +92,10 @@ impl Checkpoint {
             other => return Err(invalid(format!("its format is {other:?}, not {FORMAT:?}"))),
         }
         let origin = Origin::from_info(&info.clone().into_iter().collect())?;
+        let note = |(key, text): (&String, &String)| {
+            Some((key.strip_prefix(NOTE)?.to_owned(), text.clone()))
+        };
+        let notes = info.iter().filter_map(note).collect();
         let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
         // Of two tensors of one name, readers of JSON keep one and say nothing.
         let header = &bytes[8..8 + length];
@@ -107,7 +117,7 @@ impl Checkpoint {
             entry.check_finite(name)?;
             entries.insert(name.to_owned(), entry);
         }
-        Ok(Self { entries, origin })
+        Ok(Self { entries, origin, notes })
     }
 }
 

@@ -62,6 +62,8 @@ struct Entry {
 pub struct Checkpoint {
     entries: BTreeMap<String, Entry>,
     origin: Origin,
+    /// What who saves it wants to know again.
+    notes: BTreeMap<String, String>,
 }
 
 /// What of a run's state the host has, not the device.
@@ -126,6 +128,19 @@ impl Checkpoint {
     /// Names of all parameters and states.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str).filter(|name| !name.starts_with(RESERVED))
+    }
+
+    /// With a text of your own under a name of your own: which data the run learns from, say. Its
+    /// file has it among its metadata.
+    #[must_use]
+    pub fn with_note(mut self, name: &str, text: impl Into<String>) -> Self {
+        self.notes.insert(name.to_owned(), text.into());
+        self
+    }
+
+    /// The text under such a name.
+    pub fn note(&self, name: &str) -> Option<&str> {
+        self.notes.get(name).map(String::as_str)
     }
 
     fn put_floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {

@@ -88,7 +88,8 @@ impl<M: Model> Trainer<M> {
     ) -> Checkpoint {
         let moments = self.moments_of_tensors();
         let origin = Origin { frozen_fingerprint, ..self.origin(host) };
-        let mut checkpoint = Checkpoint { entries: BTreeMap::new(), origin };
+        let mut checkpoint =
+            Checkpoint { entries: BTreeMap::new(), origin, notes: BTreeMap::new() };
         let left_out: BTreeSet<_> = checkpoint.left_out().into_iter().map(str::to_owned).collect();
         for name in self.parameters.names().filter(|name| !left_out.contains(*name)) {
             if self.parameters.format_of(name).is_some() {

@@ -65,4 +65,8 @@ impl<M: Model> Model for Disturbed<M> {
         let loss = graph.with_precision(Precision::F32, |g| g.multiply(output.loss, factor));
         ModelOutput { loss, ..output }
     }
+
+    fn configuration(&self) -> String {
+        self.0.configuration()
+    }
 }
