@@ -110,8 +110,8 @@ impl Coding {
 }
 
 fn utf8(line: Vec<u8>) -> Result<String, String> {
-    const WAY_OUT: &str =
-        "name the file's encoding (windows-1252 for Latin-1), or save it as UTF-8";
+    const WAY_OUT: &str = "name the file's encoding (windows-1252 for Latin-1, utf-16le for UTF-16 \
+                           without a byte-order mark), or save it as UTF-8";
     if let Some(found) = unmarked(&line) {
         return Err(format!("{found}; {WAY_OUT}"));
     }

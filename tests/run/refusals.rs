@@ -16,7 +16,7 @@ fn texts_that_are_none_are_named() {
     let marked = place.write("mark.txt", b"\xff\xfe");
     refuse_text(&marked, &[&marked, "the text is empty"]);
     let latin1 = place.write("latin1.txt", b"two\nlines, caf\xe9\n");
-    refuse_text(&latin1, &[&latin1, "byte 0xE9 at offset 14 (line 2) is no UTF-8"]);
+    refuse_text(&latin1, &[&latin1, "line 2: byte 0xE9 at byte 10 of the line is no UTF-8"]);
     let wide: Vec<u8> = "no mark\n".repeat(40).encode_utf16().flat_map(u16::to_le_bytes).collect();
     let wide = place.write("wide.txt", &wide);
     refuse_text(&wide, &[&wide, "UTF-16 (little-endian)", "byte-order mark"]);

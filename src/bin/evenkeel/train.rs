@@ -31,7 +31,7 @@ mod session;
 mod settings;
 mod tokens;
 
-use evenkeel::data::CachedWindows;
+use evenkeel::data::{CachedWindows, Documents};
 use evenkeel::nn::Gpt;
 use evenkeel::run::{self, Ending, Folder, OutputOptions, Outputs, Signals};
 use evenkeel::train::Batch;
@@ -77,11 +77,18 @@ pub async fn run(options: Options) -> Result<Ending> {
         return dry_run::say(&place, &signals).await.or_else(stopped);
     }
     let folder = Folder::claim(&place.out, "--out")?;
-    let ground = match Prepared::read(&place, &signals) {
-        Err(error) => return stopped(error),
-        Ok(ground) => ground,
+    let library = library_options(&place);
+    // It may take long to make all tokens: what is wrong with outputs shows before.
+    let outputs = |documents: &Documents| {
+        let read = documents.files().iter();
+        let named: Vec<_> = read.map(|path| ("--data".to_owned(), path.clone())).collect();
+        Outputs::prepare(&library, &folder, &named)
     };
-    learn(place, &folder, ground, &signals).await
+    let (ground, outputs) = match Prepared::read(&place, &signals, outputs) {
+        Err(error) => return stopped(error),
+        Ok(prepared) => prepared,
+    };
+    learn(place, ground, (outputs, library), &signals).await
 }
 
 /// The options of the command line over those of the file, with paths that mean the same from
@@ -145,15 +152,11 @@ fn library_options(place: &Place) -> OutputOptions {
 
 async fn learn(
     place: Place,
-    folder: &Folder,
     ground: Prepared,
+    files: (Outputs, OutputOptions),
     signals: &Signals,
 ) -> Result<Ending> {
-    let library = library_options(&place);
     let Prepared { tokens, base, .. } = &ground;
-    let read = tokens.documents.files().iter();
-    let named: Vec<_> = read.map(|path| ("--data".to_owned(), path.clone())).collect();
-    let outputs = Outputs::prepare(&library, folder, &named)?;
     let gpu = Gpu::new().await?;
     let quiet = place.options.quiet;
     if !quiet {
@@ -164,7 +167,7 @@ async fn learn(
     let Resolved { settings, options, reasons } = timed(&place, tokens, on, &gpu).await?;
     let faults = place.options.lose_device_at.clone();
     let resolved = (settings, options, reasons);
-    let mut attempt = Attempt::new(place, &ground, resolved, (outputs, library), signals);
+    let mut attempt = Attempt::new(place, &ground, resolved, files, signals);
     let once = async |regain: &mut Regain| attempt.run(regain).await;
     regain::trying(gpu, &faults, signals, once).await
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use evenkeel::data::Documents;
 use evenkeel::hugging_face::Config;
 use evenkeel::run::{Fingerprint, Signals, Source};
 use evenkeel::text::vocabulary;
@@ -24,21 +25,32 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn read(place: &Place, signals: &Signals) -> Result<Self> {
+    /// With what is made of the files with data, as soon as these are known.
+    pub fn read<T>(
+        place: &Place,
+        signals: &Signals,
+        check: impl FnOnce(&Documents) -> Result<T>,
+    ) -> Result<(Self, T)> {
         let about = place.saved.as_ref().map(|saved| &saved.about);
-        Self::of(&place.options, &place.out, about, Some(signals))
+        Self::with(&place.options, &place.out, about, Some(signals), check)
     }
 
-    /// Of the run in the folder `out`, of which `about` says what it is where it has begun.
-    pub fn of(
+    /// Of the run in the folder `out`, of which `about` says what it is.
+    pub fn of(options: &Options, out: &Path, about: &About) -> Result<Self> {
+        Self::with(options, out, Some(about), None, |_| Ok(())).map(|(prepared, ())| prepared)
+    }
+
+    fn with<T>(
         options: &Options,
         out: &Path,
         about: Option<&About>,
         signals: Option<&Signals>,
-    ) -> Result<Self> {
+        check: impl FnOnce(&Documents) -> Result<T>,
+    ) -> Result<(Self, T)> {
         let kind = Kind::of(options)?;
         let Beginning { source, base, files } = Beginning::of(options, &kind, out, about)?;
         let data = Data::find(options, &kind, out, signals)?;
+        let checked = check(&data.documents)?;
         let lexicon = data.lexicon(files, true)?;
         // It may take long to make all tokens.
         options.prompt.as_deref().map_or(Ok(()), |prompt| lexicon.prompt(prompt).map(drop))?;
@@ -47,7 +59,7 @@ impl Prepared {
             check_same(&tokens.name, &tokens.fingerprint, &about.tokens)?;
         }
         let prompt = tokens.prompt(options.prompt.as_deref())?;
-        Ok(Self { source, base, tokens, prompt })
+        Ok((Self { source, base, tokens, prompt }, checked))
     }
 }
 

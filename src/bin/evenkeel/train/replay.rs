@@ -79,7 +79,7 @@ impl Replay {
     /// What is wrong with data, model and save, or [`Error::OutOfMemory`](evenkeel::Error).
     pub async fn begin(&mut self, gpu: &Gpu, watch_every: u32) -> Result<Begun> {
         let about = &self.around.last;
-        let prepared = Prepared::of(&self.options, &self.folder, Some(about), None)?;
+        let prepared = Prepared::of(&self.options, &self.folder, about)?;
         let Prepared { base, tokens, .. } = prepared;
         let base = base.as_ref();
         let vocabulary = base.map_or(tokens.lexicon.size, |base| base.gpt.vocabulary);
