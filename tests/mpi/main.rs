@@ -60,8 +60,9 @@ fn one_line_of_all(ranks: usize, output: &Output) -> String {
 }
 
 fn on_threads(ranks: usize, options: &[&str]) -> String {
-    let output = Command::new(program()).args(["--local", &ranks.to_string()]).args(options);
-    one_line_of_all(ranks, &output.output().expect("it runs"))
+    let mut command = Command::new(program());
+    command.args(["--local", &ranks.to_string()]).args(options);
+    one_line_of_all(ranks, &command.output().expect("it runs"))
 }
 
 #[test]

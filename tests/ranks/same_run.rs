@@ -154,7 +154,7 @@ fn layers_that_act_after_the_update_see_all_ranks() {
 fn observations_are_those_of_all_ranks() {
     let Some(gpu) = gpu() else { return };
     let model = || {
-        let config = GptConfig { watch_attention: true, ..GptConfig::gpt2(27, 8, 1, 2, 8) };
+        let config = GptConfig { watch_logits: true, ..GptConfig::gpt2(27, 8, 1, 2, 8) };
         LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 1, time: 8 }
     };
     let whole = small_gpt_batch(1, 4);

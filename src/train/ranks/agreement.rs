@@ -113,7 +113,8 @@ impl<M: Model> Trainer<M> {
         };
         let tensors: String = self.parameters.specs().iter().map(line).collect();
         let states = self.parameters.states().iter();
-        let states: String = states.map(|spec| format!("{} {}\n", spec.name, spec.shape)).collect();
+        let states: String =
+            states.map(|spec| format!("{:?} {}\n", spec.names, spec.shape)).collect();
         let mut facts = vec![
             ("evenkeel".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("the model".to_owned(), self.model.configuration()),

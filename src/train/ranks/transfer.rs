@@ -74,7 +74,7 @@ struct Arriving {
 
 impl Ranks {
     /// Makes small values of all ranks one, in place.
-    pub async fn join(&self, gpu: &Gpu, all: &[Small<'_>]) -> Result<()> {
+    pub(super) async fn join(&self, gpu: &Gpu, all: &[Small<'_>]) -> Result<()> {
         let staging = gpu.staging(all.iter().map(|small| small.bytes).sum());
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let mut end = 0;
