@@ -17,7 +17,7 @@ use evenkeel::{Gpu, Result};
 use support::block_on;
 
 /// What each of so many ranks comes to, in their order.
-pub fn on_ranks<T: Send>(ranks: usize, run: impl Fn(Local) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_ranks<T: Send>(ranks: usize, run: impl Fn(Local) -> T + Sync) -> Vec<T> {
     let run = &run;
     std::thread::scope(|scope| {
         let ranks = Local::ranks(ranks).into_iter();
@@ -28,19 +28,19 @@ pub fn on_ranks<T: Send>(ranks: usize, run: impl Fn(Local) -> T + Sync) -> Vec<T
 
 /// All that a step may change, and what is known of the last one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
-    pub committed: Vec<u8>,
-    pub of_device: Vec<u8>,
+pub(crate) struct State {
+    committed: Vec<u8>,
+    of_device: Vec<u8>,
 }
 
-pub fn state<M: Model>(trainer: &Trainer<M>) -> State {
+pub(crate) fn state<M: Model>(trainer: &Trainer<M>) -> State {
     let committed = block_on(trainer.committed_bytes()).expect("bytes");
     let of_device = block_on(trainer.state()).expect("a state");
     State { committed, of_device: bytemuck::bytes_of(&of_device).to_vec() }
 }
 
 /// What becomes of a rank that has its share of each of these batches.
-pub fn run<M: Model>(
+pub(crate) fn run<M: Model>(
     gpu: &Gpu,
     builder: TrainerBuilder<M>,
     exchange: Local,
@@ -57,7 +57,7 @@ pub fn run<M: Model>(
 }
 
 /// The same in one process.
-pub fn run_alone<M: Model>(
+pub(crate) fn run_alone<M: Model>(
     gpu: &Gpu,
     builder: TrainerBuilder<M>,
     batches: &[Batch],
@@ -70,7 +70,7 @@ pub fn run_alone<M: Model>(
 
 /// Fails unless all ranks are in the same state and told the same of every step; that.
 #[track_caller]
-pub fn all_the_same(
+pub(crate) fn all_the_same(
     what: &str,
     ranks: Vec<Result<(State, Vec<Telemetry>)>>,
 ) -> (State, Vec<Telemetry>) {
@@ -85,7 +85,7 @@ pub fn all_the_same(
 }
 
 /// A record whose NaN is equal to itself.
-pub fn told(record: &Telemetry) -> String {
+pub(crate) fn told(record: &Telemetry) -> String {
     let floats = [
         record.loss,
         record.gradient_norm,

@@ -7,14 +7,14 @@ use std::time::Duration;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip};
 use evenkeel::train::ranks::Exchange;
 use evenkeel::train::{
-    AdamW, Batch, Clip, Ema, LossScale, Model, Sgd, Telemetry, Trainer, TrainerBuilder,
+    AdamW, Batch, Clip, Ema, Lengths, LossScale, Model, Sgd, Telemetry, Trainer, TrainerBuilder,
 };
 use evenkeel::{Gpu, Precision, WeightStorage};
 
 use crate::support::models::{Terms, small_gpt, small_gpt_batch};
-use crate::support::uneven::{SMOOTH, batch, computed, gpt};
-use crate::support::{Tolerance, assert_close, block_on, gpu, values};
-use crate::{State, all_the_same, on_ranks, run, run_alone, told};
+use crate::support::uneven::{CLASSES, SMOOTH, batch, computed, gpt};
+use crate::support::{Tolerance, assert_close, block_on, gpu, tokens, values};
+use crate::{State, all_the_same, on_ranks, run, run_alone, state, told};
 
 const ROUNDING: Tolerance = Tolerance {
     absolute: 2e-6,
@@ -138,16 +138,24 @@ fn layers_that_act_after_the_update_see_all_ranks() {
         let config = GptConfig { qk_clip: clip, ..GptConfig::gpt2(27, 8, 1, 2, 8) };
         LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 1, time: 8 }
     };
-    // Nothing but the clip moves weights, so all bits are those of one process.
-    let optimizer = || Sgd { learning_rate: 0.0, weight_decay: 0.0, ..Sgd::default() };
-    let builder = || Trainer::builder(model()).optimizer(optimizer());
-    let batches: Vec<_> = (1..4).map(|seed| small_gpt_batch(seed, 3)).collect();
-    let together = on_ranks(3, |exchange| run(&gpu, builder(), exchange, &batches));
-    let (together, _) = all_the_same("QK-clip", together);
-    let (alone, _) = run_alone(&gpu, builder().accumulation(3), &batches);
-    let (start, _) = run_alone(&gpu, builder(), &[]);
-    assert!(together.committed == alone.committed, "another clip than that of one process");
-    assert!(together.committed != start.committed, "nothing was clipped");
+    // Nothing but the clip moves weights, so their bits are those of one process.
+    let optimizer = Sgd { learning_rate: 0.0, weight_decay: 0.0, ..Sgd::default() };
+    let builder = || Trainer::builder(model()).optimizer(optimizer);
+    let weights = |builder: TrainerBuilder<_>, (rank, ranks): (usize, usize), steps: u64| {
+        let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
+        for seed in 0..steps {
+            let batch = small_gpt_batch(seed, 3).of_rank(rank, ranks).expect("even");
+            block_on(trainer.step(&batch)).expect("a step");
+        }
+        block_on(trainer.parameters().read("blocks.0.attention.qkv.weight")).expect("readable")
+    };
+    let together = on_ranks(3, |exchange| {
+        let place = (exchange.rank(), exchange.size());
+        weights(builder().exchange(exchange), place, 3)
+    });
+    let alone = weights(builder().accumulation(3), (0, 1), 3);
+    assert!(alone != weights(builder(), (0, 1), 0), "nothing was clipped");
+    assert!(together.iter().all(|weights| *weights == alone), "another clip than one process has");
 }
 
 #[test]
@@ -174,6 +182,28 @@ fn observations_are_those_of_all_ranks() {
         assert_close(name, found, &expected, ROUNDING);
     }
     assert_eq!(ranks[0], ranks[1]);
+}
+
+/// Each rank has a plan for its own.
+#[test]
+fn ranks_may_have_batches_of_different_lengths() {
+    let Some(gpu) = gpu() else { return };
+    let states = on_ranks(2, |exchange| {
+        let rank = exchange.rank();
+        let lengths = Lengths::new([4, 8]).expect("two");
+        let builder = Trainer::builder(gpt(SMOOTH, 1)).lengths(lengths).compare_ranks_every(1);
+        let mut trainer = block_on(builder.exchange(exchange).build(&gpu)).expect("a trainer");
+        for step in 0..4 {
+            let length = if (step + rank) % 2 == 0 { 4 } else { 8 };
+            let ids = |seed| tokens(seed, length, CLASSES as u32);
+            let batch = Batch::new().with("tokens", ids(1)).with("targets", ids(2));
+            block_on(trainer.step(&batch.of_length(length))).expect("a step");
+        }
+        let records = block_on(trainer.telemetry()).expect("telemetry");
+        assert!(records[3].loss < records[0].loss, "{records:?}");
+        state(&trainer)
+    });
+    assert!(states[0] == states[1]);
 }
 
 /// More bytes than go at once.

@@ -3,7 +3,7 @@
 use evenkeel::step::Reason;
 use evenkeel::train::ranks::Exchange;
 use evenkeel::train::stability::{
-    AdaGc, AdaptiveGradientClip, AutoClip, ClipPerTensor, SnapshotRing, SpikeGuard, ZClip,
+    AdaGc, AdaptiveGradientClip, AutoClip, ClipPerTensor, Reaction, SnapshotRing, SpikeGuard, ZClip,
 };
 use evenkeel::train::{
     Adafactor, AdamAtan2, AdamW, Batch, Clip, DynamicLossScale, Lion, LossScale, Muon, Norm, Sgd,
@@ -91,7 +91,8 @@ const CHOICES: [Choice; 17] = [
     ("AdaGC", |b| b.policy(AdaGc { warmup: 2, ..AdaGc::default() })),
     ("spike guard", |b| b.policy(SpikeGuard { window: 3, ..SpikeGuard::default() })),
     ("rollback", |b| {
-        let guard = SpikeGuard { window: 3, patience: 2, ..SpikeGuard::with_rollback() };
+        let reactions = vec![Reaction::RollBack];
+        let guard = SpikeGuard { window: 3, reactions, ..SpikeGuard::default() };
         b.policy(guard).policy(SnapshotRing { every: 1, ..SnapshotRing::default() })
     }),
     ("watched", |b| b.watch_tensors(2)),

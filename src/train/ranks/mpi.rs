@@ -88,10 +88,16 @@ impl Exchange for Mpi {
     }
 
     fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
+        // The same on all ranks.
+        if sent.is_empty() {
+            return Ok(());
+        }
         let [lengths, starts] = counts(parts)?;
         let own = parts[self.rank()].len();
         let places: Vec<_> = (0..parts.len()).map(|rank| rank * own..(rank + 1) * own).collect();
         let [places, place_starts] = counts(&places)?;
+        let mut nothing = [0];
+        let received = if received.is_empty() { &mut nothing[..0] } else { received };
         let sent = Partition::new(sent, lengths, starts);
         let mut received = PartitionMut::new(received, places, place_starts);
         self.world.all_to_all_varcount_into(&sent, &mut received);
@@ -99,10 +105,17 @@ impl Exchange for Mpi {
     }
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
+        // The same on all ranks.
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let [lengths, starts] = counts(parts)?;
-        let own = bytes[parts[self.rank()].clone()].to_vec();
+        // One byte more, so that a part without bytes has an address, too: that of an empty slice may
+        // be one that MPI takes for a word of its own (`MPI_IN_PLACE`).
+        let part = &bytes[parts[self.rank()].clone()];
+        let own = [part, &[0]].concat();
         let mut all = PartitionMut::new(bytes, lengths, starts);
-        self.world.all_gather_varcount_into(&own[..], &mut all);
+        self.world.all_gather_varcount_into(&own[..own.len() - 1], &mut all);
         Ok(())
     }
 }
