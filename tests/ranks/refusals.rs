@@ -182,14 +182,21 @@ fn what_ranks_cannot_do_is_refused() {
         graph.after_update(Reads(output.prediction));
         ModelOutput { ..output }
     };
+    on_ranks(2, |exchange| {
+        let built = block_on(Trainer::builder(model).exchange(exchange).build(&gpu));
+        let told = built.map(|_| ()).expect_err("a layer").to_string();
+        assert!(told.contains("acts after the update") && told.contains("over_ranks"), "{told}");
+    });
+    on_ranks(2, |exchange| {
+        let builder = Trainer::builder(Parted).exchange(exchange);
+        let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
+        let error = block_on(trainer.profile(&Data::new(1, 1).batch())).expect_err("a profile");
+        assert!(error.to_string().contains("a profile of a step on several ranks"), "{error}");
+    });
+    // One rank is none.
     let [alone] = Local::ranks(1).try_into().expect("one");
-    let error = block_on(Trainer::builder(model).exchange(alone).build(&gpu));
-    let error = error.map(|_| ()).expect_err("a layer").to_string();
-    assert!(error.contains("acts after the update") && error.contains("over_ranks"), "{error}");
-
-    let [alone] = Local::ranks(1).try_into().expect("one");
-    let builder = Trainer::builder(Parted).exchange(alone);
-    let mut trainer = block_on(builder.build(&gpu)).expect("a trainer");
-    let error = block_on(trainer.profile(&Data::new(1, 1).batch())).expect_err("a profile");
-    assert!(error.to_string().contains("a profile of a step on several ranks"), "{error}");
+    let mut trainer =
+        block_on(Trainer::builder(Parted).exchange(alone).build(&gpu)).expect("built");
+    block_on(trainer.profile(&Data::new(1, 1).batch())).expect("a profile");
+    assert_eq!(trainer.exchange().expect("one").size(), 1);
 }

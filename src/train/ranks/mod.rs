@@ -30,8 +30,10 @@
 //! What differs from one process: running statistics of BatchNorm are the mean of those that the ranks
 //! would have by themselves, so they move as far as the M microbatches of one rank move them;
 //! observations are those of the rank, but for largest logits, entropies and z-loss, which are those of
-//! all. Evaluation is each rank's own affair; so are checkpoints: let rank 0 write them, and restore
-//! the same on all.
+//! all. Evaluation, [`diagnose`](super::Trainer::diagnose) and telemetry are each rank's own affair;
+//! so are checkpoints: let rank 0 write them, and [restore](super::Trainer::restore) the same on all
+//! ([`Exchange::broadcast`] brings it where there is no file). [`rebuild`](super::Trainer::rebuild) is
+//! for all of them at once, as `build` is. A rank that stops while others go on leaves them waiting.
 //!
 //! ```
 //! use evenkeel::graph::{Graph, Shape};
@@ -109,7 +111,7 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    /// What the settings ask for, over gradients of these sizes.
+    /// What the settings ask for, over these gradients. A run with one rank is a run by itself.
     pub async fn new(
         gpu: &Gpu,
         settings: &Settings,
@@ -117,7 +119,8 @@ impl Ranks {
         outputs: &[Value],
         gradients: &[wgpu::Buffer],
     ) -> Result<Option<Self>> {
-        let Some(exchange) = settings.exchange.clone() else { return Ok(None) };
+        let others = settings.exchange.clone().filter(|exchange| exchange.size() > 1);
+        let Some(exchange) = others else { return Ok(None) };
         check_layers(graph)?;
         let sizes = transfer::staging_bytes(gradients.iter().map(wgpu::Buffer::size));
         let total = sizes.iter().sum();

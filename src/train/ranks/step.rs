@@ -18,7 +18,7 @@ use crate::train::{Batch, Model, Trainer};
 impl<M: Model> Trainer<M> {
     /// The ranks that take part in the run, as this one sees them; none of a run by itself.
     pub fn exchange(&self) -> Option<&dyn Exchange> {
-        self.ranks.as_ref().map(|ranks| &*ranks.exchange)
+        self.settings.exchange.as_deref()
     }
 
     /// A step with the gradients of all ranks, which waits for them.

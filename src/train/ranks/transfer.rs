@@ -45,7 +45,7 @@ pub(in crate::train) fn exchange_bytes(
     settings: &Settings,
     segments: impl IntoIterator<Item = u64>,
 ) -> u64 {
-    if settings.exchange.is_some() { staging_bytes(segments).iter().sum() } else { 0 }
+    if settings.ranks() > 1 { staging_bytes(segments).iter().sum() } else { 0 }
 }
 
 /// How small values of all ranks become one.
