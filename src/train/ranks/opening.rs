@@ -39,9 +39,9 @@ impl Opening {
 
 /// Fails unless all can take the same step.
 pub(super) fn check(all: &[Opening]) -> Result<()> {
-    let failures = all.iter().enumerate();
-    for (rank, failure) in failures.filter_map(|(rank, one)| Some((rank, one.failure.as_ref()?))) {
-        return Err(failed(rank, failure));
+    let failure = |(rank, one): (usize, &Opening)| Some(failed(rank, one.failure.as_ref()?));
+    if let Some(error) = all.iter().enumerate().find_map(failure) {
+        return Err(error);
     }
     let of = |fact: fn(&Opening) -> String| all.iter().map(fact).collect::<Vec<_>>();
     all_have("steps behind it:", &of(|one| one.steps.to_string()))?;
