@@ -232,6 +232,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// A rank of a run on several is not like the others, or cannot go on. All ranks are told the
+    /// same.
+    #[error("rank {rank} {reason}")]
+    Rank {
+        /// Its number.
+        rank: usize,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+
     /// A file could not be read or written.
     #[error("{}: {reason}", path.display())]
     File {

@@ -12,6 +12,7 @@ struct StepInput {
     step: u32,
     microbatch: u32,
     learning_rate_factor: f32,
+    first_microbatch: u32,
 }
 
 struct StepState {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures::channel::oneshot;
 
-use super::{ALIGNMENT, Gpu};
+use super::{ALIGNMENT, Gpu, Submission};
 use crate::error::Result;
 
 /// What the size of buffers depends on, of a device or of one that is only thought of: see
@@ -133,6 +133,19 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         self.poll(wgpu::PollType::wait_indefinitely())?;
         let data = self.unless_lost(receiver).await?;
+        let data = data.map_err(|_| self.lost_error("the map was cancelled"))?;
+        data.map_err(|reason| self.lost_error(&reason))
+    }
+
+    /// Bytes that [`map_later`](Self::map_later) sends, once the submit that copies them has run; what
+    /// was submitted behind it is not waited for.
+    pub(crate) async fn arrived(
+        &self,
+        copied: Submission,
+        bytes: oneshot::Receiver<Result<Vec<u8>, String>>,
+    ) -> Result<Vec<u8>> {
+        self.wait(copied).await?;
+        let data = self.unless_lost(bytes).await?;
         let data = data.map_err(|_| self.lost_error("the map was cancelled"))?;
         data.map_err(|reason| self.lost_error(&reason))
     }

@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 pub use evaluate::{Evaluation, HostData};
 pub use node::{Node, Source, Value};
-pub use op::{AfterUpdate, Dense, Op};
+pub use op::{AfterUpdate, Dense, Op, OverRanks};
 pub use specs::{InputSpec, ParameterSpec, StateSpec};
 
 use crate::kernel::{BlockFormat, Precision, WeightStorage};

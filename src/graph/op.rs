@@ -15,6 +15,15 @@ pub struct Dense<'a> {
     pub data: &'a [f64],
 }
 
+/// How what each rank of a run found becomes one value of all; NaN and Inf of one stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverRanks {
+    /// The largest of all.
+    Largest,
+    /// The mean of all.
+    Mean,
+}
+
 /// An operation of a [`Graph`].
 ///
 /// It may have several outputs: the first is the one [`Graph::apply`] returns, the others are
@@ -94,8 +103,18 @@ pub trait Op: Debug {
     /// The plan runs such an operation, and what it is computed from, for every microbatch before
     /// the first forward pass begins, and lets it add where [`Slot::accumulate`] is set. Its outputs
     /// then stay as they are until the next step. It cannot be computed from another such operation.
+    /// On several [ranks](crate::train::ranks) its outputs are added up over them, too.
     fn spans_step(&self) -> bool {
         false
+    }
+
+    /// How output `output`, of f32, becomes one value of all [ranks](crate::train::ranks) where it is
+    /// [observed](Graph::observe) or [read after the update](AfterUpdate::reads); each rank has as
+    /// many microbatches. By default it does not: an observation then is the rank's own, and no layer
+    /// may read it after the update.
+    fn over_ranks(&self, output: usize) -> Option<OverRanks> {
+        let _ = output;
+        None
     }
 }
 

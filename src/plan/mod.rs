@@ -116,6 +116,8 @@ pub struct Plan {
     pub next: Vec<Dispatch>,
     /// How many of [`first`](Self::first) are its [`prologue`](Self::prologue).
     prologue: usize,
+    /// Where the values lie that span the step.
+    spanning: Vec<Slot>,
     /// What the prologue is for each later microbatch, to run behind it, with that microbatch's
     /// inputs; empty where nothing [spans the step](crate::graph::Op::spans_step).
     pub count_next: Vec<Dispatch>,
@@ -234,8 +236,8 @@ impl Plan {
         recorder.set_scratch(shared.scratch.take());
         copies.record(request.parameters, &mut recorder);
         let copy_dispatches = recorder.len();
-        let spanning = prologue::nodes(graph, &needed);
-        prologue::record(graph, &spanning, &values, true, &mut recorder);
+        let counting = prologue::nodes(graph, &needed);
+        prologue::record(graph, &counting, &values, true, &mut recorder);
         let prologue = recorder.len();
         let mut list = |first: bool| {
             let ranges = dispatches::record(graph, &needed, &values, &sinks, first, &mut recorder);
@@ -244,7 +246,7 @@ impl Plan {
         let (first, first_ranges) = list(true);
         let (next, next_ranges) =
             if request.microbatches > 1 { list(false) } else { Default::default() };
-        prologue::record(graph, &spanning, &values, false, &mut recorder);
+        prologue::record(graph, &counting, &values, false, &mut recorder);
         let count_next = recorder.take();
         let nodes = dispatches::recorded_nodes(graph, &values, &first_ranges, &next_ranges);
         let report = Report {
@@ -266,6 +268,7 @@ impl Plan {
             copies: copy_dispatches,
             next,
             prologue,
+            spanning: prologue::spanning(graph, &needed, &values),
             count_next,
             inputs,
             outputs,

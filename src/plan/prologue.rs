@@ -55,7 +55,21 @@ pub(super) fn record(
     }
 }
 
+/// Where the needed values lie that span the step, in the order of the graph.
+pub(super) fn spanning(graph: &Graph, needed: &[bool], values: &HashMap<Value, Slot>) -> Vec<Slot> {
+    let nodes = graph.nodes().iter().zip(needed);
+    let nodes = nodes.filter(|(node, needed)| **needed && spans_step(&node.source));
+    let outputs = nodes.flat_map(|(node, _)| (0..node.shapes.len()).map(|o| node.output(o)));
+    outputs.map(|value| values[&value].clone()).collect()
+}
+
 impl Plan {
+    /// Where the values lie that [span the step](crate::graph::Op::spans_step): what a step on
+    /// several ranks adds up over them.
+    pub(crate) fn spanning(&self) -> &[Slot] {
+        &self.spanning
+    }
+
     /// The dispatches that prepare a step, given the inputs of microbatch 0: the front of
     /// [`first`](Self::first). With several microbatches, [`count_next`](Self::count_next) follows
     /// for each of the others.

@@ -67,7 +67,7 @@ pub fn normal_quantile(u: f64) -> f64 {
 }
 
 /// y = x / (1 - p) with probability 1 - p, else 0. Quad q of the padded rows of x (rows, cols)
-/// draws the words of counter (q, step, microbatch, stream).
+/// draws the words of counter (q, step, microbatch, stream), the microbatch among those of all ranks.
 pub fn dropout(
     probability: f64,
     stream: u32,
@@ -76,11 +76,12 @@ pub fn dropout(
     x: &[f64],
 ) -> Vec<f64> {
     let key = [input.seed, 0, 0, DOMAIN_DROPOUT];
+    let microbatch = input.first_microbatch + input.microbatch;
     let mut y = Vec::with_capacity(x.len());
     for (i, x) in x.iter().enumerate() {
         let (r, c) = (i / cols, i % cols);
         let quad = (r * cols.div_ceil(4) + c / 4) as u32;
-        let word = threefry4x32([quad, input.step, input.microbatch, stream], key)[c % 4];
+        let word = threefry4x32([quad, input.step, microbatch, stream], key)[c % 4];
         let keep = f64::from(word) >= probability * 2f64.powi(32);
         y.push(if keep { x / (1.0 - probability) } else { 0.0 });
     }

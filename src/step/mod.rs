@@ -22,10 +22,12 @@ device_struct! {
         seed: u32,
         /// Steps attempted before this one, skipped ones included.
         step: u32,
-        /// Index of the microbatch within the step.
+        /// Index of the microbatch within the step, among those of this rank.
         microbatch: u32,
         /// Multiplies the scheduled learning rate; 1 unless the host intervenes.
         learning_rate_factor: f32,
+        /// Microbatches of the step on the ranks before this one: random streams count from there.
+        first_microbatch: u32,
     }
 }
 

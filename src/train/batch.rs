@@ -66,6 +66,38 @@ impl Batch {
         Self { length: Some(length), ..self }
     }
 
+    /// This rank's share of a batch that has all microbatches of all [ranks](super::ranks): of each
+    /// input, that part of `ranks` equal ones.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where an input has no equal parts.
+    ///
+    /// # Panics
+    /// Unless `rank` is below `ranks`.
+    pub fn of_rank(&self, rank: usize, ranks: usize) -> Result<Self> {
+        assert!(rank < ranks, "rank {rank} of {ranks}");
+        let share = |(name, data): &(String, Data)| {
+            let count = match data {
+                Data::Real(values) => values.len(),
+                Data::Tokens(tokens) => tokens.len(),
+            };
+            if !count.is_multiple_of(ranks) {
+                return Err(Error::Data {
+                    what: format!("input {name:?} of {count} elements"),
+                    reason: format!("{ranks} ranks have no equal parts of it"),
+                });
+            }
+            let part = count / ranks * rank..count / ranks * (rank + 1);
+            let data = match data {
+                Data::Real(values) => Data::Real(values[part].to_vec()),
+                Data::Tokens(tokens) => Data::Tokens(tokens[part].to_vec()),
+            };
+            Ok((name.clone(), data))
+        };
+        let entries = self.entries.iter().map(share).collect::<Result<_>>()?;
+        Ok(Self { entries, length: self.length })
+    }
+
     /// The length that its sequences are padded to, where it is said.
     pub fn length(&self) -> Option<usize> {
         self.length

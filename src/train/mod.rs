@@ -24,6 +24,7 @@ pub mod optimizers;
 mod plans;
 mod predictor;
 mod profile;
+pub mod ranks;
 mod readback;
 mod rebuild;
 mod report;

@@ -52,7 +52,7 @@ pub(super) fn graph_of<M: Model>(
 /// Differentiates it, with respect to what is not frozen.
 pub(super) fn differentiate(settings: &Settings, graph: &mut Graph, loss: Value) -> Result<()> {
     graph.freeze(|spec| settings.rules.freeze(spec));
-    graph.backward(loss, 1.0 / settings.microbatches as f32);
+    graph.backward(loss, 1.0 / settings.all_microbatches() as f32);
     tensor_rules::check_gradients(graph)
 }
 

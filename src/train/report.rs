@@ -1,6 +1,7 @@
 //! What a trainer takes: memory and dispatches.
 
 use super::host_snapshot::HostSnapshots;
+use super::ranks::Ranks;
 use super::tensor_telemetry::TensorWatch;
 use super::{Model, Trainer};
 use crate::graph::ParameterSpec;
@@ -47,6 +48,9 @@ pub struct TrainerReport {
     /// Copies for [host snapshots](super::TrainerBuilder::host_snapshots), in memory that the host
     /// maps: not counted in the total.
     pub snapshot_bytes: u64,
+    /// Where gradients wait for other [ranks](super::ranks), in memory that the host maps: not
+    /// counted in the total.
+    pub exchange_bytes: u64,
     /// Dispatches of forward and backward of one microbatch.
     pub model_dispatches: usize,
     /// Dispatches of scan, verdict, optimizer, commit and telemetry.
@@ -98,6 +102,7 @@ impl<M: Model> Trainer<M> {
             telemetry_bytes: self.ring.buffer.size()
                 + self.watch.as_ref().map_or(0, TensorWatch::ring_bytes),
             snapshot_bytes: self.host_snapshots.as_ref().map_or(0, HostSnapshots::bytes),
+            exchange_bytes: self.ranks.as_ref().map_or(0, Ranks::bytes),
             model_dispatches: self.plans.first().first.len(),
             update_dispatches: self.update.len(),
             plan: self.plans.first().report.clone(),

@@ -31,6 +31,8 @@ pub(super) struct Placed<'a> {
 pub(super) struct Sequence<'a> {
     parts: Vec<Part<'a>>,
     kept: usize,
+    counted: usize,
+    updated: usize,
     watched: usize,
 }
 
@@ -47,6 +49,7 @@ impl<'a> Sequence<'a> {
             (1..microbatches).map(move |microbatch| (&list[..], Some(microbatch)))
         };
         let mut parts = vec![(keep, None)];
+        let counted = plan.prologue().len() + (microbatches - 1) * plan.count_next.len();
         if microbatches == 1 || plan.count_next.is_empty() {
             parts.push((&plan.first, Some(0)));
         } else {
@@ -56,7 +59,18 @@ impl<'a> Sequence<'a> {
         }
         parts.extend(later(&plan.next));
         parts.extend([(update, None), (watched, None)]);
-        Self { parts, kept: keep.len(), watched: watched.len() }
+        let (kept, updated, watched) = (keep.len(), update.len(), watched.len());
+        Self { parts, kept, counted, updated, watched }
+    }
+
+    /// Where the prologue of all microbatches ends.
+    pub fn counted(&self) -> usize {
+        self.kept + self.counted
+    }
+
+    /// Where the last backward pass ends, and the update begins.
+    pub fn passed(&self) -> usize {
+        self.len() - self.watched - self.updated
     }
 
     /// Dispatches of a watched step.

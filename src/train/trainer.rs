@@ -14,6 +14,7 @@ use super::evaluation::Evaluators;
 use super::host_snapshot::HostSnapshots;
 use super::model::Model;
 use super::plans::Plans;
+use super::ranks::Ranks;
 use super::sequence::Sequence;
 use super::stability::ActivePolicy;
 use super::telemetry::{Telemetry, TelemetryRing};
@@ -26,7 +27,7 @@ use crate::record::StepBuffers;
 use crate::step::StepInput;
 
 /// Steps that may be submitted and not yet finished.
-const IN_FLIGHT: usize = 2;
+pub(super) const IN_FLIGHT: usize = 2;
 
 /// Waits for all that is in flight.
 pub(super) async fn finish(
@@ -95,6 +96,8 @@ pub struct Trainer<M: Model> {
     pub(super) in_flight: VecDeque<Submitted>,
     pub(super) host_snapshots: Option<HostSnapshots>,
     pub(super) evaluators: Evaluators,
+    /// Who else takes each step.
+    pub(super) ranks: Option<Ranks>,
     pub(super) error_if_nonfinite: bool,
     pub(super) gave_up: Option<Telemetry>,
 }
@@ -105,8 +108,12 @@ impl<M: Model> Trainer<M> {
     /// [budget]. The batch holds all microbatches of the step. The
     /// future is to be awaited to its end: what the first step submits may be a part of it.
     ///
+    /// On several [ranks](super::ranks) the batch holds the microbatches of this rank, and the step
+    /// waits for the others and for the device.
+    ///
     /// # Errors
-    /// What is wrong with the batch (then nothing was written),
+    /// What is wrong with the batch (then nothing was written), [`Error::Rank`](crate::Error::Rank)
+    /// for what is wrong on another rank (then no rank took the step),
     /// [`Error::GaveUp`](crate::Error::GaveUp) once telemetry has shown it, or
     /// [`Error::DeviceLost`](crate::Error::DeviceLost): then [`rebuild`](Self::rebuild) goes on.
     ///
@@ -121,6 +128,9 @@ impl<M: Model> Trainer<M> {
         batch: &Batch,
         timestamps: Option<&Timestamps>,
     ) -> Result<()> {
+        if self.ranks.is_some() {
+            return self.step_together(batch).await;
+        }
         let (index, inputs) = self.checked_plan(batch).await?;
         let plan = self.plans.of(index);
         let sequence = Sequence::new(plan, &self.update, self.watch.as_ref(), self.microbatches);
@@ -204,6 +214,7 @@ impl<M: Model> Trainer<M> {
             step: self.attempted as u32,
             microbatch,
             learning_rate_factor: self.learning_rate_factor,
+            first_microbatch: self.settings.first_microbatch(),
         }
     }
 

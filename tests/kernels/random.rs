@@ -95,8 +95,13 @@ fn run_dropout(gpu: &Gpu, probability: f32, stream: u32, input: StepInput, x: &[
     read(gpu, &y)
 }
 
-const INPUT: StepInput =
-    StepInput { seed: 1234, step: 56, microbatch: 2, learning_rate_factor: 1.0 };
+const INPUT: StepInput = StepInput {
+    seed: 1234,
+    step: 56,
+    microbatch: 2,
+    learning_rate_factor: 1.0,
+    first_microbatch: 0,
+};
 
 fn dropout(gpu: &Gpu) {
     let scaled =
@@ -147,11 +152,14 @@ fn masks_are_independent(gpu: &Gpu) {
     let mask = |stream, input| run_dropout(gpu, 0.5, stream, input, &ones);
     let base = mask(1, INPUT);
     assert_eq!(base, mask(1, INPUT), "same seed, step, microbatch and stream");
+    let of_a_rank = StepInput { first_microbatch: 2, microbatch: 0, ..INPUT };
+    assert_eq!(base, mask(1, of_a_rank), "the microbatch counts among those of all ranks");
     let others = [
         mask(2, INPUT),
         mask(1, StepInput { seed: 1235, ..INPUT }),
         mask(1, StepInput { step: 57, ..INPUT }),
         mask(1, StepInput { microbatch: 3, ..INPUT }),
+        mask(1, StepInput { first_microbatch: 7, ..INPUT }),
         // Each field has its own place in the counter.
         mask(2, StepInput { microbatch: 1, ..INPUT }),
         mask(1, StepInput { step: 2, microbatch: 56, ..INPUT }),

@@ -992,7 +992,13 @@ fn telemetry(gpu: &Gpu) {
     let finite = [1.5f32.to_bits(), 0x8000_0000, 1];
     let mut expected = [TelemetryRecord::default(); CAPACITY as usize];
     for (step, bits) in (0..).zip(finite.into_iter().chain(NONFINITE)) {
-        let input = StepInput { seed: 3, step, microbatch: 1, learning_rate_factor: 1.0 };
+        let input = StepInput {
+            seed: 3,
+            step,
+            microbatch: 1,
+            learning_rate_factor: 1.0,
+            first_microbatch: 0,
+        };
         let state = StepState {
             loss_scale: 1024.0,
             applied_total: step + 100,

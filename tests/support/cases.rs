@@ -73,7 +73,13 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(name: impl Into<String>, leaves: Leaves) -> Self {
-        let step = StepInput { seed: 11, step: 3, microbatch: 1, learning_rate_factor: 1.0 };
+        let step = StepInput {
+            seed: 11,
+            step: 3,
+            microbatch: 1,
+            learning_rate_factor: 1.0,
+            first_microbatch: 0,
+        };
         let data = HostData { values: HashMap::new(), step };
         let precision = match leaves {
             Leaves::Stored(precision) => precision,

@@ -4,8 +4,8 @@
 //! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
 //! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
-//! that run under Node, [`real_model`] a model to compare with, [`book`] builds the book, [`steps`] runs
-//! programs.
+//! that run under Node, [`mpi`] what starts processes of a cluster, [`real_model`] a model to compare with,
+//! [`book`] builds the book, [`steps`] runs programs.
 
 mod backends;
 mod book;
@@ -13,6 +13,7 @@ mod browser;
 mod chromium;
 mod drivers;
 mod install;
+mod mpi;
 mod npm;
 mod peers;
 mod real_model;

@@ -12,6 +12,7 @@ use crate::backends;
 use crate::browser;
 use crate::chromium::Chromium;
 use crate::drivers::{self, Driver, Kind};
+use crate::mpi;
 use crate::npm;
 use crate::real_model;
 use crate::steps::{self, Step};
@@ -26,9 +27,13 @@ const CPU_TESTS: [&str; 7] =
 /// of these names.
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
-/// The tests of the program `evenkeel`, which are about files, options and ends, and not about drivers:
-/// they run on the faster driver.
-const ON_ONE_DRIVER: [&str; 5] = ["commands", "lora_program", "run", "train_program", "why"];
+/// The tests of the program `evenkeel`, which are about files, options and ends, and those of several
+/// ranks, which are about what goes between devices: not about drivers, so they run on the faster one.
+const ON_ONE_DRIVER: [&str; 7] =
+    ["commands", "lora_program", "mpi", "ranks", "run", "train_program", "why"];
+
+/// The tests that start processes by MPI.
+const MPI: &str = "mpi";
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
 /// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs
@@ -56,7 +61,8 @@ pub struct Options {
     /// Run on this driver only; may be given several times
     #[arg(long)]
     driver: Vec<Kind>,
-    /// Run on both software drivers, lavapipe and SwiftShader, and install what is missing
+    /// Run on both software drivers, lavapipe and SwiftShader, and the tests with MPI; install what is
+    /// missing
     #[arg(long, conflicts_with = "driver")]
     require_both: bool,
     /// Run the GPU tests in Chromium and in Dawn too, and install what is missing
@@ -117,7 +123,14 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Tests of native programs.
 fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> Result<()> {
-    let gpu_tests = gpu_tests(&steps::root().join("tests"))?;
+    if options.require_both {
+        mpi::find_or_install()?;
+    }
+    let mut gpu_tests = gpu_tests(&steps::root().join("tests"))?;
+    if !mpi::is_here() {
+        println!("==> skipped: the tests with MPI, which is not here; --require-both installs it");
+        gpu_tests.retain(|name| name != MPI);
+    }
     let cpu: Vec<_> = CPU_TESTS.iter().flat_map(|name| ["--test", name]).collect();
     let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();
 
@@ -269,6 +282,7 @@ pub fn test_step() -> Step {
         .args(["--package", "evenkeel", "--package", "evenkeel-browser"])
         .args(["--package", "evenkeel-browser-finetune"])
         .args(["--features", "evenkeel/contract,evenkeel/dashboard,evenkeel/cli"])
+        .args(mpi::is_here().then_some(["--features", "evenkeel/mpi"]).into_iter().flatten())
 }
 
 fn cargo_test(options: &Options) -> Step {

@@ -2,7 +2,7 @@
 
 use super::reduce::ColumnSum;
 use super::{AttentionLayout, CrossEntropy, first};
-use crate::graph::{Dense, Graph, Node, Op, Shape, Value};
+use crate::graph::{Dense, Graph, Node, Op, OverRanks, Shape, Value};
 use crate::kernels::IGNORE;
 use crate::kernels::{self, head_norm_blocks};
 use crate::record::{Recorder, Slot, to_u32};
@@ -223,6 +223,10 @@ impl Op for AttentionSummary {
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         reference::attention_summary(inputs[0].data, self.heads, self.time).into()
     }
+
+    fn over_ranks(&self, output: usize) -> Option<OverRanks> {
+        Some(if output == 0 { OverRanks::Largest } else { OverRanks::Mean })
+    }
 }
 
 /// The largest logit that a [`CrossEntropy`](super::CrossEntropy) saw, and the share of its loss
@@ -275,6 +279,10 @@ impl Op for LogitSummary {
         let counts = super::loss::counts(inputs[2].data);
         let found = reference::logit_summary(inputs[0].data, &targets, IGNORE, z_loss, counts);
         found.map(|x| vec![x]).into()
+    }
+
+    fn over_ranks(&self, output: usize) -> Option<OverRanks> {
+        Some(if output == 0 { OverRanks::Largest } else { OverRanks::Mean })
     }
 }
 

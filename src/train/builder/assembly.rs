@@ -17,7 +17,8 @@ use crate::train::evaluation::Evaluators;
 use crate::train::host_copy::HostCopy;
 use crate::train::host_snapshot::HostSnapshots;
 use crate::train::optimizers::SegmentTensor;
-use crate::train::plans::{PlanParts, Plans, differentiate, graph_of};
+use crate::train::plans::{PlanParts, Plans, differentiate, graph_of, outputs};
+use crate::train::ranks::{Ranks, agree_about};
 use crate::train::sequence::Sequence;
 use crate::train::stability::{ActivePolicy, Policy};
 use crate::train::telemetry::TelemetryRing;
@@ -25,8 +26,22 @@ use crate::train::tensor_telemetry::{TensorWatch, Watched};
 use crate::train::update::Update;
 use crate::train::{Clip, Lengths, Model, Norm, Trainer};
 
-/// Builds a trainer, with parameters of its own where none are given.
+/// Builds a trainer, with parameters of its own where none are given; with other ranks, where there
+/// are some.
 pub(in crate::train) async fn build<M: Model>(
+    settings: &Rc<Settings>,
+    model: Rc<M>,
+    parameters: Option<Parameters>,
+    gpu: &Gpu,
+) -> Result<Trainer<M>> {
+    let built = build_alone(settings, model, parameters, gpu).await;
+    match &settings.exchange {
+        None => built,
+        Some(exchange) => agree_about(&**exchange, built),
+    }
+}
+
+async fn build_alone<M: Model>(
     settings: &Rc<Settings>,
     model: Rc<M>,
     parameters: Option<Parameters>,
@@ -103,6 +118,8 @@ pub(in crate::train) async fn build<M: Model>(
         0 => None,
         every => Some(TensorWatch::new(gpu, &watched, every).await?),
     };
+    let ranks =
+        Ranks::new(gpu, settings, &graph, &outputs(&graph, model_loss), &sinks.gradients).await?;
     let sequence = Sequence::new(plans.first(), &update, watch.as_ref(), microbatches);
     let pacing = Pacing::new(settings.submit_budget, sequence.len());
     let mut trainer = Trainer {
@@ -134,6 +151,7 @@ pub(in crate::train) async fn build<M: Model>(
         in_flight: VecDeque::new(),
         host_snapshots: None,
         evaluators: Evaluators::default(),
+        ranks,
         error_if_nonfinite: settings.error_if_nonfinite,
         gave_up: None,
     };
@@ -249,7 +267,8 @@ impl Settings {
         .await
     }
 
-    /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is.
+    /// Adds to both lists of the plan: loss = mean over the microbatches, NaN or Inf where one is; this
+    /// rank's share of the mean over all ranks.
     pub(in crate::train) fn add_loss_mean(
         &self,
         gpu: &Gpu,
@@ -264,7 +283,7 @@ impl Settings {
         let mut list = |accumulate: bool| {
             recorder.dispatch(&LossMean {
                 params: LossMeanParams {
-                    factor: 1.0 / self.microbatches as f32,
+                    factor: 1.0 / self.all_microbatches() as f32,
                     accumulate: u32::from(accumulate),
                 },
                 loss: loss.binding(),

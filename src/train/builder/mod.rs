@@ -1,6 +1,7 @@
 //! What a run is told before it begins, setting by setting.
 
 pub(super) mod assembly;
+mod ranks;
 pub(super) mod settings;
 
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use assembly::build;
 use settings::Settings;
 
+use super::ranks::Exchange;
 use super::stability::Policy;
 use super::{Clip, Ema, Lengths, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
 use crate::error::Result;
@@ -216,14 +218,33 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
-    /// Builds everything on the device.
+    /// Takes every step together with other [ranks](super::ranks), each with its own microbatches:
+    /// as many on each as [`accumulation`](Self::accumulation) says.
+    #[must_use]
+    pub fn exchange(mut self, exchange: impl Exchange + 'static) -> Self {
+        self.settings.exchange = Some(Rc::new(exchange));
+        self
+    }
+
+    /// Compares what all [ranks](super::ranks) have every so many steps, 1000 by default: weights,
+    /// moments, averages, and what policies and the device remember. It is read of the device for
+    /// that. 0 does so only before the first step, and after a checkpoint was restored, as all do.
+    #[must_use]
+    pub fn compare_ranks_every(mut self, steps: u32) -> Self {
+        self.settings.compare_every = steps;
+        self
+    }
+
+    /// Builds everything on the device; on several [ranks](super::ranks) together with the others.
     ///
     /// # Errors
+    /// [`Error::Rank`] where another rank cannot build its trainer, or builds another;
     /// [`Error::Setting`] for settings out of range and where everything is frozen that the loss
     /// depends on, [`Error::UnknownName`] for a name to freeze that does not exist, [`Error::Limit`]
     /// and [`Error::OutOfMemory`] for a model too large ([`memory`](Self::memory) tells before),
     /// [`Error::NonFinite`] for initial parameters that are NaN or Inf.
     ///
+    /// [`Error::Rank`]: crate::Error::Rank
     /// [`Error::Setting`]: crate::Error::Setting
     /// [`Error::UnknownName`]: crate::Error::UnknownName
     /// [`Error::Limit`]: crate::Error::Limit

@@ -8,6 +8,7 @@ use crate::gpu::{Gpu, SUBMIT_BUDGET};
 use crate::kernel::{Precision, WeightStorage};
 use crate::plan::{ParameterLayout, Parameters, parts};
 use crate::step::{StepState, TensorState};
+use crate::train::ranks::Exchange;
 use crate::train::stability::Policy;
 use crate::train::tensor_rules::TensorRules;
 use crate::train::{AdamW, Clip, Ema, Lengths, LossScale, Norm, Optimizer, Schedule};
@@ -36,6 +37,8 @@ pub(in crate::train) struct Settings {
     pub(super) error_if_nonfinite: bool,
     pub(in crate::train) snapshot_every: u32,
     pub(super) submit_budget: Duration,
+    pub(in crate::train) exchange: Option<Rc<dyn Exchange>>,
+    pub(in crate::train) compare_every: u32,
 }
 
 impl Default for Settings {
@@ -61,6 +64,8 @@ impl Default for Settings {
             error_if_nonfinite: false,
             snapshot_every: 0,
             submit_budget: SUBMIT_BUDGET,
+            exchange: None,
+            compare_every: 1000,
         }
     }
 }
@@ -141,11 +146,12 @@ impl Settings {
         self.clip.validate()?;
         self.loss_scale.unwrap_or_default().validate()?;
         self.validate_policies()?;
-        if self.microbatches == 0 || u32::try_from(self.microbatches).is_err() {
+        let all = self.microbatches.checked_mul(self.ranks());
+        if all.is_none_or(|all| all == 0 || u32::try_from(all).is_err()) {
             return Err(Error::Setting {
                 setting: "accumulation",
                 value: self.microbatches.to_string(),
-                range: "at least 1 microbatch per step, and at most 2^32 - 1",
+                range: "at least 1 microbatch per step, and at most 2^32 - 1 on all ranks",
             });
         }
         Ok(())

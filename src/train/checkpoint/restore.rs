@@ -162,6 +162,9 @@ impl<M: Model> Trainer<M> {
             watch.start_at(self.attempted);
         }
         self.gave_up = None;
+        if let Some(ranks) = &mut self.ranks {
+            ranks.are_equal = false;
+        }
     }
 
     /// Weights and states, in the storage that they have here.

@@ -14,6 +14,7 @@ use crate::train::builder::settings::Settings;
 use crate::train::host_copy;
 use crate::train::optimizers::SegmentTensor;
 use crate::train::plans::{differentiate, graph_of, outputs};
+use crate::train::ranks::exchange_bytes;
 use crate::train::tensor_telemetry::ring_bytes;
 use crate::train::{Model, TelemetryRing};
 
@@ -50,7 +51,7 @@ pub(super) fn memory<M: Model>(
     let (trained, frozen) = kept.weights.split_at(layout.trained_segments().len());
     let frozen_bytes = frozen.iter().chain(&kept.blocks).sum::<u64>();
     let (gradients, _) = settings.trained_bytes(layout);
-    let gradients = gradients.into_iter().map(buffer_bytes);
+    let gradients: Vec<_> = gradients.into_iter().map(buffer_bytes).collect();
     let count = |specs: &[ParameterSpec]| specs.iter().map(|spec| spec.shape.count()).sum();
     let [telemetry_bytes, watch_bytes] = telemetry(settings, layout, limits);
     let segments = trained.len();
@@ -65,7 +66,7 @@ pub(super) fn memory<M: Model>(
         parameter_bytes: trained.iter().sum::<u64>() + frozen_bytes + kept.states,
         frozen_bytes,
         copy_bytes: plan.copies,
-        gradient_bytes: gradients.sum::<u64>() + kept.states,
+        gradient_bytes: gradients.iter().sum::<u64>() + kept.states,
         moment_bytes: kept.moments.iter().flatten().sum(),
         average_bytes: kept.averages.iter().sum(),
         optimizer_bytes: settings.optimizer_bytes(layout),
@@ -79,6 +80,7 @@ pub(super) fn memory<M: Model>(
         policy_bytes: policy_bytes(settings, &kept, segments),
         watch_bytes,
         snapshot_bytes: if settings.snapshot_every > 0 { staged_bytes } else { 0 },
+        exchange_bytes: exchange_bytes(settings, gradients),
         host: HostMemory {
             loading_bytes: parameters::loading_bytes(layout),
             checkpoint_bytes: checkpoint_bytes(settings, layout, layout.specs(), &kept),

@@ -56,6 +56,9 @@ pub struct MemoryPlan {
     /// Copies for [host snapshots](TrainerBuilder::host_snapshots), in memory that the host maps:
     /// not counted in the total.
     pub snapshot_bytes: u64,
+    /// Where gradients wait for other [ranks](super::ranks), in memory that the host maps: not
+    /// counted in the total.
+    pub exchange_bytes: u64,
     /// What it takes in the host's own memory.
     pub host: HostMemory,
 }
@@ -137,6 +140,7 @@ impl fmt::Display for MemoryPlan {
         ];
         let host = [
             ("snapshots, mapped", self.snapshot_bytes),
+            ("gradients for other ranks", self.exchange_bytes),
             ("reading weights", self.host.loading_bytes),
             ("a checkpoint", self.host.checkpoint_bytes),
             ("and while it is made", self.host.staged_bytes),

@@ -1,7 +1,7 @@
 //! A step that is measured as it is taken.
 
 use super::{Profile, ProfiledDispatch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Span, Stage, Timestamps, Timing};
 use crate::train::checkpoint::HostState;
 use crate::train::sequence::Placed;
@@ -33,8 +33,14 @@ impl<M: Model> Trainer<M> {
     /// ```
     ///
     /// # Errors
-    /// As [`step`](Self::step).
+    /// As [`step`](Self::step), and [`Error::Unsupported`] on several [ranks](crate::train::ranks).
     pub async fn profile(&mut self, batch: &Batch) -> Result<Profile> {
+        if self.ranks.is_some() {
+            return Err(Error::Unsupported {
+                what: "a profile of a step on several ranks".into(),
+                instead: "profile a trainer without TrainerBuilder::exchange".into(),
+            });
+        }
         let plan = self.checked_plan(batch).await?.0;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
         let limits = self.gpu.device_limits().await?;

@@ -1,0 +1,168 @@
+//! What ranks do together, and the sums that are made of it.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::error::Result;
+
+/// Bytes that are broadcast at once.
+const PIECE: usize = 64 << 20;
+
+/// The ranks of a run, as one of them sees them: it brings bytes to others and theirs here. All
+/// ranks call the same methods in the same order with arguments that fit each other, and each call
+/// waits for the others.
+///
+/// [`Local`](super::Local) has ranks in one process, `Mpi` (feature `mpi`) those of a cluster.
+/// Whoever has another transport implements the first four methods; sums follow from them, with the
+/// same bits.
+pub trait Exchange: Debug {
+    /// Number of this rank, from 0 on.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn size(&self) -> usize;
+
+    /// Gives each rank its part of `sent`, and gets this rank's part of what all sent: `received`
+    /// has room for as many parts of this size as there are ranks, and has them in the order of
+    /// ranks. `parts` has a range for each rank, one after the other, the same on all.
+    ///
+    /// # Errors
+    /// Where a rank is gone, [`Error::Rank`](crate::Error::Rank) names it.
+    fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()>;
+
+    /// Gives all ranks this rank's part of `bytes`, and puts theirs in their places. `parts` as for
+    /// [`scatter`](Self::scatter).
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()>;
+
+    /// What each rank gives, of any length, in the order of ranks.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let (rank, size) = (self.rank(), self.size());
+        let mut lengths = vec![0u64; size];
+        lengths[rank] = own.len() as u64;
+        self.share(bytemuck::cast_slice_mut(&mut lengths), &bytes_of(&even_parts(size, size), 8))?;
+        let mut end = 0;
+        let parts = lengths.iter().map(|&length| {
+            let start = end;
+            end += length as usize;
+            start..end
+        });
+        let parts: Vec<_> = parts.collect();
+        let mut all = vec![0; end];
+        all[parts[rank].clone()].copy_from_slice(own);
+        self.share(&mut all, &parts)?;
+        Ok(parts.into_iter().map(|part| all[part].to_vec()).collect())
+    }
+
+    /// What rank 0 gives, on all ranks: what only one can read, such as a file. What others give is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn broadcast(&self, own: &[u8]) -> Result<Vec<u8>> {
+        let is_first = self.rank() == 0;
+        let length = self.gather(&(own.len() as u64).to_le_bytes())?;
+        let length = u64::from_le_bytes(length[0][..].try_into().expect("8 bytes")) as usize;
+        let mut bytes = if is_first { own.to_vec() } else { vec![0; length] };
+        for piece in bytes.chunks_mut(PIECE) {
+            let mut parts = vec![piece.len()..piece.len(); self.size()];
+            parts[0] = 0..piece.len();
+            self.share(piece, &parts)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Waits until all ranks are here.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn barrier(&self) -> Result<()> {
+        self.gather(&[]).map(drop)
+    }
+
+    /// Adds up what all ranks have in this rank's part of `values`, in f32 in the order of ranks:
+    /// `((r0 + r1) + r2) + ...`. The other parts stay as they are. `parts` counts elements.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn fold_parts(&self, values: &mut [f32], parts: &[Range<usize>]) -> Result<()> {
+        let own = parts[self.rank()].clone();
+        let mut received = vec![0f32; own.len() * self.size()];
+        let to = bytemuck::cast_slice_mut(&mut received);
+        self.scatter(bytemuck::cast_slice(values), &bytes_of(parts, 4), to)?;
+        let Some(length) = Some(own.len()).filter(|&length| length > 0) else { return Ok(()) };
+        let (first, others) = received.split_at(length);
+        let sums = &mut values[own];
+        sums.copy_from_slice(first);
+        for other in others.chunks(length) {
+            sums.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+
+    /// Adds up what all ranks have in `values`: [`fold_parts`](Self::fold_parts), a part on each
+    /// rank, which then all get. So every rank has the bits of one that added, NaN included.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn fold(&self, values: &mut [f32]) -> Result<()> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let parts = even_parts(values.len(), self.size());
+        self.fold_parts(values, &parts)?;
+        self.share(bytemuck::cast_slice_mut(values), &bytes_of(&parts, 4))
+    }
+}
+
+/// `count` elements in as many ranges as there are ranks, one after the other, whose lengths differ
+/// by one at most.
+pub fn even_parts(count: usize, ranks: usize) -> Vec<Range<usize>> {
+    let at = |rank: usize| rank * (count / ranks) + rank.min(count % ranks);
+    (0..ranks).map(|rank| at(rank)..at(rank + 1)).collect()
+}
+
+/// The same parts in bytes, for elements of so many.
+fn bytes_of(parts: &[Range<usize>], size: usize) -> Vec<Range<usize>> {
+    parts.iter().map(|part| part.start * size..part.end * size).collect()
+}
+
+impl<E: Exchange + ?Sized> Exchange for Rc<E> {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
+        (**self).scatter(sent, parts, received)
+    }
+
+    fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
+        (**self).share(bytes, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_everything_evenly() {
+        for (count, ranks) in [(0, 3), (2, 3), (10, 3), (12, 4), (1023, 7), (5, 1)] {
+            let parts = even_parts(count, ranks);
+            assert_eq!((parts.len(), parts[0].start, parts[ranks - 1].end), (ranks, 0, count));
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start), "{parts:?}");
+            let lengths = parts.iter().map(Range::len);
+            assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1, "{parts:?}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What ranks tell each other before a step begins.
+
+use super::Exchange;
+use super::agreement::{all_have, failed, understood};
+use crate::error::Result;
+
+/// What one rank tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Opening {
+    /// Why it cannot take the step.
+    pub failure: Option<String>,
+    /// Steps that it has taken.
+    pub steps: u64,
+    /// What its host multiplies the learning rate with.
+    pub learning_rate_factor: f32,
+    /// Whether it wants to compare what all have.
+    pub compares: bool,
+    /// What its share of the step's targets and the like counts to, in the order of the plan.
+    pub counts: Vec<Vec<u8>>,
+}
+
+/// [`Opening`], as it is sent.
+type Sent = (Option<String>, u64, f32, bool, Vec<Vec<u8>>);
+
+impl Opening {
+    /// What all ranks tell, in their order.
+    pub fn exchanged(self, exchange: &dyn Exchange) -> Result<Vec<Self>> {
+        let Self { failure, steps, learning_rate_factor, compares, counts } = self;
+        let own: Sent = (failure, steps, learning_rate_factor, compares, counts);
+        let all = exchange.gather(&serde_json::to_vec(&own).expect("numbers and a text"))?;
+        let all = all.iter().enumerate().map(|(rank, bytes)| {
+            let sent: Sent = understood(rank, serde_json::from_slice(bytes))?;
+            let (failure, steps, learning_rate_factor, compares, counts) = sent;
+            Ok(Self { failure, steps, learning_rate_factor, compares, counts })
+        });
+        all.collect()
+    }
+}
+
+/// Fails unless all can take the same step.
+pub(super) fn check(all: &[Opening]) -> Result<()> {
+    let failure = |(rank, one): (usize, &Opening)| Some(failed(rank, one.failure.as_ref()?));
+    if let Some(error) = all.iter().enumerate().find_map(failure) {
+        return Err(error);
+    }
+    let of = |fact: fn(&Opening) -> String| all.iter().map(fact).collect::<Vec<_>>();
+    all_have("steps behind it:", &of(|one| one.steps.to_string()))?;
+    all_have("a learning-rate factor of", &of(|one| one.learning_rate_factor.to_string()))?;
+    all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))
+}

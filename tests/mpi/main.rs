@@ -1,0 +1,109 @@
+//! Ranks that are processes, started by `mpirun`: the example `ranks`, as a user runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// The example, which is built first.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().expect("a path");
+        let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
+        let name = profile.file_name().expect("a profile").to_str().expect("UTF-8");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "--quiet", "--example", "ranks", "--features", "mpi", "--profile"]);
+        cargo.arg(if name == "debug" { "dev" } else { name });
+        assert!(cargo.status().expect("cargo runs").success(), "the example does not build");
+        profile.join("examples/ranks")
+    })
+}
+
+/// Ranks with options of their own, under `mpirun`.
+fn under_mpi(ranks: &[&[&str]]) -> Output {
+    let mut mpirun = Command::new("mpirun");
+    // More processes than cores are fine here, and root is in containers.
+    mpirun.args(["--oversubscribe", "--bind-to", "none"]);
+    mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    // A rank in a container may not look into the memory of another.
+    mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+    for (rank, options) in ranks.iter().enumerate() {
+        mpirun.args(if rank > 0 { &[":"][..] } else { &[] });
+        mpirun.args(["-n", "1"]).arg(program()).args(*options);
+    }
+    mpirun.output().expect("mpirun, of the package openmpi-bin, runs")
+}
+
+/// What all ranks print behind their number, which has to be one thing.
+#[track_caller]
+fn one_line_of_all(ranks: usize, output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    let mut lines: Vec<_> = text.lines().filter(|line| line.starts_with("rank ")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines.len(), ranks, "{text}{errors}");
+    let parts: Vec<_> = lines
+        .iter()
+        .enumerate()
+        .map(|(rank, line)| {
+            let head = format!("rank {rank} of {ranks}: ");
+            line.strip_prefix(&head).unwrap_or_else(|| panic!("no {head:?} in {text}"))
+        })
+        .collect();
+    assert!(parts.iter().all(|part| *part == parts[0]), "{text}");
+    parts[0].to_owned()
+}
+
+fn on_threads(ranks: usize, options: &[&str]) -> String {
+    let mut command = Command::new(program());
+    command.args(["--local", &ranks.to_string()]).args(options);
+    one_line_of_all(ranks, &command.output().expect("it runs"))
+}
+
+#[test]
+fn processes_have_the_bits_of_threads() {
+    let Some(_) = support::gpu() else { return };
+    let options = ["--steps", "12"];
+    let mut found = Vec::new();
+    for ranks in [2, 4] {
+        let line = one_line_of_all(ranks, &under_mpi(&vec![&options[..]; ranks]));
+        assert!(line.starts_with("12 steps, 0 skipped, loss "), "{line}");
+        assert_eq!(line, on_threads(ranks, &options), "{ranks} ranks");
+        assert_eq!(line, one_line_of_all(ranks, &under_mpi(&vec![&options[..]; ranks])), "again");
+        found.push(line);
+    }
+    assert_ne!(found[0], found[1], "twice the data is another run");
+}
+
+#[test]
+fn a_nan_of_one_process_skips_the_step_of_all() {
+    let Some(_) = support::gpu() else { return };
+    let good = ["--steps", "12"];
+    let bad = ["--steps", "12", "--nan-at", "3"];
+    let first = one_line_of_all(2, &under_mpi(&[&bad, &good]));
+    let second = one_line_of_all(2, &under_mpi(&[&good, &bad]));
+    assert!(first.starts_with("12 steps, 1 skipped, loss "), "{first}");
+    assert_eq!(first, second, "whoever it was");
+    assert_eq!(first, on_threads(2, &bad), "or both");
+}
+
+#[test]
+fn a_process_with_other_settings_is_named() {
+    let Some(_) = support::gpu() else { return };
+    let one: &[&str] = &["--steps", "2"];
+    for (other, expected) in [
+        (["--steps", "2", "--seed", "7"], "rank 1 has the seed 7, rank 0 has 1; start all ranks"),
+        (["--steps", "2", "--lr", "0.5"], "rank 1 has the optimizer AdamW { learning_rate: 0.5"),
+    ] {
+        let output = under_mpi(&[one, &other, one]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{errors}");
+        assert!(errors.contains(expected), "{expected:?} is missing in {errors}");
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
