@@ -18,6 +18,15 @@ fn program() -> &'static Path {
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         cargo.args(["build", "--quiet", "--example", "ranks", "--features", "mpi", "--profile"]);
         cargo.arg(if name == "debug" { "dev" } else { name });
+        // With the features of this program, so that the library is not built again.
+        let features = [
+            ("contract", cfg!(feature = "contract")),
+            ("dashboard", cfg!(feature = "dashboard")),
+            ("cli", cfg!(feature = "cli")),
+        ];
+        for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
+            cargo.args(["--features", feature]);
+        }
         assert!(cargo.status().expect("cargo runs").success(), "the example does not build");
         profile.join("examples/ranks")
     })

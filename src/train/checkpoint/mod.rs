@@ -12,6 +12,7 @@ mod trained;
 use std::collections::BTreeMap;
 
 pub use trained::FrozenFingerprint;
+pub(super) use trained::Hash;
 
 use crate::error::{Error, Result};
 use crate::kernel::Field;

@@ -22,16 +22,25 @@ impl fmt::Display for FrozenFingerprint {
 }
 
 /// FNV-1a over words instead of bytes, whose state loses nothing either.
-struct Hash(u64);
+pub(in crate::train) struct Hash(u64);
 
 impl Hash {
-    fn word(&mut self, word: u32) {
+    pub fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    pub fn word(&mut self, word: u32) {
         self.0 = (self.0 ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
     }
 
     fn text(&mut self, text: &str) {
         self.word(text.len() as u32);
         text.bytes().for_each(|byte| self.word(byte.into()));
+    }
+
+    /// 16 hexadecimal digits.
+    pub fn digits(&self) -> String {
+        format!("{:016x}", self.0)
     }
 }
 
@@ -43,7 +52,7 @@ impl<M: Model> Trainer<M> {
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub async fn fingerprint_of_frozen(&self) -> Result<FrozenFingerprint> {
         self.gpu.check()?;
-        let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+        let mut hash = Hash::new();
         for (index, spec) in self.parameters.specs().iter().enumerate() {
             if spec.requires_grad {
                 continue;
@@ -61,7 +70,7 @@ impl<M: Model> Trainer<M> {
                 values.iter().for_each(|value| hash.word(value.to_bits()));
             }
         }
-        Ok(FrozenFingerprint(format!("{:016x}", hash.0)))
+        Ok(FrozenFingerprint(hash.digits()))
     }
 
     /// As [`checkpoint`](Self::checkpoint), without the frozen weights: what an adapter of 10 MB

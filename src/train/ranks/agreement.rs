@@ -1,9 +1,9 @@
 //! What must be the same on all ranks, and which one it is not the same on.
 
 use super::Exchange;
-use crate::data::Fingerprint;
 use crate::error::{Error, Result};
 use crate::graph::ParameterSpec;
+use crate::train::checkpoint::Hash;
 use crate::train::{Model, Trainer};
 
 /// What something is called, and what it is on a rank. Of texts of several lines, the first line that
@@ -136,9 +136,10 @@ impl<M: Model> Trainer<M> {
         let memories = self.policies.iter();
         let memories = memories.map(|active| (active.policy.name(), &active.memory));
         for (what, buffer) in weights.chain(moments).chain(averages).chain(state).chain(memories) {
-            let bytes: Vec<u8> = self.gpu.read(buffer, 0, buffer.size() as usize).await?;
-            let fingerprint = Fingerprint::new().with(&bytes).to_string();
-            facts.push((format!("{what} with the fingerprint"), fingerprint));
+            let words: Vec<u32> = self.gpu.read(buffer, 0, buffer.size() as usize / 4).await?;
+            let mut hash = Hash::new();
+            words.into_iter().for_each(|word| hash.word(word));
+            facts.push((format!("{what} with the fingerprint"), hash.digits()));
         }
         compare(exchange, &facts)
     }
