@@ -15,6 +15,7 @@ mod kinds;
 mod layouts;
 #[path = "../support/programs.rs"]
 mod programs;
+mod results;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/tiny_model.rs"]

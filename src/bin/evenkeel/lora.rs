@@ -22,6 +22,7 @@ mod progress;
 mod reactions;
 mod records;
 mod replay;
+mod result;
 mod resume;
 mod schedule;
 mod session;
@@ -30,7 +31,7 @@ mod setup;
 mod sources;
 mod storage;
 
-use evenkeel::run::{Ending, Signals};
+use evenkeel::run::{self, Ending, Signals};
 use evenkeel::{Error, Gpu, Result};
 
 pub use options::Options;
@@ -42,6 +43,9 @@ use setup::Setup;
 use crate::regain::{self, Regain};
 
 pub async fn run(options: Options) -> Result<Ending> {
+    if options.json {
+        run::say_aside();
+    }
     let signals = Signals::listen()?;
     options.check()?;
     let mut start = Start::find(&options)?;
@@ -62,7 +66,11 @@ pub async fn run(options: Options) -> Result<Ending> {
         return Ok(Ending::Done);
     }
     if !setup.settings.train {
-        setup::test_saved(&setup, &gpu).await?;
+        let loss = setup::test_saved(&setup, &gpu).await?;
+        if options.json {
+            let result = serde_json::json!({ "test": loss.map(result::test) });
+            run::print_result(format_args!("{result}"));
+        }
         return Ok(Ending::Done);
     }
     if !options.quiet {
@@ -75,6 +83,9 @@ pub async fn run(options: Options) -> Result<Ending> {
         let ending = session.train().await?;
         if ending == Ending::Done && setup.settings.test {
             session.test().await?;
+        }
+        if options.json {
+            run::print_result(format_args!("{}", session.result()));
         }
         Ok(ending)
     };

@@ -170,6 +170,10 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub quiet: bool,
+    /// Prints the result as one JSON object, and all else to the error output.
+    #[arg(long, conflicts_with = "dry_run")]
+    #[serde(skip)]
+    pub json: bool,
 
     /// For tests: destroys the device before each of these steps, one after the other.
     #[arg(long, hide = true, value_name = "STEP", value_delimiter = ',')]

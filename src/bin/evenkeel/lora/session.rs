@@ -10,12 +10,14 @@ use evenkeel::run::{Ending, Saved, Signals, warn};
 use evenkeel::train::{FrozenFingerprint, Trainer};
 use evenkeel::watch::scalar;
 use evenkeel::{Error, Result, file};
+use serde_json::Value;
 
 use super::adapter::{self, Writer};
 use super::data::Set;
 use super::progress::Progress;
 use super::reactions;
 use super::records::{self, Records};
+use super::result;
 use super::resume::{About, Best, Start, state_files};
 use super::setup::{self, Setup};
 use crate::regain::Regain;
@@ -43,6 +45,16 @@ pub struct Session<'a> {
     saved_at: Option<u64>,
     /// Why the last try to save failed.
     unsaved: Option<Error>,
+    losses: Losses,
+}
+
+/// The last ones that were measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Losses {
+    /// Of the last step that was applied.
+    pub last: Option<f64>,
+    pub validation: Option<f64>,
+    pub test: Option<f64>,
 }
 
 impl<'a> Session<'a> {
@@ -105,6 +117,7 @@ impl<'a> Session<'a> {
             unread: (0, 0),
             saved_at,
             unsaved: None,
+            losses: Losses::default(),
             trainer,
         };
         let yaml = setup.yaml()?;
@@ -143,7 +156,8 @@ impl<'a> Session<'a> {
         let written = self.records.finish();
         let unsaved = self.unsaved.take().map_or(Ok(()), Err);
         let ending = trained?;
-        read.and(saved).and(unsaved).and(written)?;
+        read.and(saved)?;
+        unsaved.and(written).map_err(Error::into_output)?;
         self.say_end(ending);
         Ok(ending)
     }
@@ -235,6 +249,9 @@ impl<'a> Session<'a> {
     }
 
     fn record(&mut self, step: &evenkeel::train::Telemetry, speed: f64, validation: Option<f64>) {
+        if step.applied {
+            self.losses.last = Some(step.loss.into());
+        }
         let threshold = self.setup.settings.spike_threshold;
         let events = reactions::of(step, threshold, self.trainer.parameters());
         events.iter().for_each(|event| self.progress.say_event(step.step, event));
@@ -254,6 +271,7 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         let loss = self.loss_on(validation).await?;
         let iteration = self.iteration();
+        self.losses.validation = Some(loss);
         self.progress.say_validation(iteration, loss, begun.elapsed());
         let is_better = self.about.best.is_none_or(|best| loss < best.loss);
         if is_better && loss.is_finite() {
@@ -329,7 +347,15 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub async fn test(&mut self) -> Result<()> {
-        setup::say_test_loss(self.setup, &mut self.trainer).await
+        self.losses.test = setup::say_test_loss(self.setup, &mut self.trainer).await?;
+        Ok(())
+    }
+
+    /// What came of it, as an object.
+    pub fn result(&self) -> Value {
+        let (iteration, skipped) = (self.iteration(), self.records.skipped());
+        let settings = &self.setup.settings;
+        result::as_json(&self.folder, settings, &self.about, (iteration, skipped, self.losses))
     }
 }
 

@@ -229,7 +229,7 @@ pub fn builder(
 ///
 /// # Errors
 /// As those of files and device.
-pub async fn test_saved(setup: &Setup, gpu: &Gpu) -> Result<()> {
+pub async fn test_saved(setup: &Setup, gpu: &Gpu) -> Result<Option<f64>> {
     let mut trainer = setup.trainer(gpu).await?;
     let path = &setup.settings.adapter_path;
     if setup.lora.is_some() && !path.as_os_str().is_empty() {
@@ -239,15 +239,18 @@ pub async fn test_saved(setup: &Setup, gpu: &Gpu) -> Result<()> {
     say_test_loss(setup, &mut trainer).await
 }
 
-/// Prints the loss on test data and the perplexity.
+/// Prints the loss on test data, where there are such, and the perplexity.
 ///
 /// # Errors
 /// [`Error::DeviceLost`].
-pub async fn say_test_loss(setup: &Setup, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
-    let Some(test) = &setup.data.test else { return Ok(()) };
+pub async fn say_test_loss(
+    setup: &Setup,
+    trainer: &mut Trainer<LanguageModel>,
+) -> Result<Option<f64>> {
+    let Some(test) = &setup.data.test else { return Ok(None) };
     let loss = loss_on(trainer, &test.measured(setup.settings.test_batches)).await?;
     say!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp());
-    Ok(())
+    Ok(Some(loss))
 }
 
 /// The loss of what was learned: of the averages of the weights where they are kept.
