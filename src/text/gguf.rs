@@ -25,6 +25,9 @@ const ENDS: [&str; 8] = [
     "</s>",
 ];
 
+/// How llama.cpp calls the ways of splitting that are known.
+pub(super) const SPLITTINGS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+
 /// GPT-4's pattern, as Llama 3 and Qwen 2 have it, with another one for digits each.
 const WORDS: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS",
@@ -98,11 +101,11 @@ fn is_control(tokenizer: &gguf::Tokenizer, id: u32) -> bool {
 }
 
 /// How texts are split in front of the pairs.
-struct Splitting {
-    normalizer: Value,
-    steps: Vec<Value>,
+pub(super) struct Splitting {
+    pub normalizer: Value,
+    pub steps: Vec<Value>,
     /// Whether a piece that is a token is not made of pairs.
-    whole_pieces: bool,
+    pub whole_pieces: bool,
     /// Whether a token begins texts, where the file does not say.
     adds_bos: bool,
 }
@@ -132,7 +135,7 @@ impl Splitting {
         Self { normalizer, steps, whole_pieces: false, adds_bos: false }
     }
 
-    fn of(tokenizer: &gguf::Tokenizer) -> Result<Self> {
+    pub fn of(tokenizer: &gguf::Tokenizer) -> Result<Self> {
         let pre = tokenizer.pre.as_deref().unwrap_or("none");
         let byte_level = |use_regex| byte_level(tokenizer, use_regex);
         match (tokenizer.model.as_str(), pre) {
