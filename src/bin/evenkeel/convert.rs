@@ -40,14 +40,12 @@ pub async fn run(options: Options) -> Result<Ending> {
     let opened = Opened::new(model, tokenizer.as_deref(), None, None)?;
     let output = if is_gguf(out) {
         let target = GgufTarget { path: out.clone(), option, overwrite };
-        target.prepare(&[model])?;
         target.output(&opened, *dtype, *quantize, None)?
     } else {
         let target = Target { path: out, option, overwrite };
-        target.prepare(&[model])?;
         target.output(&opened, *dtype, None)
     };
-    write(&opened, &[output]).await
+    write(&opened, &[output], &[model]).await
 }
 
 /// Fails where blocks are asked for and a folder is written.

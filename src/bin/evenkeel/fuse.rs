@@ -54,7 +54,7 @@ pub async fn run(options: Options) -> Result<Ending> {
     let Options { model, adapter_path, tokenizer, .. } = &options;
     let opened = Opened::new(model, tokenizer.as_deref(), Some(adapter_path), None)?;
     let outputs = options.outputs(&opened)?;
-    write(&opened, &outputs).await
+    write(&opened, &outputs, &[model, adapter_path]).await
 }
 
 impl Options {
@@ -81,22 +81,19 @@ impl Options {
 
     /// What the model is written as.
     fn outputs(&self, opened: &Opened) -> Result<Vec<Output<'_>>> {
-        let Self { model, adapter_path, save_path, dtype, quantize, overwrite, .. } = self;
-        let (read, option) = ([&**model, &**adapter_path], "--save-path");
+        let Self { save_path, dtype, quantize, overwrite, .. } = self;
+        let option = "--save-path";
         let lora = opened.adapter.as_ref().map(Adapter::lora);
         if is_gguf(save_path) {
             let path = save_path.clone();
             let target = GgufTarget { path, option, overwrite: *overwrite };
-            target.prepare(&read)?;
             return Ok(vec![target.output(opened, *dtype, *quantize, lora)?]);
         }
         let target = Target { path: save_path, option, overwrite: *overwrite };
-        target.prepare(&read)?;
         let mut outputs = vec![target.output(opened, *dtype, lora)];
         if self.export_gguf {
             let path = save_path.join(&self.gguf_path);
             let target = GgufTarget { path, option: "--gguf-path", overwrite: *overwrite };
-            target.prepare(&read)?;
             let dtype = dtype.or(Some(Precision::F16));
             outputs.push(target.output(opened, dtype, *quantize, lora)?);
         }

@@ -35,6 +35,13 @@ pub enum Output<'a> {
 }
 
 impl Output<'_> {
+    fn prepare(&self, read: &[&Path]) -> Result<()> {
+        match self {
+            Self::Folder { target, .. } => target.prepare(read),
+            Self::Gguf { target, .. } => target.prepare(read),
+        }
+    }
+
     fn place(&self) -> (&Path, &'static str) {
         match self {
             Self::Folder { target, .. } => (target.path, target.option),
@@ -43,8 +50,9 @@ impl Output<'_> {
     }
 }
 
-/// Reads a model once, and writes it as each of these.
-pub async fn write(opened: &Opened, outputs: &[Output<'_>]) -> Result<Ending> {
+/// Reads a model once, and writes it as each of these. What is read may not be written over.
+pub async fn write(opened: &Opened, outputs: &[Output<'_>], read: &[&Path]) -> Result<Ending> {
+    outputs.iter().try_for_each(|output| output.prepare(read))?;
     let loaded = opened.allocate().await?;
     let mut bytes = 0;
     for output in outputs {
@@ -85,7 +93,7 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Makes the folder if need be. What is read may not be written over, and what is there only
     /// where that is wanted.
-    pub fn prepare(&self, read: &[&Path]) -> Result<()> {
+    fn prepare(&self, read: &[&Path]) -> Result<()> {
         check_apart(self.path, read, self.option)?;
         let option = self.option;
         let has_files = fs::read_dir(self.path).is_ok_and(|mut entries| entries.next().is_some());

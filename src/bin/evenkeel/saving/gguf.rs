@@ -29,7 +29,7 @@ pub struct GgufTarget {
 impl GgufTarget {
     /// Makes its folder if need be. What is read may not be written over, and what is there only
     /// where that is wanted.
-    pub fn prepare(&self, read: &[&Path]) -> Result<()> {
+    pub(super) fn prepare(&self, read: &[&Path]) -> Result<()> {
         let (path, option) = (&self.path, self.option);
         check_apart(path, read, option)?;
         let refuse = |reason: String| Err(Error::File { path: path.clone(), reason });
@@ -46,7 +46,7 @@ impl GgufTarget {
     }
 
     /// The folder that it lies in.
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
