@@ -61,15 +61,23 @@ fn of_llama(family: Family, gpt: &GptConfig) -> Described {
         settings.push(("vocab_size", count(gpt.vocabulary)));
     }
     settings.extend(of_rotation(family, gpt));
-    if let Some(window) = gpt.window {
+    // Where there is no name for a thing, the model that is read again is another.
+    let is_qwen = matches!(family, Family::Qwen2 | Family::Qwen3);
+    if let Some(window) = gpt.window.filter(|_| !is_qwen) {
         settings.push(("attention.sliding_window", count(window)));
     }
     if family == Family::Gemma3 {
         settings.extend(period(gpt).map(|p| ("attention.sliding_window_pattern", count(p))));
     }
-    let caps =
-        [("attn_logit_softcapping", gpt.soft_cap), ("final_logit_softcapping", gpt.logit_soft_cap)];
-    settings.extend(caps.into_iter().filter_map(|(name, cap)| Some((name, Value::F32(cap?)))));
+    let mut cap = |name, cap: Option<f32>| {
+        settings.extend(cap.map(|cap| (name, Value::F32(cap))));
+    };
+    if family == Family::Gemma2 {
+        cap("attn_logit_softcapping", gpt.soft_cap);
+    }
+    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+        cap("final_logit_softcapping", gpt.logit_soft_cap);
+    }
     settings
 }
 
