@@ -71,6 +71,8 @@ pub struct Tokenizer {
     pub bos: Option<u32>,
     /// The token of its end.
     pub eos: Option<u32>,
+    /// The token of the end of a turn, where that is another.
+    pub eot: Option<u32>,
     /// The token of what is unknown.
     pub unknown: Option<u32>,
     /// The token that fills sequences up.
@@ -117,6 +119,7 @@ impl Tokenizer {
             ("ggml.merges", merges),
             ("ggml.bos_token_id", self.bos.map(Value::U32)),
             ("ggml.eos_token_id", self.eos.map(Value::U32)),
+            ("ggml.eot_token_id", self.eot.map(Value::U32)),
             ("ggml.unknown_token_id", self.unknown.map(Value::U32)),
             ("ggml.padding_token_id", self.padding.map(Value::U32)),
             ("ggml.add_bos_token", self.adds_bos.map(Value::Bool)),
@@ -214,6 +217,7 @@ pub(super) fn tokenizer(
         merges: reading.texts("ggml.merges"),
         bos: reading.token("ggml.bos_token_id", count),
         eos: reading.token("ggml.eos_token_id", count),
+        eot: reading.token("ggml.eot_token_id", count),
         unknown: reading.token("ggml.unknown_token_id", count),
         padding: reading.token("ggml.padding_token_id", count),
         adds_bos: reading.flag("ggml.add_bos_token"),

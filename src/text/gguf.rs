@@ -14,7 +14,7 @@ const METADATA: &str = "tokenizer.ggml";
 
 /// Control tokens that end a turn or a text, beside the one that the file calls its end, which is
 /// often that of texts where chats end with another. llama.cpp knows them by their texts too.
-const ENDS: [&str; 8] = [
+pub(super) const ENDS: [&str; 8] = [
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|eot_id|>",
@@ -39,8 +39,8 @@ impl Tokenizer {
     /// folder that the file was made of, for the kinds of byte-level pairs (`gpt2`) that llama.cpp
     /// calls `gpt-2`, `smollm`, `llama-bpe` (Llama 3) and `qwen2` (Qwen 2, 2.5 and 3).
     ///
-    /// A generation ends with the token that the file calls its end, and with all control tokens
-    /// that are known to end a turn or a text.
+    /// A generation ends with the tokens that the file calls the ends of a text and of a turn, and with
+    /// all control tokens that are known to be such.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another kind: of such a model take the folder's `tokenizer.json`
@@ -78,7 +78,7 @@ impl Tokenizer {
         }
         let is_end = |&id: &u32| ENDS.contains(&text(id)) && is_control(tokenizer, id);
         let ends = (0..tokenizer.tokens.len() as u32).filter(is_end);
-        let ends: Vec<_> = tokenizer.eos.into_iter().chain(ends).collect();
+        let ends: Vec<_> = tokenizer.eos.into_iter().chain(tokenizer.eot).chain(ends).collect();
         let generation = json!({ "eos_token_id": ends });
         let files = [
             (TOKENIZER, described(tokenizer)?),

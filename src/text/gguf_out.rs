@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Tokenizer;
-use super::gguf::{SPLITTINGS, Splitting};
+use super::gguf::{ENDS, SPLITTINGS, Splitting};
 use super::load::{TOKENIZER, invalid};
 use super::template::DEFAULT;
 use crate::error::{Error, Result};
@@ -20,8 +20,9 @@ impl Tokenizer {
     /// [`from_gguf`](Self::from_gguf) reads, with the default chat template. What was made is read
     /// again, and must have the same ids for texts in many scripts.
     ///
-    /// A file names one token that ends a text. Others that end a generation are found again by
-    /// their texts, as far as llama.cpp knows those.
+    /// A file names a token that ends a text and one that ends a turn. More of them are found by their
+    /// texts, as llama.cpp does: a generation of the file ends with such a control token
+    /// (`<|endoftext|>`, say) also where one of the folder goes on.
     ///
     /// # Errors
     /// [`Error::Unsupported`] that names what such a file cannot say.
@@ -33,6 +34,7 @@ impl Tokenizer {
         described.merges = merges(&json["model"]["merges"])?;
         self.describe_tokens(&mut described)?;
         self.describe_ends(&mut described)?;
+        described.eot = self.other_end(&described);
         self.check_same(&described)?;
         Ok(described)
     }
@@ -50,6 +52,7 @@ impl Tokenizer {
             merges: Vec::new(),
             bos: special.bos,
             eos: special.eos,
+            eot: None,
             unknown: special.named.get("unk_token").and_then(|token| self.id(token)),
             padding: special.pad,
             adds_bos: Some(false),
@@ -82,6 +85,16 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// What ends a generation and would not be known to do so.
+    fn other_end(&self, described: &gguf::Tokenizer) -> Option<u32> {
+        let is_known = |id: u32| {
+            let is_control = described.kinds.get(id as usize) == Some(&TokenKind::Control);
+            let text = described.tokens.get(id as usize).map(String::as_str);
+            described.eos == Some(id) || is_control && text.is_some_and(|text| ENDS.contains(&text))
+        };
+        self.special().stops.iter().copied().find(|&id| !is_known(id))
+    }
+
     /// What is put around texts, by a text.
     fn describe_ends(&self, described: &mut gguf::Tokenizer) -> Result<()> {
         let (whole, plain) = (self.encode(PROBE, true)?, self.encode(PROBE, false)?);
@@ -109,6 +122,11 @@ impl Tokenizer {
     /// Fails unless what was described makes the same ids, and the same text of them.
     fn check_same(&self, described: &gguf::Tokenizer) -> Result<()> {
         let again = Self::from_gguf(described)?;
+        if let Some(&id) = self.special().stops.iter().find(|&&id| !again.special().is_stop(id)) {
+            let token = self.token(id).unwrap_or_default();
+            let what = format!("{token:?} as one more token that ends what is generated");
+            return Err(unsupported(&what));
+        }
         let tokens = described.tokens.iter().zip(&described.kinds);
         let whole =
             tokens.filter(|(_, kind)| matches!(kind, TokenKind::Control | TokenKind::UserDefined));

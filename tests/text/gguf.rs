@@ -52,6 +52,7 @@ fn described(name: &str, pre: &str) -> Described {
         merges,
         bos,
         eos,
+        eot: None,
         unknown,
         padding,
         adds_bos: None,
@@ -222,4 +223,16 @@ pub fn tokenizers_that_gguf_cannot_say_are_named() {
         json["added_tokens"] = serde_json::json!([]);
     });
     refused(unigram, &["Unigram"]);
+
+    // One end of a turn has a place in a file, a second one has none.
+    let ends = |ids: Value| {
+        let mut files = files("gpt2");
+        let generation = serde_json::json!({ "eos_token_id": ids });
+        files.insert("generation_config.json".to_owned(), generation.to_string().into_bytes());
+        Tokenizer::from_files(&files).expect("a tokenizer")
+    };
+    let turns = ends(serde_json::json!([2, 40])).to_gguf().expect("described");
+    assert_eq!(turns.eot, Some(40));
+    assert!(Tokenizer::from_gguf(&turns).expect("a tokenizer").special().is_stop(40));
+    refused(ends(serde_json::json!([2, 40, 41])), &["one more token that ends"]);
 }
