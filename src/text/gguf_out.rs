@@ -111,7 +111,9 @@ impl Tokenizer {
                 (&[id], None) => (*token, *adds) = (Some(id), Some(true)),
                 (&[id], Some(known)) if id == known => *adds = Some(true),
                 _ => {
-                    let what = format!("{ids:?} around a text, with the {name}_token {token:?}");
+                    let known = token.map_or("missing".to_owned(), |id| id.to_string());
+                    let what =
+                        format!("the tokens {ids:?} around a text, where {name}_token is {known}");
                     return Err(unsupported(&what));
                 }
             }
