@@ -25,7 +25,7 @@ const BY_LAYER: &[&str] =
 
 /// Architectures that are read, by llama.cpp's names, and what the models are without more being
 /// said.
-const ARCHITECTURES: [(&str, Family); 6] = [
+pub(super) const ARCHITECTURES: [(&str, Family); 6] = [
     ("gpt2", Family::Gpt2),
     ("llama", Family::Llama),
     ("qwen2", Family::Qwen2),

@@ -10,10 +10,10 @@ use super::value::{ARRAY, Array, BOOL, STRING, Value, number_size};
 use crate::error::Result;
 use crate::hugging_face::{Source, invalid};
 
-const MAGIC: &[u8] = b"GGUF";
+pub(super) const MAGIC: &[u8] = b"GGUF";
 const ALIGNMENT: &str = "general.alignment";
 /// Where the file does not say.
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 /// Bytes that a value and a tensor take at least: lengths, types, places.
 const SMALLEST_VALUE: u64 = 8 + 4 + 1;
 const SMALLEST_TENSOR: u64 = 8 + 4 + 8 + 4 + 8;

@@ -227,6 +227,16 @@ fn rows_apart<T: Copy>(paired: &[T], head: usize, rows: usize) -> Vec<T> {
     apart
 }
 
+/// The other way round: rows that turn together come to lie side by side.
+pub(super) fn rows_together(apart: &[f32], rows: usize) -> Vec<f32> {
+    let columns = apart.len() / rows;
+    let mut paired = vec![0.0; apart.len()];
+    for (at, row) in apart.chunks_exact(columns).enumerate() {
+        paired[paired_row(at, rows) * columns..][..columns].copy_from_slice(row);
+    }
+    paired
+}
+
 /// The row of a head of so many where those that turn together lie side by side, for the row where
 /// they are half a head apart.
 fn paired_row(row: usize, rows: usize) -> usize {

@@ -70,6 +70,24 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.code() == code)
     }
 
+    /// The one of numbers one by one in this type.
+    pub const fn of_precision(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+
+    /// The one of weights in blocks.
+    pub const fn of_blocks(format: BlockFormat) -> Self {
+        match format {
+            BlockFormat::Q8_0 => Self::Q8_0,
+            BlockFormat::Q4_0 => Self::Q4_0,
+            BlockFormat::Q4_1 => Self::Q4_1,
+        }
+    }
+
     /// ggml's name for it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! Models in GGUF files, the form of [llama.cpp](https://github.com/ggml-org/llama.cpp), read.
+//! Models in GGUF files, the form of [llama.cpp](https://github.com/ggml-org/llama.cpp), in and
+//! out.
 //!
 //! ```no_run
 //! use evenkeel::gguf::File;
@@ -40,6 +41,8 @@
 //! | `qwen2`, `qwen3` | Qwen 2, 2.5 and 3 | |
 //! | `gemma2`, `gemma3` | the text of Gemma 2 and 3 | 1 is subtracted from the weights of norms, which the converter added |
 //!
+//! [`Export`] writes such files by the same tables, in F32, F16, BF16 or blocks.
+//!
 //! What such a file does not say is what llama.cpp takes for it: the scale of Gemma's attention by
 //! its size, its windows' period, the base of its short rotation. The head is the embedding where
 //! there is no `output.weight`; where there is one, it is a head of its own, and trained as one.
@@ -47,6 +50,7 @@
 mod config;
 mod container;
 mod cursor;
+mod export;
 mod file;
 mod format;
 mod names;
@@ -56,6 +60,7 @@ mod value;
 
 pub use crate::hugging_face::{Progress, ReadAt, Reader};
 pub use container::TensorInfo;
+pub use export::Export;
 pub use file::File;
 pub use format::Format;
 pub use tokenizer::{TokenKind, Tokenizer};

@@ -13,6 +13,9 @@ pub(super) const HEAD: &str = "output.weight";
 /// What each rotary frequency is divided by, in models of the architecture `llama`.
 pub(super) const FACTORS: &str = "rope_freqs.weight";
 
+/// Learned positions, which stay in F32.
+pub(super) const POSITIONS: &str = "position_embd.weight";
+
 const QUERIES_KEYS_VALUES: &[&str] =
     &["blk.*.attn_q.weight", "blk.*.attn_k.weight", "blk.*.attn_v.weight"];
 const QUERIES_KEYS_VALUES_BIAS: &[&str] =
@@ -21,7 +24,7 @@ const QUERIES_KEYS_VALUES_BIAS: &[&str] =
 /// Not transposed as transformers has them: the converter turned them round.
 const GPT2: &[Row] = &[
     ("token_embedding.weight", &[EMBEDDING], Same),
-    ("position_embedding.weight", &["position_embd.weight"], Same),
+    ("position_embedding.weight", &[POSITIONS], Same),
     ("blocks.*.norm1.weight", &["blk.*.attn_norm.weight"], Same),
     ("blocks.*.norm1.bias", &["blk.*.attn_norm.bias"], Same),
     ("blocks.*.attention.qkv.weight", &["blk.*.attn_qkv.weight"], Same),

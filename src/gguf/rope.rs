@@ -47,6 +47,13 @@ pub(super) fn scaling_of(factors: &[f32], base: f64) -> Option<RotaryScaling> {
     best.map(|(_, scaling)| scaling)
 }
 
+/// What llama.cpp divides the frequency of each pair of columns by, for Llama 3's scaling.
+pub(super) fn factors_of(rotary: Rotary, head_dim: usize) -> Vec<f32> {
+    let plain = Rotary::new(rotary.base).frequencies(head_dim);
+    let scaled = rotary.frequencies(head_dim);
+    plain.into_iter().zip(scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect()
+}
+
 /// The context for which a pair between the turns of [`LOW`] and [`HIGH`] has its factor.
 fn original_context(factors: &[f64], factor: f64, frequencies: &[f64]) -> Option<usize> {
     let mut pairs = factors.iter().zip(frequencies);

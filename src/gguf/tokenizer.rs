@@ -36,6 +36,14 @@ impl TokenKind {
         Self::Byte,
     ];
 
+    fn code(self) -> i32 {
+        Self::ALL
+            .into_iter()
+            .zip(0..)
+            .find_map(|(kind, code)| (kind == self).then_some(code))
+            .unwrap_or(0)
+    }
+
     fn of_code(code: i32) -> Option<Self> {
         Self::ALL.get(usize::try_from(code).ok()?).copied()
     }
@@ -63,6 +71,8 @@ pub struct Tokenizer {
     pub bos: Option<u32>,
     /// The token of its end.
     pub eos: Option<u32>,
+    /// The token of the end of a turn, where that is another.
+    pub eot: Option<u32>,
     /// The token of what is unknown.
     pub unknown: Option<u32>,
     /// The token that fills sequences up.
@@ -75,6 +85,53 @@ pub struct Tokenizer {
     pub adds_space: Option<bool>,
     /// The form of conversations, in Jinja.
     pub chat_template: Option<String>,
+}
+
+impl Tokenizer {
+    /// The text of an id without a token, as llama.cpp's converter has it.
+    pub(crate) fn unused(id: usize) -> String {
+        format!("[PAD{id}]")
+    }
+
+    /// What a file with so many tokens says of it.
+    pub(super) fn metadata(&self, tokens: usize) -> Vec<(String, Value)> {
+        let beyond = self.tokens.len()..tokens;
+        let mut texts = self.tokens.clone();
+        texts.extend(beyond.clone().map(Self::unused));
+        let mut kinds: Vec<_> = match &*self.kinds {
+            [] => vec![TokenKind::Normal.code(); self.tokens.len()],
+            kinds => kinds.iter().map(|kind| kind.code()).collect(),
+        };
+        kinds.extend(beyond.clone().map(|_| TokenKind::Unused.code()));
+        let text = |text: &Option<String>| text.clone().map(Value::String);
+        let scores = (!self.scores.is_empty()).then(|| {
+            let all = self.scores.iter().copied().chain(beyond.map(|_| 0.0));
+            Value::Array(Array::F32(all.collect()))
+        });
+        let merges =
+            (!self.merges.is_empty()).then(|| Value::Array(Array::String(self.merges.clone())));
+        let values = [
+            ("ggml.model", Some(Value::String(self.model.clone()))),
+            ("ggml.pre", text(&self.pre)),
+            ("ggml.tokens", Some(Value::Array(Array::String(texts)))),
+            ("ggml.scores", scores),
+            ("ggml.token_type", Some(Value::Array(Array::I32(kinds)))),
+            ("ggml.merges", merges),
+            ("ggml.bos_token_id", self.bos.map(Value::U32)),
+            ("ggml.eos_token_id", self.eos.map(Value::U32)),
+            ("ggml.eot_token_id", self.eot.map(Value::U32)),
+            ("ggml.unknown_token_id", self.unknown.map(Value::U32)),
+            ("ggml.padding_token_id", self.padding.map(Value::U32)),
+            ("ggml.add_bos_token", self.adds_bos.map(Value::Bool)),
+            ("ggml.add_eos_token", self.adds_eos.map(Value::Bool)),
+            ("ggml.add_space_prefix", self.adds_space.map(Value::Bool)),
+            ("chat_template", text(&self.chat_template)),
+        ];
+        let named = |(name, value): (&str, Option<Value>)| {
+            value.map(|value| (format!("tokenizer.{name}"), value))
+        };
+        values.into_iter().filter_map(named).collect()
+    }
 }
 
 /// The metadata of a tokenizer, and what is wrong with them.
@@ -160,6 +217,7 @@ pub(super) fn tokenizer(
         merges: reading.texts("ggml.merges"),
         bos: reading.token("ggml.bos_token_id", count),
         eos: reading.token("ggml.eos_token_id", count),
+        eot: reading.token("ggml.eot_token_id", count),
         unknown: reading.token("ggml.unknown_token_id", count),
         padding: reading.token("ggml.padding_token_id", count),
         adds_bos: reading.flag("ggml.add_bos_token"),

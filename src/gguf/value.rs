@@ -70,7 +70,52 @@ macro_rules! numbers {
             }
         }
 
+        impl Value {
+            /// The code of its type.
+            pub(super) fn code(&self) -> u32 {
+                match self {
+                    $(Self::$kind(_) => $code,)*
+                    Self::Bool(_) => BOOL,
+                    Self::String(_) => STRING,
+                    Self::Array(_) => ARRAY,
+                }
+            }
+
+            /// Puts it behind these bytes, as a file has it.
+            pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+                match self {
+                    $(Self::$kind(number) => bytes.extend(number.to_le_bytes()),)*
+                    Self::Bool(value) => bytes.push((*value).into()),
+                    Self::String(text) => write_text(text, bytes),
+                    Self::Array(list) => list.write(bytes),
+                }
+            }
+        }
+
         impl Array {
+            /// The code of what is in it.
+            fn code(&self) -> u32 {
+                match self {
+                    $(Self::$kind(_) => $code,)*
+                    Self::Bool(_) => BOOL,
+                    Self::String(_) => STRING,
+                    Self::Array(_) => ARRAY,
+                }
+            }
+
+            fn write(&self, bytes: &mut Vec<u8>) {
+                bytes.extend(self.code().to_le_bytes());
+                bytes.extend((self.len() as u64).to_le_bytes());
+                match self {
+                    $(Self::$kind(list) => {
+                        list.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+                    })*
+                    Self::Bool(list) => bytes.extend(list.iter().map(|&value| u8::from(value))),
+                    Self::String(list) => list.iter().for_each(|text| write_text(text, bytes)),
+                    Self::Array(list) => list.iter().for_each(|list| list.write(bytes)),
+                }
+            }
+
             /// The numbers in these bytes, one after the other.
             pub(super) fn numbers(code: u32, bytes: &[u8]) -> Option<Self> {
                 match code {
@@ -114,6 +159,12 @@ numbers! {
     10 U64 u64,
     11 I64 i64,
     12 F64 f64,
+}
+
+/// Puts a text behind these bytes, its length first.
+pub(super) fn write_text(text: &str, bytes: &mut Vec<u8>) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
 }
 
 /// Numbers as JSON.

@@ -88,6 +88,16 @@ impl Config {
         self.family
     }
 
+    /// The model as it is written: a shorter context than the file's is one of its use, not its own.
+    pub(crate) fn written(&self) -> Result<GptConfig> {
+        let before = checked(self.family, &self.fields)?;
+        let mut gpt = self.gpt.clone();
+        if gpt.positions != Positions::Learned {
+            gpt.context = gpt.context.max(before.context);
+        }
+        Ok(gpt)
+    }
+
     /// The contents of a `config.json`: those it was read from, in which only what has become
     /// different is changed; with nothing different, byte for byte. `dtype`, where there is one, is
     /// the type that all tensors beside it have.
@@ -97,10 +107,7 @@ impl Config {
     /// model of this family.
     pub fn to_json(&self, dtype: Option<Precision>) -> Result<String> {
         let before = checked(self.family, &self.fields)?;
-        let mut gpt = self.gpt.clone();
-        if gpt.positions != Positions::Learned {
-            gpt.context = gpt.context.max(before.context);
-        }
+        let gpt = self.written()?;
         let has_rope_parameters = self.fields.contains_key("rope_parameters");
         let [old, new] = [&before, &gpt].map(|gpt| describe(self.family, gpt, has_rope_parameters));
         let mut fields = self.fields.clone();
@@ -203,7 +210,7 @@ fn check_same(family: Family, gpt: &GptConfig, fields: &Map<String, Value>) -> R
 }
 
 /// What of the function of one model is not that of another: names and values of the first.
-fn differences(gpt: &GptConfig, other: &GptConfig) -> Vec<String> {
+pub(crate) fn differences(gpt: &GptConfig, other: &GptConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |name: &str, value: String, is_same: bool| {
         if !is_same {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::folder::{INDEX, SINGLE};
-use super::peft::Merge;
 #[cfg(not(target_arch = "wasm32"))]
 use super::write::Told;
 use super::write::{Planned, Shard, Values, write_shard};
@@ -13,6 +12,7 @@ use super::{CONFIG, Config, Tensor, TheirTensor, all_or_none};
 use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::file::{self, Replacement};
+use crate::graph::ParameterSpec;
 use crate::kernel::Precision;
 use crate::nn::lora::is_adapter;
 use crate::nn::{GptConfig, Lora};
@@ -159,24 +159,25 @@ impl Export {
         Ok(self.planned(parameters)?.iter().map(Planned::bytes).sum())
     }
 
+    /// The type that all tensors of the folder have that the model came from, if it is one.
+    pub fn common_precision(&self) -> Option<Precision> {
+        let mut all = self.precisions.values();
+        let first = *all.next()?;
+        all.all(|other| *other == first).then_some(first)
+    }
+
     fn values<'a>(&self, parameters: &'a Parameters) -> Result<Values<'a>> {
-        let merge = |lora: &Lora| Merge::new(&self.config.gpt, lora, parameters);
-        Ok(Values { parameters, merge: self.merged.as_ref().map(merge).transpose()? })
+        Values::new(&self.config.gpt, self.merged.as_ref(), parameters)
     }
 
     /// All tensors of the configuration's model, by name.
     fn planned(&self, parameters: &Parameters) -> Result<Vec<Planned>> {
-        let (mut planned, mut problems) = (Vec::new(), Vec::new());
+        let mut planned = Vec::new();
         let mut config = self.config.clone();
         config.gpt.lora = None;
         let tensors = config.tensors()?;
-        for Tensor { name, shape, theirs, is_transposed } in &tensors {
-            let found = parameters.specs().iter().position(|spec| spec.name == *name);
-            let fits = found.filter(|&index| parameters.specs()[index].shape.dims == *shape);
-            let Some(parameter) = fits else {
-                problems.push(format!("there is no parameter {name} {shape:?}"));
-                continue;
-            };
+        let found = parameters_of(&tensors, parameters, self.merged.is_some(), SINGLE)?;
+        for (Tensor { theirs, is_transposed, .. }, parameter) in tensors.iter().zip(found) {
             let whole = &parameters.specs()[parameter].shape;
             planned.extend(theirs.iter().map(|theirs| Planned {
                 name: theirs.full_name(self.bodies[1]),
@@ -187,20 +188,6 @@ impl Export {
                 is_transposed: *is_transposed,
             }));
         }
-        for spec in parameters.specs() {
-            if is_adapter(&spec.name) {
-                continue;
-            }
-            if tensors.iter().all(|tensor| tensor.name != spec.name) {
-                problems.push(format!("the model of {CONFIG} has no parameter {}", spec.name));
-            }
-        }
-        if self.merged.is_none() && parameters.names().any(is_adapter) {
-            let reason = "there are adapters beside its parameters: write them with AdapterExport, or \
-                          both as one with Export::merged";
-            problems.push(reason.to_owned());
-        }
-        all_or_none(SINGLE, problems)?;
         planned.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(planned)
     }
@@ -234,6 +221,39 @@ impl Export {
         });
         Ok(shards.collect())
     }
+}
+
+/// Which parameter each of these tensors is made of, by index. They are to be all that there are,
+/// but for adapters that become a part of them.
+///
+/// # Errors
+/// One that names all that do not fit.
+pub(crate) fn parameters_of(
+    tensors: &[Tensor],
+    parameters: &Parameters,
+    is_merged: bool,
+    file: &str,
+) -> Result<Vec<usize>> {
+    let (mut found, mut problems) = (Vec::with_capacity(tensors.len()), Vec::new());
+    for Tensor { name, shape, .. } in tensors {
+        let fits = |spec: &ParameterSpec| spec.name == *name && spec.shape.dims == *shape;
+        match parameters.specs().iter().position(fits) {
+            Some(parameter) => found.push(parameter),
+            None => problems.push(format!("there is no parameter {name} {shape:?}")),
+        }
+    }
+    for spec in parameters.specs().iter().filter(|spec| !is_adapter(&spec.name)) {
+        if tensors.iter().all(|tensor| tensor.name != spec.name) {
+            problems.push(format!("the model of {CONFIG} has no parameter {}", spec.name));
+        }
+    }
+    if !is_merged && parameters.names().any(is_adapter) {
+        let reason = "there are adapters beside its parameters: write them with AdapterExport, or \
+                      both as one with Export::merged";
+        problems.push(reason.to_owned());
+    }
+    all_or_none(file, problems)?;
+    Ok(found)
 }
 
 /// The file of each tensor, where there are several.

@@ -67,12 +67,17 @@ pub use reader::{Progress, Reader};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensor_file::{SafetensorsFile, StoredTensor};
 
+pub(crate) use config::differences;
 pub(crate) use describe::decimal;
+pub(crate) use export::parameters_of;
 pub(crate) use fields::Fields;
 pub(crate) use files::{Source, unreadable};
 pub(crate) use names::{Kept, Made, Row, misfit, tensors_by};
 pub(crate) use read_config::MOST_LAYERS;
 pub(crate) use reader::{Size, TensorFiles};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use write::Told;
+pub(crate) use write::{Sink, Values};
 
 use crate::error::Error;
 

@@ -233,11 +233,16 @@ impl Config {
     /// [`Error::ModelFile`](crate::Error::ModelFile) where the model has parameters that no model
     /// of this family has; [`Error::Setting`](crate::Error::Setting).
     pub fn tensors(&self) -> Result<Vec<Tensor>> {
+        self.tensors_of(&self.parameters()?)
+    }
+
+    /// All parameters of the model.
+    pub(crate) fn parameters(&self) -> Result<Vec<ParameterSpec>> {
         let gpt = Gpt::new(self.gpt.clone())?;
         let mut graph = Graph::new(Phase::Evaluate);
         let tokens = graph.tokens("tokens", [1, 1], self.gpt.vocabulary);
         gpt.logits(&mut graph, tokens);
-        self.tensors_of(graph.parameters())
+        Ok(graph.parameters().to_vec())
     }
 
     /// As [`tensors`](Self::tensors), for these parameters.

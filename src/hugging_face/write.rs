@@ -12,6 +12,7 @@ use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::file::Replacement;
 use crate::kernel::Precision;
+use crate::nn::{GptConfig, Lora};
 use crate::plan::Parameters;
 use crate::plan::parameters::pieces;
 use crate::shape::Shape;
@@ -28,13 +29,20 @@ pub(super) struct Planned {
 }
 
 /// Where values come from.
-pub(super) struct Values<'a> {
-    pub parameters: &'a Parameters,
-    pub merge: Option<Merge>,
+pub(crate) struct Values<'a> {
+    pub(super) parameters: &'a Parameters,
+    pub(super) merge: Option<Merge>,
 }
 
-impl Values<'_> {
-    async fn rows(&self, parameter: usize, rows: Range<usize>) -> Result<Vec<f32>> {
+impl<'a> Values<'a> {
+    /// Those of a model, with this adapter as a part of them.
+    pub fn new(gpt: &GptConfig, lora: Option<&Lora>, parameters: &'a Parameters) -> Result<Self> {
+        let merge = |lora| Merge::new(gpt, lora, parameters);
+        Ok(Self { parameters, merge: lora.map(merge).transpose()? })
+    }
+
+    /// Some rows of a parameter.
+    pub async fn rows(&self, parameter: usize, rows: Range<usize>) -> Result<Vec<f32>> {
         let mut values = self.parameters.read_rows(parameter, rows.clone()).await?;
         if let Some(merge) = &self.merge {
             merge.add(self.parameters, parameter, rows, &mut values).await?;
@@ -68,7 +76,7 @@ impl Shard {
 }
 
 /// Where bytes go.
-pub(super) trait Sink {
+pub(crate) trait Sink {
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
 }
 
@@ -88,7 +96,7 @@ impl Sink for Replacement {
 
 /// Another sink, and who is told of what goes there.
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) struct Told<'a, S> {
+pub(crate) struct Told<'a, S> {
     pub sink: &'a mut S,
     pub written: &'a mut u64,
     pub total: u64,

@@ -113,6 +113,25 @@ impl Source {
             Files::Gguf(file) => Export::new(file.config().clone(), Precision::F32),
         }
     }
+
+    /// How a changed model is written as a GGUF file, with its tokenizer: in the type that all of its
+    /// tensors came in, or in f32.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::to_gguf`].
+    pub fn gguf_export(&self) -> Result<gguf::Export> {
+        let own = match (&self.tokenizer_folder, &self.files) {
+            (None, Files::Gguf(file)) => file.tokenizer()?,
+            _ => None,
+        };
+        let tokenizer = own.map_or_else(|| self.tokenizer.to_gguf(), Ok)?;
+        let precision = match &self.files {
+            Files::Folder(folder) => folder.export().common_precision().unwrap_or_default(),
+            Files::Gguf(_) => Precision::F32,
+        };
+        let export = gguf::Export::new(self.config().clone());
+        Ok(export.precision(precision).tokenizer(tokenizer))
+    }
 }
 
 /// Shows a line on the error output where that is a terminal.

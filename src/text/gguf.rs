@@ -14,7 +14,7 @@ const METADATA: &str = "tokenizer.ggml";
 
 /// Control tokens that end a turn or a text, beside the one that the file calls its end, which is
 /// often that of texts where chats end with another. llama.cpp knows them by their texts too.
-const ENDS: [&str; 8] = [
+pub(super) const ENDS: [&str; 8] = [
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|eot_id|>",
@@ -24,6 +24,9 @@ const ENDS: [&str; 8] = [
     "<end_of_turn>",
     "</s>",
 ];
+
+/// How llama.cpp calls the ways of splitting that are known.
+pub(super) const SPLITTINGS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
 
 /// GPT-4's pattern, as Llama 3 and Qwen 2 have it, with another one for digits each.
 const WORDS: &str = concat!(
@@ -36,8 +39,8 @@ impl Tokenizer {
     /// folder that the file was made of, for the kinds of byte-level pairs (`gpt2`) that llama.cpp
     /// calls `gpt-2`, `smollm`, `llama-bpe` (Llama 3) and `qwen2` (Qwen 2, 2.5 and 3).
     ///
-    /// A generation ends with the token that the file calls its end, and with all control tokens
-    /// that are known to end a turn or a text.
+    /// A generation ends with the tokens that the file calls the ends of a text and of a turn, and with
+    /// all control tokens that are known to be such.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another kind: of such a model take the folder's `tokenizer.json`
@@ -75,7 +78,7 @@ impl Tokenizer {
         }
         let is_end = |&id: &u32| ENDS.contains(&text(id)) && is_control(tokenizer, id);
         let ends = (0..tokenizer.tokens.len() as u32).filter(is_end);
-        let ends: Vec<_> = tokenizer.eos.into_iter().chain(ends).collect();
+        let ends: Vec<_> = tokenizer.eos.into_iter().chain(tokenizer.eot).chain(ends).collect();
         let generation = json!({ "eos_token_id": ends });
         let files = [
             (TOKENIZER, described(tokenizer)?),
@@ -98,11 +101,11 @@ fn is_control(tokenizer: &gguf::Tokenizer, id: u32) -> bool {
 }
 
 /// How texts are split in front of the pairs.
-struct Splitting {
-    normalizer: Value,
-    steps: Vec<Value>,
+pub(super) struct Splitting {
+    pub normalizer: Value,
+    pub steps: Vec<Value>,
     /// Whether a piece that is a token is not made of pairs.
-    whole_pieces: bool,
+    pub whole_pieces: bool,
     /// Whether a token begins texts, where the file does not say.
     adds_bos: bool,
 }
@@ -132,7 +135,7 @@ impl Splitting {
         Self { normalizer, steps, whole_pieces: false, adds_bos: false }
     }
 
-    fn of(tokenizer: &gguf::Tokenizer) -> Result<Self> {
+    pub fn of(tokenizer: &gguf::Tokenizer) -> Result<Self> {
         let pre = tokenizer.pre.as_deref().unwrap_or("none");
         let byte_level = |use_regex| byte_level(tokenizer, use_regex);
         match (tokenizer.model.as_str(), pre) {

@@ -40,7 +40,7 @@
 //! | `generation_config.json`, else `config.json` | ids that end a generation |
 //! | `chat_template.jinja`, `additional_chat_templates/*.jinja` | chat templates, before the former's |
 //!
-//! A GGUF file describes its tokenizer itself: [`Tokenizer::from_gguf`].
+//! A GGUF file describes its tokenizer itself: [`Tokenizer::from_gguf`] and [`Tokenizer::to_gguf`].
 //!
 //! Ids, texts and masks are those of Hugging Face's tokenizers and transformers (5). What is apart:
 //! [`Tokenizer::decode`] never tidies spaces (`clean_up_tokenization_spaces`), and `strftime_now`
@@ -49,6 +49,7 @@
 mod conversation;
 mod examples;
 mod gguf;
+mod gguf_out;
 mod load;
 mod sample;
 mod special;

@@ -150,6 +150,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The tokens that are found whole in texts, by their ids.
+    pub(super) fn whole_tokens(&self) -> BTreeMap<u32, tokenizers::AddedToken> {
+        self.inner.get_added_tokens_decoder().into_iter().collect()
+    }
+
     /// The tokens with a meaning of their own.
     pub fn special(&self) -> &SpecialTokens {
         &self.special

@@ -107,3 +107,49 @@ fn what_cannot_be_fused_is_named() {
     assert!(fs::read_dir(&out).is_err(), "something was made");
     refuse_usage(NAME, &["--model", &model, "--dtype", "q4_0"]);
 }
+
+#[test]
+fn gguf_files_come_out() {
+    let Some(gpu) = support::gpu() else { return };
+    let place = Place::new();
+    let (model, adapter) = (write_model(&gpu, &place), write_adapter(&gpu, &place));
+    let own = |path: &str, more: &[&str]| {
+        let own = ["--model", &model, "--adapter-path", &adapter, "--save-path", path];
+        [&own[..], more].concat().iter().map(|&part| part.to_owned()).collect::<Vec<_>>()
+    };
+    let fuse = |path: &str, more: &[&str]| {
+        let own = own(path, more);
+        succeed(NAME, &own.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let refused = |path: &str, more: &[&str], parts: &[&str]| {
+        let own = own(path, more);
+        refuse(NAME, &own.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    };
+    // Alone, it is what becomes of the fused folder.
+    let (folder, file) = (place.path("fused"), place.path("fused.gguf"));
+    fuse(&file, &[]);
+    let text = fuse(&folder, &["--export-gguf"]);
+    assert!(text.contains("ggml-model-f16.gguf"), "{text}");
+    let converted = place.path("converted.gguf");
+    succeed("evenkeel convert", &[&folder, "--out", &converted]);
+    let read = |path: &str| fs::read(path).expect("read");
+    assert!(read(&file) == read(&converted));
+
+    // As mlx-lm has it, beside the folder and in halves.
+    let half = place.path("half.gguf");
+    succeed("evenkeel convert", &[&folder, "--out", &half, "--dtype", "f16"]);
+    assert!(read(&place.path("fused/ggml-model-f16.gguf")) == read(&half));
+    let (blocks, other) = (place.path("blocks"), place.path("blocks.gguf"));
+    fuse(&blocks, &["--export-gguf", "--gguf-path", "q8.gguf", "--quantize", "q8_0"]);
+    fuse(&other, &["--quantize", "q8_0"]);
+    assert!(read(&place.path("blocks/q8.gguf")) == read(&other));
+    assert!(fs::metadata(place.path("blocks/model.safetensors")).is_ok());
+
+    let out = place.path("out");
+    refused(&out, &["--quantize", "q4_0"], &["Q4_0 in a folder", "--save-path"]);
+    refused(&place.path("out.gguf"), &["--export-gguf"], &["--export-gguf", "--save-path"]);
+    refused(&out, &["--export-gguf", "--gguf-path", "model.bin"], &["model.bin", ".gguf"]);
+    refused(&file, &[], &["there is such a file", "--save-path", "--overwrite"]);
+    assert!(fs::metadata(&out).is_err(), "something was made");
+    refuse_usage(NAME, &["--model", &model, "--gguf-path", "a.gguf"]);
+}

@@ -24,6 +24,7 @@ mod kept;
 mod same_models;
 mod settings;
 mod writer;
+mod written;
 
 use blocks::*;
 use containers::*;
@@ -31,6 +32,7 @@ use faults::*;
 use kept::*;
 use same_models::*;
 use settings::*;
+use written::*;
 
 tests! {
     blocks_are_the_numbers_of_ggml,
@@ -44,6 +46,12 @@ tests! {
     what_is_not_here_is_named_with_its_value,
     tensors_and_logits_are_those_of_the_folder,
     files_become_folders,
+    files_are_those_of_the_converter,
+    all_bits_come_back,
+    models_of_transformers_come_back,
+    matrices_are_written_in_blocks,
+    tokenizers_are_written,
+    what_llama_cpp_does_not_have_is_named,
     blocks_are_loaded_row_by_row,
     numbers_become_the_blocks_of_ggml,
     blocks_of_the_format_stay_and_others_are_made_of_their_numbers,

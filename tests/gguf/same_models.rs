@@ -25,7 +25,7 @@ pub fn loaded(gpu: &Gpu, file: &File) -> Parameters {
 }
 
 /// Bits of the logits of a text that is longer than every window.
-fn logits(gpt: &Gpt, parameters: &Parameters) -> Vec<u64> {
+pub fn logits(gpt: &Gpt, parameters: &Parameters) -> Vec<u64> {
     let mut graph = Graph::new(Phase::Evaluate);
     let input = graph.tokens("tokens", [1, 9], 11);
     let logits = gpt.logits(&mut graph, input);

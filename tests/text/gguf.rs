@@ -6,7 +6,7 @@ use evenkeel::gguf::{TokenKind, Tokenizer as Described};
 use evenkeel::text::{ChatOptions, Conversation, Tokenizer};
 use serde_json::Value;
 
-use super::expected::{expected, files, ids, texts};
+use super::expected::{expected, files, ids, texts, tokenizer, with_template};
 
 /// A file of one of the tokenizers.
 fn object(name: &str, file: &str) -> Value {
@@ -52,6 +52,7 @@ fn described(name: &str, pre: &str) -> Described {
         merges,
         bos,
         eos,
+        eot: None,
         unknown,
         padding,
         adds_bos: None,
@@ -146,4 +147,92 @@ pub fn tokenizers_of_gguf_that_are_not_known_are_named() {
     refused(beyond, &["eos_token is 520", "there are 520 tokens"]);
     let without = Described { bos: None, adds_bos: Some(true), ..good };
     refused(without, &["add_bos_token is true, and there is none"]);
+}
+
+pub fn tokenizers_of_folders_are_described() {
+    let all = expected();
+    for (name, pre) in [("gpt2", "smollm"), ("llama3", "llama-bpe"), ("qwen2", "qwen2")] {
+        let template = "{{ messages[0].content + eos_token }}\r\n";
+        let tokenizer = with_template(name, template);
+        let found = tokenizer.to_gguf().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let by_hand = Described {
+            adds_bos: Some(name == "llama3"),
+            adds_eos: Some(false),
+            chat_template: Some(template.replace('\r', "")),
+            ..described(name, pre)
+        };
+        assert_eq!(found, by_hand, "{name}");
+        let again = Tokenizer::from_gguf(&found).expect("a tokenizer");
+        for text in texts(&all["texts"]) {
+            for adds in [true, false] {
+                let [was, is] =
+                    [&tokenizer, &again].map(|one| one.encode(text, adds).expect("ids"));
+                assert_eq!(is, was, "{name}: {text:?}");
+            }
+        }
+        let [was, is] = [&tokenizer, &again].map(Tokenizer::special);
+        assert_eq!((is.bos, is.eos, is.pad), (was.bos, was.eos, was.pad), "{name}");
+        assert_eq!(
+            is.stops.iter().filter(|id| was.is_stop(**id)).count(),
+            was.stops.len(),
+            "{name}"
+        );
+    }
+    // As GPT-2 does, and with what is put around a text.
+    let edited = edited("gpt2", |json| {
+        json["pre_tokenizer"] = json["pre_tokenizer"]["pretokenizers"][1].clone();
+        json["post_processor"] = serde_json::json!({
+            "type": "BertProcessing", "cls": ["<|im_start|>", 1], "sep": ["<|im_end|>", 2],
+        });
+    });
+    let found = edited.expect("a tokenizer").to_gguf().expect("described");
+    assert_eq!(found.pre.as_deref(), Some("gpt-2"));
+    assert_eq!((found.bos, found.adds_bos), (Some(1), Some(true)));
+    assert_eq!((found.eos, found.adds_eos), (Some(2), Some(true)));
+}
+
+/// One with another `tokenizer.json`, and without the files beside it.
+fn edited(name: &str, edit: impl Fn(&mut Value)) -> evenkeel::Result<Tokenizer> {
+    let mut json = object(name, "tokenizer.json");
+    edit(&mut json);
+    Tokenizer::from_bytes(json.to_string().as_bytes())
+}
+
+pub fn tokenizers_that_gguf_cannot_say_are_named() {
+    let refused = |tokenizer: Tokenizer, parts: &[&str]| {
+        let error = tokenizer.to_gguf().expect_err("refused").to_string();
+        assert!(error.contains("convert_hf_to_gguf.py"), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    };
+    refused(tokenizer("gemma"), &["byte_fallback true"]);
+    refused(tokenizer("llama2"), &["byte_fallback true"]);
+    let of = |name: &str, edit: &dyn Fn(&mut Value)| edited(name, edit).expect("a tokenizer");
+    let space = of("gpt2", &|json| {
+        json["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true.into();
+    });
+    refused(space, &["add_prefix_space", "smollm"]);
+    let normalized = of("llama3", &|json| json["normalizer"] = serde_json::json!({"type": "NFKC"}));
+    refused(normalized, &["NFKC", "llama-bpe"]);
+    let pairs = of("llama3", &|json| json["model"]["ignore_merges"] = false.into());
+    refused(pairs, &["ignore_merges false"]);
+    let strips = of("qwen2", &|json| json["added_tokens"][1]["lstrip"] = true.into());
+    refused(strips, &["<|im_start|>", "lstrip"]);
+    let unigram = serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]});
+    let unigram = of("gpt2", &|json| {
+        json["model"] = unigram.clone();
+        json["added_tokens"] = serde_json::json!([]);
+    });
+    refused(unigram, &["Unigram"]);
+
+    // One end of a turn has a place in a file, a second one has none.
+    let ends = |ids: Value| {
+        let mut files = files("gpt2");
+        let generation = serde_json::json!({ "eos_token_id": ids });
+        files.insert("generation_config.json".to_owned(), generation.to_string().into_bytes());
+        Tokenizer::from_files(&files).expect("a tokenizer")
+    };
+    let turns = ends(serde_json::json!([2, 40])).to_gguf().expect("described");
+    assert_eq!(turns.eot, Some(40));
+    assert!(Tokenizer::from_gguf(&turns).expect("a tokenizer").special().is_stop(40));
+    refused(ends(serde_json::json!([2, 40, 41])), &["one more token that ends"]);
 }

@@ -45,4 +45,6 @@ tests! {
     tokenizers_of_gguf_are_those_of_their_folders,
     splitting_as_gpt2_does_is_read,
     tokenizers_of_gguf_that_are_not_known_are_named,
+    tokenizers_of_folders_are_described,
+    tokenizers_that_gguf_cannot_say_are_named,
 }

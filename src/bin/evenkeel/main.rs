@@ -49,7 +49,7 @@ enum Command {
     Chat(chat::Options),
     /// Add an adapter to the weights of its model
     Fuse(fuse::Options),
-    /// Write a model in another form: a folder, other types
+    /// Write a model in another form: a folder, a GGUF file, other types, blocks
     Convert(convert::Options),
     /// Measure a model on a text, or on questions with choices
     Evaluate(evaluate::Options),

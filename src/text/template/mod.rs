@@ -36,6 +36,7 @@ pub struct ChatTemplate {
     environment: Environment,
     special: BTreeMap<String, String>,
     marks_answers: bool,
+    source: String,
 }
 
 /// What a template is given beside the conversation.
@@ -71,12 +72,17 @@ impl ChatTemplate {
     pub(super) fn in_file(file: &str, source: &str, special: &SpecialTokens) -> Result<Self> {
         // Jinja ends all lines alike.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let (source, marks_answers) = generation::as_filters(&source);
+        let (compiled, marks_answers) = generation::as_filters(&source);
         let mut environment = environment();
         environment
-            .add_template_owned(NAME, source)
+            .add_template_owned(NAME, compiled)
             .map_err(|error| invalid(file, format!("its chat template: {}", chain(&error))))?;
-        Ok(Self { environment, special: special.named.clone(), marks_answers })
+        Ok(Self { environment, special: special.named.clone(), marks_answers, source })
+    }
+
+    /// What it was compiled of, in Jinja.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The text of a conversation.
