@@ -23,6 +23,9 @@ pub struct Options {
     /// Take this driver instead of the graphics card or the fastest driver found
     #[arg(long)]
     driver: Option<Kind>,
+    /// Burn's kernels as SPIR-V instead of WGSL: faster on hardware; lavapipe crashes on it
+    #[arg(long)]
+    burn_vulkan: bool,
     /// The Python that has PyTorch
     #[arg(long, default_value = "python3")]
     python: PathBuf,
@@ -186,7 +189,8 @@ fn measure(peer: Peer, options: &Options, environment: &Environment) -> Result<T
     let step = match peer {
         Peer::Burn => {
             let manifest = ["--release", "--manifest-path", "benches/peers/burn/Cargo.toml"];
-            Step::cargo("run").args(manifest)
+            let features = options.burn_vulkan.then_some(["--features", "vulkan"]);
+            Step::cargo("run").args(manifest).args(features.into_iter().flatten())
         }
         Peer::Pytorch => Step::new(&options.python).args(["benches/peers/pytorch.py"]),
     };

@@ -220,7 +220,8 @@ fn updates(device: &Device) {
 }
 
 fn main() {
-    let device = Device::vulkan(DeviceKind::DefaultDevice);
+    // With the feature `vulkan` kernels are SPIR-V, else WGSL.
+    let device = Device::wgpu(DeviceKind::DefaultDevice);
     println!("Burn {BURN}: {device:?}");
     let only = std::env::args().nth(1);
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
