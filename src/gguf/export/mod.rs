@@ -206,11 +206,7 @@ impl Export {
     fn plan(&self, parameters: &Parameters) -> Result<Plan> {
         let family = self.config.family();
         let gpt = self.config.written()?;
-        if family == Family::Gemma2 && !gpt.tied_head {
-            let reason = "llama.cpp's gemma2 has its embedding for a head, and this model has a head \
-                          of its own; write a folder";
-            return Err(invalid(FILE, reason));
-        }
+        check_is_run(family, &gpt)?;
         let tensors = self.tensors(parameters)?;
         let infos = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.info(0)));
         let container = Container { metadata: self.metadata(&gpt)?, tensors: infos.collect() };
@@ -298,6 +294,27 @@ fn factors(family: Family, gpt: &GptConfig) -> Option<Planned> {
         let (name, shape) = (FACTORS.to_owned(), vec![factors.len()]);
         Planned { name, format: Format::F32, shape, numbers: Numbers::Derived(factors) }
     })
+}
+
+/// Fails for what a file can say, and llama.cpp does not do.
+fn check_is_run(family: Family, gpt: &GptConfig) -> Result<()> {
+    if family == Family::Gemma2 && !gpt.tied_head {
+        let reason = "llama.cpp's gemma2 has its embedding for a head, and this model has a head of \
+                      its own; write a folder";
+        return Err(invalid(FILE, reason));
+    }
+    match gpt.window {
+        Some(window) if family == Family::Mistral && window < gpt.context => {
+            let reason = format!(
+                "llama.cpp lets each position of a Mistral see all before it, and in this model it \
+                 sees {window} of {}; write a folder, or shorten its max_position_embeddings to \
+                 {window}, up to which both are the same",
+                gpt.context
+            );
+            Err(invalid(FILE, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails unless what the file says is this model.
