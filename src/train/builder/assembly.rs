@@ -37,7 +37,7 @@ pub(in crate::train) async fn build<M: Model>(
     let built = build_alone(settings, model, parameters, gpu).await;
     match &settings.exchange {
         None => built,
-        Some(exchange) => agree_about(&**exchange, built),
+        Some(exchange) => agree_about(exchange, built),
     }
 }
 

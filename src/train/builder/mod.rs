@@ -10,6 +10,7 @@ use std::time::Duration;
 use assembly::build;
 use settings::Settings;
 
+#[cfg(not(target_arch = "wasm32"))]
 use super::ranks::Exchange;
 use super::stability::Policy;
 use super::{Clip, Ema, Lengths, LossScale, Model, Norm, Optimizer, Schedule, Trainer};
@@ -219,7 +220,9 @@ impl<M: Model> TrainerBuilder<M> {
     }
 
     /// Takes every step together with other [ranks](super::ranks), each with its own microbatches:
-    /// as many on each as [`accumulation`](Self::accumulation) says.
+    /// as many on each as [`accumulation`](Self::accumulation) says. Not in a page, where nothing may
+    /// wait for others.
+    #[cfg(not(target_arch = "wasm32"))]
     #[must_use]
     pub fn exchange(mut self, exchange: impl Exchange + 'static) -> Self {
         self.settings.exchange = Some(Rc::new(exchange));

@@ -3,6 +3,7 @@
 use super::settings::Settings;
 use crate::plan::Parameters;
 use crate::record::to_u32;
+use crate::train::ranks::Exchange;
 
 impl Settings {
     /// Ranks of the run.

@@ -8,7 +8,7 @@ use crate::gpu::{Gpu, SUBMIT_BUDGET};
 use crate::kernel::{Precision, WeightStorage};
 use crate::plan::{ParameterLayout, Parameters, parts};
 use crate::step::{StepState, TensorState};
-use crate::train::ranks::Exchange;
+use crate::train::ranks::RunExchange;
 use crate::train::stability::Policy;
 use crate::train::tensor_rules::TensorRules;
 use crate::train::{AdamW, Clip, Ema, Lengths, LossScale, Norm, Optimizer, Schedule};
@@ -37,7 +37,7 @@ pub(in crate::train) struct Settings {
     pub(super) error_if_nonfinite: bool,
     pub(in crate::train) snapshot_every: u32,
     pub(super) submit_budget: Duration,
-    pub(in crate::train) exchange: Option<Rc<dyn Exchange>>,
+    pub(in crate::train) exchange: Option<RunExchange>,
     pub(in crate::train) compare_every: u32,
 }
 

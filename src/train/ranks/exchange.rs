@@ -151,6 +151,35 @@ impl<E: Exchange + ?Sized> Exchange for Rc<E> {
     }
 }
 
+/// The exchange of a run.
+#[cfg(not(target_arch = "wasm32"))]
+pub(in crate::train) type RunExchange = Rc<dyn Exchange>;
+
+/// An exchange waits for others, and nothing in a page may wait: there it has no value, and programs
+/// carry nothing of what takes one.
+#[cfg(target_arch = "wasm32")]
+#[derive(Clone, Debug)]
+pub(in crate::train) struct RunExchange(std::convert::Infallible);
+
+#[cfg(target_arch = "wasm32")]
+impl Exchange for RunExchange {
+    fn rank(&self) -> usize {
+        match self.0 {}
+    }
+
+    fn size(&self) -> usize {
+        match self.0 {}
+    }
+
+    fn scatter(&self, _: &[u8], _: &[Range<usize>], _: &mut [u8]) -> Result<()> {
+        match self.0 {}
+    }
+
+    fn share(&self, _: &mut [u8], _: &[Range<usize>]) -> Result<()> {
+        match self.0 {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,9 +79,8 @@ mod opening;
 mod step;
 mod transfer;
 
-use std::rc::Rc;
-
 pub(super) use agreement::agree_about;
+pub(super) use exchange::RunExchange;
 pub use exchange::{Exchange, even_parts};
 #[cfg(not(target_arch = "wasm32"))]
 pub use local::Local;
@@ -98,7 +97,7 @@ use crate::plan::parameters;
 /// What a trainer has to take steps together with others.
 #[derive(Debug)]
 pub(super) struct Ranks {
-    pub exchange: Rc<dyn Exchange>,
+    pub exchange: RunExchange,
     /// Whether all ranks are known to be in the same state: not after they were built or restored.
     pub are_equal: bool,
     /// Steps between comparisons; 0 for none but the first.

@@ -1,7 +1,6 @@
 //! A step that all ranks take together.
 
 use std::ops::Range;
-use std::rc::Rc;
 
 use super::joined::add_spanning;
 use super::opening::{self, Opening};
@@ -18,14 +17,14 @@ use crate::train::{Batch, Model, Trainer};
 impl<M: Model> Trainer<M> {
     /// The ranks that take part in the run, as this one sees them; none of a run by itself.
     pub fn exchange(&self) -> Option<&dyn Exchange> {
-        self.settings.exchange.as_deref()
+        self.settings.exchange.as_ref().map(|exchange| exchange as &dyn Exchange)
     }
 
     /// A step with the gradients of all ranks, which waits for them.
     pub(in crate::train) async fn step_together(&mut self, batch: &Batch) -> Result<()> {
         let counted = self.counted(batch).await;
         let ranks = self.ranks.as_ref().expect("a trainer with ranks");
-        let exchange = Rc::clone(&ranks.exchange);
+        let exchange = ranks.exchange.clone();
         let opening = Opening {
             failure: counted.as_ref().err().map(ToString::to_string),
             steps: self.attempted,
@@ -33,13 +32,13 @@ impl<M: Model> Trainer<M> {
             compares: ranks.compares(self.attempted),
             counts: counted.as_ref().map(|(_, counts)| counts.clone()).unwrap_or_default(),
         };
-        let all = opening.exchanged(&*exchange);
+        let all = opening.exchanged(&exchange);
         // What is wrong here is told as what it is.
         let (index, _) = counted?;
         let all = all?;
         opening::check(&all)?;
         if all.iter().any(|one| one.compares) {
-            self.compare_ranks(&*exchange).await?;
+            self.compare_ranks(&exchange).await?;
         }
         self.write_counts(index, &all);
         self.pass_and_update(index).await?;

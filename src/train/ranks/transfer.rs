@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use futures::channel::oneshot;
 
-use super::Ranks;
 use super::joined::{joined, sum};
+use super::{Exchange, Ranks};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Submission};
 use crate::graph::OverRanks;
