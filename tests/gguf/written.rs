@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel::gguf::{Export, File, Format, TokenKind, Tokenizer, Value};
+use evenkeel::gguf::{Export, File, Format, TokenKind, Tokenizer};
 use evenkeel::hugging_face::{Config, Family, Folder};
 use evenkeel::kernel::BlockFormat;
 use evenkeel::nn::{FeedForwardKind, Gpt, GptConfig, LayerKind, Positions, Rotary, RotaryScaling};
@@ -293,5 +293,5 @@ fn files_are_replaced_whole() {
     assert_eq!(last, (contents.len() as u64, contents.len() as u64));
     assert!(contents == block_on(export.to_bytes(&parameters)).expect("written"));
     let file = File::open(&path).expect("a file");
-    assert_eq!(file.metadata()["general.type"], Value::String("model".to_owned()));
+    assert_eq!(file.metadata()["general.type"], evenkeel::gguf::Value::String("model".to_owned()));
 }
