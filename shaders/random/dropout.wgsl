@@ -1,6 +1,6 @@
 // y[i] = scale x[i] with probability 1 - p, else 0; scale = 1 / (1 - p). One invocation per quad.
-// The mask is a function of seed, step, microbatch (among those of all ranks), stream and position alone: this kernel over dy
-// is the backward pass.
+// The mask is a function of seed, step, microbatch (among those of all ranks), stream and position
+// alone: this kernel over dy is the backward pass.
 struct DropoutParams { quads: u32, stream: u32, threshold: u32, scale: f32 }
 
 @group(0) @binding(0) var<uniform> params: DropoutParams;

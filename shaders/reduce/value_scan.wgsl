@@ -1,6 +1,6 @@
 // What a tensor holds: max |x| as bits, sum (|x| / 2^e)^2 over finite x with 2^e at or below
-// max |x|, counts, the first element that is not finite, and a checksum of all bits. Each workgroup strides over the quads
-// and owns one partial.
+// max |x|, counts, the first element that is not finite, and a checksum of all bits. Each workgroup
+// strides over the quads and owns one partial.
 struct ValueScanParams {
     quads: u32,
     row_quads: u32,

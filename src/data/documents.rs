@@ -173,11 +173,9 @@ impl Documents {
         for path in &files {
             let metadata = metadata(path)?;
             if !metadata.is_file() {
-                let reason =
-                    "this can be read only once, and data are read more often; write them \
-                              to a file first"
-                        .to_owned();
-                return Err(Error::File { path: path.clone(), reason });
+                let reason = "this can be read only once, and data are read more often; write \
+                              them to a file first";
+                return Err(Error::File { path: path.clone(), reason: reason.to_owned() });
             }
             bytes += metadata.len();
         }

@@ -1,35 +1,15 @@
 //! Ranks that are processes, started by `mpirun`: the example `ranks`, as a user runs it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
+#[path = "../support/programs.rs"]
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
-/// The example, which is built first.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().expect("a path");
-        let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-        let name = profile.file_name().expect("a profile").to_str().expect("UTF-8");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        cargo.args(["build", "--quiet", "--example", "ranks", "--features", "mpi", "--profile"]);
-        cargo.arg(if name == "debug" { "dev" } else { name });
-        // With the features of this program, so that the library is not built again.
-        let features = [
-            ("contract", cfg!(feature = "contract")),
-            ("dashboard", cfg!(feature = "dashboard")),
-            ("cli", cfg!(feature = "cli")),
-        ];
-        for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
-            cargo.args(["--features", feature]);
-        }
-        assert!(cargo.status().expect("cargo runs").success(), "the example does not build");
-        profile.join("examples/ranks")
-    })
+fn program() -> PathBuf {
+    programs::folder().join("ranks")
 }
 
 /// Ranks with options of their own, under `mpirun`.

@@ -45,6 +45,7 @@ pub fn folder() -> &'static Path {
             ("contract", cfg!(feature = "contract")),
             ("dashboard", cfg!(feature = "dashboard")),
             ("cli", cfg!(feature = "cli")),
+            ("mpi", cfg!(feature = "mpi")),
         ];
         for (feature, _) in features.into_iter().filter(|(_, enabled)| *enabled) {
             cargo.args(["--features", feature]);

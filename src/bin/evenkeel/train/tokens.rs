@@ -7,8 +7,7 @@ use evenkeel::data::{
     BadRecords, CacheKey, Document, DocumentKind, DocumentReader, Documents, Encoded, Piece,
     Reading, TextEncoding, TokenCache, parallel_map,
 };
-use evenkeel::run::{Fingerprint, TokenHash};
-use evenkeel::run::{Signals, folder, warn};
+use evenkeel::run::{Fingerprint, Signals, TokenHash, folder, warn};
 use evenkeel::{Error, Result};
 
 use super::kind::Kind;
