@@ -1,6 +1,6 @@
-//! What it costs ranks to add up gradients over MPI, in the order of ranks: each its range (reduce-scatter
-//! and all-gather), which is what a step does, or rank 0 all of them (gather and broadcast). The bits
-//! are the same.
+//! What it costs ranks to add up gradients over MPI, in the order of ranks: each its range
+//! (reduce-scatter and all-gather), which is what a step does, or rank 0 all of them (gather and
+//! broadcast). The bits are the same.
 //!
 //! ```text
 //! cargo bench --features mpi --bench exchange --no-run

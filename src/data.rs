@@ -6,9 +6,9 @@
 //! was drawn before, so a run can be resumed or repeated exactly. [`PaddedBatches`] are of examples of
 //! all lengths.
 //!
-//! Natively, data may be larger than memory: a [`RecordReader`] reads records one by one, `Documents`
-//! files of all kinds, a [`TokenCache`] keeps their tokens in a file, [`CachedWindows`] cuts batches from it, and
-//! [`Prefetch`] makes batches of any kind ahead of the device.
+//! Natively, data may be larger than memory: a [`RecordReader`] reads records one by one,
+//! `Documents` files of all kinds, a [`TokenCache`] keeps their tokens in a file, [`CachedWindows`]
+//! cuts batches from it, and [`Prefetch`] makes batches of any kind ahead of the device.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod cached_windows;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use evenkeel::gpu::Dispatch;
 use evenkeel::graph::{ParameterSpec, Shape};
+use evenkeel::kernel::MomentStorage;
 use evenkeel::kernels::*;
 use evenkeel::nn::Init;
 use evenkeel::record::{Recorder, StepBuffers};
@@ -68,7 +69,13 @@ pub fn run(family: &mut Family<'_>) {
     let amsgrad = train::AdamW { amsgrad: true, ..Default::default() };
     let cautious = train::AdamW { cautious: true, ..Default::default() };
     let packed = train::Muon { hidden: |_| false, ..Default::default() };
-    let optimizers: [(&str, &dyn Optimizer, usize); 8] = [
+    let compact = |storage| {
+        let (adamw, adam) = (train::AdamW::default(), train::Adam::default());
+        let lion = train::Lion::default();
+        [adamw.with_moments(storage), adam.with_moments(storage), lion.with_moments(storage)]
+    };
+    let [in_bf16, in_blocks] = [MomentStorage::Bf16, MomentStorage::Blocks8].map(compact);
+    let optimizers: [(&str, &dyn Optimizer, usize); 14] = [
         ("AMSGrad", &amsgrad, MATRICES),
         ("cautious AdamW", &cautious, MATRICES),
         ("StableAdamW", &train::StableAdamW::default(), MATRICES),
@@ -77,6 +84,12 @@ pub fn run(family: &mut Family<'_>) {
         ("Adafactor", &train::Adafactor::default(), MATRICES),
         ("Muon", &train::Muon::default(), BATCH),
         ("Muon without matrices", &packed, MATRICES),
+        ("AdamW in bf16", &in_bf16[0], MATRICES),
+        ("Adam in bf16", &in_bf16[1], MATRICES),
+        ("Lion in bf16", &in_bf16[2], MATRICES),
+        ("AdamW in 8 bits", &in_blocks[0], MATRICES),
+        ("Adam in 8 bits", &in_blocks[1], MATRICES),
+        ("Lion in 8 bits", &in_blocks[2], MATRICES),
     ];
     // Measured by the family of a step.
     let mut seen = BTreeSet::from(["gradient_scan"]);
@@ -104,6 +117,12 @@ fn moved_bytes(kernel: &str, matrices: u64) -> Option<u64> {
     let numbers = match kernel {
         "amsgrad" => 9 * rows * cols,
         "adamw_scaled" | "adam_atan2" | "adamw_packed" => 7 * rows * cols,
+        // Gradient and weight as f32, moments of 2 bytes.
+        "adamw_bf16" | "adam_bf16" => 5 * rows * cols,
+        "lion_bf16" => 4 * rows * cols,
+        // Moments of a byte; scales hardly count.
+        "adamw_blocks" | "adam_blocks" => 4 * rows * cols,
+        "lion_blocks" => 7 * rows * cols / 2,
         "lion" => 5 * rows * cols,
         "muon_momentum" => 4 * rows * cols,
         "adafactor" | "muon" => 3 * rows * cols,

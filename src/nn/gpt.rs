@@ -226,10 +226,10 @@ impl Gpt {
 
 /// A [`Gpt`] trained to predict the next token.
 ///
-/// The loss is the mean over the targets of the step of cross-entropy (with label smoothing where it is set),
-/// plus the z-loss where that is set: z mean(lse²), observed apart with
-/// [`watch_logits`](GptConfig::watch_logits). Inputs are `tokens` and `targets`, both (batch, time); targets of
-/// [`IGNORE`](crate::train::IGNORE) do not count.
+/// The loss is the mean over the targets of the step of cross-entropy (with label smoothing where
+/// it is set), plus the z-loss where that is set: z mean(lse²), observed apart with
+/// [`watch_logits`](GptConfig::watch_logits). Inputs are `tokens` and `targets`, both (batch,
+/// time); targets of [`IGNORE`](crate::train::IGNORE) do not count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LanguageModel {
     /// The model.

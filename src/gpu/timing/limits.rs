@@ -1,6 +1,6 @@
 //! What a device does at best: copies, multiplications and additions, and dispatches of nothing.
 
-use super::{Timing, least, stamped};
+use super::{Timing, stamped};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
 use crate::kernels::{CopyQuads, CopyQuadsParams, ProbeMultiplyAdd, ProbeMultiplyAddParams};
@@ -9,6 +9,8 @@ use crate::kernels::{CopyQuads, CopyQuadsParams, ProbeMultiplyAdd, ProbeMultiply
 const SMALLEST_COPY: u64 = 32 << 10;
 /// Runs of which the fastest counts.
 const REPEATS: usize = 12;
+/// Steps of the device's clock in an empty dispatch, for dispatches to be told apart by it.
+const FINE: f64 = 4.0;
 
 /// What a device does at best, measured as dispatches are: by the same [`Timing`].
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +88,10 @@ impl Gpu {
 
     async fn least_seconds(&self, timing: Timing, dispatch: &Dispatch) -> Result<f64> {
         match timing {
-            Timing::Timestamps => Ok(least(stamped(self, dispatch, REPEATS).await?.0)),
+            Timing::Timestamps => {
+                let (runs, _) = stamped(self, dispatch, REPEATS).await?;
+                Ok(runs.seconds().fold(f64::INFINITY, f64::min))
+            }
             Timing::Repetition => {
                 let mut seconds = f64::INFINITY;
                 for _ in 0..REPEATS / 3 {
@@ -98,14 +103,16 @@ impl Gpu {
     }
 
     /// Timestamps are trusted where they tell of arithmetic what the clock on the wall tells of the
-    /// same submit, and are fine enough to see an empty dispatch.
+    /// same submit, and an empty dispatch takes some steps of the device's clock.
     async fn timing(&self, empty: &Dispatch, arithmetic: &Dispatch) -> Result<Timing> {
         if !self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Ok(Timing::Repetition);
         }
-        let (seconds, by_the_wall) = stamped(self, arithmetic, REPEATS).await?;
-        let agrees = (0.5..1.1).contains(&(seconds.iter().sum::<f64>() / by_the_wall));
-        let is_fine = least(stamped(self, empty, REPEATS).await?.0) > 0.0;
+        let (runs, by_the_wall) = stamped(self, arithmetic, REPEATS).await?;
+        let agrees = (0.5..1.1).contains(&(runs.seconds().sum::<f64>() / by_the_wall));
+        let (runs, _) = stamped(self, empty, REPEATS).await?;
+        let mean = runs.seconds().sum::<f64>() / REPEATS as f64;
+        let is_fine = mean > 0.0 && FINE * runs.quantum <= mean;
         Ok(if agrees && is_fine { Timing::Timestamps } else { Timing::Repetition })
     }
 }

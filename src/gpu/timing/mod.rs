@@ -8,6 +8,7 @@ mod timestamps;
 pub use limits::DeviceLimits;
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) use limits::copy;
+use timestamps::Stamped;
 pub(crate) use timestamps::Timestamps;
 
 use std::fmt;
@@ -50,7 +51,7 @@ impl Span {
 }
 
 /// Some runs of one dispatch by the device's clock, and the seconds of all by the one on the wall.
-async fn stamped(gpu: &Gpu, dispatch: &Dispatch, repeats: usize) -> Result<(Vec<f64>, f64)> {
+async fn stamped(gpu: &Gpu, dispatch: &Dispatch, repeats: usize) -> Result<(Stamped, f64)> {
     let timestamps = Timestamps::new(gpu, 0..repeats);
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     (0..repeats).for_each(|index| timestamps.encode(gpu, &mut encoder, index, dispatch));
@@ -58,10 +59,5 @@ async fn stamped(gpu: &Gpu, dispatch: &Dispatch, repeats: usize) -> Result<(Vec<
     let submission = gpu.submit(encoder);
     gpu.wait(submission).await?;
     let by_the_wall = begin.elapsed().as_secs_f64();
-    let spans = timestamps.read(gpu).await?;
-    Ok((spans.into_iter().map(Span::seconds).collect(), by_the_wall))
-}
-
-fn least(seconds: impl IntoIterator<Item = f64>) -> f64 {
-    seconds.into_iter().fold(f64::INFINITY, f64::min)
+    Ok((timestamps.read(gpu).await?, by_the_wall))
 }

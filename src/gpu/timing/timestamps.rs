@@ -50,7 +50,7 @@ impl Timestamps {
     }
 
     /// When each dispatch ran, once all were submitted.
-    pub async fn read(&self, gpu: &Gpu) -> Result<Vec<Span>> {
+    pub async fn read(&self, gpu: &Gpu) -> Result<Stamped> {
         use wgpu::BufferUsages as Usage;
         // Every set but the last is full, and 32 KiB long.
         let bytes = 16 * self.count as u64;
@@ -64,8 +64,37 @@ impl Timestamps {
         encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
         gpu.submit(encoder);
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&gpu.map(&staging).await?);
-        Ok(spans(&ticks, f64::from(gpu.queue.get_timestamp_period()) * 1e-9))
+        let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
+        Ok(Stamped { spans: spans(&ticks, period), quantum: period * quantum(&ticks) as f64 })
     }
+}
+
+/// What timestamps tell.
+#[derive(Debug)]
+pub(crate) struct Stamped {
+    pub spans: Vec<Span>,
+    /// Seconds that all distances between timestamps are multiples of: at least the step in which
+    /// the clock moves. Browsers let it move in steps of 65.5 or 100 µs.
+    pub quantum: f64,
+}
+
+impl Stamped {
+    /// Seconds of each dispatch.
+    pub fn seconds(&self) -> impl Iterator<Item = f64> {
+        self.spans.iter().map(|span| span.seconds())
+    }
+}
+
+/// The greatest common divisor of all distances; 0 where there is none.
+fn quantum(ticks: &[u64]) -> u64 {
+    let common = |a: u64, b: u64| {
+        let (mut a, mut b) = (a, b);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    ticks.windows(2).fold(0, |all, pair| common(all, pair[0].abs_diff(pair[1])))
 }
 
 /// From pairs of ticks to seconds after the first. Clocks may be set back, and passes may overlap:
@@ -93,5 +122,12 @@ mod tests {
         let expected = [span(0.0, 8.0), span(8.0, 10.0), span(10.0, 10.0), span(11.0, 12.0)];
         assert_eq!(overlapping, expected);
         assert_eq!(spans(&[], 1.0), []);
+    }
+
+    #[test]
+    fn the_step_of_a_clock_is_seen() {
+        assert_eq!(quantum(&[100, 164, 292, 228, 228, 1252]), 64);
+        assert_eq!(quantum(&[7, 7, 10, 12]), 1);
+        assert_eq!((quantum(&[]), quantum(&[5]), quantum(&[5, 5])), (0, 0, 0));
     }
 }

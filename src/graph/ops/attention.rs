@@ -33,9 +33,9 @@ pub struct AttentionSettings {
 }
 
 /// Causal self-attention of qkv (batch, time, (heads + 2 kv_heads) head_dim), by online softmax
-/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), of every row of scores
-/// the largest and the log-sum-exp less it, (batch heads time 2), and where `watch` is set the largest score and the entropy of every
-/// row, (batch heads time 2).
+/// (Dao et al. 2022). Outputs (batch, time, heads head_dim), of every row of scores the largest and
+/// the log-sum-exp less it, (batch heads time 2), and where `watch` is set the largest score and
+/// the entropy of every row, (batch heads time 2).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     /// Heads and their width.

@@ -9,8 +9,8 @@ use crate::kernels::{StoreWeights, StoreWeightsParams};
 use crate::record::{Slot, to_u32};
 
 impl Parameters {
-    /// Gives every parameter that is not in blocks, and every state, its initial value; parameters are drawn on the device, in
-    /// f32, and rounded to nearest where the storage rounds.
+    /// Gives every parameter that is not in blocks, and every state, its initial value; parameters
+    /// are drawn on the device, in f32, and rounded to nearest where the storage rounds.
     pub fn initialize(&self, seed: u32) {
         // Drawn where they stay, or one after the other in a buffer for the largest.
         let slots: Vec<_> =

@@ -74,8 +74,8 @@ impl<M: Model> Trainer<M> {
 
     /// Begins anew with the weights and states of a checkpoint, and nothing else of it: at step 0,
     /// with empty moments and memories, averages that start as the weights, the seed and the loss
-    /// scale that the trainer was built with. So a run goes on with another optimizer, or is tuned on other data. The model must be
-    /// the same, the optimizer need not.
+    /// scale that the trainer was built with. So a run goes on with another optimizer, or is tuned
+    /// on other data. The model must be the same, the optimizer need not.
     ///
     /// All or nothing, as [`restore`](Self::restore).
     ///

@@ -16,9 +16,9 @@ impl<M: Model> Trainer<M> {
     /// Times are those of the device's timestamps, with a pass for each dispatch. Where the device
     /// has none ([`wgpu::Features::TIMESTAMP_QUERY`]) or such that cannot be trusted, each dispatch
     /// is repeated, and what it wrote put back: that takes a second or so, and room for what one
-    /// dispatch writes; where there is no room, it runs once. Waits for the device, on which nothing else should run. Times of the
-    /// first steps of a run have caches to fill and drivers that compile in them: take some steps
-    /// before.
+    /// dispatch writes; where there is no room, it runs once. Waits for the device, on which nothing
+    /// else should run. Times of the first steps of a run have caches to fill and drivers that
+    /// compile in them: take some steps before.
     ///
     /// ```no_run
     /// # use evenkeel::train::{Batch, Model, Trainer};
@@ -62,7 +62,7 @@ impl<M: Model> Trainer<M> {
         let timestamps = Timestamps::new(&self.gpu, list);
         self.step_between(batch, Some(&timestamps)).await?;
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
-        timestamps.read(&self.gpu).await
+        Ok(timestamps.read(&self.gpu).await?.spans)
     }
 
     /// The dispatches of a step one by one; each is run again and again, and then once.

@@ -10,8 +10,8 @@ use evenkeel::run::warn;
 const FOLDER: &str = "checkpoints";
 
 /// Gives a save that has just been written a name of its own, and deletes the oldest of those
-/// beyond `count`, but for those of milestones. It takes no room of its own where the file system knows second names. What fails
-/// is said, since the save itself is there.
+/// beyond `count`, but for those of milestones. It takes no room of its own where the file system
+/// knows second names. What fails is said, since the save itself is there.
 pub fn saved(out: &Path, save: &Path, step: u64, count: usize, milestones: &[u64]) {
     let folder = out.join(FOLDER);
     let name = folder.join(format!("step-{step:08}.safetensors"));

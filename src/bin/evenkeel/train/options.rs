@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::budget::Budget;
 use super::presets::Preset;
 
-/// Text files, folders of them, JSON lines and columns of Parquet become a model of text: from nothing, or from a
-/// model that is there. All options but those of the last group can stand in a file of --config,
-/// and are kept with the run: one that goes on has those that it had.
+/// Text files, folders of them, JSON lines and columns of Parquet become a model of text: from
+/// nothing, or from a model that is there. All options but those of the last group can stand in a
+/// file of --config, and are kept with the run: one that goes on has those that it had.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
