@@ -26,7 +26,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
@@ -67,6 +67,9 @@ struct Options {
     /// Stops this process at the beginning of one step, as Ctrl-Z does
     #[arg(long)]
     stop_at: Option<u64>,
+    /// Seconds after which it goes on; never, if nothing is said
+    #[arg(long)]
+    stop_for: Option<u32>,
     /// Sleeps for a second at the beginning of one step
     #[arg(long)]
     sleep_at: Option<u64>,
@@ -129,13 +132,22 @@ fn batch(seed: u32, first: u64, microbatches: usize, has_nan: bool) -> Batch {
 
 /// What is to go wrong in a step.
 fn fail(options: &Options, step: u64) {
-    // The signal that no process can keep off, or the one that holds it until SIGCONT.
-    for (at, signal) in [(options.kill_at, "-KILL"), (options.stop_at, "-STOP")] {
-        if at == Some(step) {
-            let own = std::process::id().to_string();
-            let sent = Command::new("kill").args([signal, &own]).status();
-            assert!(sent.is_ok_and(|status| status.success()), "kill sends a signal");
+    let own = std::process::id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &own]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill sends a signal");
+    };
+    if options.kill_at == Some(step) {
+        signal("-KILL");
+    }
+    if options.stop_at == Some(step) {
+        if let Some(seconds) = options.stop_for {
+            let later = format!("sleep {seconds}; kill -CONT {own}");
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &later]).stdout(Stdio::null()).stderr(Stdio::null());
+            shell.spawn().expect("sh is there");
         }
+        signal("-STOP");
     }
     if options.sleep_at == Some(step) {
         std::thread::sleep(Duration::from_secs(1));

@@ -106,6 +106,22 @@ fn a_stopped_process_is_named_and_fewer_go_on() {
     }
 }
 
+/// Where the launcher leaves the others alone, each ends by itself, and so does the one that comes late.
+#[test]
+fn each_process_names_the_one_that_is_gone() {
+    let Some(_) = support::gpu() else { return };
+    for (fault, told) in [(&["--kill-at", "5"][..], 3), (&["--stop-at", "5", "--stop-for", "9"], 4)]
+    {
+        let options = ["--steps", "8", "--time-limit", "6"];
+        let output = output(&["--enable-recovery"], &with_one(4, &options, 2, fault));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        let named = format!("error: rank 2 {NAMED}");
+        assert_eq!(errors.matches(&named).count(), told, "{errors}");
+    }
+}
+
 #[test]
 fn a_slow_process_changes_no_bit() {
     let Some(_) = support::gpu() else { return };

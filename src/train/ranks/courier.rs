@@ -14,7 +14,7 @@ use mpi::request::{Request, Scope, StaticScope};
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::{Count, Tag};
 
-use super::rounds::{Awaited, Bytes, Failure};
+use super::rounds::{Awaited, Bytes, Failure, LOOK};
 
 /// Messages of a round. A rank may be one round ahead of another, never two: it ends none without a
 /// message of all.
@@ -60,30 +60,32 @@ pub(super) struct Courier {
     has_left: Vec<bool>,
 }
 
-/// How long nothing has come.
+/// How long something was waited for.
 struct Wait {
-    start: Instant,
-    last: Instant,
     limit: Duration,
+    waited: Duration,
+    /// Of it, since something came.
+    idle: Duration,
+    looked: Instant,
 }
 
 impl Wait {
     fn new(limit: Duration) -> Self {
-        let now = Instant::now();
-        Self { start: now, last: now, limit }
+        Self { limit, waited: Duration::ZERO, idle: Duration::ZERO, looked: Instant::now() }
     }
 
     fn is_over(&self) -> bool {
-        self.start.elapsed() >= self.limit
+        self.waited >= self.limit
     }
 
     /// Leaves the core to others for a while: short beside the time that was waited already.
     fn pause(&mut self, something_came: bool) {
-        if something_came {
-            self.last = Instant::now();
-            return;
-        }
-        match self.last.elapsed() {
+        let passed = self.looked.elapsed().min(LOOK);
+        self.looked = Instant::now();
+        self.waited += passed;
+        self.idle = if something_came { Duration::ZERO } else { self.idle + passed };
+        match self.idle {
+            Duration::ZERO => {}
             idle if idle < EAGER => thread::yield_now(),
             idle => thread::sleep((idle / 16).min(LONGEST_SLEEP)),
         }
@@ -275,4 +277,24 @@ fn advance<'a, S: Scope<'a>>(messages: &mut Vec<Sending<'a, S>>) -> bool {
 
 fn ranks<'a, S: Scope<'a>>(messages: &[Sending<'a, S>]) -> Vec<usize> {
     messages.iter().map(|(rank, _)| *rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_stopped_has_not_waited() {
+        let mut wait = Wait::new(LOOK * 2);
+        for is_over in [false, true] {
+            wait.looked =
+                Instant::now().checked_sub(LOOK * 5).expect("some time since it was started");
+            wait.pause(false);
+            assert_eq!(wait.is_over(), is_over);
+        }
+        assert_eq!((wait.waited, wait.idle), (LOOK * 2, LOOK * 2));
+        wait.pause(true);
+        assert_eq!(wait.idle, Duration::ZERO);
+        assert!(Wait::new(Duration::ZERO).is_over() && !Wait::new(Duration::MAX).is_over());
+    }
 }

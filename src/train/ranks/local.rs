@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::Exchange;
-use super::rounds::{self, Awaited, Bytes, Failure, Rounds, TIME_LIMIT};
+use super::rounds::{self, Awaited, Bytes, Failure, LOOK, Rounds, TIME_LIMIT};
 use crate::error::{Error, Result};
 
 /// One of several ranks in one process, each in a thread of its own: for tests, and for a machine
@@ -90,7 +90,7 @@ impl Local {
 
     /// Waits until a message of every rank is here.
     fn hear_all(&self, heard: &mut Heard) -> Result<(), Failure> {
-        let start = Instant::now();
+        let mut waited = Duration::ZERO;
         loop {
             // All that has come, so that a rank that comes late hears that the run has ended.
             for (rank, letter) in self.inbox.try_iter() {
@@ -103,13 +103,15 @@ impl Local {
             if let Some(&gone) = missing.iter().find(|&&rank| heard.has_left[rank]) {
                 return Err(self.told(Failure::left(gone)));
             }
-            match self.inbox.recv_timeout(self.time_limit.saturating_sub(start.elapsed())) {
-                Ok((rank, letter)) => heard.note(rank, letter)?,
-                Err(_) => {
-                    let (rank, limit) = (self.rank, self.time_limit);
-                    return Err(self.told(Failure::absent(missing, Awaited::Sends, rank, limit)));
-                }
+            if waited >= self.time_limit {
+                let (rank, limit) = (self.rank, self.time_limit);
+                return Err(self.told(Failure::absent(missing, Awaited::Sends, rank, limit)));
             }
+            let (start, look) = (Instant::now(), (self.time_limit - waited).min(LOOK));
+            if let Ok((rank, letter)) = self.inbox.recv_timeout(look) {
+                heard.note(rank, letter)?;
+            }
+            waited += start.elapsed().min(look);
         }
     }
 

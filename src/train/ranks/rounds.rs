@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 /// compile the kernels of a model, and rank 0 to write a checkpoint of some 100 GB.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(600);
 
+/// Time between two looks that counts as waited: a process that was stopped in between, with the whole
+/// job maybe, has waited for nobody.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
 /// A message; many ranks may get the same one.
 pub(super) type Bytes = Arc<Vec<u8>>;
 
