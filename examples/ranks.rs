@@ -15,8 +15,19 @@
 //! ```text
 //! mpirun -n 1 target/release/examples/ranks : -n 1 target/release/examples/ranks --nan-at 3
 //! ```
+//!
+//! `--save` keeps a checkpoint after every step, which `--resume` goes on from, on as many ranks as there
+//! are: 4 ranks, of which one hangs in step 7, are 2 ranks with 2 microbatches each from there on.
+//!
+//! ```text
+//! mpirun -n 3 target/release/examples/ranks --save a --time-limit 20 \
+//!     : -n 1 target/release/examples/ranks --time-limit 20 --stop-at 7
+//! mpirun -n 2 target/release/examples/ranks --resume a --microbatches 2
+//! ```
 
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use clap::Parser;
 use evenkeel::data::Fingerprint;
@@ -25,19 +36,22 @@ use evenkeel::kernels::Activation;
 use evenkeel::nn::Linear;
 use evenkeel::run::finish;
 use evenkeel::train::ranks::{Exchange, Local, Mpi};
-use evenkeel::train::{AdamW, Batch, Clip, ModelOutput, Trainer};
+use evenkeel::train::{AdamW, Batch, Checkpoint, Clip, Model, ModelOutput, Trainer};
 use evenkeel::{Error, Gpu, Result, block_on};
 
-/// Rows of a microbatch; a rank has one in each step.
+/// Rows of a microbatch.
 const ROWS: usize = 32;
 
 /// Trains on several ranks.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ranks")]
 struct Options {
-    /// Steps to take
+    /// Steps of the run
     #[arg(long, default_value_t = 50)]
-    steps: usize,
+    steps: u64,
+    /// Microbatches of a step on each rank
+    #[arg(long, default_value_t = 1)]
+    microbatches: usize,
     /// Seed of weights, dropout and data
     #[arg(long, default_value_t = 1)]
     seed: u32,
@@ -46,7 +60,28 @@ struct Options {
     lr: f32,
     /// Puts a NaN into the data of this rank in one step
     #[arg(long)]
-    nan_at: Option<usize>,
+    nan_at: Option<u64>,
+    /// Kills this process at the beginning of one step
+    #[arg(long)]
+    kill_at: Option<u64>,
+    /// Stops this process at the beginning of one step, as Ctrl-Z does
+    #[arg(long)]
+    stop_at: Option<u64>,
+    /// Seconds after which it goes on; never, if nothing is said
+    #[arg(long)]
+    stop_for: Option<u32>,
+    /// Sleeps for a second at the beginning of one step
+    #[arg(long)]
+    sleep_at: Option<u64>,
+    /// Seconds that a rank waits for others
+    #[arg(long, default_value_t = 600.0)]
+    time_limit: f64,
+    /// Where rank 0 puts a checkpoint after every step
+    #[arg(long)]
+    save: Option<PathBuf>,
+    /// The checkpoint to go on from; only rank 0 needs the file
+    #[arg(long)]
+    resume: Option<PathBuf>,
     /// Runs so many ranks in threads instead of MPI
     #[arg(long)]
     local: Option<usize>,
@@ -54,16 +89,20 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let trained = match options.local {
-        None => Mpi::world().and_then(|mpi| train(&options, mpi)),
-        Some(ranks) => train_local(&options, ranks),
-    };
-    finish(trained.map(|()| true))
+    finish(run(&options).map(|()| true))
 }
 
-fn train_local(options: &Options, ranks: usize) -> Result<()> {
+fn run(options: &Options) -> Result<()> {
+    let limit = Duration::try_from_secs_f64(options.time_limit).map_err(|_| Error::Setting {
+        setting: "--time-limit",
+        value: options.time_limit.to_string(),
+        range: "seconds, 0 or more",
+    })?;
+    let Some(ranks) = options.local else {
+        return train(options, Mpi::world()?.time_limit(limit));
+    };
     std::thread::scope(|scope| {
-        let spawn = |exchange| scope.spawn(|| train(options, exchange));
+        let spawn = |exchange: Local| scope.spawn(|| train(options, exchange.time_limit(limit)));
         let ranks: Vec<_> = Local::ranks(ranks).into_iter().map(spawn).collect();
         ranks.into_iter().try_for_each(|rank| rank.join().expect("a rank does not panic"))
     })
@@ -78,11 +117,12 @@ fn model(graph: &mut Graph) -> ModelOutput {
     ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
 }
 
-/// The rows of a microbatch: a function of its place in the run alone.
-fn batch(seed: u32, microbatch: usize, has_nan: bool) -> Batch {
-    let first = microbatch * ROWS + seed as usize;
+/// The rows of some microbatches: a function of their place in the run alone.
+fn batch(seed: u32, first: u64, microbatches: usize, has_nan: bool) -> Batch {
+    let rows = microbatches * ROWS;
+    let first = first as usize * ROWS + seed as usize;
     let at = |row: usize| ((first + row) as f32 * 0.618_034).fract() * 2.0 - 1.0;
-    let mut x: Vec<f32> = (0..2 * ROWS).map(|i| at(i / 2 + 1000 * (i % 2))).collect();
+    let mut x: Vec<f32> = (0..2 * rows).map(|i| at(i / 2 + 1000 * (i % 2))).collect();
     let y: Vec<f32> = x.chunks(2).map(|pair| (3.0 * pair[0]).sin() * pair[1]).collect();
     if has_nan {
         x[5] = f32::NAN;
@@ -90,35 +130,94 @@ fn batch(seed: u32, microbatch: usize, has_nan: bool) -> Batch {
     Batch::new().with("x", x).with("y", y)
 }
 
+/// What is to go wrong in a step.
+fn fail(options: &Options, step: u64) {
+    let own = std::process::id().to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &own]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill sends a signal");
+    };
+    if options.kill_at == Some(step) {
+        signal("-KILL");
+    }
+    if options.stop_at == Some(step) {
+        if let Some(seconds) = options.stop_for {
+            let later = format!("sleep {seconds}; kill -CONT {own}");
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &later]).stdout(Stdio::null()).stderr(Stdio::null());
+            shell.spawn().expect("sh is there");
+        }
+        signal("-STOP");
+    }
+    if options.sleep_at == Some(step) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 fn train(options: &Options, exchange: impl Exchange + 'static) -> Result<()> {
     let (rank, ranks) = (exchange.rank(), exchange.size());
     let gpu = block_on(Gpu::new())?;
+    let checkpoint = match &options.resume {
+        Some(path) => Some(received(path, &exchange)?),
+        None => None,
+    };
     let builder = Trainer::builder(model)
         .optimizer(AdamW { learning_rate: options.lr.into(), ..AdamW::default() })
         .clip(Clip::Norm(1.0))
         .seed(options.seed)
+        .accumulation(options.microbatches)
         .compare_ranks_every(10)
         .exchange(exchange);
     let mut trainer = block_on(builder.build(&gpu))?;
-    for step in 0..options.steps {
-        let microbatch = step * ranks + rank;
-        let batch = batch(options.seed, microbatch, options.nan_at == Some(step));
-        block_on(trainer.step(&batch))?;
+    if let Some(checkpoint) = checkpoint {
+        block_on(trainer.restore(&checkpoint))?;
+    }
+    while trainer.steps() < options.steps {
+        let step = trainer.steps();
+        fail(options, step);
+        let first = (step * ranks as u64 + rank as u64) * options.microbatches as u64;
+        let has_nan = options.nan_at == Some(step);
+        block_on(trainer.step(&batch(options.seed, first, options.microbatches, has_nan)))?;
+        if let Some(path) = options.save.as_ref().filter(|_| rank == 0) {
+            save(&trainer, path)?;
+        }
     }
     let records = block_on(trainer.telemetry())?;
     let last = records.last().ok_or_else(|| Error::Setting {
         setting: "--steps",
         value: options.steps.to_string(),
-        range: "at least 1",
+        range: "more than were taken before",
     })?;
     let skipped = records.iter().filter(|record| !record.applied).count();
     let bytes = block_on(trainer.committed_bytes())?;
     // In one piece, since several processes print.
     println!(
         "rank {rank} of {ranks}: {} steps, {skipped} skipped, loss {:e}, fingerprint {}",
-        records.len(),
+        trainer.steps(),
         last.loss,
         Fingerprint::new().with(&bytes)
     );
     Ok(())
+}
+
+/// The file that rank 0 has, on all ranks.
+fn received(path: &Path, exchange: &impl Exchange) -> Result<Checkpoint> {
+    let own = if exchange.rank() == 0 {
+        std::fs::read(path).map_err(|error| file_error(path, &error))?
+    } else {
+        Vec::new()
+    };
+    Checkpoint::from_bytes(&exchange.broadcast(&own)?)
+}
+
+/// A file that is whole, whenever this process ends: beside the last one, then in its place.
+fn save<M: Model>(trainer: &Trainer<M>, path: &Path) -> Result<()> {
+    let bytes = block_on(trainer.checkpoint())?.to_bytes();
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, bytes).map_err(|error| file_error(&beside, &error))?;
+    std::fs::rename(&beside, path).map_err(|error| file_error(path, &error))
+}
+
+fn file_error(path: &Path, error: &std::io::Error) -> Error {
+    Error::File { path: path.to_owned(), reason: error.to_string() }
 }

@@ -2,28 +2,46 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[path = "../support/programs.rs"]
 mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod gone;
+
 fn program() -> PathBuf {
     programs::folder().join("ranks")
 }
 
-/// Ranks with options of their own, under `mpirun`.
-fn under_mpi(ranks: &[&[&str]]) -> Output {
-    let mut mpirun = Command::new("mpirun");
+/// One at a time: more processes than cores come late to each other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ranks with options of their own, under `mpirun` with some more. One that never ends, which no test
+/// should see, has exit code 124.
+fn mpirun(more: &[&str], ranks: &[Vec<&str>]) -> Command {
+    let mut mpirun = Command::new("timeout");
+    mpirun.args(["--kill-after", "5", "120", "mpirun"]);
     // More processes than cores are fine here, and root is in containers.
-    mpirun.args(["--oversubscribe", "--bind-to", "none"]);
+    mpirun.args(["--oversubscribe", "--bind-to", "none"]).args(more);
     mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     // A rank in a container may not look into the memory of another.
     mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
     for (rank, options) in ranks.iter().enumerate() {
         mpirun.args(if rank > 0 { &[":"][..] } else { &[] });
-        mpirun.args(["-n", "1"]).arg(program()).args(*options);
+        mpirun.args(["-n", "1"]).arg(program()).args(options);
     }
+    mpirun
+}
+
+fn under_mpi(ranks: &[&[&str]]) -> Output {
+    let ranks: Vec<_> = ranks.iter().map(|options| options.to_vec()).collect();
+    let mut mpirun = mpirun(&[], &ranks);
+    let _alone = alone();
     mpirun.output().expect("mpirun, of the package openmpi-bin, runs")
 }
 

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use evenkeel::Error;
 use evenkeel::train::ranks::{Exchange, even_parts};
 
 use crate::on_ranks;
@@ -55,17 +54,6 @@ fn bytes_of_any_length_are_gathered_and_broadcast() {
         assert_eq!(first, [5, 6, 7]);
     }
     assert_eq!(even_parts(5, 2), [0..3, 3..5]);
-}
-
-#[test]
-fn a_rank_that_is_gone_is_named() {
-    let errors = on_ranks(3, |exchange| {
-        (exchange.rank() != 1).then(|| exchange.gather(&[1]).expect_err("rank 1 is gone"))
-    });
-    for error in errors.into_iter().flatten() {
-        assert!(matches!(error, Error::Rank { .. }), "{error}");
-        assert!(error.to_string().contains("has left the run"), "{error}");
-    }
 }
 
 #[test]

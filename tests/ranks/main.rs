@@ -6,6 +6,7 @@
 mod support;
 
 mod exchanges;
+mod gone;
 mod refusals;
 mod same_run;
 mod saved;

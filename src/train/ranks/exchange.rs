@@ -11,7 +11,8 @@ const PIECE: usize = 64 << 20;
 
 /// The ranks of a run, as one of them sees them: it brings bytes to others and theirs here. All
 /// ranks call the same methods in the same order with arguments that fit each other, and each call
-/// waits for the others.
+/// waits for the others, but not for ever: one that is gone is named, and behind that error all calls
+/// fail with the same, so that ranks stay together.
 ///
 /// [`Local`](super::Local) has ranks in one process, `Mpi` (feature `mpi`) those of a cluster.
 /// Whoever has another transport implements the first four methods; sums follow from them, with the
@@ -28,7 +29,8 @@ pub trait Exchange: Debug {
     /// ranks. `parts` has a range for each rank, one after the other, the same on all.
     ///
     /// # Errors
-    /// Where a rank is gone, [`Error::Rank`](crate::Error::Rank) names it.
+    /// Where a rank is gone or does not come in time, [`Error::Rank`](crate::Error::Rank) names it; on
+    /// this call and all that follow.
     fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()>;
 
     /// Gives all ranks this rank's part of `bytes`, and puts theirs in their places. `parts` as for
@@ -148,6 +150,10 @@ impl<E: Exchange + ?Sized> Exchange for Rc<E> {
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
         (**self).share(bytes, parts)
+    }
+
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        (**self).gather(own)
     }
 }
 

@@ -33,7 +33,16 @@
 //! all. Evaluation, [`diagnose`](super::Trainer::diagnose) and telemetry are each rank's own affair;
 //! so are checkpoints: let rank 0 write them, and [restore](super::Trainer::restore) the same on all
 //! ([`Exchange::broadcast`] brings it where there is no file). [`rebuild`](super::Trainer::rebuild) is
-//! for all of them at once, as `build` is. A rank that stops while others go on leaves them waiting.
+//! for all of them at once, as `build` is.
+//!
+//! **Ranks that are gone.** No call waits for ever: a rank that left the run (an error, a panic) is named
+//! to the others at once, one that died or hangs when their time limit is over
+//! ([`Local::time_limit`], `Mpi::time_limit`; 10 minutes). All ranks are told the same, and no exchange
+//! works behind it: whoever comes late is told, too, and takes no step. So ranks part by one step at
+//! most, if they were told between its exchanges, and what such a step made is what all would have
+//! made. A trainer that was told is as its last step left it, and can be
+//! [saved](super::Trainer::checkpoint). Start again from the last checkpoint, on as many ranks as are
+//! there: 4 ranks with 1 microbatch go on as 2 ranks with 2, or as one process with 4.
 //!
 //! ```
 //! use evenkeel::graph::{Graph, Shape};
@@ -69,6 +78,8 @@
 //! ```
 
 mod agreement;
+#[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
+mod courier;
 mod exchange;
 mod joined;
 #[cfg(not(target_arch = "wasm32"))]
@@ -76,6 +87,8 @@ mod local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 mod mpi;
 mod opening;
+#[cfg(not(target_arch = "wasm32"))]
+mod rounds;
 mod step;
 mod transfer;
 

@@ -1,121 +1,177 @@
 //! Ranks of a cluster, by MPI.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use mpi::collective::CommunicatorCollectives;
-use mpi::datatype::{Partition, PartitionMut};
-use mpi::environment::Universe;
-use mpi::topology::{Communicator, SimpleCommunicator};
+use mpi::topology::Communicator;
 use mpi::{Count, Threading};
 
 use super::Exchange;
+use super::courier::{Answer, Courier, Order};
+use super::rounds::{self, Bytes, Failure, Rounds, TIME_LIMIT};
 use crate::error::{Error, Result};
 
 /// This process's rank in a run that `mpirun` started.
 ///
 /// ```no_run
+/// use std::time::Duration;
+///
 /// use evenkeel::train::Trainer;
 /// use evenkeel::train::ranks::{Exchange, Mpi};
 ///
 /// # async fn train(model: impl evenkeel::train::Model, gpu: &evenkeel::Gpu) -> evenkeel::Result<()> {
-/// let mpi = Mpi::world()?;
+/// let mpi = Mpi::world()?.time_limit(Duration::from_secs(120));
 /// println!("rank {} of {}", mpi.rank(), mpi.size());
 /// let trainer = Trainer::builder(model).exchange(mpi).build(gpu).await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// A rank that panics ends all of them (`MPI_Abort`), since the others would wait for it.
+/// **Ranks that are gone.** A rank that does not come within the [`time_limit`](Self::time_limit) is
+/// named to all others, with those that did not come either, and so is at once one that dropped its
+/// `Mpi` while others go on. From then on every call on every rank fails with that error: a rank that
+/// comes late after all takes no more steps. MPI is not ended then, since that would wait for the rank
+/// that is missing: let the process end with an exit code, and the launcher ends the others
+/// (OpenMPI's and MPICH's do; Slurm's with `--kill-on-bad-exit`). A rank that is killed or crashes is
+/// found by the launcher before any limit, which ends all ranks and says which it was. A rank that
+/// panics ends all of them (`MPI_Abort`, exit code 101).
+///
+/// Dropping it waits for the others to drop theirs, within the limit, and ends MPI.
 pub struct Mpi {
-    world: SimpleCommunicator,
-    /// Ends MPI when it is dropped.
-    _universe: Universe,
+    rank: usize,
+    size: usize,
+    time_limit: Duration,
+    orders: Sender<Order>,
+    answers: Receiver<Answer>,
+    /// Whether a call has told what ended the run.
+    has_failed: Cell<bool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Mpi {
-    /// Starts MPI, with all processes of the run; one where no `mpirun` started it. To be called
-    /// once, and used from the thread that called it.
+    /// Starts MPI, with all processes of the run; one where no `mpirun` started it. To be called once.
+    /// Ranks wait up to 10 minutes for each other.
+    ///
+    /// A thread of its own speaks with MPI, so that nothing else has to, wherever this rank is used.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where MPI was started before.
     pub fn world() -> Result<Self> {
-        let started = mpi::initialize_with_threading(Threading::Funneled);
-        let (universe, _) = started.ok_or_else(|| Error::Unsupported {
+        let (orders, for_courier) = channel();
+        let (from_courier, answers) = channel();
+        let (place, started) = channel();
+        let run = move || {
+            // All calls come from the thread that made the first one.
+            let Some((_universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
+                return;
+            };
+            let world = mpi::topology::SimpleCommunicator::world();
+            place.send((world.rank(), world.size())).unwrap_or(());
+            Courier::new(world, for_courier, from_courier).serve();
+        };
+        let thread = std::thread::Builder::new().name("mpi".into()).spawn(run);
+        let thread = Some(thread.expect("a process may start a thread"));
+        let (rank, size) = started.recv().map_err(|_| Error::Unsupported {
             what: "starting MPI a second time in a process".into(),
             instead: "call Mpi::world once; an Rc of it is an Exchange, too".into(),
         })?;
-        Ok(Self { world: universe.world(), _universe: universe })
+        let [rank, size] = [rank, size].map(|number| number as usize);
+        let has_failed = Cell::new(false);
+        Ok(Self { rank, size, time_limit: TIME_LIMIT, orders, answers, has_failed, thread })
+    }
+
+    /// How long this rank waits for others in one call, and when it is dropped, before it ends with an
+    /// error that names them. It has to be longer than anything that a rank does alone between two
+    /// calls: compiling the kernels of a first step, a checkpoint, an evaluation. The same on all ranks.
+    #[must_use]
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit;
+        self
+    }
+
+    fn ask(&self, order: Order) -> Answer {
+        let asked = self.orders.send(order).ok();
+        // It ends before this only by a panic, which has told what happened.
+        asked.and_then(|()| self.answers.recv().ok()).expect("the thread that speaks with MPI runs")
     }
 }
 
 impl fmt::Debug for Mpi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mpi(rank {} of {})", self.rank(), self.size())
+        write!(f, "Mpi(rank {} of {})", self.rank, self.size)
     }
 }
 
 impl Drop for Mpi {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.world.abort(101);
+            // Does not return, unless the thread itself has panicked.
+            if self.orders.send(Order::Abort(101)).is_ok() {
+                self.answers.iter().for_each(drop);
+            }
+            return;
+        }
+        match self.ask(Order::Leave { limit: self.time_limit }) {
+            Ok(_) => {
+                // MPI is ended there.
+                if let Some(thread) = self.thread.take() {
+                    thread.join().unwrap_or(());
+                }
+            }
+            // Nobody else can tell it, unless a call has.
+            Err(failure) if !self.has_failed.get() && failure.rank != self.rank => {
+                eprintln!("warning: {}", Error::from(failure));
+            }
+            Err(_) => {}
         }
     }
 }
 
-/// Lengths and first bytes of parts, as MPI counts.
-fn counts(parts: &[Range<usize>]) -> Result<[Vec<Count>; 2]> {
-    let all =
-        parts.iter().map(|part| Some([part.len().try_into().ok()?, part.start.try_into().ok()?]));
-    let all: Option<Vec<[Count; 2]>> = all.collect();
-    let Some(all) = all.filter(|_| parts.iter().all(|part| Count::try_from(part.end).is_ok()))
-    else {
-        return Err(Error::Unsupported {
-            what: "an exchange of 2 GiB or more at once over MPI".into(),
-            instead: "exchange it in pieces".into(),
-        });
-    };
-    Ok([0, 1].map(|i| all.iter().map(|pair| pair[i]).collect()))
+impl Rounds for Mpi {
+    fn round(&self, sent: Vec<Bytes>) -> Result<Vec<Bytes>> {
+        if sent.len() == 1 {
+            return Ok(sent);
+        }
+        if sent.iter().any(|message| Count::try_from(message.len()).is_err()) {
+            return Err(Error::Unsupported {
+                what: "a message of 2 GiB or more over MPI".into(),
+                instead: "exchange it in pieces".into(),
+            });
+        }
+        let answer = self.ask(Order::Round { sent, limit: self.time_limit });
+        self.has_failed.set(answer.is_err());
+        Ok(answer?)
+    }
+
+    fn give_up(&self, failure: Failure) -> Error {
+        self.has_failed.set(true);
+        // The answer is that failure, or one before it.
+        self.ask(Order::GiveUp(failure.clone())).err().unwrap_or(failure).into()
+    }
 }
 
 impl Exchange for Mpi {
     fn rank(&self) -> usize {
-        self.world.rank() as usize
+        self.rank
     }
 
     fn size(&self) -> usize {
-        self.world.size() as usize
+        self.size
     }
 
     fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
-        // The same on all ranks.
-        if sent.is_empty() {
-            return Ok(());
-        }
-        let [lengths, starts] = counts(parts)?;
-        let own = parts[self.rank()].len();
-        let places: Vec<_> = (0..parts.len()).map(|rank| rank * own..(rank + 1) * own).collect();
-        let [places, place_starts] = counts(&places)?;
-        let mut nothing = [0];
-        let received = if received.is_empty() { &mut nothing[..0] } else { received };
-        let sent = Partition::new(sent, lengths, starts);
-        let mut received = PartitionMut::new(received, places, place_starts);
-        self.world.all_to_all_varcount_into(&sent, &mut received);
-        Ok(())
+        rounds::scatter(self, sent, parts, received)
     }
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
-        // The same on all ranks.
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let [lengths, starts] = counts(parts)?;
-        // One byte more, so that a part without bytes has an address, too: that of an empty slice may
-        // be one that MPI takes for a word of its own (`MPI_IN_PLACE`).
-        let part = &bytes[parts[self.rank()].clone()];
-        let own = [part, &[0]].concat();
-        let mut all = PartitionMut::new(bytes, lengths, starts);
-        self.world.all_gather_varcount_into(&own[..own.len() - 1], &mut all);
-        Ok(())
+        rounds::share(self, bytes, parts)
+    }
+
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        rounds::gather(self, own)
     }
 }

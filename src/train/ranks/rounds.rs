@@ -1,0 +1,195 @@
+//! Rounds of messages, one from each rank to each: what exchanges here are made of, and how those are
+//! named that were missing in one.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Exchange;
+use crate::error::{Error, Result};
+
+/// How long ranks wait for each other where nothing else is said: longer than it takes slow devices to
+/// compile the kernels of a model, and rank 0 to write a checkpoint of some 100 GB.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(600);
+
+/// Time between two looks that counts as waited: a process that was stopped in between, with the whole
+/// job maybe, has waited for nobody.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// A message; many ranks may get the same one.
+pub(super) type Bytes = Arc<Vec<u8>>;
+
+/// An exchange by messages.
+pub(super) trait Rounds: Exchange {
+    /// Gives each rank its message, and gets what each sent to this one, in the order of ranks.
+    ///
+    /// # Errors
+    /// Names the rank that left, or the first of those that did not come in time; then and ever after.
+    fn round(&self, sent: Vec<Bytes>) -> Result<Vec<Bytes>>;
+
+    /// Ends the run for all ranks.
+    fn give_up(&self, failure: Failure) -> Error;
+}
+
+/// What ended a run on several ranks: [`Error::Rank`], as it is kept and told to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub rank: usize,
+    pub reason: String,
+}
+
+impl From<Failure> for Error {
+    fn from(Failure { rank, reason }: Failure) -> Self {
+        Self::Rank { rank, reason }
+    }
+}
+
+/// What a rank was waited for to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// That it sends something.
+    Sends,
+    /// That it takes what was sent to it.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "threads take all at once"))]
+    Takes,
+    /// That it ends its part of the run, too.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "threads need not"))]
+    Leaves,
+}
+
+impl Failure {
+    /// Ranks that `waiting` waited for in vain; one at least.
+    pub fn absent(
+        mut absent: Vec<usize>,
+        awaited: Awaited,
+        waiting: usize,
+        limit: Duration,
+    ) -> Self {
+        absent.sort_unstable();
+        let (&rank, others) = absent.split_first().expect("a rank that did not come");
+        let did = match awaited {
+            Awaited::Sends => format!("did not send to rank {waiting}"),
+            Awaited::Takes => format!("did not take what rank {waiting} sent"),
+            Awaited::Leaves => format!("did not end together with rank {waiting}"),
+        };
+        let others: Vec<_> = others.iter().map(usize::to_string).collect();
+        let others = match &others[..] {
+            [] => String::new(),
+            [one] => format!(", nor did rank {one}"),
+            [many @ .., last] => format!(", nor did ranks {} and {last}", many.join(", ")),
+        };
+        let reason = format!(
+            "{did} within {} s{others}: it died, hangs or takes longer than that; look at what it \
+             told, and go on from the last checkpoint, on fewer ranks if need be, or with a longer \
+             time limit",
+            limit.as_secs_f64()
+        );
+        Self { rank, reason }
+    }
+
+    /// A rank that ended while others go on.
+    pub fn left(rank: usize) -> Self {
+        Self { rank, reason: "has left the run; look for what it told".into() }
+    }
+
+    /// As it is sent.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "threads send it as it is"))]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&(self.rank as u64).to_le_bytes()[..], self.reason.as_bytes()].concat()
+    }
+
+    /// What was sent.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "threads send it as it is"))]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let (rank, reason) = bytes.split_first_chunk().unwrap_or((&[0; 8], bytes));
+        let rank = u64::from_le_bytes(*rank) as usize;
+        Self { rank, reason: String::from_utf8_lossy(reason).into_owned() }
+    }
+}
+
+/// [`Exchange::scatter`].
+pub(super) fn scatter(
+    rounds: &impl Rounds,
+    sent: &[u8],
+    parts: &[Range<usize>],
+    received: &mut [u8],
+) -> Result<()> {
+    let own = rounds.rank();
+    let length = parts[own].len();
+    let message = |(rank, part): (usize, &Range<usize>)| {
+        // What a rank has for itself needs no message.
+        Bytes::new(if rank == own { Vec::new() } else { sent[part.clone()].to_vec() })
+    };
+    let came = rounds.round(parts.iter().enumerate().map(message).collect())?;
+    for (rank, bytes) in came.iter().enumerate() {
+        let place = &mut received[rank * length..][..length];
+        put(rounds, rank, if rank == own { &sent[parts[own].clone()] } else { bytes }, place)?;
+    }
+    Ok(())
+}
+
+/// [`Exchange::share`].
+pub(super) fn share(rounds: &impl Rounds, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
+    let own = rounds.rank();
+    let message = Bytes::new(bytes[parts[own].clone()].to_vec());
+    let came = rounds.round(vec![message; parts.len()])?;
+    for (rank, sent) in came.iter().enumerate().filter(|(rank, _)| *rank != own) {
+        put(rounds, rank, sent, &mut bytes[parts[rank].clone()])?;
+    }
+    Ok(())
+}
+
+/// [`Exchange::gather`]: a message tells its length by itself.
+pub(super) fn gather(rounds: &impl Rounds, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let came = rounds.round(vec![Bytes::new(own.to_vec()); rounds.size()])?;
+    Ok(came.into_iter().map(Arc::unwrap_or_clone).collect())
+}
+
+/// Puts what a rank sent into its place.
+fn put(rounds: &impl Rounds, rank: usize, sent: &[u8], place: &mut [u8]) -> Result<()> {
+    if sent.len() != place.len() {
+        let reason = format!(
+            "sent {} bytes where rank {} expects {}: the ranks do not call the same methods in the \
+             same order",
+            sent.len(),
+            rounds.rank(),
+            place.len()
+        );
+        return Err(rounds.give_up(Failure { rank, reason }));
+    }
+    place.copy_from_slice(sent);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_did_not_come_are_named() {
+        let told = |absent: &[usize]| {
+            let limit = Duration::from_millis(1500);
+            Error::from(Failure::absent(absent.to_vec(), Awaited::Sends, 1, limit)).to_string()
+        };
+        for (absent, head) in [
+            (&[2][..], "rank 2 did not send to rank 1 within 1.5 s: it died, "),
+            (&[3, 0], "rank 0 did not send to rank 1 within 1.5 s, nor did rank 3: it died, "),
+            (
+                &[0, 3, 4, 7],
+                "rank 0 did not send to rank 1 within 1.5 s, nor did ranks 3, 4 and 7: ",
+            ),
+        ] {
+            assert!(told(absent).starts_with(head), "{}", told(absent));
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "mpi")]
+    fn what_others_are_told_is_what_was_found() {
+        for awaited in [Awaited::Takes, Awaited::Leaves] {
+            let failure = Failure::absent(vec![3], awaited, 70_000, TIME_LIMIT);
+            assert_eq!(Failure::from_bytes(&failure.to_bytes()), failure);
+        }
+        assert_eq!(Failure::from_bytes(b"?"), Failure { rank: 0, reason: "?".into() });
+    }
+}

@@ -1,0 +1,144 @@
+//! Processes that are killed, stopped or slow: the others end with an error that names them, and the run
+//! goes on from its last save on fewer.
+
+use std::path::Path;
+use std::process::Output;
+
+use evenkeel::train::Checkpoint;
+
+use crate::{alone, mpirun, on_threads, one_line_of_all, support, under_mpi};
+
+/// What each rank ends with when it has waited in vain.
+const NAMED: &str = "did not send to rank ";
+
+/// Ranks with these options, of which one has more.
+fn with_one<'a>(
+    ranks: usize,
+    options: &[&'a str],
+    one: usize,
+    more: &[&'a str],
+) -> Vec<Vec<&'a str>> {
+    let of_rank = |rank| [options, if rank == one { more } else { &[] }].concat();
+    (0..ranks).map(of_rank).collect()
+}
+
+fn output(more: &[&str], ranks: &[Vec<&str>]) -> Output {
+    let _alone = alone();
+    mpirun(more, ranks).output().expect("mpirun, of the package openmpi-bin, runs")
+}
+
+#[track_caller]
+fn errors_of_ended(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{errors}");
+    assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    errors
+}
+
+/// Steps of a file that is whole.
+fn saved_steps(path: &Path) -> u64 {
+    let bytes = std::fs::read(path).expect("a save");
+    Checkpoint::from_bytes(&bytes).expect("a whole save").steps()
+}
+
+/// The run from a save of so many ranks to its end, on fewer; it is the run that never stopped.
+#[track_caller]
+fn goes_on(path: &Path, ranks: usize, steps: u64) {
+    let file = path.to_str().expect("UTF-8");
+    // On one process, which adds microbatches in the order of ranks.
+    let microbatches = ranks.to_string();
+    let resumed = ["--steps", "8", "--resume", file, "--microbatches", &microbatches];
+    let resumed = one_line_of_all(1, &under_mpi(&[&resumed]));
+    assert_eq!(resumed, on_threads(ranks, &["--steps", "8"]), "{ranks} ranks, on one");
+    if ranks < 4 {
+        return;
+    }
+    // On half of the ranks, which add in another order: as from a save of a run that ended there.
+    let on_two = ["--steps", "8", "--microbatches", "2", "--resume"];
+    let resumed = [&on_two[..], &[file]].concat();
+    let resumed = one_line_of_all(2, &under_mpi(&[&resumed, &resumed]));
+    let clean = path.with_extension("clean");
+    let clean = clean.to_str().expect("UTF-8");
+    on_threads(ranks, &["--steps", &steps.to_string(), "--save", clean]);
+    assert_eq!(resumed, on_threads(2, &[&on_two[..], &[clean]].concat()), "4 ranks, on 2");
+}
+
+#[test]
+fn a_killed_process_leaves_a_save_that_fewer_go_on_from() {
+    let Some(_) = support::gpu() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    for (ranks, killed) in [(2, 1), (4, 2)] {
+        let path = folder.path().join(ranks.to_string());
+        let file = path.to_str().expect("UTF-8");
+        let options = ["--steps", "8", "--save", file];
+        let errors =
+            errors_of_ended(&output(&[], &with_one(ranks, &options, killed, &["--kill-at", "5"])));
+        // The launcher sees it before any limit.
+        assert!(errors.contains(&format!("rank {killed} ")), "{errors}");
+        assert!(errors.contains("signal 9"), "{errors}");
+        // All had what step 5 is made of; its save may have been under way.
+        let steps = saved_steps(&path);
+        assert!((4..=5).contains(&steps), "{steps} steps were saved");
+        goes_on(&path, ranks, steps);
+    }
+}
+
+#[test]
+fn a_stopped_process_is_named_and_fewer_go_on() {
+    let Some(_) = support::gpu() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    for (ranks, stopped) in [(2, 0), (4, 2)] {
+        let path = folder.path().join(ranks.to_string());
+        let file = path.to_str().expect("UTF-8");
+        let options = ["--steps", "8", "--save", file, "--time-limit", "8"];
+        let errors =
+            errors_of_ended(&output(&[], &with_one(ranks, &options, stopped, &["--stop-at", "5"])));
+        // The first that ends ends the others, by way of the launcher.
+        let named = format!("error: rank {stopped} {NAMED}");
+        assert!(errors.contains(&named), "{named:?} is missing in {errors}");
+        assert!(
+            errors.contains("within 8 s: it died, hangs or takes longer than that"),
+            "{errors}"
+        );
+        assert_eq!(saved_steps(&path), 5);
+        goes_on(&path, ranks, 5);
+    }
+}
+
+/// Where the launcher leaves the others alone, each ends by itself, and so does the one that comes late.
+#[test]
+fn each_process_names_the_one_that_is_gone() {
+    let Some(_) = support::gpu() else { return };
+    for (fault, told) in [(&["--kill-at", "5"][..], 3), (&["--stop-at", "5", "--stop-for", "9"], 4)]
+    {
+        let options = ["--steps", "8", "--time-limit", "6"];
+        let output = output(&["--enable-recovery"], &with_one(4, &options, 2, fault));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        let named = format!("error: rank 2 {NAMED}");
+        assert_eq!(errors.matches(&named).count(), told, "{errors}");
+    }
+}
+
+#[test]
+fn a_slow_process_changes_no_bit() {
+    let Some(_) = support::gpu() else { return };
+    let options = ["--steps", "8", "--time-limit", "30"];
+    for slow in [0, 1] {
+        let slow = output(&[], &with_one(2, &options, slow, &["--sleep-at", "3"]));
+        assert_eq!(one_line_of_all(2, &slow), on_threads(2, &options));
+    }
+}
+
+/// Long before the limit of 10 minutes.
+#[test]
+fn a_process_that_ends_early_ends_all() {
+    let Some(_) = support::gpu() else { return };
+    for ranks in [2, 3] {
+        let none = ["--resume", "/no/such/file"];
+        let errors = errors_of_ended(&output(&[], &with_one(ranks, &["--steps", "2"], 0, &none)));
+        assert!(errors.contains("error: /no/such/file: "), "{errors}");
+    }
+}
