@@ -9,6 +9,7 @@ mod exchanges;
 mod refusals;
 mod same_run;
 mod saved;
+mod sharded;
 mod verdict;
 
 use evenkeel::train::ranks::{Exchange, Local};

@@ -24,7 +24,7 @@ pub trait UpdateParams: Pod {
 /// ```
 ///
 /// which returns what to add to four weights w, given their gradient g. `at` says where they are,
-/// `at.index` being their quad in buffers laid out as the gradient, and holds what the tensor has
+/// `at.index` being their quad in the moments, `at.flat` that in the gradient, and holds what the tensor has
 /// to say: `learning_rate`, `weight_decay`, `unbias1` and `unbias2` (1 / (1 - βᵗ)), `tensor` (a
 /// [`TensorState`](crate::step::TensorState)), `row` (its row in tables by tensor). What the rule
 /// keeps it must read through `remembered(value, at.tensor)`, which is zero where the memory of a

@@ -9,7 +9,7 @@ use super::save::Moment;
 use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{average_name, compensation_name, invalid, list, moment_name};
 use crate::error::Result;
-use crate::graph::{Graph, Phase};
+use crate::graph::{Graph, Phase, Shape};
 use crate::kernel::WeightStorage;
 use crate::plan::parameters::WeightSource;
 use crate::plan::parts::rows_of;
@@ -47,6 +47,7 @@ impl<M: Model> Trainer<M> {
     pub(super) async fn restore_all_of(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
         let origin = &checkpoint.origin;
+        self.check_shard(checkpoint)?;
         let mut writes = self.weights_of(checkpoint)?;
         self.check_optimizer(checkpoint)?;
         self.check_extra(checkpoint)?;
@@ -163,7 +164,7 @@ impl<M: Model> Trainer<M> {
         }
         self.gave_up = None;
         if let Some(ranks) = &mut self.ranks {
-            ranks.are_equal = false;
+            ranks.begin_anew();
         }
     }
 
@@ -226,7 +227,7 @@ impl<M: Model> Trainer<M> {
     /// Fails for what nobody knows. What belongs to policies and tensors without moments, which
     /// this run does without, is left out.
     fn check_extra(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let moments = self.moments_of_tensors();
+        let moments = self.moments_of_all();
         let mut known = BTreeSet::from([STATE.to_owned(), TENSORS.to_owned()]);
         for (index, spec) in self.parameters.specs().iter().enumerate() {
             if moments.iter().all(|moment| moment.tensor != index) {
@@ -267,39 +268,62 @@ impl<M: Model> Trainer<M> {
         Ok(tensors)
     }
 
-    /// What the optimizer keeps: of a tensor that was frozen, nothing yet.
+    /// What the optimizer keeps here. What a whole checkpoint has for other ranks is checked too.
     fn moments_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
-        let frozen: BTreeSet<_> = checkpoint.origin.frozen.lines().collect();
-        let specs = self.parameters.specs();
-        let not_negative = self.settings.optimizer().squares();
+        if checkpoint.shard().is_none() && self.is_sharded() {
+            for parts in self.moments_of_all().chunk_by(|a, b| a.name == b.name) {
+                self.moment_from(checkpoint, &parts[0], &parts[0].whole)?;
+            }
+        }
         let storage = self.settings.optimizer().moment_storage();
         let mut writes = Vec::new();
         for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
-            let Moment { name, moment, tensor, shape, .. } = &parts[0];
-            let whole = rows_of(shape, parts.iter().map(|part| part.shape.dims[0]).sum());
-            let was_frozen = frozen.contains(specs[*tensor].name.as_str());
-            let values = if was_frozen && !checkpoint.entries.contains_key(name) {
-                Cow::Owned(vec![0.0; whole.count()])
-            } else {
-                Cow::Borrowed(checkpoint.floats(name, &whole.dims)?)
+            let Moment { shape, whole, first_row, .. } = &parts[0];
+            // A shard has the rows that are here and no others.
+            let (whole, first_row) = match checkpoint.origin.shard {
+                None => (whole.clone(), 0),
+                Some(_) => {
+                    let rows = parts.iter().map(|part| part.shape.dims[0]).sum();
+                    (rows_of(shape, rows), *first_row)
+                }
             };
-            let negative = values.iter().position(|&value| value < 0.0);
-            if let Some(index) = negative.filter(|_| not_negative.contains(moment)) {
-                let value = values[index];
-                let reason = format!("{name} holds {value} at index {index}: a mean of squares");
-                return Err(invalid(reason));
-            }
-            let mut rest = &values[..];
-            for Moment { buffer, codes, scales, is_square, shape, .. } in parts {
-                let (dense, others) = rest.split_at(shape.count());
+            let values = self.moment_from(checkpoint, &parts[0], &whole)?;
+            for part in parts {
+                let Moment { buffer: [segment, index], codes, scales, is_square, shape, .. } = part;
+                let start = (part.first_row - first_row) * (shape.count() / shape.dims[0].max(1));
+                let dense = &values[start..start + shape.count()];
+                let buffer = &self.moments[*segment][*index];
                 let bytes = storage.encode(&shape.pad(dense), *is_square);
                 let places = [scales, codes].map(|range| range.start as u64);
                 let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
-                writes.extend(full.map(|(place, bytes)| ((*buffer).clone(), place, bytes)));
-                rest = others;
+                writes.extend(full.map(|(place, bytes)| (buffer.clone(), place, bytes)));
             }
         }
         Ok(writes)
+    }
+
+    /// What a checkpoint has of a moment of a tensor, in this shape: of one that was frozen, nothing
+    /// yet.
+    fn moment_from<'c>(
+        &self,
+        checkpoint: &'c Checkpoint,
+        Moment { name, moment, tensor, .. }: &Moment,
+        shape: &Shape,
+    ) -> Result<Cow<'c, [f32]>> {
+        let tensor = &self.parameters.specs()[*tensor].name;
+        let was_frozen = checkpoint.origin.frozen.lines().any(|frozen| frozen == tensor);
+        if was_frozen && !checkpoint.entries.contains_key(name) {
+            return Ok(Cow::Owned(vec![0.0; shape.count()]));
+        }
+        let values = checkpoint.floats(name, &shape.dims)?;
+        let negative = values.iter().position(|&value| value < 0.0);
+        let is_square = self.settings.optimizer().squares().contains(moment);
+        if let Some(index) = negative.filter(|_| is_square) {
+            let value = values[index];
+            let reason = format!("{name} holds {value} at index {index}: a mean of squares");
+            return Err(invalid(reason));
+        }
+        Ok(Cow::Borrowed(values))
     }
 
     /// The averages of the trained weights: of a tensor that has none, the weight.

@@ -7,25 +7,31 @@ use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
 use super::{average_name, compensation_name, list, moment_name};
 use crate::error::Result;
 use crate::graph::Shape;
+use crate::plan::parts::rows_of;
 use crate::step::{StepState, TensorState};
 use crate::train::host_copy::{Contents, HostCopy};
-use crate::train::optimizers::SegmentTensor;
+use crate::train::ranks::Shards;
 use crate::train::{LossScale, Model, Trainer};
 
 /// What the optimizer keeps of one tensor, or of a part of it, in one of its buffers.
-pub(super) struct Moment<'a> {
+pub(super) struct Moment {
     /// Its name in the file.
     pub name: String,
     /// The name that the optimizer has for the buffer.
     pub moment: &'static str,
     /// Row of the tensor table.
     pub tensor: usize,
-    pub buffer: &'a wgpu::Buffer,
+    /// The buffer: its segment, and which of the optimizer's it is.
+    pub buffer: [usize; 2],
     /// Where it lies in the buffer, in bytes, and its scales in front.
     pub codes: Range<usize>,
     pub scales: Range<usize>,
     pub is_square: bool,
     pub shape: Shape,
+    /// The first of its rows among those of the tensor.
+    pub first_row: usize,
+    /// The shape of all parts together, those of other ranks too.
+    pub whole: Shape,
 }
 
 impl<M: Model> Trainer<M> {
@@ -33,14 +39,41 @@ impl<M: Model> Trainer<M> {
     /// [`TrainerBuilder::host_snapshots`](crate::train::TrainerBuilder::host_snapshots) takes them
     /// without.
     ///
+    /// Of a [sharded](crate::train::TrainerBuilder::shard_optimizer_state) optimizer it gathers the
+    /// moments of all ranks, which all have to call it at the same step, and get the same.
+    ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost),
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); with a sharded optimizer
+    /// [`Error::Rank`](crate::Error::Rank) where another rank calls something else, or cannot.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.take_checkpoint("Trainer::checkpoint", None).await
+    }
+
+    /// A checkpoint with all weights, or without those that have this fingerprint; `call` is what
+    /// ranks tell each other.
+    pub(super) async fn take_checkpoint(
+        &self,
+        call: &str,
+        frozen_fingerprint: Option<String>,
+    ) -> Result<Checkpoint> {
+        let read = self.read_checkpointed(frozen_fingerprint.is_some()).await;
+        let together = self.open_together(call, read.as_ref().err());
+        // What is wrong here is told as what it is.
+        let (copy, staged) = read?;
+        together?;
+        let contents = copy.contents(&staged);
+        let mut checkpoint = self.assemble_with(self.host_state(), &contents, frozen_fingerprint);
+        self.gather_moments(&mut checkpoint, &contents)?;
+        Ok(checkpoint)
+    }
+
+    async fn read_checkpointed(&self, only_trained: bool) -> Result<(HostCopy, Vec<Vec<u8>>)> {
         self.gpu.check()?;
-        let copy = HostCopy::new(&self.gpu, self.checkpointed(false)).await?;
+        self.check_not_torn()?;
+        let copy = HostCopy::new(&self.gpu, self.checkpointed(only_trained)).await?;
         let staged = copy.read(&self.gpu).await?;
-        Ok(self.assemble(self.host_state(), &copy.contents(&staged)))
+        Ok((copy, staged))
     }
 
     /// The state the host holds, after the steps submitted so far.
@@ -70,7 +103,8 @@ impl<M: Model> Trainer<M> {
             .chain(memories)
     }
 
-    /// Makes a checkpoint of what those buffers held.
+    /// Makes a checkpoint of what those buffers held: of a sharded optimizer with the moments of this
+    /// rank alone.
     pub(in crate::train) fn assemble(
         &self,
         host: HostState,
@@ -86,7 +120,6 @@ impl<M: Model> Trainer<M> {
         contents: &Contents<'_>,
         frozen_fingerprint: Option<String>,
     ) -> Checkpoint {
-        let moments = self.moments_of_tensors();
         let origin = Origin { frozen_fingerprint, ..self.origin(host) };
         let mut checkpoint =
             Checkpoint { entries: BTreeMap::new(), origin, notes: BTreeMap::new() };
@@ -106,13 +139,9 @@ impl<M: Model> Trainer<M> {
                 checkpoint.put_floats(&name, &found.shape.dims, &compensation);
             }
         }
-        let storage = self.settings.optimizer().moment_storage();
-        for Moment { name, buffer, codes, scales, is_square, shape, .. } in &moments {
-            let bytes = contents.of(buffer);
-            let [scales, codes] = [scales, codes].map(|range| &bytes[range.clone()]);
-            let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
-            checkpoint.append_floats(name, &shape.dims, &dense);
-        }
+        self.put_moments(&mut checkpoint, &self.moments_of_tensors(), |[segment, index]| {
+            contents.of(&self.moments[segment][index])
+        });
         self.assemble_averages(&mut checkpoint, contents);
         let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
         let rows = |buffer, bytes: usize, rows| words(buffer)[..bytes / 4 * rows].to_vec();
@@ -151,6 +180,7 @@ impl<M: Model> Trainer<M> {
             parameters: list(self.names_in_model_order()),
             frozen: list(self.parameters.frozen().iter().map(|spec| spec.name.as_str())),
             frozen_fingerprint: None,
+            shard: self.shards().description(),
             fields: BTreeMap::new(),
         }
     }
@@ -162,31 +192,72 @@ impl<M: Model> Trainer<M> {
         specs.into_iter().map(|spec| spec.name.as_str())
     }
 
-    /// All that the optimizer keeps, tensor by tensor in the order of their names in the file; what
-    /// belongs to the parts of one tensor follows each other as they do.
-    pub(super) fn moments_of_tensors(&self) -> Vec<Moment<'_>> {
+    /// Puts moments into a checkpoint behind those that it has, out of buffers that lie here.
+    pub(super) fn put_moments<'a>(
+        &self,
+        checkpoint: &mut Checkpoint,
+        moments: &[Moment],
+        contents: impl Fn([usize; 2]) -> &'a [u8],
+    ) {
+        let storage = self.settings.optimizer().moment_storage();
+        for Moment { name, buffer, codes, scales, is_square, shape, .. } in moments {
+            let bytes = contents(*buffer);
+            let [scales, codes] = [scales, codes].map(|range| &bytes[range.clone()]);
+            let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
+            checkpoint.append_floats(name, &shape.dims, &dense);
+        }
+    }
+
+    /// Which rank keeps which moments.
+    pub(super) fn shards(&self) -> Shards {
+        self.settings.shards(self.parameters.layout())
+    }
+
+    /// All that the optimizer keeps here, as [`moments_of`](Self::moments_of) has it.
+    pub(super) fn moments_of_tensors(&self) -> Vec<Moment> {
+        let shards = self.shards();
+        self.moments_of(&shards, shards.rank)
+    }
+
+    /// All that optimizers keep on all ranks together, as one rank would.
+    pub(super) fn moments_of_all(&self) -> Vec<Moment> {
+        self.moments_of(&Shards::of_one(self.parameters.layout()), 0)
+    }
+
+    /// All that the optimizer keeps on a rank, tensor by tensor in the order of their names in the
+    /// file; what belongs to the parts of one tensor follows each other as they do.
+    pub(super) fn moments_of(&self, shards: &Shards, rank: usize) -> Vec<Moment> {
+        let layout = self.parameters.layout();
         let optimizer = self.settings.optimizer();
         let storage = optimizer.moment_storage();
         let mut all = Vec::new();
-        for (segment, buffers) in self.moments.iter().enumerate() {
-            let tensors = SegmentTensor::of_segment(self.parameters.layout(), segment);
+        for segment in 0..layout.trained_segments().len() {
+            let tensors = shards.tensors(layout, segment, rank);
             let shares = optimizer.moment_shares(&tensors);
             let chunks = tensors.last().map_or(0, |last| last.first_chunk + last.chunk_count);
             let first = storage.scale_bytes(chunks) as usize;
             let quad = storage.quad_bytes() as usize;
-            for ((&moment, buffer), shares) in self.moment_names.iter().zip(buffers).zip(shares) {
+            for (index, (&moment, shares)) in self.moment_names.iter().zip(shares).enumerate() {
                 all.extend(shares.into_iter().map(|share| {
                     let (tensor, quads) = (&tensors[share.tensor], share.shape.quads());
                     let codes = first + quad * share.first as usize;
                     let (scales, scale_bytes) = storage.scales_of(tensor.first_chunk, quads);
+                    let rows = tensor.spec.shape.dims[0];
+                    let is_whole = tensor.rows == rows;
                     Moment {
                         name: moment_name(moment, &tensor.spec.name),
                         moment,
                         tensor: tensor.index as usize,
-                        buffer,
+                        buffer: [segment, index],
                         codes: codes..codes + quad * quads,
                         scales: scales as usize..scales as usize + scale_bytes,
                         is_square: optimizer.squares().contains(&moment),
+                        first_row: tensor.first_row,
+                        whole: if is_whole {
+                            share.shape.clone()
+                        } else {
+                            rows_of(&share.shape, rows)
+                        },
                         shape: share.shape,
                     }
                 }));
