@@ -3,5 +3,5 @@
 
 fn load_momentum(i: u32) -> vec4<f32> { return load_moment(m[i]); }
 fn keep_momentum(at: Place, value: vec4<f32>) {
-    m[at.index] = round_moment(value, moment_draws(at.flat).m);
+    m[at.index] = round_moment(value, moment_draws(at.weight_index).m);
 }

@@ -9,6 +9,7 @@ mod exchanges;
 mod refusals;
 mod same_run;
 mod saved;
+mod shard_saves;
 mod sharded;
 mod verdict;
 

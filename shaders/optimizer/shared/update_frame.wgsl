@@ -12,7 +12,7 @@
 // Where a rule is at work, and what holds there.
 struct Place {
     index: u32, // quad in what is kept of each weight
-    flat: u32, // quad in the flat buffers of weights and gradients
+    weight_index: u32, // quad in the flat buffers of weights and gradients
     chunk: u32, // row of `chunks`
     quad: u32, // quad in the chunk
     row: u32, // row of `tensors`

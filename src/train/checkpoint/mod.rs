@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod moments;
 mod restore;
 mod save;
 mod shards;

@@ -1,24 +1,21 @@
 //! From a checkpoint to a trainer. All that will be written is put together first, so that a
 //! checkpoint that does not fit leaves no trace.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::check::{check_names, check_state, check_tensor, continued};
-use super::save::Moment;
 use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{average_name, compensation_name, invalid, list, moment_name};
 use crate::error::Result;
-use crate::graph::{Graph, Phase, Shape};
+use crate::graph::{Graph, Phase};
 use crate::kernel::WeightStorage;
 use crate::plan::parameters::WeightSource;
-use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
 use crate::train::{Lengths, Model, Trainer};
 
 /// Bytes for a place in a buffer.
-type Write = (wgpu::Buffer, u64, Vec<u8>);
+pub(super) type Write = (wgpu::Buffer, u64, Vec<u8>);
 
 impl Checkpoint {
     /// Whether something is kept beside the weights.
@@ -266,64 +263,6 @@ impl<M: Model> Trainer<M> {
             }
         }
         Ok(tensors)
-    }
-
-    /// What the optimizer keeps here. What a whole checkpoint has for other ranks is checked too.
-    fn moments_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
-        if checkpoint.shard().is_none() && self.is_sharded() {
-            for parts in self.moments_of_all().chunk_by(|a, b| a.name == b.name) {
-                self.moment_from(checkpoint, &parts[0], &parts[0].whole)?;
-            }
-        }
-        let storage = self.settings.optimizer().moment_storage();
-        let mut writes = Vec::new();
-        for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
-            let Moment { shape, whole, first_row, .. } = &parts[0];
-            // A shard has the rows that are here and no others.
-            let (whole, first_row) = match checkpoint.origin.shard {
-                None => (whole.clone(), 0),
-                Some(_) => {
-                    let rows = parts.iter().map(|part| part.shape.dims[0]).sum();
-                    (rows_of(shape, rows), *first_row)
-                }
-            };
-            let values = self.moment_from(checkpoint, &parts[0], &whole)?;
-            for part in parts {
-                let Moment { buffer: [segment, index], codes, scales, is_square, shape, .. } = part;
-                let start = (part.first_row - first_row) * (shape.count() / shape.dims[0].max(1));
-                let dense = &values[start..start + shape.count()];
-                let buffer = &self.moments[*segment][*index];
-                let bytes = storage.encode(&shape.pad(dense), *is_square);
-                let places = [scales, codes].map(|range| range.start as u64);
-                let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
-                writes.extend(full.map(|(place, bytes)| (buffer.clone(), place, bytes)));
-            }
-        }
-        Ok(writes)
-    }
-
-    /// What a checkpoint has of a moment of a tensor, in this shape: of one that was frozen, nothing
-    /// yet.
-    fn moment_from<'c>(
-        &self,
-        checkpoint: &'c Checkpoint,
-        Moment { name, moment, tensor, .. }: &Moment,
-        shape: &Shape,
-    ) -> Result<Cow<'c, [f32]>> {
-        let tensor = &self.parameters.specs()[*tensor].name;
-        let was_frozen = checkpoint.origin.frozen.lines().any(|frozen| frozen == tensor);
-        if was_frozen && !checkpoint.entries.contains_key(name) {
-            return Ok(Cow::Owned(vec![0.0; shape.count()]));
-        }
-        let values = checkpoint.floats(name, &shape.dims)?;
-        let negative = values.iter().position(|&value| value < 0.0);
-        let is_square = self.settings.optimizer().squares().contains(moment);
-        if let Some(index) = negative.filter(|_| is_square) {
-            let value = values[index];
-            let reason = format!("{name} holds {value} at index {index}: a mean of squares");
-            return Err(invalid(reason));
-        }
-        Ok(Cow::Borrowed(values))
     }
 
     /// The averages of the trained weights: of a tensor that has none, the weight.

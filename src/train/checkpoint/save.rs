@@ -1,38 +1,13 @@
 //! From a trainer to a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
-use super::{average_name, compensation_name, list, moment_name};
+use super::{average_name, compensation_name, list};
 use crate::error::Result;
-use crate::graph::Shape;
-use crate::plan::parts::rows_of;
 use crate::step::{StepState, TensorState};
 use crate::train::host_copy::{Contents, HostCopy};
-use crate::train::ranks::Shards;
 use crate::train::{LossScale, Model, Trainer};
-
-/// What the optimizer keeps of one tensor, or of a part of it, in one of its buffers.
-pub(super) struct Moment {
-    /// Its name in the file.
-    pub name: String,
-    /// The name that the optimizer has for the buffer.
-    pub moment: &'static str,
-    /// Row of the tensor table.
-    pub tensor: usize,
-    /// The buffer: its segment, and which of the optimizer's it is.
-    pub buffer: [usize; 2],
-    /// Where it lies in the buffer, in bytes, and its scales in front.
-    pub codes: Range<usize>,
-    pub scales: Range<usize>,
-    pub is_square: bool,
-    pub shape: Shape,
-    /// The first of its rows among those of the tensor.
-    pub first_row: usize,
-    /// The shape of all parts together, those of other ranks too.
-    pub whole: Shape,
-}
 
 impl<M: Model> Trainer<M> {
     /// Everything the run needs to go on from here with the same bits. Waits for the device.
@@ -190,80 +165,5 @@ impl<M: Model> Trainer<M> {
         let mut specs: Vec<_> = self.parameters.specs().iter().collect();
         specs.sort_by_key(|spec| spec.stream);
         specs.into_iter().map(|spec| spec.name.as_str())
-    }
-
-    /// Puts moments into a checkpoint behind those that it has, out of buffers that lie here.
-    pub(super) fn put_moments<'a>(
-        &self,
-        checkpoint: &mut Checkpoint,
-        moments: &[Moment],
-        contents: impl Fn([usize; 2]) -> &'a [u8],
-    ) {
-        let storage = self.settings.optimizer().moment_storage();
-        for Moment { name, buffer, codes, scales, is_square, shape, .. } in moments {
-            let bytes = contents(*buffer);
-            let [scales, codes] = [scales, codes].map(|range| &bytes[range.clone()]);
-            let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
-            checkpoint.append_floats(name, &shape.dims, &dense);
-        }
-    }
-
-    /// Which rank keeps which moments.
-    pub(super) fn shards(&self) -> Shards {
-        self.settings.shards(self.parameters.layout())
-    }
-
-    /// All that the optimizer keeps here, as [`moments_of`](Self::moments_of) has it.
-    pub(super) fn moments_of_tensors(&self) -> Vec<Moment> {
-        let shards = self.shards();
-        self.moments_of(&shards, shards.rank)
-    }
-
-    /// All that optimizers keep on all ranks together, as one rank would.
-    pub(super) fn moments_of_all(&self) -> Vec<Moment> {
-        self.moments_of(&Shards::of_one(self.parameters.layout()), 0)
-    }
-
-    /// All that the optimizer keeps on a rank, tensor by tensor in the order of their names in the
-    /// file; what belongs to the parts of one tensor follows each other as they do.
-    pub(super) fn moments_of(&self, shards: &Shards, rank: usize) -> Vec<Moment> {
-        let layout = self.parameters.layout();
-        let optimizer = self.settings.optimizer();
-        let storage = optimizer.moment_storage();
-        let mut all = Vec::new();
-        for segment in 0..layout.trained_segments().len() {
-            let tensors = shards.tensors(layout, segment, rank);
-            let shares = optimizer.moment_shares(&tensors);
-            let chunks = tensors.last().map_or(0, |last| last.first_chunk + last.chunk_count);
-            let first = storage.scale_bytes(chunks) as usize;
-            let quad = storage.quad_bytes() as usize;
-            for (index, (&moment, shares)) in self.moment_names.iter().zip(shares).enumerate() {
-                all.extend(shares.into_iter().map(|share| {
-                    let (tensor, quads) = (&tensors[share.tensor], share.shape.quads());
-                    let codes = first + quad * share.first as usize;
-                    let (scales, scale_bytes) = storage.scales_of(tensor.first_chunk, quads);
-                    let rows = tensor.spec.shape.dims[0];
-                    let is_whole = tensor.rows == rows;
-                    Moment {
-                        name: moment_name(moment, &tensor.spec.name),
-                        moment,
-                        tensor: tensor.index as usize,
-                        buffer: [segment, index],
-                        codes: codes..codes + quad * quads,
-                        scales: scales as usize..scales as usize + scale_bytes,
-                        is_square: optimizer.squares().contains(&moment),
-                        first_row: tensor.first_row,
-                        whole: if is_whole {
-                            share.shape.clone()
-                        } else {
-                            rows_of(&share.shape, rows)
-                        },
-                        shape: share.shape,
-                    }
-                }));
-            }
-        }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
     }
 }
