@@ -109,7 +109,7 @@ impl<M: Model> Trainer<M> {
     }
 
     /// What the optimizer keeps here. What a whole checkpoint has for other ranks is checked too.
-    fn moments_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
+    pub(super) fn moments_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
         if checkpoint.shard().is_none() && self.is_sharded() {
             for parts in self.moments_of_all().chunk_by(|a, b| a.name == b.name) {
                 self.moment_from(checkpoint, &parts[0], &parts[0].whole)?;
