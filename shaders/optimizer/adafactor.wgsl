@@ -16,7 +16,7 @@ fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
     let rho = min(at.learning_rate, inverseSqrt(f32(max(at.tensor.steps, 1u))));
     let size = max(params.eps2, factors[shape.weight_rms]) * rho * factors[shape.update_factor];
     let within = bounded(g);
-    let own = vector_variance(at.index, within, shape, at.tensor);
-    if shape.rows == 0u { variance[shape.variance_cols + at.index - shape.offset] = own; }
-    return -(decay * w + size * normalized(at.index, within, own, shape));
+    let own = vector_variance(at.weight_index, within, shape, at.tensor);
+    if shape.rows == 0u { variance[shape.variance_cols + at.weight_index - shape.offset] = own; }
+    return -(decay * w + size * normalized(at.weight_index, within, own, shape));
 }

@@ -11,7 +11,7 @@ const LARGEST = 1e18;
 
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
     let decayed = clamp(g + at.weight_decay * w, vec4(-LARGEST), vec4(LARGEST));
-    let moments = advance_moments(at.index, decayed, at.tensor);
+    let moments = advance_moments(at, decayed);
     let update = (moments.m * at.unbias1) / (corrected_root(moments.v, at) + params.eps);
     return -at.learning_rate * update;
 }

@@ -21,7 +21,7 @@ fn atan2_positive(y: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
 }
 
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
-    let moments = advance_moments(at.index, g, at.tensor);
+    let moments = advance_moments(at, g);
     let root = max(params.b * corrected_root(moments.v, at), vec4(SMALLEST_NORMAL));
     let update = params.a * atan2_positive(moments.m * at.unbias1, root);
     return -at.learning_rate * (update + shrink(at, w, update));

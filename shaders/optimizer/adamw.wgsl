@@ -7,7 +7,7 @@ struct Params {
 }
 
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
-    let moments = advance_moments(at.index, g, at.tensor);
+    let moments = advance_moments(at, g);
     let update = (moments.m * at.unbias1) / (corrected_root(moments.v, at) + params.eps);
     return -at.learning_rate * (update + at.weight_decay * w);
 }

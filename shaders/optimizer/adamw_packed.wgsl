@@ -9,7 +9,9 @@ struct Params {
 @group(0) @binding(8) var<storage, read> packed: array<u32>;
 
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
-    let moments = advance_moments(packed[at.chunk] + at.quad, g, at.tensor);
+    var place = at;
+    place.index = packed[at.chunk] + at.quad;
+    let moments = advance_moments(place, g);
     let update = (moments.m * at.unbias1) / (corrected_root(moments.v, at) + params.eps);
     let lr = at.learning_rate * params.learning_rate_factor;
     return -lr * (update + at.weight_decay * w);

@@ -13,7 +13,7 @@ const ON_LEARNING_RATE = 1u;
 const ON_AGREEING = 2u;
 
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
-    let moments = advance_moments(at.index, g, at.tensor);
+    let moments = advance_moments(at, g);
     let whole = (moments.m * at.unbias1) / (corrected_root(moments.v, at) + params.eps);
     var lr = at.learning_rate;
     if params.factor == ON_LEARNING_RATE { lr *= factors[at.row]; }

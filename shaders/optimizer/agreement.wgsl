@@ -25,7 +25,8 @@ fn main(
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
             let g = clipped(gradient[i], step, tensor);
-            let blend = params.beta1 * remembered(m[i], tensor) + params.one_minus_beta1 * g;
+            let old = remembered(m[chunk.kept + k], tensor);
+            let blend = params.beta1 * old + params.one_minus_beta1 * g;
             count += select(vec4(0.0), vec4(1.0), agrees(blend, g));
         }
         let total = workgroup_sum(lane, sum4(count));

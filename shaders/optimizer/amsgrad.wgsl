@@ -15,7 +15,7 @@ const LARGEST = 1e18;
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
     let l2 = params.l2_decay * at.tensor.weight_decay;
     let decayed = clamp(g + l2 * w, vec4(-LARGEST), vec4(LARGEST));
-    let moments = advance_moments(at.index, decayed, at.tensor);
+    let moments = advance_moments(at, decayed);
     let largest = max(remembered(v_max[at.index], at.tensor), moments.v);
     v_max[at.index] = largest;
     let update = (moments.m * at.unbias1) / (corrected_root(largest, at) + params.eps);

@@ -22,7 +22,7 @@ fn main(
         let unbias2 = 1.0 / max(tensors[chunk.tensor].bias_correction2, SMALLEST_NORMAL);
         var count = vec4<f32>();
         for (var k = lane; k < chunk.quads; k += 64u) {
-            let vi = v[chunk.offset + k];
+            let vi = v[chunk.kept + k];
             let root = sqrt(max(vi * unbias2, vec4(SMALLEST_NORMAL)));
             let reaches = (root >= vec4(params.eps)) & (vi > vec4(0.0));
             count += select(vec4(0.0), vec4(1.0), reaches);

@@ -28,7 +28,8 @@ fn main(
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
             let g = clipped(gradient[i], step, tensor);
-            let vi = params.beta2 * remembered(v[i], tensor) + params.one_minus_beta2 * (g * g);
+            let old = remembered(v[chunk.kept + k], tensor);
+            let vi = params.beta2 * old + params.one_minus_beta2 * (g * g);
             let root = sqrt(max(vi * unbias2, vec4(SMALLEST_NORMAL)));
             // Divided before it is squared: eps^2 may be below f32.
             let ratio = g / max(root, vec4(params.eps));

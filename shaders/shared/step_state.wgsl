@@ -78,6 +78,7 @@ struct Chunk {
     quads: u32,
     tensor: u32,
     elements: u32,
+    kept: u32,
 }
 
 struct TensorState {

@@ -7,7 +7,7 @@ use super::device_struct::device_struct;
 device_struct! {
     /// One chunk of a flat parameter buffer: the share of one workgroup.
     Chunk {
-        /// First quad in the flat buffer.
+        /// First quad in the flat buffers of weights and gradients.
         offset: u32,
         /// Quads.
         quads: u32,
@@ -15,6 +15,9 @@ device_struct! {
         tensor: u32,
         /// Quads of padding are counted in `quads`; this many elements are real.
         elements: u32,
+        /// First quad in the buffers of what an optimizer keeps of each weight: that of `offset`, but
+        /// where a [rank](crate::train::ranks) keeps its own range alone.
+        kept: u32,
     }
 }
 

@@ -5,6 +5,7 @@ use crate::kernels::{Segment, chunks};
 use crate::plan::Parameters;
 use crate::record::to_u32;
 use crate::step::Chunk;
+use crate::train::optimizers::SegmentTensor;
 
 /// The chunks of parameters, with one partial for each.
 pub(super) struct ChunkTables {
@@ -54,7 +55,7 @@ impl ChunkTables {
         let (mut segments, mut first) = (Vec::new(), 0);
         let mut of_tensor = vec![Segment::default(); tensor_count];
         for segment in 0..segment_count {
-            let table = segment_chunks(parameters, segment);
+            let table = chunks_of(&SegmentTensor::of_segment(parameters.layout(), segment));
             for (partial, chunk) in (first..).zip(&table) {
                 let part = &mut of_tensor[chunk.tensor as usize];
                 if part.count == 0 {
@@ -83,18 +84,16 @@ impl ChunkTables {
     }
 }
 
-/// The chunks of one segment. The padding of a tensor's rows counts as elements: it holds zeros in
-/// weights, gradients and moments alike.
-fn segment_chunks(parameters: &Parameters, segment: usize) -> Vec<Chunk> {
-    let mine = parameters.parts().filter(|part| part.location.segment == segment);
+/// The chunks of tensors of one segment. The padding of a tensor's rows counts as elements: it holds
+/// zeros in weights, gradients and moments alike.
+pub(super) fn chunks_of(tensors: &[SegmentTensor<'_>]) -> Vec<Chunk> {
     let mut table = Vec::new();
-    for part in mine {
-        let shape = part.shape(&parameters.specs()[part.tensor].shape);
-        let elements = shape.quads() as u64 * 4;
-        for mut chunk in chunks([(part.location.offset / 4, elements)]) {
-            chunk.tensor = to_u32(part.tensor);
-            table.push(chunk);
-        }
+    for tensor in tensors {
+        let place = (4 * u64::from(tensor.offset), 4 * u64::from(tensor.quads()));
+        table.extend(chunks([place]).into_iter().map(|chunk| {
+            let kept = tensor.kept + (chunk.offset - tensor.offset);
+            Chunk { tensor: tensor.index, kept, ..chunk }
+        }));
     }
     table
 }

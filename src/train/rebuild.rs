@@ -14,6 +14,9 @@ impl<M: Model> Trainer<M> {
     /// given it at that step, bit by bit; see
     /// [`TrainerBuilder::host_snapshots`](super::TrainerBuilder::host_snapshots). It is there after
     /// the device is lost, too. `None` before the first one has arrived, and where none are taken.
+    ///
+    /// Of a [sharded](super::TrainerBuilder::shard_optimizer_state) optimizer it has the moments of this rank
+    /// alone ([`Checkpoint::shard`]), and restores on this rank only; ranks go on from those of one step.
     pub fn host_snapshot(&mut self) -> Option<&Checkpoint> {
         let mut snapshots = self.host_snapshots.take()?;
         self.let_arrive();

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::chunk_tables::{ChunkTables, SegmentTable};
 use super::optimizers::{self, Optimizer, SegmentTensor};
+use super::ranks::{OwnSegment, Shards};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Origin, Stage};
 use crate::kernels::{
@@ -51,7 +52,7 @@ pub struct TensorTelemetry {
     pub clipped_share: f64,
     /// Share of the elements whose second moment, corrected, has a root below eps: their updates
     /// are smaller than their gradients ask for. `None` for an optimizer without such an eps, and for a
-    /// tensor that is larger than a binding.
+    /// tensor that is larger than a binding, or whose moments several ranks keep.
     pub eps_share: Option<f64>,
 }
 
@@ -95,6 +96,8 @@ pub(super) struct Watched<'a> {
     pub optimizer: &'a dyn Optimizer,
     /// By segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
+    /// Which of the trained tensors they are of.
+    pub shards: &'a Shards,
 }
 
 /// What the records do not say of a tensor.
@@ -118,8 +121,10 @@ pub(super) struct TensorWatch {
     old: Vec<wgpu::Buffer>,
     /// Before the update of a watched step: keep the weights.
     pub keep: Vec<Dispatch>,
-    /// After the update of a watched step.
+    /// After the update of a watched step; the last one makes the records.
     pub dispatches: Vec<Dispatch>,
+    /// (tensors) f32: the shares below eps, below 0 where they are not known.
+    pub eps_shares: wgpu::Buffer,
     ring: wgpu::Buffer,
     tensors: Vec<Description>,
     /// First step whose record was not read yet.
@@ -134,7 +139,7 @@ impl TensorWatch {
     }
 
     fn record(gpu: &Gpu, watched: &Watched<'_>, every: u32) -> Self {
-        let &Watched { step, parameters, sinks, tensors, optimizer, moments } = watched;
+        let &Watched { step, parameters, sinks, tensors, optimizer, moments, shards } = watched;
         let count = parameters.trained().len();
         let capacity = capacity(count, gpu.largest_binding());
         let ring = gpu.buffer("tensor telemetry", ring_bytes(count, gpu.largest_binding()));
@@ -158,6 +163,10 @@ impl TensorWatch {
         recorder.set_origin(Origin::of_step("tensor_telemetry", Stage::Update));
         let state = recorder.step_state();
         // Below 0: unknown.
+        let own = match shards.is_cut() {
+            true => OwnSegment::all(gpu, parameters.layout(), shards),
+            false => Vec::new(),
+        };
         let eps_shares = gpu.upload("eps shares", &vec![-1.0f32; count.max(1)]);
         for (index, SegmentTable { chunks, chunk_count, .. }) in tables.segments.iter().enumerate()
         {
@@ -171,7 +180,10 @@ impl TensorWatch {
                 moments: &moments[index],
                 layout: &SegmentTensor::of_segment(parameters.layout(), index),
             };
-            optimizer.record_eps_shares(&mut recorder, &segment, &eps_shares);
+            let kept = own.get(index).map_or(Some(segment), |own| own.of(&segment));
+            if let Some(kept) = kept {
+                optimizer.record_eps_shares(&mut recorder, &kept, &eps_shares);
+            }
             recorder.dispatch(&UpdateScan {
                 params: UpdateScanParams { chunk_count },
                 state: state.clone(),
@@ -201,7 +213,7 @@ impl TensorWatch {
         };
         let tensors = parameters.trained().iter().enumerate().map(describe).collect();
         let dispatches = recorder.take();
-        Self { every, capacity, old, keep, dispatches, ring, tensors, read: 0 }
+        Self { every, capacity, old, keep, dispatches, eps_shares, ring, tensors, read: 0 }
     }
 
     /// Bytes of the copy of the weights.

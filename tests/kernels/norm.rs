@@ -593,7 +593,7 @@ fn check_division(gpu: &Gpu) {
             .step_by(size as usize)
             .map(|offset| {
                 let quads = size.min(quads - offset);
-                Chunk { offset, quads, tensor: 0, elements: 4 * quads }
+                Chunk { offset, quads, tensor: 0, elements: 4 * quads, kept: offset }
             })
             .collect();
         let setup = Setup::with_chunks(gpu, &elements, &chunks, 1);

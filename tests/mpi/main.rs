@@ -88,6 +88,16 @@ fn processes_have_the_bits_of_threads() {
 }
 
 #[test]
+fn a_sharded_optimizer_is_no_other_run() {
+    let Some(_) = support::gpu() else { return };
+    let [whole, sharded] = [&["--steps", "4"][..], &["--steps", "4", "--shard-optimizer"]];
+    for ranks in [2, 4] {
+        let line = one_line_of_all(ranks, &under_mpi(&vec![sharded; ranks]));
+        assert_eq!(line, on_threads(ranks, whole), "{ranks} ranks");
+    }
+}
+
+#[test]
 fn a_nan_of_one_process_skips_the_step_of_all() {
     let Some(_) = support::gpu() else { return };
     let good = ["--steps", "12"];

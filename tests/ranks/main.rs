@@ -10,6 +10,8 @@ mod gone;
 mod refusals;
 mod same_run;
 mod saved;
+mod shard_saves;
+mod sharded;
 mod verdict;
 
 use evenkeel::train::ranks::{Exchange, Local};

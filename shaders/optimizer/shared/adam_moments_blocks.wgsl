@@ -9,10 +9,10 @@ fn open_block() {
     atomicStore(&largest_v, 0u);
 }
 
-fn advance_moments(i: u32, g: vec4<f32>, tensor: TensorState) -> Moments {
-    let at = codes_at(i);
-    let old_m = remembered(load_signed(m[at], m[block]), tensor);
-    let old_v = remembered(load_square(v[at], v[block]), tensor);
+fn advance_moments(at: Place, g: vec4<f32>) -> Moments {
+    let code = codes_at(at.index);
+    let old_m = remembered(load_signed(m[code], m[block]), at.tensor);
+    let old_v = remembered(load_square(v[code], v[block]), at.tensor);
     fresh.m = params.beta1 * old_m + params.one_minus_beta1 * g;
     fresh.v = params.beta2 * old_v + params.one_minus_beta2 * (g * g);
     atomicMax(&largest_m, largest_bits(fresh.m));
@@ -20,12 +20,12 @@ fn advance_moments(i: u32, g: vec4<f32>, tensor: TensorState) -> Moments {
     return fresh;
 }
 
-fn close_block(i: u32, is_first: bool) {
+fn close_block(i: u32, kept: u32, is_first: bool) {
     let m_scale = scale_of(atomicLoad(&largest_m));
     let v_scale = scale_of(atomicLoad(&largest_v));
     let draws = moment_draws(i);
-    m[codes_at(i)] = store_signed(fresh.m, m_scale, draws.m);
-    v[codes_at(i)] = store_square(fresh.v, v_scale, draws.v);
+    m[codes_at(kept)] = store_signed(fresh.m, m_scale, draws.m);
+    v[codes_at(kept)] = store_square(fresh.v, v_scale, draws.v);
     if is_first {
         m[block] = bitcast<u32>(m_scale);
         v[block] = bitcast<u32>(v_scale);

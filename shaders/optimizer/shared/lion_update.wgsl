@@ -7,6 +7,6 @@ struct Params {
 fn advance(at: Place, w: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
     let old = remembered(load_momentum(at.index), at.tensor);
     let blend = params.beta1 * old + params.one_minus_beta1 * g;
-    keep_momentum(at.index, params.beta2 * old + params.one_minus_beta2 * g);
+    keep_momentum(at, params.beta2 * old + params.one_minus_beta2 * g);
     return -at.learning_rate * (sign(blend) + at.weight_decay * w);
 }

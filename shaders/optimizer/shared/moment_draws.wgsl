@@ -1,7 +1,7 @@
 // Random numbers that moments are rounded by, which depend on quad and applied step alone.
 const DOMAIN_MOMENTS = 7u;
 
-// 16 bits for each number of quad i of a first moment, and of a second one.
+// 16 bits for each number of quad i of the flat buffers: of a first moment, and of a second one.
 struct Draws { m: vec4<u32>, v: vec4<u32> }
 
 fn moment_draws(i: u32) -> Draws {

@@ -11,7 +11,8 @@
 
 // Where a rule is at work, and what holds there.
 struct Place {
-    index: u32, // quad in the flat buffers
+    index: u32, // quad in what is kept of each weight
+    weight_index: u32, // quad in the flat buffers of weights and gradients
     chunk: u32, // row of `chunks`
     quad: u32, // quad in the chunk
     row: u32, // row of `tensors`
@@ -39,7 +40,8 @@ fn main(
         let unbias2 = 1.0 / tensor.bias_correction2;
         for (var k = lane; k < chunk.quads; k += 64u) {
             let i = chunk.offset + k;
-            let at = Place(i, c, k, chunk.tensor, tensor, lr, decay, unbias1, unbias2);
+            let kept = chunk.kept + k;
+            let at = Place(kept, i, c, k, chunk.tensor, tensor, lr, decay, unbias1, unbias2);
             let w = load_weight(i);
             let g = clipped(gradient[i], step, tensor);
             store_weight(i, w, advance(at, w, g), step);

@@ -10,7 +10,8 @@
 
 // Where a rule is at work, and what holds there.
 struct Place {
-    index: u32, // quad in the flat buffers
+    index: u32, // quad in what is kept of each weight
+    weight_index: u32, // quad in the flat buffers of weights and gradients
     chunk: u32, // row of `chunks`
     quad: u32, // quad in the chunk
     row: u32, // row of `tensors`
@@ -39,17 +40,18 @@ fn main(
         for (var first = 0u; first < chunk.quads; first += BLOCK_QUADS) {
             let k = first + lane;
             let i = chunk.offset + k;
+            let kept = chunk.kept + k;
             block = c * BLOCKS + first / BLOCK_QUADS;
             if lane == 0u { open_block(); }
             workgroupBarrier();
             if k < chunk.quads {
-                let at = Place(i, c, k, chunk.tensor, tensor, lr, decay, unbias1, unbias2);
+                let at = Place(kept, i, c, k, chunk.tensor, tensor, lr, decay, unbias1, unbias2);
                 let w = load_weight(i);
                 let g = clipped(gradient[i], step, tensor);
                 store_weight(i, w, advance(at, w, g), step);
             }
             workgroupBarrier();
-            if k < chunk.quads { close_block(i, lane == 0u); }
+            if k < chunk.quads { close_block(i, kept, lane == 0u); }
             workgroupBarrier();
         }
     }

@@ -24,10 +24,11 @@ pub trait UpdateParams: Pod {
 /// ```
 ///
 /// which returns what to add to four weights w, given their gradient g. `at` says where they are,
-/// `at.index` being their quad in buffers laid out as the gradient, and holds what the tensor has
-/// to say: `learning_rate`, `weight_decay`, `unbias1` and `unbias2` (1 / (1 - βᵗ)), `tensor` (a
-/// [`TensorState`](crate::step::TensorState)), `row` (its row in tables by tensor). What the rule
-/// keeps it must read through `remembered(value, at.tensor)`, which is zero where the memory of a
+/// `at.index` being their quad in the moments and `at.weight_index` that in weights and gradient,
+/// which is another where a [rank](crate::train::TrainerBuilder::shard_optimizer_state) keeps its own
+/// range of the moments. It holds what the tensor has to say: `learning_rate`, `weight_decay`, `unbias1` and
+/// `unbias2` (1 / (1 - βᵗ)), `tensor` (a [`TensorState`](crate::step::TensorState)), `row` (its row in
+/// tables by tensor). What the rule keeps it must read through `remembered(value, at.tensor)`, which is zero where the memory of a
 /// tensor was emptied. Padding must stay zero.
 ///
 /// In front of its own fields the uniform has `chunk_count` and `weight_decay`; in front of its own

@@ -17,12 +17,9 @@ pub fn chunks(tensors: impl IntoIterator<Item = (u64, u64)>) -> Vec<Chunk> {
         assert!(offset.is_multiple_of(4), "tensor {tensor} starts within a quad, at {offset}");
         for start in (0..elements).step_by(ELEMENTS as usize) {
             let share = (elements - start).min(ELEMENTS) as u32;
-            chunks.push(Chunk {
-                offset: u32::try_from((offset + start) / 4).expect("at most 2^32 quads"),
-                quads: share.div_ceil(4),
-                tensor,
-                elements: share,
-            });
+            let first = u32::try_from((offset + start) / 4).expect("at most 2^32 quads");
+            let quads = share.div_ceil(4);
+            chunks.push(Chunk { offset: first, quads, tensor, elements: share, kept: first });
         }
     }
     chunks
@@ -66,6 +63,7 @@ mod tests {
     #[test]
     fn chunks_reach_past_4_gib() {
         let far = chunks([(1 << 33, 5)]);
-        assert_eq!(far, [Chunk { offset: 1 << 31, quads: 2, tensor: 0, elements: 5 }]);
+        let kept = 1 << 31;
+        assert_eq!(far, [Chunk { offset: 1 << 31, quads: 2, tensor: 0, elements: 5, kept }]);
     }
 }

@@ -16,14 +16,13 @@ use crate::train::average::Average;
 use crate::train::evaluation::Evaluators;
 use crate::train::host_copy::HostCopy;
 use crate::train::host_snapshot::HostSnapshots;
-use crate::train::optimizers::SegmentTensor;
 use crate::train::plans::{PlanParts, Plans, differentiate, graph_of, outputs};
-use crate::train::ranks::{Ranks, agree_about};
+use crate::train::ranks::{Ranks, Shared, agree_about};
 use crate::train::sequence::Sequence;
 use crate::train::stability::{ActivePolicy, Policy};
 use crate::train::telemetry::TelemetryRing;
 use crate::train::tensor_telemetry::{TensorWatch, Watched};
-use crate::train::update::Update;
+use crate::train::update::{Recorded, Update};
 use crate::train::{Clip, Lengths, Model, Norm, Trainer};
 
 /// Builds a trainer, with parameters of its own where none are given; with other ranks, where there
@@ -59,6 +58,7 @@ async fn build_alone<M: Model>(
     };
     parameters.assert_unique_names();
 
+    let shards = settings.shards(parameters.layout());
     let (sinks, moments) = settings.allocate(gpu, &parameters).await?;
     let average = match settings.ema {
         Some(ema) => Some(Average::new(gpu, ema, &parameters).await?),
@@ -84,6 +84,7 @@ async fn build_alone<M: Model>(
         parameters: &parameters,
         sinks: &sinks,
         moments: &moments,
+        shards: &shards,
         average: average.as_ref(),
         step: &step,
         tensors: &tensors,
@@ -104,7 +105,7 @@ async fn build_alone<M: Model>(
     };
     let kept = policies.iter().map(|active| active.memory.size());
     let policy_bytes = kept.sum::<u64>() + update.policy_bytes();
-    let update = update.record().await?;
+    let Recorded { update, advanced } = update.record().await?;
     let staging = settings.staging(gpu, plans.first()).await?;
     let watched = Watched {
         step: &step,
@@ -113,13 +114,21 @@ async fn build_alone<M: Model>(
         tensors: &tensors,
         optimizer: &*settings.optimizer,
         moments: &moments,
+        shards: &shards,
     };
     let watch = match settings.watch_every {
         0 => None,
         every => Some(TensorWatch::new(gpu, &watched, every).await?),
     };
-    let ranks =
-        Ranks::new(gpu, settings, &graph, &outputs(&graph, model_loss), &sinks.gradients).await?;
+    let shared = Shared {
+        graph: &graph,
+        outputs: &outputs(&graph, model_loss),
+        gradients: &sinks.gradients,
+        parameters: &parameters,
+        shards,
+        advanced,
+    };
+    let ranks = Ranks::new(gpu, settings, shared).await?;
     let sequence = Sequence::new(plans.first(), &update, watch.as_ref(), microbatches);
     let pacing = Pacing::new(settings.submit_budget, sequence.len());
     let mut trainer = Trainer {
@@ -196,24 +205,21 @@ impl Settings {
         Ok(Outline { graph, loss, layout })
     }
 
-    /// Bytes of the gradients and of each of the optimizer's moments, by trained segment.
+    /// Bytes of the gradients and of each of the moments that are kept here, by trained segment.
     pub(in crate::train) fn trained_bytes(
         &self,
         layout: &ParameterLayout,
     ) -> (Vec<u64>, Vec<Vec<u64>>) {
         let quads = layout.trained_segments().iter();
         let gradients: Vec<_> = quads.map(|quads| quads * Precision::F32.quad_bytes()).collect();
-        let moments = (0..gradients.len())
-            .map(|i| self.optimizer.moment_bytes(&SegmentTensor::of_segment(layout, i)));
-        let moments = moments.collect();
-        (gradients, moments)
+        let shards = self.shards(layout);
+        (gradients, self.moment_bytes(layout, &shards, shards.rank))
     }
 
     /// Bytes of what the optimizer has in hand within a step.
     pub(in crate::train) fn optimizer_bytes(&self, layout: &ParameterLayout) -> u64 {
-        let segments = 0..layout.trained_segments().len();
-        let tensors = segments.map(|segment| SegmentTensor::of_segment(layout, segment));
-        tensors.map(|tensors| self.optimizer.scratch_bytes(&tensors)).sum()
+        let own = self.shards(layout).own(layout);
+        own.iter().map(|tensors| self.optimizer.scratch_bytes(tensors)).sum()
     }
 
     /// Bytes of the buffers where the inputs of all microbatches wait: one for each input, and one

@@ -238,6 +238,28 @@ impl<M: Model> TrainerBuilder<M> {
         self
     }
 
+    /// Keeps the optimizer's moments once for all [ranks](super::ranks) together, in the place of once
+    /// on each: a rank has those of its range of the trained tensors, and updates that. Then all get
+    /// the weights of all ranges. (ZeRO stage 1, Rajbhandari et al. 2020,
+    /// <https://arxiv.org/abs/1910.02054>; PyTorch's `ZeroRedundancyOptimizer`.) Not a bit of a run
+    /// depends on it: not of weights, moments, averages or telemetry, whatever the optimizer.
+    ///
+    /// Ranges are equal as far as borders allow, which are those of tensors and, with optimizers that
+    /// [take parts](Optimizer::takes_parts) of a tensor, of rows. What a step sends grows by the bytes of
+    /// the trained weights, to one and a half times that without (weights and gradients in f32), since
+    /// all ranks go on getting all gradients: norms and policies look at them.
+    ///
+    /// [`Trainer::checkpoint`] then gathers the moments, so that all ranks have to call it; what it gives
+    /// is the checkpoint of any run, which restores on any number of ranks, sharded or not.
+    /// [`Trainer::host_snapshot`] has those of its rank alone. Of a tensor whose rows are those of
+    /// several ranks there is no [`eps_share`](super::TensorTelemetry::eps_share). Off by default; it does
+    /// nothing where there are no other ranks.
+    #[must_use]
+    pub fn shard_optimizer_state(mut self, shard: bool) -> Self {
+        self.settings.shards_optimizer = shard;
+        self
+    }
+
     /// Builds everything on the device; on several [ranks](super::ranks) together with the others.
     ///
     /// # Errors

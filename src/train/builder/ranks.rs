@@ -1,9 +1,10 @@
 //! What settings say of a run on several ranks.
 
 use super::settings::Settings;
-use crate::plan::Parameters;
+use crate::plan::{ParameterLayout, Parameters};
 use crate::record::to_u32;
-use crate::train::ranks::Exchange;
+use crate::train::optimizers::SegmentTensor;
+use crate::train::ranks::{Exchange, Shards};
 
 impl Settings {
     /// Ranks of the run.
@@ -20,6 +21,29 @@ impl Settings {
     pub(in crate::train) fn first_microbatch(&self) -> u32 {
         let rank = self.exchange.as_ref().map_or(0, |exchange| exchange.rank());
         to_u32(rank * self.microbatches)
+    }
+
+    /// Which rank keeps which moments; this one all of them, unless the optimizer is sharded.
+    pub(in crate::train) fn shards(&self, layout: &ParameterLayout) -> Shards {
+        let exchange = self.exchange.as_ref().filter(|_| self.shards_optimizer);
+        let place = exchange.map_or((0, 1), |exchange| (exchange.rank(), exchange.size()));
+        Shards::new(layout, place, |spec| self.optimizer.takes_parts(spec))
+    }
+
+    /// Bytes of each of the moments that a rank keeps, by trained segment; of a segment where it keeps
+    /// nothing, none.
+    pub(in crate::train) fn moment_bytes(
+        &self,
+        layout: &ParameterLayout,
+        shards: &Shards,
+        rank: usize,
+    ) -> Vec<Vec<u64>> {
+        let of_tensors = |tensors: Vec<SegmentTensor<'_>>| {
+            let is_nowhere = shards.is_cut() && tensors.is_empty();
+            if is_nowhere { Vec::new() } else { self.optimizer.moment_bytes(&tensors) }
+        };
+        let segments = 0..layout.trained_segments().len();
+        segments.map(|segment| of_tensors(shards.tensors(layout, segment, rank))).collect()
     }
 
     /// What must be the same on all ranks: all but what is about this rank's device and host. By name,
@@ -45,6 +69,7 @@ impl Settings {
             ("the schedule", format!("{:?}", self.schedule)),
             ("an average of weights:", format!("{:?}", self.ema)),
             ("lengths", format!("{:?}", self.lengths)),
+            ("a sharded optimizer:", self.shards_optimizer.to_string()),
             ("the settings", rows.collect()),
         ]
     }

@@ -39,6 +39,7 @@ pub(in crate::train) struct Settings {
     pub(super) submit_budget: Duration,
     pub(in crate::train) exchange: Option<RunExchange>,
     pub(in crate::train) compare_every: u32,
+    pub(super) shards_optimizer: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +67,7 @@ impl Default for Settings {
             submit_budget: SUBMIT_BUDGET,
             exchange: None,
             compare_every: 1000,
+            shards_optimizer: false,
         }
     }
 }

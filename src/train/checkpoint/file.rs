@@ -15,6 +15,9 @@ const FORMAT: &str = "evenkeel checkpoint 2";
 /// Only where the frozen weights are not in it.
 const FROZEN_FINGERPRINT: &str = "frozen fingerprint";
 
+/// Only where it has the moments of one rank alone.
+const SHARD: &str = "shard of the moments";
+
 /// In front of the names of notes.
 const NOTE: &str = "note/";
 
@@ -140,7 +143,8 @@ impl Origin {
         let info = info.into_iter().map(|(key, value)| (key.to_owned(), value));
         let fingerprint = self.frozen_fingerprint.clone();
         let fingerprint = fingerprint.map(|value| (FROZEN_FINGERPRINT.to_owned(), value));
-        info.chain(fingerprint).chain(self.fields.clone()).collect()
+        let shard = self.shard.clone().map(|value| (SHARD.to_owned(), value));
+        info.chain(fingerprint).chain(shard).chain(self.fields.clone()).collect()
     }
 
     fn from_info(info: &BTreeMap<String, String>) -> Result<Self> {
@@ -172,6 +176,7 @@ impl Origin {
             parameters: text("parameters")?,
             frozen: text("frozen")?,
             frozen_fingerprint: info.get(FROZEN_FINGERPRINT).cloned(),
+            shard: info.get(SHARD).cloned(),
             fields: fields.map(|(key, names)| (key.clone(), names.clone())).collect(),
         })
     }

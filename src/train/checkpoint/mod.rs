@@ -5,8 +5,10 @@
 
 mod check;
 mod file;
+mod moments;
 mod restore;
 mod save;
+mod shards;
 mod trained;
 
 use std::collections::BTreeMap;
@@ -94,6 +96,8 @@ struct Origin {
     frozen: String,
     /// What those are known again by, where they are not in it.
     frozen_fingerprint: Option<String>,
+    /// The rank whose moments alone it has, and what it keeps of a sharded optimizer.
+    shard: Option<String>,
     /// Names of the fields of each table of device structs.
     fields: BTreeMap<String, String>,
 }

@@ -1,24 +1,21 @@
 //! From a checkpoint to a trainer. All that will be written is put together first, so that a
 //! checkpoint that does not fit leaves no trace.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::check::{check_names, check_state, check_tensor, continued};
-use super::save::Moment;
 use super::{Checkpoint, HostState, POLICY, RESERVED, STATE, TENSORS};
 use super::{average_name, compensation_name, invalid, list, moment_name};
 use crate::error::Result;
 use crate::graph::{Graph, Phase};
 use crate::kernel::WeightStorage;
 use crate::plan::parameters::WeightSource;
-use crate::plan::parts::rows_of;
 use crate::record::to_u32;
 use crate::step::{StepState, TensorState};
 use crate::train::{Lengths, Model, Trainer};
 
 /// Bytes for a place in a buffer.
-type Write = (wgpu::Buffer, u64, Vec<u8>);
+pub(super) type Write = (wgpu::Buffer, u64, Vec<u8>);
 
 impl Checkpoint {
     /// Whether something is kept beside the weights.
@@ -47,6 +44,7 @@ impl<M: Model> Trainer<M> {
     pub(super) async fn restore_all_of(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.gpu.check()?;
         let origin = &checkpoint.origin;
+        self.check_shard(checkpoint)?;
         let mut writes = self.weights_of(checkpoint)?;
         self.check_optimizer(checkpoint)?;
         self.check_extra(checkpoint)?;
@@ -163,7 +161,7 @@ impl<M: Model> Trainer<M> {
         }
         self.gave_up = None;
         if let Some(ranks) = &mut self.ranks {
-            ranks.are_equal = false;
+            ranks.begin_anew();
         }
     }
 
@@ -226,7 +224,7 @@ impl<M: Model> Trainer<M> {
     /// Fails for what nobody knows. What belongs to policies and tensors without moments, which
     /// this run does without, is left out.
     fn check_extra(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let moments = self.moments_of_tensors();
+        let moments = self.moments_of_all();
         let mut known = BTreeSet::from([STATE.to_owned(), TENSORS.to_owned()]);
         for (index, spec) in self.parameters.specs().iter().enumerate() {
             if moments.iter().all(|moment| moment.tensor != index) {
@@ -265,41 +263,6 @@ impl<M: Model> Trainer<M> {
             }
         }
         Ok(tensors)
-    }
-
-    /// What the optimizer keeps: of a tensor that was frozen, nothing yet.
-    fn moments_from(&self, checkpoint: &Checkpoint) -> Result<Vec<Write>> {
-        let frozen: BTreeSet<_> = checkpoint.origin.frozen.lines().collect();
-        let specs = self.parameters.specs();
-        let not_negative = self.settings.optimizer().squares();
-        let storage = self.settings.optimizer().moment_storage();
-        let mut writes = Vec::new();
-        for parts in self.moments_of_tensors().chunk_by(|a, b| a.name == b.name) {
-            let Moment { name, moment, tensor, shape, .. } = &parts[0];
-            let whole = rows_of(shape, parts.iter().map(|part| part.shape.dims[0]).sum());
-            let was_frozen = frozen.contains(specs[*tensor].name.as_str());
-            let values = if was_frozen && !checkpoint.entries.contains_key(name) {
-                Cow::Owned(vec![0.0; whole.count()])
-            } else {
-                Cow::Borrowed(checkpoint.floats(name, &whole.dims)?)
-            };
-            let negative = values.iter().position(|&value| value < 0.0);
-            if let Some(index) = negative.filter(|_| not_negative.contains(moment)) {
-                let value = values[index];
-                let reason = format!("{name} holds {value} at index {index}: a mean of squares");
-                return Err(invalid(reason));
-            }
-            let mut rest = &values[..];
-            for Moment { buffer, codes, scales, is_square, shape, .. } in parts {
-                let (dense, others) = rest.split_at(shape.count());
-                let bytes = storage.encode(&shape.pad(dense), *is_square);
-                let places = [scales, codes].map(|range| range.start as u64);
-                let full = places.into_iter().zip(bytes).filter(|(_, bytes)| !bytes.is_empty());
-                writes.extend(full.map(|(place, bytes)| ((*buffer).clone(), place, bytes)));
-                rest = others;
-            }
-        }
-        Ok(writes)
     }
 
     /// The averages of the trained weights: of a tensor that has none, the weight.

@@ -1,46 +1,54 @@
 //! From a trainer to a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use super::{Checkpoint, HostState, Origin, STATE, TENSORS};
-use super::{average_name, compensation_name, list, moment_name};
+use super::{average_name, compensation_name, list};
 use crate::error::Result;
-use crate::graph::Shape;
 use crate::step::{StepState, TensorState};
 use crate::train::host_copy::{Contents, HostCopy};
-use crate::train::optimizers::SegmentTensor;
 use crate::train::{LossScale, Model, Trainer};
-
-/// What the optimizer keeps of one tensor, or of a part of it, in one of its buffers.
-pub(super) struct Moment<'a> {
-    /// Its name in the file.
-    pub name: String,
-    /// The name that the optimizer has for the buffer.
-    pub moment: &'static str,
-    /// Row of the tensor table.
-    pub tensor: usize,
-    pub buffer: &'a wgpu::Buffer,
-    /// Where it lies in the buffer, in bytes, and its scales in front.
-    pub codes: Range<usize>,
-    pub scales: Range<usize>,
-    pub is_square: bool,
-    pub shape: Shape,
-}
 
 impl<M: Model> Trainer<M> {
     /// Everything the run needs to go on from here with the same bits. Waits for the device.
     /// [`TrainerBuilder::host_snapshots`](crate::train::TrainerBuilder::host_snapshots) takes them
     /// without.
     ///
+    /// Of a [sharded](crate::train::TrainerBuilder::shard_optimizer_state) optimizer it gathers the
+    /// moments of all ranks, which all have to call it at the same step, and get the same.
+    ///
     /// # Errors
     /// [`Error::DeviceLost`](crate::Error::DeviceLost),
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); with a sharded optimizer
+    /// [`Error::Rank`](crate::Error::Rank) where another rank calls something else, or cannot.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.take_checkpoint("Trainer::checkpoint", None).await
+    }
+
+    /// A checkpoint with all weights, or without those that have this fingerprint; `call` is what
+    /// ranks tell each other.
+    pub(super) async fn take_checkpoint(
+        &self,
+        call: &str,
+        frozen_fingerprint: Option<String>,
+    ) -> Result<Checkpoint> {
+        let read = self.read_checkpointed(frozen_fingerprint.is_some()).await;
+        let together = self.open_together(call, read.as_ref().err());
+        // What is wrong here is told as what it is.
+        let (copy, staged) = read?;
+        together?;
+        let contents = copy.contents(&staged);
+        let mut checkpoint = self.assemble_with(self.host_state(), &contents, frozen_fingerprint);
+        self.gather_moments(&mut checkpoint, &contents)?;
+        Ok(checkpoint)
+    }
+
+    async fn read_checkpointed(&self, only_trained: bool) -> Result<(HostCopy, Vec<Vec<u8>>)> {
         self.gpu.check()?;
-        let copy = HostCopy::new(&self.gpu, self.checkpointed(false)).await?;
+        self.check_not_torn()?;
+        let copy = HostCopy::new(&self.gpu, self.checkpointed(only_trained)).await?;
         let staged = copy.read(&self.gpu).await?;
-        Ok(self.assemble(self.host_state(), &copy.contents(&staged)))
+        Ok((copy, staged))
     }
 
     /// The state the host holds, after the steps submitted so far.
@@ -70,7 +78,8 @@ impl<M: Model> Trainer<M> {
             .chain(memories)
     }
 
-    /// Makes a checkpoint of what those buffers held.
+    /// Makes a checkpoint of what those buffers held: of a sharded optimizer with the moments of this
+    /// rank alone.
     pub(in crate::train) fn assemble(
         &self,
         host: HostState,
@@ -86,7 +95,6 @@ impl<M: Model> Trainer<M> {
         contents: &Contents<'_>,
         frozen_fingerprint: Option<String>,
     ) -> Checkpoint {
-        let moments = self.moments_of_tensors();
         let origin = Origin { frozen_fingerprint, ..self.origin(host) };
         let mut checkpoint =
             Checkpoint { entries: BTreeMap::new(), origin, notes: BTreeMap::new() };
@@ -106,13 +114,9 @@ impl<M: Model> Trainer<M> {
                 checkpoint.put_floats(&name, &found.shape.dims, &compensation);
             }
         }
-        let storage = self.settings.optimizer().moment_storage();
-        for Moment { name, buffer, codes, scales, is_square, shape, .. } in &moments {
-            let bytes = contents.of(buffer);
-            let [scales, codes] = [scales, codes].map(|range| &bytes[range.clone()]);
-            let dense = shape.unpad(&storage.decode(scales, codes, *is_square));
-            checkpoint.append_floats(name, &shape.dims, &dense);
-        }
+        self.put_moments(&mut checkpoint, &self.moments_of_tensors(), |[segment, index]| {
+            contents.of(&self.moments[segment][index])
+        });
         self.assemble_averages(&mut checkpoint, contents);
         let words = |buffer| bytemuck::pod_collect_to_vec::<u8, u32>(contents.of(buffer));
         let rows = |buffer, bytes: usize, rows| words(buffer)[..bytes / 4 * rows].to_vec();
@@ -151,6 +155,7 @@ impl<M: Model> Trainer<M> {
             parameters: list(self.names_in_model_order()),
             frozen: list(self.parameters.frozen().iter().map(|spec| spec.name.as_str())),
             frozen_fingerprint: None,
+            shard: self.shards().description(),
             fields: BTreeMap::new(),
         }
     }
@@ -160,39 +165,5 @@ impl<M: Model> Trainer<M> {
         let mut specs: Vec<_> = self.parameters.specs().iter().collect();
         specs.sort_by_key(|spec| spec.stream);
         specs.into_iter().map(|spec| spec.name.as_str())
-    }
-
-    /// All that the optimizer keeps, tensor by tensor in the order of their names in the file; what
-    /// belongs to the parts of one tensor follows each other as they do.
-    pub(super) fn moments_of_tensors(&self) -> Vec<Moment<'_>> {
-        let optimizer = self.settings.optimizer();
-        let storage = optimizer.moment_storage();
-        let mut all = Vec::new();
-        for (segment, buffers) in self.moments.iter().enumerate() {
-            let tensors = SegmentTensor::of_segment(self.parameters.layout(), segment);
-            let shares = optimizer.moment_shares(&tensors);
-            let chunks = tensors.last().map_or(0, |last| last.first_chunk + last.chunk_count);
-            let first = storage.scale_bytes(chunks) as usize;
-            let quad = storage.quad_bytes() as usize;
-            for ((&moment, buffer), shares) in self.moment_names.iter().zip(buffers).zip(shares) {
-                all.extend(shares.into_iter().map(|share| {
-                    let (tensor, quads) = (&tensors[share.tensor], share.shape.quads());
-                    let codes = first + quad * share.first as usize;
-                    let (scales, scale_bytes) = storage.scales_of(tensor.first_chunk, quads);
-                    Moment {
-                        name: moment_name(moment, &tensor.spec.name),
-                        moment,
-                        tensor: tensor.index as usize,
-                        buffer,
-                        codes: codes..codes + quad * quads,
-                        scales: scales as usize..scales as usize + scale_bytes,
-                        is_square: optimizer.squares().contains(&moment),
-                        shape: share.shape,
-                    }
-                }));
-            }
-        }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
     }
 }

@@ -7,7 +7,6 @@ use super::check::check_names;
 use super::{Checkpoint, invalid, list};
 use crate::error::Result;
 use crate::plan::parameters::pieces;
-use crate::train::host_copy::HostCopy;
 use crate::train::{Model, Trainer};
 
 /// What the frozen weights of a trainer are known again by: FNV-1a, 64 bits, over names, shapes and
@@ -81,11 +80,8 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn checkpoint_of_trained(&self, frozen: &FrozenFingerprint) -> Result<Checkpoint> {
-        self.gpu.check()?;
-        let copy = HostCopy::new(&self.gpu, self.checkpointed(true)).await?;
-        let staged = copy.read(&self.gpu).await?;
         let frozen = Some(frozen.to_string());
-        Ok(self.assemble_with(self.host_state(), &copy.contents(&staged), frozen))
+        self.take_checkpoint("Trainer::checkpoint_of_trained", frozen).await
     }
 
     /// Goes back to a checkpoint of what is trained, in a trainer that has the same frozen weights

@@ -60,6 +60,7 @@ pub(super) fn memory<M: Model>(
         host_copy::copy_bytes(buffers, limits.largest_buffer)
     };
     let [staged_bytes, trained_staged_bytes] = [false, true].map(staged);
+    let gathered = gathered_bytes(settings, layout);
     Ok(MemoryPlan {
         parameters: count(layout.trained()),
         frozen_parameters: count(layout.frozen()),
@@ -84,9 +85,9 @@ pub(super) fn memory<M: Model>(
         host: HostMemory {
             loading_bytes: parameters::loading_bytes(layout),
             checkpoint_bytes: checkpoint_bytes(settings, layout, layout.specs(), &kept),
-            staged_bytes,
+            staged_bytes: staged_bytes + gathered,
             trained_checkpoint_bytes: checkpoint_bytes(settings, layout, layout.trained(), &kept),
-            trained_staged_bytes,
+            trained_staged_bytes: trained_staged_bytes + gathered,
         },
     })
 }
@@ -199,6 +200,15 @@ fn checkpoint_bytes(
     }
     let tables = size_of::<StepState>() + layout.trained().len() * size_of::<TensorState>();
     (parameters + states + moments + tables) as u64 + kept.memories.iter().sum::<u64>()
+}
+
+/// Bytes of the moments of a rank, as they come for a checkpoint of a sharded optimizer; of the one
+/// that keeps most.
+fn gathered_bytes(settings: &Settings, layout: &ParameterLayout) -> u64 {
+    let shards = settings.shards(layout);
+    let ranks = (0..shards.ranks()).filter(|_| shards.is_cut());
+    let of_rank = |rank| settings.moment_bytes(layout, &shards, rank).iter().flatten().sum();
+    ranks.map(of_rank).max().unwrap_or(0)
 }
 
 /// Bytes of the blocks of a tensor as GGUF has them.

@@ -28,7 +28,8 @@ pub struct MemoryPlan {
     pub copy_bytes: u64,
     /// Gradients and staged states.
     pub gradient_bytes: u64,
-    /// The optimizer's moments.
+    /// The optimizer's moments; of one that is
+    /// [sharded](super::TrainerBuilder::shard_optimizer_state), those of this rank.
     pub moment_bytes: u64,
     /// The [average](super::Ema) of the trained weights.
     pub average_bytes: u64,

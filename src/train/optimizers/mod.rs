@@ -83,8 +83,12 @@ pub struct SegmentTensor<'a> {
     pub rows: usize,
     /// Its row of the tensor table.
     pub index: u32,
-    /// Its first quad in the flat buffers.
+    /// Its first quad in the flat buffers of weights and gradients.
     pub offset: u32,
+    /// Its first quad in buffers of moments that are laid out as the gradients are: that of `offset`,
+    /// but where a [rank](crate::train::TrainerBuilder::shard_optimizer_state) keeps its own range
+    /// alone.
+    pub kept: u32,
     /// Its first row of the chunk table.
     pub first_chunk: u32,
     /// Rows of the chunk table.
@@ -120,8 +124,28 @@ impl<'a> SegmentTensor<'a> {
         first_chunk: u32,
     ) -> Self {
         let (first_row, rows) = (rows.start, rows.len());
-        let tensor = Self { spec, first_row, rows, index, offset, first_chunk, chunk_count: 0 };
+        let (kept, chunk_count) = (offset, 0);
+        let tensor = Self { spec, first_row, rows, index, offset, kept, first_chunk, chunk_count };
         Self { chunk_count: tensor.quads().div_ceil(CHUNK_QUADS), ..tensor }
+    }
+
+    /// Those of its rows that lie in these quads of the flat buffers, which end with rows, and whose
+    /// moments lie in buffers of their own; its first chunk is unknown.
+    pub(in crate::train) fn within(&self, quads: &Range<u32>) -> Option<Self> {
+        let first = self.offset.max(quads.start);
+        let end = (self.offset + self.quads()).min(quads.end);
+        if first >= end {
+            return None;
+        }
+        let rows = if end - first == self.quads() {
+            self.first_row..self.first_row + self.rows
+        } else {
+            let row_quads = self.quads() / to_u32(self.rows);
+            let row = |quad: u32| self.first_row + ((quad - self.offset) / row_quads) as usize;
+            row(first)..row(end)
+        };
+        let mine = Self::part(self.spec, &rows, self.index, first, 0);
+        Some(Self { kept: first - quads.start, ..mine })
     }
 
     /// The shape of what lies here: that of the tensor, or of some of its rows.
@@ -147,9 +171,10 @@ pub struct MomentShare {
     pub shape: Shape,
 }
 
-/// Bytes of a flat buffer of f32 with these tensors: that of the gradients.
+/// Bytes of a flat buffer of f32 for the moments of these tensors: where they are all of a segment,
+/// those of the gradients.
 fn flat_bytes(tensors: &[SegmentTensor<'_>]) -> u64 {
-    let end = tensors.last().map_or(0, |tensor| tensor.offset + tensor.quads());
+    let end = tensors.iter().map(|tensor| tensor.kept + tensor.quads()).max().unwrap_or(0);
     (u64::from(end) * 16).next_multiple_of(512)
 }
 
@@ -168,7 +193,8 @@ pub struct Segment<'a> {
     pub weight: &'a wgpu::Buffer,
     /// Moments, updated in place; as many as [`Optimizer::moments`] names.
     pub moments: &'a [wgpu::Buffer],
-    /// The tensors of the segment, in the order of the layout.
+    /// The tensors of the segment that are to be advanced, in the order of the layout; where a rank
+    /// keeps its own range alone, those of it. Chunks are theirs.
     pub layout: &'a [SegmentTensor<'a>],
 }
 
@@ -193,11 +219,11 @@ pub trait Optimizer: Debug {
     /// which nothing is kept in one has none there. Checkpoints hold the shares under the names of
     /// the tensors, so that a run goes on where segments are others; those of a tensor
     /// [in parts](Self::takes_parts) are joined by their first dimension. The default is that of buffers
-    /// that are laid out as the gradients are.
+    /// that are laid out as the gradients are, from [`SegmentTensor::kept`] on.
     fn moment_shares(&self, tensors: &[SegmentTensor<'_>]) -> Vec<Vec<MomentShare>> {
         let shares = tensors.iter().enumerate().map(|(index, tensor)| MomentShare {
             tensor: index,
-            first: tensor.offset,
+            first: tensor.kept,
             shape: tensor.shape(),
         });
         vec![shares.collect(); self.moments().len()]

@@ -32,6 +32,17 @@ pub(super) fn all_have<T: PartialEq + ToString>(what: &str, values: &[T]) -> Res
     Err(differs(what, odd, &values[odd].to_string(), usual, &values[usual].to_string()))
 }
 
+/// Fails unless all ranks are in the same call, and names the one that is not.
+pub(super) fn same_call(calls: &[&str]) -> Result<()> {
+    let Some(Odd { odd, usual }) = odd_one(calls) else { return Ok(()) };
+    let (theirs, ours) = (calls[odd], calls[usual]);
+    let reason = format!(
+        "has called {theirs} where rank {usual} has called {ours}; ranks make the same calls in the \
+         same order"
+    );
+    Err(Error::Rank { rank: odd, reason })
+}
+
 fn differs(what: &str, odd: usize, theirs: &str, usual: usize, ours: &str) -> Error {
     let shown = |line: Option<&str>| match line {
         Some("") | None => "nothing".to_owned(),
@@ -126,11 +137,13 @@ impl<M: Model> Trainer<M> {
         facts
     }
 
-    /// Compares all that a checkpoint would have between the ranks.
+    /// Compares all that a checkpoint would have between the ranks, but for moments of which each has
+    /// its own.
     pub(super) async fn compare_ranks(&self, exchange: &dyn Exchange) -> Result<()> {
         let mut facts = Vec::new();
         let weights = self.parameters.buffers().map(|buffer| ("weights", buffer));
-        let moments = self.moments.iter().flatten().map(|buffer| ("moments", buffer));
+        let moments = self.moments.iter().filter(|_| !self.is_sharded());
+        let moments = moments.flatten().map(|buffer| ("moments", buffer));
         let averages = self.averages().iter().map(|buffer| ("averages", buffer));
         let state = [("a state of the run", &self.step.state), ("clocks", &self.tensors)];
         let memories = self.policies.iter();

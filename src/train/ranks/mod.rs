@@ -27,11 +27,28 @@
 //! update runs on every rank, so devices must agree about its bits: take adapters of one kind with
 //! one driver, or the comparison will tell.
 //!
+//! **A sharded optimizer.** With
+//! [`shard_optimizer_state`](super::TrainerBuilder::shard_optimizer_state) each rank keeps the moments
+//! of its own range of the trained tensors, and updates that alone:
+//!
+//! ```text
+//! scan | norm | policies | verdict | optimizer, of the own range | weights of all ranges |
+//! average | commit | telemetry
+//! ```
+//!
+//! All but the optimizer reads whole gradients and whole weights, as without, and the optimizer does
+//! to a range what it does to the same elements of the whole, so no bit differs. With P trained
+//! parameters on N ranks a rank sends 8 P (N - 1) / N bytes of gradients in a step, and 4 P (N - 1) / N of
+//! weights in f32 or in two halves, 2 P (N - 1) / N in one. A step that ends with an error while weights
+//! are shared leaves those of some ranges a step ahead: such a trainer takes no further step until a
+//! checkpoint is restored, or it is rebuilt.
+//!
 //! What differs from one process: running statistics of BatchNorm are the mean of those that the ranks
 //! would have by themselves, so they move as far as the M microbatches of one rank move them;
 //! observations are those of the rank, but for largest logits, entropies and z-loss, which are those of
 //! all. Evaluation, [`diagnose`](super::Trainer::diagnose) and telemetry are each rank's own affair;
-//! so are checkpoints: let rank 0 write them, and [restore](super::Trainer::restore) the same on all
+//! so are checkpoints (unless the optimizer is [sharded](super::TrainerBuilder::shard_optimizer_state)): let
+//! rank 0 write them, and [restore](super::Trainer::restore) the same on all
 //! ([`Exchange::broadcast`] brings it where there is no file). [`rebuild`](super::Trainer::rebuild) is
 //! for all of them at once, as `build` is.
 //!
@@ -89,6 +106,8 @@ mod mpi;
 mod opening;
 #[cfg(not(target_arch = "wasm32"))]
 mod rounds;
+mod sharded;
+mod shards;
 mod step;
 mod transfer;
 
@@ -99,13 +118,17 @@ pub use exchange::{Exchange, even_parts};
 pub use local::Local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 pub use mpi::Mpi;
+pub(super) use sharded::spread;
+pub(super) use shards::{OwnSegment, Shards};
 pub(super) use transfer::exchange_bytes;
+
+use sharded::Sharded;
 
 use super::builder::settings::Settings;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, OverRanks, Source, Value};
-use crate::plan::parameters;
+use crate::plan::{Parameters, parameters};
 
 /// What a trainer has to take steps together with others.
 #[derive(Debug)]
@@ -120,17 +143,26 @@ pub(super) struct Ranks {
     joins: Vec<Option<OverRanks>>,
     /// Where pieces of the gradients wait for the host, in turn.
     staging: Vec<wgpu::Buffer>,
+    /// How ranks share what each of them updates, where the optimizer is sharded.
+    sharded: Option<Sharded>,
+}
+
+/// What of a trainer ranks have to do with.
+pub(super) struct Shared<'a> {
+    pub graph: &'a Graph,
+    /// The loss, then what else the plan gives.
+    pub outputs: &'a [Value],
+    pub gradients: &'a [wgpu::Buffer],
+    pub parameters: &'a Parameters,
+    pub shards: Shards,
+    /// Dispatches of the update until weights and moments have advanced.
+    pub advanced: usize,
 }
 
 impl Ranks {
-    /// What the settings ask for, over these gradients. A run with one rank is a run by itself.
-    pub async fn new(
-        gpu: &Gpu,
-        settings: &Settings,
-        graph: &Graph,
-        outputs: &[Value],
-        gradients: &[wgpu::Buffer],
-    ) -> Result<Option<Self>> {
+    /// What the settings ask for. A run with one rank is a run by itself.
+    pub async fn new(gpu: &Gpu, settings: &Settings, shared: Shared<'_>) -> Result<Option<Self>> {
+        let Shared { graph, outputs, gradients, parameters, shards, advanced } = shared;
         let others = settings.exchange.clone().filter(|exchange| exchange.size() > 1);
         let Some(exchange) = others else { return Ok(None) };
         check_layers(graph)?;
@@ -145,6 +177,7 @@ impl Ranks {
             compare_every: settings.compare_every.into(),
             joins: outputs[1..].iter().map(|&value| over_ranks(graph, value)).collect(),
             staging: staging.await?,
+            sharded: Sharded::new(shards, parameters, advanced),
         }))
     }
 

@@ -1,12 +1,14 @@
 //! What ranks tell each other before a step begins.
 
 use super::Exchange;
-use super::agreement::{all_have, failed, understood};
+use super::agreement::{all_have, failed, same_call, understood};
 use crate::error::Result;
 
 /// What one rank tells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Opening {
+    /// What was called: what it begins is not what others begin with another call.
+    pub call: String,
     /// Why it cannot take the step.
     pub failure: Option<String>,
     /// Steps that it has taken.
@@ -20,25 +22,26 @@ pub(super) struct Opening {
 }
 
 /// [`Opening`], as it is sent.
-type Sent = (Option<String>, u64, f32, bool, Vec<Vec<u8>>);
+type Sent = (String, Option<String>, u64, f32, bool, Vec<Vec<u8>>);
 
 impl Opening {
     /// What all ranks tell, in their order.
     pub fn exchanged(self, exchange: &dyn Exchange) -> Result<Vec<Self>> {
-        let Self { failure, steps, learning_rate_factor, compares, counts } = self;
-        let own: Sent = (failure, steps, learning_rate_factor, compares, counts);
+        let Self { call, failure, steps, learning_rate_factor, compares, counts } = self;
+        let own: Sent = (call, failure, steps, learning_rate_factor, compares, counts);
         let all = exchange.gather(&serde_json::to_vec(&own).expect("numbers and a text"))?;
         let all = all.iter().enumerate().map(|(rank, bytes)| {
             let sent: Sent = understood(rank, serde_json::from_slice(bytes))?;
-            let (failure, steps, learning_rate_factor, compares, counts) = sent;
-            Ok(Self { failure, steps, learning_rate_factor, compares, counts })
+            let (call, failure, steps, learning_rate_factor, compares, counts) = sent;
+            Ok(Self { call, failure, steps, learning_rate_factor, compares, counts })
         });
         all.collect()
     }
 }
 
-/// Fails unless all can take the same step.
+/// Fails unless all called the same and can do it.
 pub(super) fn check(all: &[Opening]) -> Result<()> {
+    same_call(&all.iter().map(|one| one.call.as_str()).collect::<Vec<_>>())?;
     let failure = |(rank, one): (usize, &Opening)| Some(failed(rank, one.failure.as_ref()?));
     if let Some(error) = all.iter().enumerate().find_map(failure) {
         return Err(error);

@@ -22,10 +22,14 @@ impl<M: Model> Trainer<M> {
 
     /// A step with the gradients of all ranks, which waits for them.
     pub(in crate::train) async fn step_together(&mut self, batch: &Batch) -> Result<()> {
-        let counted = self.counted(batch).await;
+        let counted = match self.check_not_torn() {
+            Ok(()) => self.counted(batch).await,
+            Err(error) => Err(error),
+        };
         let ranks = self.ranks.as_ref().expect("a trainer with ranks");
         let exchange = ranks.exchange.clone();
         let opening = Opening {
+            call: "Trainer::step".into(),
             failure: counted.as_ref().err().map(ToString::to_string),
             steps: self.attempted,
             learning_rate_factor: self.learning_rate_factor,
@@ -96,7 +100,8 @@ impl<M: Model> Trainer<M> {
         }
         // All of it has run, and tells how long it took.
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;
-        self.submit_together(index, passed..list.end, true).await
+        let rest = self.advance_sharded(index, passed..list.end).await?;
+        self.submit_together(index, rest, true).await
     }
 
     /// What else a step's verdict and update read of the passes, and what is told of them.
@@ -119,7 +124,7 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Submits a part of the step; the last one with the copies that a host snapshot is made of.
-    async fn submit_together(
+    pub(super) async fn submit_together(
         &mut self,
         index: usize,
         part: Range<usize>,

@@ -12,16 +12,16 @@ use crate::graph::OverRanks;
 use crate::train::builder::settings::Settings;
 
 /// Bytes of the gradients that are on their way to the host at once, and in an exchange at once.
-const PIECE: u64 = 4 << 20;
+pub(super) const PIECE: u64 = 4 << 20;
 /// While one piece is added up, the next one comes.
 const ON_THEIR_WAY: usize = 2;
 
-/// A part of the gradients.
+/// A part of a flat buffer: of the gradients, or of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
-    segment: usize,
-    offset: u64,
-    bytes: u64,
+pub(super) struct Piece {
+    pub segment: usize,
+    pub offset: u64,
+    pub bytes: u64,
 }
 
 /// The pieces of segments of these sizes, in order.
@@ -105,34 +105,48 @@ impl Ranks {
         Ok(())
     }
 
-    /// Adds up the gradients of all ranks, in place. While a piece is on the network, the next one
-    /// comes from the device.
+    /// Adds up the gradients of all ranks, in place.
     pub async fn fold_gradients(&self, gpu: &Gpu, gradients: &[wgpu::Buffer]) -> Result<()> {
         let pieces = pieces(gradients.iter().map(wgpu::Buffer::size));
-        let mut rest = pieces.into_iter().zip(self.staging.iter().cycle());
+        let fold = |piece: Piece, bytes: &[u8]| {
+            let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+            self.exchange.fold(&mut values)?;
+            let gradient = &gradients[piece.segment];
+            gpu.write(gradient, piece.offset, bytemuck::cast_slice(&values));
+            Ok(())
+        };
+        self.bring(gpu, gradients, &pieces, fold).await
+    }
+
+    /// Brings pieces of buffers to the host one after the other. While one is dealt with, the next
+    /// one comes from the device.
+    pub(super) async fn bring(
+        &self,
+        gpu: &Gpu,
+        buffers: &[wgpu::Buffer],
+        pieces: &[Piece],
+        mut deal: impl FnMut(Piece, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut rest = pieces.iter().zip(self.staging.iter().cycle());
         let mut on_their_way = VecDeque::new();
         loop {
-            while on_their_way.len() < ON_THEIR_WAY
-                && let Some((piece, staging)) = rest.next()
+            while on_their_way.len() < self.staging.len()
+                && let Some((&piece, staging)) = rest.next()
             {
-                on_their_way.push_back(request(gpu, &gradients[piece.segment], piece, staging));
+                on_their_way.push_back(request(gpu, &buffers[piece.segment], piece, staging));
             }
             let Some(Arriving { piece, copied, bytes }) = on_their_way.pop_front() else {
                 return Ok(());
             };
-            let mut bytes = gpu.arrived(copied, bytes).await?;
-            bytes.truncate(piece.bytes as usize);
-            let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-            self.exchange.fold(&mut values)?;
-            let gradient = &gradients[piece.segment];
-            gpu.write(gradient, piece.offset, bytemuck::cast_slice(&values));
+            let bytes = gpu.arrived(copied, bytes).await?;
+            deal(piece, &bytes[..piece.bytes as usize])?;
         }
     }
 }
 
-fn request(gpu: &Gpu, gradient: &wgpu::Buffer, piece: Piece, staging: &wgpu::Buffer) -> Arriving {
+fn request(gpu: &Gpu, buffer: &wgpu::Buffer, piece: Piece, staging: &wgpu::Buffer) -> Arriving {
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    encoder.copy_buffer_to_buffer(gradient, piece.offset, staging, 0, piece.bytes);
+    encoder.copy_buffer_to_buffer(buffer, piece.offset, staging, 0, piece.bytes);
     let copied = gpu.submit(encoder);
     let (sender, bytes) = oneshot::channel();
     gpu.map_later(staging, move |data| {

@@ -25,6 +25,7 @@ pub(super) use norm::ScanPass;
 use super::average::Average;
 use super::chunk_tables::ChunkTables;
 use super::optimizers::{Segment, SegmentTensor};
+use super::ranks::{OwnSegment, Shards};
 use super::stability::ActivePolicy;
 use super::{Clip, LossScale, Norm, Optimizer, Schedule, TelemetryRing};
 use crate::error::Result;
@@ -46,6 +47,8 @@ pub(super) struct Update<'a> {
     pub sinks: &'a Sinks,
     /// By trained segment, then by moment.
     pub moments: &'a [Vec<wgpu::Buffer>],
+    /// Which of the trained tensors they are of.
+    pub shards: &'a Shards,
     /// Of the trained weights, where it is kept.
     pub average: Option<&'a Average>,
     pub step: &'a StepBuffers,
@@ -67,9 +70,16 @@ pub(super) struct Update<'a> {
     pub values: &'a HashMap<Value, Slot>,
 }
 
+/// The dispatches of an update.
+pub(super) struct Recorded {
+    pub update: Vec<Dispatch>,
+    /// How many of them there are until weights and moments have advanced.
+    pub advanced: usize,
+}
+
 impl Update<'_> {
     /// Records the passes, once the initial parameters are found to be finite.
-    pub async fn record(&self) -> Result<Vec<Dispatch>> {
+    pub async fn record(&self) -> Result<Recorded> {
         let (gpu, step, parameters) = (self.gpu, self.step, self.parameters);
         initial::check(gpu, step, parameters, &self.sinks.gradients).await?;
         self.clear_gradients();
@@ -81,11 +91,19 @@ impl Update<'_> {
         let layouts = layouts.iter().enumerate();
         let segments: Vec<_> =
             layouts.map(|(index, layout)| self.segment(tables, index, layout)).collect();
+        let own = match self.shards.is_cut() {
+            true => OwnSegment::all(gpu, parameters.layout(), self.shards),
+            false => Vec::new(),
+        };
+        let advanced: Vec<_> = match self.shards.is_cut() {
+            true => own.iter().zip(&segments).filter_map(|(own, whole)| own.of(whole)).collect(),
+            false => segments.clone(),
+        };
         let schedule = self.schedule.table(self.optimizer.learning_rate())?;
         let rates = verdict::upload_rates(gpu, &schedule).await?;
         let tensor_count = to_u32(parameters.trained().len());
         let after_update = self.after_update();
-        let passes: [&dyn Pass; 11] = [
+        let advance: [&dyn Pass; 6] = [
             &policies::BeforeScan { policies: self.policies, segments: &segments },
             &scan::Scan {
                 norm: self.norm,
@@ -119,7 +137,9 @@ impl Update<'_> {
                 staged: &self.sinks.staged,
                 tensors: self.tensors,
             },
-            &optimizer::Advance { optimizer: self.optimizer, segments: &segments },
+            &optimizer::Advance { optimizer: self.optimizer, segments: &advanced },
+        ];
+        let follow: [&dyn Pass; 5] = [
             &layers::AfterUpdates { graph: self.graph, values: self.values, parameters },
             &average::AverageUpdate { average: self.average, parameters },
             &commit::CommitStates {
@@ -135,10 +155,17 @@ impl Update<'_> {
         let mut recorder = Recorder::new(gpu, step);
         recorder.set_variant(parameters.storage());
         recorder.set_origin(Origin::of_step("update", Stage::Update));
-        let record = || passes.iter().try_for_each(|pass| pass.record(&mut recorder));
+        let mut record = |passes: &[&dyn Pass]| -> Result<Vec<Dispatch>> {
+            passes.iter().try_for_each(|pass| pass.record(&mut recorder))?;
+            Ok(recorder.take())
+        };
+        let record = || -> Result<_> { Ok((record(&advance)?, record(&follow)?)) };
         let what = "what optimizer and policies keep for themselves";
-        parameters::allocate(gpu, what, after_update.bytes(), record).await??;
-        Ok(recorder.take())
+        let (mut update, follow) =
+            parameters::allocate(gpu, what, after_update.bytes(), record).await??;
+        let advanced = update.len();
+        update.extend(follow);
+        Ok(Recorded { update, advanced })
     }
 
     /// Bytes of all policies on the device beside their memories.

@@ -194,7 +194,8 @@ impl Optimizer for Muon {
     ) -> bool {
         let (_, others) = self.divide(segment.layout);
         let (chunks, packed) = packed_chunks(&others, 0);
-        let at = chunks.iter().zip(&packed).map(|(chunk, &offset)| Chunk { offset, ..*chunk });
+        let at =
+            chunks.iter().zip(&packed).map(|(chunk, &offset)| Chunk { kept: offset, ..*chunk });
         let at: Vec<_> = at.collect();
         let mut first_chunk = 0;
         let layout = others.iter().map(|tensor| {
