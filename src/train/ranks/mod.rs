@@ -35,6 +35,12 @@
 //! ([`Exchange::broadcast`] brings it where there is no file). [`rebuild`](super::Trainer::rebuild) is
 //! for all of them at once, as `build` is. A rank that stops while others go on leaves them waiting.
 //!
+//! # Slow networks
+//!
+//! Gradients of every step take a network of gigabits. Over a slower one ranks train by themselves, on data of
+//! their own, and meet once in hundreds of steps: [`DiLoCo`] is such a run, around a trainer without an
+//! exchange. [`diloco`] says what a round does, and which ranks it leaves out.
+//!
 //! ```
 //! use evenkeel::graph::{Graph, Shape};
 //! use evenkeel::nn::Linear;
@@ -69,6 +75,8 @@
 //! ```
 
 mod agreement;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod diloco;
 mod exchange;
 mod joined;
 #[cfg(not(target_arch = "wasm32"))]
@@ -80,6 +88,10 @@ mod step;
 mod transfer;
 
 pub(super) use agreement::agree_about;
+#[cfg(not(target_arch = "wasm32"))]
+pub use diloco::{
+    DiLoCo, DiLoCoCheckpoint, DiLoCoSettings, DifferenceEncoding, LeftOut, Resumed, Round, Why,
+};
 pub(super) use exchange::RunExchange;
 pub use exchange::{Exchange, even_parts};
 #[cfg(not(target_arch = "wasm32"))]
