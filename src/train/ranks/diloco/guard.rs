@@ -96,7 +96,7 @@ impl Guard {
         let past = if self.history.len() < ENOUGH_ROUNDS {
             None
         } else {
-            usual(&Vec::from(self.history.clone()), factor)
+            usual(&Vec::from_iter(self.history.iter().copied()), factor)
         };
         // Where all ranks moved further than ever, the run has changed and no rank stands out: were all
         // left out, they would be so for ever.

@@ -226,12 +226,12 @@ impl<M: Model> Trainer<M> {
     /// The tensor that an element of a piece belongs to.
     fn name_in(&self, piece: &Piece, element: usize) -> String {
         let mut end = 0;
-        let specs = piece.rows.iter().map(|(index, rows)| {
+        let mut specs = piece.rows.iter().map(|(index, rows)| {
             let spec = &self.parameters.trained()[*index];
             end += rows.len() * (spec.shape.count() / spec.shape.dims[0]);
             (end, spec)
         });
-        let found = { specs }.find(|(end, _)| element < *end);
+        let found = specs.find(|(end, _)| element < *end);
         found.map_or_else(String::new, |(_, spec)| spec.name.clone())
     }
 

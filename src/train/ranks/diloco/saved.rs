@@ -92,7 +92,6 @@ impl DiLoCoCheckpoint {
             "history": self.guard.history.iter().collect::<Vec<_>>(),
             "tensors": names,
         });
-        let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("its size");
         let mut views = vec![
             (TRAINER.to_owned(), view(Dtype::U8, vec![trainer.len()], &trainer)),
             (
@@ -143,7 +142,7 @@ impl DiLoCoCheckpoint {
         };
         let floats = |name: &str| floats(&file, name);
         let mut tensors = Vec::new();
-        let [mut anchor, mut momentum, mut feedback] = [const { Vec::new() }; 3];
+        let [mut anchor, mut momentum, mut feedback] = [(); 3].map(|()| Vec::<f32>::new());
         let has_feedback = file.names().into_iter().any(|name| name.starts_with(FEEDBACK));
         for name in about["tensors"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let (shape, values) = floats(&format!("{ANCHOR}{name}"))?;
@@ -186,6 +185,10 @@ impl DiLoCoCheckpoint {
             outer: Outer { anchor, momentum, feedback, states },
         })
     }
+}
+
+fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> TensorView<'_> {
+    TensorView::new(dtype, shape, bytes).expect("as many bytes as the shape has")
 }
 
 fn invalid(reason: String) -> Error {
@@ -252,8 +255,8 @@ impl<M: Model> DiLoCo<M> {
         suits.and(told)?;
         compare(&*self.exchange, &saved.facts())?;
         let all = self.exchange.gather(&(saved.rank as u64).to_le_bytes())?;
-        let rank_in = |bytes: &Vec<u8>| bytes.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b));
-        let all: Vec<usize> = all.iter().map(rank_in).collect();
+        let rank_in = |bytes: &Vec<u8>| u64::from_le_bytes(bytes[..].try_into().expect("8 bytes"));
+        let all: Vec<_> = all.iter().map(|bytes| rank_in(bytes) as usize).collect();
         let rank = self.exchange.rank();
         let is_new = all[..rank].contains(&saved.rank);
         self.is_torn = true;
