@@ -44,6 +44,9 @@ struct Options {
     /// Steps between two rounds
     #[arg(long, default_value_t = 20)]
     inner_steps: u64,
+    /// Momentum of the outer step: 0.9, as in the paper, looks back over more rounds than a short run has
+    #[arg(long, default_value_t = 0.5)]
+    momentum: f64,
     /// How differences are sent
     #[arg(long, value_enum, default_value_t = Encoding::Int8)]
     encoding: Encoding,
@@ -128,6 +131,7 @@ fn train(options: &Options, exchange: impl Exchange + 'static) -> Result<()> {
         .seed(options.seed);
     let settings = DiLoCoSettings {
         inner_steps: options.inner_steps,
+        momentum: options.momentum,
         encoding: options.encoding.into(),
         ..DiLoCoSettings::default()
     };

@@ -42,7 +42,8 @@ fn held_out() -> Vec<Batch> {
 }
 
 fn settings(encoding: DifferenceEncoding) -> DiLoCoSettings {
-    DiLoCoSettings { inner_steps: 10, encoding, ..DiLoCoSettings::default() }
+    // A momentum of 0.9 looks back over more rounds than there are.
+    DiLoCoSettings { inner_steps: 10, momentum: 0.5, encoding, ..DiLoCoSettings::default() }
 }
 
 /// The loss on what no rank has seen, and in which rounds rank 1 was left out. Where it goes astray, it
