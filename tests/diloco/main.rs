@@ -13,7 +13,7 @@ mod saved;
 
 use evenkeel::Gpu;
 use evenkeel::plan::Parameters;
-use evenkeel::train::ranks::{DiLoCo, DiLoCoSettings, DifferenceEncoding, Exchange, Local, Round};
+use evenkeel::train::ranks::{DiLoCo, DiLoCoSettings, DifferenceEncoding, Local, Round};
 use evenkeel::train::{Batch, Model, TrainerBuilder};
 use support::block_on;
 use support::models::Terms;

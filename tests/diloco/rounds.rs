@@ -76,7 +76,8 @@ fn seen(ranks: usize, encoding: DifferenceEncoding, storage: WeightStorage) -> O
         let mut seen = vec![(began.clone(), began)];
         for round in 0..3 {
             for number in 0..2 {
-                step(&mut diloco, &terms(rank(&diloco), 2 * round + number));
+                let batch = terms(rank(&diloco), 2 * round + number);
+                step(&mut diloco, &batch);
             }
             let before = weights(&diloco);
             let told = block_on(diloco.round()).expect("a round");
@@ -254,7 +255,8 @@ fn only_what_is_trained_goes_out() {
             assert_eq!(diloco.host_bytes(), bytes);
             let read = |name| block_on(diloco.trainer().parameters().read(name)).expect("weights");
             let before = read("w1");
-            step(&mut diloco, &terms(rank(&diloco), 1));
+            let batch = terms(rank(&diloco), 1);
+            step(&mut diloco, &batch);
             let round = block_on(diloco.round()).expect("a round");
             let read = |name| block_on(diloco.trainer().parameters().read(name)).expect("weights");
             assert_eq!(before, read("w1"));

@@ -147,10 +147,8 @@ mod tests {
             let bound = (f64::from(x.abs()) * 2f64.powi(-11)).max(2f64.powi(-25));
             assert!((f64::from(*x) - f64::from(y)).abs() <= bound, "{x} {y}");
         }
-        let blocks = values
-            .chunks(BLOCK)
-            .zip(decoded(DifferenceEncoding::Int8).chunks(BLOCK).map(<[f32]>::to_vec));
-        for (block, decoded) in blocks {
+        let decoded = decoded(DifferenceEncoding::Int8);
+        for (block, decoded) in values.chunks(BLOCK).zip(decoded.chunks(BLOCK)) {
             let scale = f64::from(largest(block));
             for (x, y) in block.iter().zip(decoded) {
                 // And the rounding of the decoded number to f32.

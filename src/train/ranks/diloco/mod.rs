@@ -184,7 +184,7 @@ impl<M: Model> DiLoCo<M> {
         let pieces = pieces(trainer.parameters.trained().iter().map(|spec| &spec.shape));
         let mut anchor = Vec::new();
         for piece in &pieces {
-            anchor.extend(trainer.weights_of(piece).await?);
+            anchor.extend(trainer.read_piece(piece).await?);
         }
         check_finite(&anchor)?;
         let states = trainer.read_states().await?.concat();

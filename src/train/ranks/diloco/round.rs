@@ -124,7 +124,7 @@ impl<M: Model> DiLoCo<M> {
         let storage = self.trainer.parameters.storage();
         let mut squares = 0.0;
         for piece in &self.pieces {
-            let weights = self.trainer.weights_of(piece).await?;
+            let weights = self.trainer.read_piece(piece).await?;
             let began = stored(storage, &self.outer.anchor[piece.elements.clone()]);
             let moved = began.iter().zip(&weights).map(|(b, w)| f64::from(*b) - f64::from(*w));
             squares += moved.map(|moved| moved * moved).sum::<f64>();
@@ -179,7 +179,7 @@ impl<M: Model> DiLoCo<M> {
         for piece in &self.pieces {
             let elements = piece.elements.clone();
             let message = if counts[self.exchange.rank()] {
-                outer.message(elements.clone(), storage, trainer.weights_of(piece).await?)
+                outer.message(elements.clone(), storage, trainer.read_piece(piece).await?)
             } else {
                 Vec::new()
             };
@@ -215,7 +215,7 @@ fn check(all: &[Report]) -> Result<()> {
 
 impl<M: Model> Trainer<M> {
     /// The weights of a piece, dense.
-    pub(super) async fn weights_of(&self, piece: &Piece) -> Result<Vec<f32>> {
+    pub(super) async fn read_piece(&self, piece: &Piece) -> Result<Vec<f32>> {
         let mut weights = Vec::with_capacity(piece.elements.len());
         for (index, rows) in &piece.rows {
             weights.extend(self.parameters.read_rows(*index, rows.clone()).await?);
