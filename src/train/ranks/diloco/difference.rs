@@ -153,7 +153,7 @@ mod tests {
             for (x, y) in block.iter().zip(decoded) {
                 // And the rounding of the decoded number to f32.
                 let bound = scale / 254.0 + scale * 2f64.powi(-24);
-                assert!((f64::from(*x) - f64::from(y)).abs() <= bound, "{x} {y} of {scale}");
+                assert!((f64::from(*x) - f64::from(*y)).abs() <= bound, "{x} {y} of {scale}");
             }
         }
     }
