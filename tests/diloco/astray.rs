@@ -8,10 +8,11 @@ use evenkeel::train::ranks::{
     DiLoCo, DiLoCoSettings, DifferenceEncoding, Exchange, LeftOut, Local, Round, Why,
 };
 use evenkeel::train::{
-    AdamW, Checkpoint, DynamicLossScale, LossScale, Optimizer, Trainer, TrainerBuilder,
+    AdamW, Checkpoint, DynamicLossScale, LossScale, Optimizer, Sgd, Trainer, TrainerBuilder,
 };
 
 use crate::support::models::Terms;
+use crate::support::parted::{Data, Parted, parted};
 use crate::support::{block_on, gpu};
 use crate::{begin, by_hand, on_ranks, rank, same, spoil, step, terms, weights};
 
@@ -132,6 +133,34 @@ fn spoiled_moments_are_emptied() {
         let states = block_on(diloco.trainer().tensor_states()).expect("tensors");
         assert!(states.iter().all(|state| state.steps == 1 - rank as u32));
     });
+}
+
+/// Running statistics that are not finite are in no mean, and become those of the others.
+#[test]
+fn a_rank_whose_running_statistics_are_not_finite_is_left_out() {
+    let Some(gpu) = gpu() else { return };
+    let found = on_ranks(3, |exchange| {
+        let builder = parted().optimizer(Sgd::default());
+        let mut diloco = begin(&gpu, builder, exchange, by_hand(DifferenceEncoding::F16));
+        let rank = rank(&diloco);
+        step(&mut diloco, &Data::new(7 + rank as u64, 1).batch());
+        let read = |diloco: &DiLoCo<Parted>| {
+            block_on(diloco.trainer().parameters().read("variance")).expect("a state")
+        };
+        let own = read(&diloco);
+        if rank == 2 {
+            spoil(&diloco, "variance", f32::INFINITY);
+        }
+        let round = block_on(diloco.round()).expect("a round");
+        let why = Why::NotFinite { tensor: "variance".into() };
+        assert_eq!(round.left_out, [LeftOut { rank: 2, why }]);
+        (own, read(&diloco))
+    });
+    let pairs = found[0].0.iter().zip(&found[1].0);
+    let mean: Vec<_> = pairs.map(|(a, b)| ((f64::from(*a) + f64::from(*b)) / 2.0) as f32).collect();
+    for (rank, (own, after)) in found.into_iter().enumerate() {
+        assert!(own != mean && after == mean, "rank {rank}: {own:?} became {after:?}");
+    }
 }
 
 /// The same two rounds without the rank that was spoiled in the first.

@@ -47,7 +47,8 @@
 //! finite are emptied, tensor by tensor ([`Round::emptied`]), after weights that were not finite the
 //! loss scale begins anew, and a device that had [given up] takes steps again. If no rank counts, weights
 //! and momentum of the last round stay. A NaN in one step skips that step, as ever; only what gets by that
-//! comes here.
+//! comes here. What encoding has kept of earlier differences is always finite, since only a rank that counts
+//! encodes one.
 //!
 //! # What is exchanged
 //!
@@ -260,7 +261,7 @@ impl<M: Model> DiLoCo<M> {
         &mut self.trainer
     }
 
-    /// The trainer alone, as it is between two rounds.
+    /// The trainer alone, with the weights that it has now: after a round those of all ranks.
     pub fn into_trainer(self) -> Trainer<M> {
         self.trainer
     }
