@@ -49,7 +49,7 @@ impl Averaging<'_> {
     /// rounded to f32: the same bits in either way. `message` is looked at where this rank counts.
     pub fn mean(&self, way: Way, message: &[f32], elements: usize) -> Result<Mean> {
         let parts = match way {
-            Way::Gathered => vec![0..elements],
+            Way::Gathered => even_parts(elements, 1),
             Way::InParts => self.parts(elements),
         };
         let own = self.counts[self.exchange.rank()].then_some(message);
