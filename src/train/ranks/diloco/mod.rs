@@ -217,8 +217,9 @@ impl<M: Model> DiLoCo<M> {
     ///
     /// # Errors
     /// Those of [`Trainer::step`] but [`Error::GaveUp`], and then no step was taken;
-    /// [`Error::Rank`] for what is wrong on another rank in a round. Where ranks leave in the middle of
-    /// one, only a [checkpoint](Self::checkpoint) goes on. [`Error::Unsupported`] after that, and where
+    /// [`Error::Rank`] for what is wrong on another rank in a round. A round that could not begin is
+    /// tried again by the next call, in the place of a step. Where ranks leave in the middle of one, only
+    /// a [checkpoint](Self::checkpoint) goes on. [`Error::Unsupported`] after that, and where
     /// the trainer took steps or went back without this.
     pub async fn step(&mut self, batch: &Batch) -> Result<Option<Round>> {
         self.check()?;
