@@ -203,3 +203,32 @@ fn spikes_are_survived() {
     let lines = document.descendants().filter(|node| node.has_tag_name("polyline")).count();
     assert_eq!(lines, 3);
 }
+
+/// One rank that is a hundred times too fast, one with a NaN: both are left out, and all learn.
+#[test]
+fn diloco_survives_ranks_that_go_astray() {
+    let Some(_) = support::gpu() else { return };
+    let short = ["--ranks", "3", "--steps", "120", "--inner-steps", "10"];
+    let text = succeed("diloco", &[&short[..], &["--astray", "1", "--nan", "2"]].concat());
+    let rounds: Vec<_> = text.lines().filter(|line| line.starts_with("round ")).collect();
+    assert_eq!(rounds.len(), 12, "{text}");
+    let loss = |line: &str| -> f64 {
+        let number = line.split("held out ").nth(1).and_then(|rest| rest.split(',').next());
+        number.expect("a loss").parse().expect("a number")
+    };
+    let losses: Vec<_> = rounds.iter().map(|line| loss(line)).collect();
+    assert!(losses[11] < 0.5 * losses[0], "{text}");
+    for left_out in ["rank 1 was left out: it moved by ", "rank 2 was left out: its hidden.weight"]
+    {
+        assert!(text.contains(left_out), "{left_out:?} is missing in {text}");
+    }
+    assert!(!text.contains("rank 0 was left out"), "{text}");
+    let bytes = text.lines().last().expect("a line");
+    let bytes: Vec<f64> = bytes.split(' ').filter_map(|word| word.parse().ok()).collect();
+    // A byte and a 64th of each parameter to two others once in ten steps; and 8 (3 - 1) / 3 in each.
+    assert!(bytes[0] > 0.0 && 20.0 * bytes[0] < bytes[1], "{text}");
+
+    let arguments = ["--ranks", "2", "--inner-steps", "0"];
+    let parts = ["inner_steps of DiLoCo is 0, but must be at least 1"];
+    check_refusal(&run("diloco", &arguments), &arguments, &parts);
+}

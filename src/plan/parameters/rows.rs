@@ -132,13 +132,14 @@ impl Parameters {
         }
     }
 
-    async fn finish_writes(&self) -> Result<()> {
+    /// Waits until the device has what was written.
+    pub(crate) async fn finish_writes(&self) -> Result<()> {
         let encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.gpu.wait(self.gpu.submit(encoder)).await
     }
 
     /// Writes some entries of parameter `index`, of a vector all. Returns the bytes written.
-    fn write_rows(&self, index: usize, rows: Range<usize>, values: &[f32]) -> u64 {
+    pub(crate) fn write_rows(&self, index: usize, rows: Range<usize>, values: &[f32]) -> u64 {
         let mut bytes = 0;
         for Share { slot, elements, offset, shape } in self.shares(index, rows) {
             let [weights, beside] = self.layout.storage.encode(&shape.pad(&values[elements]));

@@ -5,6 +5,8 @@
 
 mod check;
 mod file;
+#[cfg(not(target_arch = "wasm32"))]
+mod mend;
 mod moments;
 mod restore;
 mod save;

@@ -61,6 +61,12 @@
 //! [saved](super::Trainer::checkpoint). Start again from the last checkpoint, on as many ranks as are
 //! there: 4 ranks with 1 microbatch go on as 2 ranks with 2, or as one process with 4.
 //!
+//! # Slow networks
+//!
+//! Gradients of every step take a network of gigabits. Over a slower one ranks train by themselves, on data of
+//! their own, and meet once in hundreds of steps: [`DiLoCo`] is such a run, around a trainer without an
+//! exchange. [`diloco`] says what a round does, and which ranks it leaves out.
+//!
 //! ```
 //! use evenkeel::graph::{Graph, Shape};
 //! use evenkeel::nn::Linear;
@@ -97,6 +103,8 @@
 mod agreement;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 mod courier;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod diloco;
 mod exchange;
 mod joined;
 #[cfg(not(target_arch = "wasm32"))]
@@ -112,6 +120,10 @@ mod step;
 mod transfer;
 
 pub(super) use agreement::agree_about;
+#[cfg(not(target_arch = "wasm32"))]
+pub use diloco::{
+    DiLoCo, DiLoCoCheckpoint, DiLoCoSettings, DifferenceEncoding, LeftOut, Resumed, Round, Why,
+};
 pub(super) use exchange::RunExchange;
 pub use exchange::{Exchange, even_parts};
 #[cfg(not(target_arch = "wasm32"))]
