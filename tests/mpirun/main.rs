@@ -1,4 +1,4 @@
-//! `evenkeel train` under `mpirun`, as a user runs it: the run of one process on several, what goes on
+//! `evenkeel train` and `lora` under `mpirun`, as a user runs them: the run of one process on several, what goes on
 //! elsewhere, and what is wrong on one of them.
 
 use std::fs;
@@ -8,12 +8,15 @@ use std::process::{Command, Output};
 use programs::{Place, SMALL, lines, loss};
 use safetensors::SafeTensors;
 
+mod lora;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;
 mod same_run;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/tiny_model.rs"]
+mod tiny_model;
 /// Signals and kills are those of Unix.
 #[cfg(unix)]
 mod unfinished;

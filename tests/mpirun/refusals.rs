@@ -16,7 +16,12 @@ fn bad_input_is_told_once() {
     refuse(&["--steps", "0"], &["--steps is 0"]);
     refuse(
         &["--batch", "4", "--accumulation", "2"],
-        &["--accumulation 2 times --batch 4", "3 ranks", "--accumulation 3 or --batch 3", "2 ranks"],
+        &[
+            "--accumulation 2 times --batch 4",
+            "3 ranks",
+            "--accumulation 3 or --batch 3",
+            "2 ranks",
+        ],
     );
     let profile = place.path("trace.json");
     let more = ["--accumulation", "3", "--profile", &profile];
@@ -69,8 +74,6 @@ fn other_commands_are_those_of_rank_0() {
     assert_eq!(text, String::from_utf8_lossy(&alone.stdout));
     assert_eq!(errors.matches("rank 0 alone does this").count(), 1, "{errors}");
 
-    let lora = ["lora", "--model", "none", "--train", "--data", "none"].map(str::to_owned);
-    refuse_on(2, &lora, 3, &["evenkeel lora on several ranks", "without mpirun"]);
     refuse_on(2, &["trane".to_owned()], 2, &["trane"]);
 }
 
@@ -78,9 +81,9 @@ fn other_commands_are_those_of_rank_0() {
 fn a_dry_run_says_the_part_of_each_rank() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
-    let text =
-        succeed_on(2, &arguments(&place, "out", &["--dry-run", "--accumulation", "6"]));
-    for part in ["# each of 2 ranks takes 3 x 4 x 16 tokens of a step\n", "gradients for other ranks"]
+    let text = succeed_on(2, &arguments(&place, "out", &["--dry-run", "--accumulation", "6"]));
+    for part in
+        ["# each of 2 ranks takes 3 x 4 x 16 tokens of a step\n", "gradients for other ranks"]
     {
         assert_eq!(text.matches(part).count(), 1, "{part:?} in {text}");
     }

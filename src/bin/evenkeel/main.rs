@@ -27,8 +27,8 @@ mod writing;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use evenkeel::Result;
 use evenkeel::run::{self, Ending};
-use evenkeel::{Error, Result};
 use ranks::Launched;
 
 /// Fine-tunes, trains and runs language models on any GPU, and stays stable.
@@ -78,31 +78,21 @@ fn main() -> ExitCode {
         // Rank 0 does it, or says what is wrong. Another code than 0 would have it ended.
         _ => return ExitCode::SUCCESS,
     };
-    let checked = launched.map_or(Ok(()), |_| command.check_alone());
-    let result = checked.and_then(|()| pollster::block_on(command.run()));
+    if launched.is_some() && !command.trains() {
+        run::warn("several ranks were started, and rank 0 alone does this");
+    }
+    let result = pollster::block_on(command.run());
     run::finish_with(result, run::exit_code)
 }
 
 impl Command {
     /// Whether all processes that `mpirun` starts take part.
     fn takes_ranks(&self) -> bool {
-        cfg!(feature = "mpi") && matches!(self, Self::Train(_))
+        cfg!(feature = "mpi") && self.trains()
     }
 
-    /// What rank 0 does by itself, among others that have ended.
-    fn check_alone(&self) -> Result<()> {
-        match self {
-            Self::Train(_) => Ok(()),
-            Self::Lora(_) => Err(Error::Unsupported {
-                what: "evenkeel lora on several ranks".to_owned(),
-                instead: "start it without mpirun, on one device; evenkeel train takes several"
-                    .to_owned(),
-            }),
-            _ => {
-                run::warn("several ranks were started, and rank 0 alone does this");
-                Ok(())
-            }
-        }
+    fn trains(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Lora(_))
     }
 
     async fn run(self) -> Result<Ending> {

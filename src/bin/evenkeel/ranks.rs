@@ -12,6 +12,7 @@ mod device;
 mod ending;
 mod launcher;
 mod log;
+mod share;
 
 use std::panic::resume_unwind;
 use std::rc::Rc;
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub use launcher::Launched;
 pub use log::{Log, process};
+pub use share::Share;
 
 /// Between two signs of life of a rank that works while others wait.
 const SIGN: Duration = Duration::from_millis(50);

@@ -5,10 +5,11 @@
 //! device is asked for: [`tokens`] of the data (with [`kind`], [`lexicon`] and [`learned`]: which).
 //! [`settings`] (with [`optimizer`], [`presets`], or [`dial`] and [`budget`]) what trainers are built of;
 //! [`attempt`] is the run on one device, [`session`] its steps, [`keep`] its older saves, [`sample`]
-//! the text at its end. Of several ranks, each takes its [`share`] of a step, and all but the first
-//! are [`follower`]s.
+//! the text at its end. Of several ranks, each takes its part of a step ([`batch_of`]), and all but
+//! the first are [`follower`]s.
 
 mod attempt;
+mod batch_of;
 mod budget;
 mod config;
 mod describe;
@@ -31,7 +32,6 @@ mod result;
 mod sample;
 mod session;
 mod settings;
-mod share;
 mod tokens;
 
 use std::sync::Arc;

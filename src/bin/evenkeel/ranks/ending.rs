@@ -53,6 +53,16 @@ fn first_cause(all: &[End]) -> Option<(usize, &End)> {
 }
 
 impl Ranks {
+    /// The first signal that a rank heard.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where a rank is gone.
+    pub fn heard(&self, own: Option<Signal>) -> Result<Option<Signal>> {
+        let Some(exchange) = &self.exchange else { return Ok(own) };
+        let all = self.gathered::<Option<u8>>(exchange, &own.map(Signal::exit_code))?;
+        Ok(all.into_iter().flatten().next().map(signal))
+    }
+
     /// How the run ends, of how it ended on each rank: an error is told by rank 0, and all ranks get its
     /// exit code. Nothing may be exchanged behind it.
     ///

@@ -13,10 +13,9 @@ use super::place::{About, Place};
 use super::prepared::Prepared;
 use super::session::{Fixed, Session};
 use super::settings::{Resolved, Settings};
-use super::share::Share;
 use super::{CONFIGURATION, device_of, split};
 use super::{result, sample};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
 /// What all attempts have in common, and what the next one goes on from.
@@ -127,12 +126,7 @@ impl<'a> Attempt<'a> {
         Ok(ending)
     }
 
-    fn say_beginning(
-        &self,
-        goes_on: bool,
-        trainer: &Trainer<LanguageModel>,
-        tokens: u64,
-    ) {
+    fn say_beginning(&self, goes_on: bool, trainer: &Trainer<LanguageModel>, tokens: u64) {
         self.warn_of_milestones();
         if self.place.options.quiet {
             return;

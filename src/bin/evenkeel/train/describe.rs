@@ -11,8 +11,8 @@ use super::dial::Reason;
 use super::options::Options;
 use super::session::Ended;
 use super::settings::Settings;
-use super::share::Share;
 use super::{config, tokens::Tokens};
+use crate::ranks::Share;
 
 /// The adapter, and what was read.
 pub fn ground(gpu: &Gpu, tokens: &Tokens) {
@@ -53,7 +53,9 @@ pub fn share(settings: &Settings, share: Share, ranks: usize) -> String {
     } else {
         ""
     };
-    format!("each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a step{cut}")
+    format!(
+        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a step{cut}"
+    )
 }
 
 /// Why settings are what they are, a line for each.

@@ -17,6 +17,7 @@ use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Gpu, Result};
 use serde::{Deserialize, Serialize};
 
+use super::batch_of::batch_of;
 use super::kind::Kind;
 use super::lexicon::{Files, Lexicon};
 use super::options::Options;
@@ -24,10 +25,9 @@ use super::place::Place;
 use super::prepared::Prepared;
 use super::session::AHEAD;
 use super::settings::{Ground, Settings};
-use super::share::{Share, batch_of};
 use super::tokens::Source as Data;
 use super::{resolved, split};
-use crate::ranks::{Log, Ranks, process};
+use crate::ranks::{Log, Ranks, Share, process};
 
 /// What rank 0 has opened, and what it takes to have the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -122,11 +122,8 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     ));
     let base = told.base.as_deref().map(Config::from_json).transpose();
     let base = ranks.agree(base)?;
-    let ground = Ground {
-        is_software: gpu.is_software(),
-        vocabulary: told.vocabulary,
-        base: base.as_ref(),
-    };
+    let ground =
+        Ground { is_software: gpu.is_software(), vocabulary: told.vocabulary, base: base.as_ref() };
     let tokens = (&cache, &*told.name);
     let resolved = resolved(None, tokens, ground, (&gpu, ranks), true).await?;
     let settings = resolved.settings;
@@ -190,7 +187,7 @@ impl Batches<'_> {
     fn loader(&self, trainer: &Trainer<LanguageModel>) -> Result<Prefetch<Batch>> {
         let (training, seed) = (self.training.clone(), trainer.seed());
         let of = self.settings.batch * self.settings.accumulation;
-        let own = self.share.windows(self.rank);
+        let own = self.share.sequences(self.rank);
         let source = move |step| batch_of(&training, seed, step, (&own, of));
         Prefetch::new(source, trainer.steps(), AHEAD)
     }

@@ -6,11 +6,11 @@ use evenkeel::data::CachedWindows;
 use evenkeel::train::Batch;
 use evenkeel::{Gpu, Result};
 
+use super::batch_of::batch_of;
 use super::dial::Reason;
 use super::progress::Progress;
 use super::settings::Settings;
-use super::share::{Share, batch_of};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Share};
 
 /// Steps before those that are measured, in which drivers compile and caches fill.
 const WARM_STEPS: u64 = 2;
@@ -34,7 +34,7 @@ pub async fn steps_within(
     quiet: bool,
 ) -> Result<(usize, Reason)> {
     let mut trainer = ranks.over(settings.builder_of(share)).build(gpu).await?;
-    let (own, all) = (share.windows(ranks.rank()), settings.batch * settings.accumulation);
+    let (own, all) = (share.sequences(ranks.rank()), settings.batch * settings.accumulation);
     let batch = |step| batch_of(training, settings.seed, step, (&own, all));
     for step in 0..WARM_STEPS {
         ranks.step(&mut trainer, &ranks.agree(batch(step))?).await?;

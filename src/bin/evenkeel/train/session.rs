@@ -13,13 +13,13 @@ use evenkeel::run::{
 use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
+use super::batch_of::batch_of;
 use super::describe;
 use super::keep;
 use super::place::{About, Best};
 use super::settings::Settings;
-use super::share::{Share, batch_of};
 use super::tokens::Tokens;
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
 /// Batches of the validation part that a validation loss is the mean of; always the same ones.
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
         let position = trainer.steps();
         if self.loader.as_ref().is_none_or(|loader| loader.position() != position) {
             let (ranks, share) = self.fixed.together;
-            let own = share.windows(ranks.rank());
+            let own = share.sequences(ranks.rank());
             let all = self.fixed.settings.batch * self.fixed.settings.accumulation;
             let (training, seed) = (self.fixed.training.clone(), trainer.seed());
             let source = move |step| batch_of(&training, seed, step, (&own, all));
@@ -232,14 +232,11 @@ impl<'a> Session<'a> {
 
     async fn validate(&self, trainer: &mut Trainer<LanguageModel>) -> Result<f64> {
         let (seed, rows) = (trainer.seed(), self.fixed.settings.batch);
-        // The batches of the run, in pieces that fit a microbatch of this rank.
-        let pieces = rows / self.fixed.together.1.batch;
+        let (_, share) = self.fixed.together;
         let mut batches = Vec::new();
         for index in 0..VALIDATION_BATCHES {
             let batch = self.fixed.validation.batch(seed, index, rows)?;
-            for piece in 0..pieces {
-                batches.push(batch.of_rank(piece, pieces)?);
-            }
+            batches.extend(share.pieces(&batch, rows)?);
         }
         let loss = match trainer.ema() {
             Some(_) => trainer.evaluate_averaged_all(&batches).await?,

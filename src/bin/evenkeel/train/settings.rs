@@ -9,7 +9,7 @@ use super::budget::Budget;
 use super::dial::{self, Reason};
 use super::options::{Form, Options, Rule, Shape, Storage};
 use super::presets::{Preset, Sizes};
-use super::share::Share;
+use crate::ranks::Share;
 
 /// A run, checked.
 #[derive(Clone, Debug)]
@@ -259,7 +259,7 @@ impl Settings {
     /// # Errors
     /// As [`Share::of`].
     pub fn share(&self, ranks: usize) -> Result<Share> {
-        Share::of(self.batch, self.accumulation, ranks)
+        Share::of(("--batch", self.batch), ("--accumulation", self.accumulation), ranks)
     }
 
     /// A trainer of a rank that takes this part of each step, not built yet.

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use evenkeel::data::CachedWindows;
 use evenkeel::train::Batch;
 use evenkeel::{Error, Result};
 
@@ -26,12 +25,12 @@ impl Share {
             let fewer = (1..ranks).rev().find(|n| cut(batch, accumulation, *n).is_some());
             Error::Unsupported {
                 what: format!(
-                    "a step of --accumulation {accumulation} times --batch {batch} sequences on \
+                    "a step of {option} {accumulation} times {batch_option} {batch} sequences on \
                      {ranks} ranks"
                 ),
                 instead: format!(
-                    "it has no {ranks} equal parts; give --accumulation {by_accumulation} or --batch \
-                     {by_batch}, or start {} ranks",
+                    "it has no {ranks} equal parts; give {option} {by_accumulation} or \
+                     {batch_option} {by_batch}, or start {} ranks",
                     fewer.unwrap_or(1)
                 ),
             }
@@ -43,8 +42,17 @@ impl Share {
         self.batch < batch
     }
 
-    /// The windows of a rank among those of a step.
-    pub fn windows(&self, rank: usize) -> Range<usize> {
+    /// A batch that is measured in pieces that fit a microbatch of a rank.
+    ///
+    /// # Errors
+    /// As [`Batch::of_rank`].
+    pub fn pieces(&self, batch: &Batch, rows: usize) -> Result<Vec<Batch>> {
+        let pieces = rows / self.batch;
+        (0..pieces).map(|piece| batch.of_rank(piece, pieces)).collect()
+    }
+
+    /// The sequences of a rank among those of a step.
+    pub fn sequences(&self, rank: usize) -> Range<usize> {
         let count = self.batch * self.accumulation;
         rank * count..(rank + 1) * count
     }
@@ -53,10 +61,9 @@ impl Share {
 fn cut(batch: usize, accumulation: usize, ranks: usize) -> Option<Share> {
     let by_microbatch = greatest_divisor(accumulation, ranks);
     let pieces = ranks / by_microbatch;
-    batch.is_multiple_of(pieces).then(|| Share {
-        batch: batch / pieces,
-        accumulation: accumulation / by_microbatch,
-    })
+    batch
+        .is_multiple_of(pieces)
+        .then(|| Share { batch: batch / pieces, accumulation: accumulation / by_microbatch })
 }
 
 /// The greatest that divides both (Euclid).
@@ -71,32 +78,16 @@ fn nearest(to: usize, will_do: impl Fn(usize) -> bool) -> usize {
     found.expect("a multiple of the ranks will do")
 }
 
-/// The part `windows` of the batch of a step: only those are read.
-///
-/// # Errors
-/// [`Error::File`] where the tokens cannot be read.
-pub fn batch_of(
-    training: &CachedWindows,
-    seed: u32,
-    step: u64,
-    (windows, of): (&Range<usize>, usize),
-) -> Result<Batch> {
-    let starts = training.starts(seed, step, of).skip(windows.start).take(windows.len());
-    let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-    for start in starts {
-        let (inputs, next) = training.window(start)?;
-        tokens.extend(inputs);
-        targets.extend(next);
-    }
-    Ok(Batch::new().with("tokens", tokens).with("targets", targets))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn share(batch: usize, accumulation: usize, ranks: usize) -> Result<Share> {
+        Share::of(("--batch", batch), ("--accumulation", accumulation), ranks)
+    }
+
     fn of(batch: usize, accumulation: usize, ranks: usize) -> Option<(usize, usize)> {
-        Share::of(batch, accumulation, ranks).ok().map(|share| (share.batch, share.accumulation))
+        share(batch, accumulation, ranks).ok().map(|share| (share.batch, share.accumulation))
     }
 
     #[test]
@@ -109,14 +100,15 @@ mod tests {
         assert_eq!(of(3, 2, 4), None);
         assert_eq!(of(1, 3, 2), None);
         let share = Share { batch: 4, accumulation: 3 };
-        assert_eq!((share.windows(0), share.windows(2)), (0..12, 24..36));
+        assert_eq!((share.sequences(0), share.sequences(2)), (0..12, 24..36));
         assert!(share.cuts_microbatches(8) && !share.cuts_microbatches(4));
     }
 
     #[test]
     fn what_has_no_equal_parts_is_refused_with_what_has() {
-        let error = Share::of(3, 2, 4).expect_err("no equal parts").to_string();
-        let parts = ["--accumulation 2 times --batch 3", "--accumulation 4", "--batch 4", "3 ranks"];
+        let error = share(3, 2, 4).expect_err("no equal parts").to_string();
+        let parts =
+            ["--accumulation 2 times --batch 3", "--accumulation 4", "--batch 4", "3 ranks"];
         for part in parts {
             assert!(error.contains(part), "{part:?} is missing in {error}");
         }
