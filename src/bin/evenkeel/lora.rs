@@ -51,12 +51,11 @@ pub async fn run(options: Options) -> Result<Ending> {
         run::say_aside();
     }
     let signals = Signals::listen()?;
-    let ranks = Ranks::join()?;
-    let ended = match ranks.is_first() {
-        true => lead(options, &signals, &ranks).await,
-        false => follower::follow(&signals, &ranks).await,
-    };
-    ranks.settle(ended)
+    Ranks::together(async |ranks| match ranks.is_first() {
+        true => lead(options, &signals, ranks).await,
+        false => follower::follow(&signals, ranks).await,
+    })
+    .await
 }
 
 /// The settings of a run, checked as far as they can be by themselves.

@@ -18,7 +18,7 @@ use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use evenkeel::run::{self, complain_as, exit_code};
+use evenkeel::run::{self, Ending, complain_as, exit_code};
 use evenkeel::train::ranks::Exchange;
 use evenkeel::train::{Batch, Model, Trainer, TrainerBuilder};
 use evenkeel::{Error, Gpu, Result};
@@ -41,12 +41,21 @@ pub struct Ranks {
 }
 
 impl Ranks {
-    /// Joins the others that `mpirun` started, if it did.
+    /// Does `run` with the others that `mpirun` started, if it did.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] in a build without MPI, [`Error::Rank`] where a rank has another command
-    /// line or version.
-    pub fn join() -> Result<Self> {
+    /// [`Error::Unsupported`] in a build without MPI. Of several ranks, errors of the run are told
+    /// here.
+    pub async fn together(run: impl AsyncFnOnce(&Self) -> Result<Ending>) -> Result<Ending> {
+        let ranks = Self::join()?;
+        let ended = match ranks.check_alike() {
+            Ok(()) => run(&ranks).await,
+            Err(error) => Err(error),
+        };
+        ranks.settle(ended)
+    }
+
+    fn join() -> Result<Self> {
         let Some(launched) = Launched::find().filter(|one| one.has_others()) else {
             return Ok(Self::default());
         };
@@ -54,11 +63,14 @@ impl Ranks {
         if exchange.rank() > 0 {
             complain_as(format!("rank {}", exchange.rank()));
         }
-        let ranks = Self { exchange: Some(exchange), local: launched.local };
+        Ok(Self { exchange: Some(exchange), local: launched.local })
+    }
+
+    /// Fails where a rank has another version or command line.
+    fn check_alike(&self) -> Result<()> {
         let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-        ranks.compare("version", env!("CARGO_PKG_VERSION"))?;
-        ranks.compare("the command line", &format!("{arguments:?}"))?;
-        Ok(ranks)
+        self.compare("version", env!("CARGO_PKG_VERSION"))?;
+        self.compare("the command line", &format!("{arguments:?}"))
     }
 
     pub fn rank(&self) -> usize {

@@ -73,18 +73,17 @@ pub async fn run(options: Options) -> Result<Ending> {
         run::say_aside();
     }
     let signals = Signals::listen()?;
-    let ranks = Ranks::join()?;
     let stopped = |error| signals.received().map(Ending::Stopped).ok_or(error);
-    let ended = match (ranks.is_first(), options.dry_run) {
-        (true, true) => match place_of(options, ranks.size()) {
-            Ok(place) => dry_run::say(&place, &ranks, &signals).await.or_else(stopped),
-            Err(error) => Err(error),
-        },
-        (true, false) => lead(options, &signals, &ranks).await,
+    Ranks::together(async |ranks| match (ranks.is_first(), options.dry_run) {
+        (true, true) => {
+            let place = place_of(options, ranks.size())?;
+            dry_run::say(&place, ranks, &signals).await.or_else(stopped)
+        }
+        (true, false) => lead(options, &signals, ranks).await,
         (false, true) => Ok(Ending::Done),
-        (false, false) => follower::follow(&signals, &ranks).await,
-    };
-    ranks.settle(ended)
+        (false, false) => follower::follow(&signals, ranks).await,
+    })
+    .await
 }
 
 /// What is there once nothing was found wrong with what the run reads and writes.

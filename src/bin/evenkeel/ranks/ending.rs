@@ -68,7 +68,7 @@ impl Ranks {
     ///
     /// # Errors
     /// That of this rank, where the others cannot be asked any more.
-    pub fn settle(self, result: Result<Ending>) -> Result<Ending> {
+    pub(super) fn settle(self, result: Result<Ending>) -> Result<Ending> {
         let Some(exchange) = &self.exchange else { return result };
         let Ok(all) = self.gathered::<End>(exchange, &End::of(&result)) else { return result };
         let ending = match first_cause(&all) {

@@ -14,11 +14,16 @@ pub struct Share {
 
 impl Share {
     /// The microbatches of a step go to the ranks in their order, as many to each. Where there are
-    /// more ranks than that gives each one, microbatches are cut as well.
+    /// more ranks than that gives each one, microbatches are cut as well. Both sizes come with the
+    /// options that set them.
     ///
     /// # Errors
     /// [`Error::Unsupported`] with the nearest values, where no equal parts are to be had.
-    pub fn of(batch: usize, accumulation: usize, ranks: usize) -> Result<Self> {
+    pub fn of(
+        (batch_option, batch): (&str, usize),
+        (option, accumulation): (&str, usize),
+        ranks: usize,
+    ) -> Result<Self> {
         cut(batch, accumulation, ranks).ok_or_else(|| {
             let by_accumulation = nearest(accumulation, |n| cut(batch, n, ranks).is_some());
             let by_batch = nearest(batch, |n| cut(n, accumulation, ranks).is_some());

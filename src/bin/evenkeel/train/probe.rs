@@ -41,7 +41,7 @@ pub async fn steps_within(
     }
     ranks.agree(trainer.telemetry().await)?;
     let bar = Progress::count("measuring a step", quiet);
-    let (begun, mut measured) = (Instant::now(), 0);
+    let (begun, mut measured) = (Instant::now(), 0_u32);
     // None on any rank ends it on all.
     let next = |step| -> Result<Option<Batch>> {
         let is_over = measured_enough(step, begun) && ranks.is_first();
