@@ -47,6 +47,9 @@ fn run_on(ranks: usize, arguments: &[String]) -> Output {
         1 => Command::new(env!("CARGO_BIN_EXE_evenkeel")),
         _ => mpirun(ranks),
     };
+    // Mesa complains on the error output where this is not set.
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or(std::env::temp_dir().into());
+    command.env("XDG_RUNTIME_DIR", runtime);
     command.args(arguments).output().expect("mpirun, of the package openmpi-bin, runs")
 }
 

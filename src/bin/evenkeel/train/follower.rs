@@ -131,6 +131,8 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     let (training, _) = split(tokens, &settings)?;
     let builder = ranks.over(settings.builder_of(share));
     let mut trainer = builder.build(&gpu).await?;
+    // Rank 0 loads or restores, and saves.
+    ranks.agree(Ok(()))?;
     let state = ranks.bytes_from_first(Ok(Vec::new()))?;
     ranks.agree(restored(&mut trainer, &state).await)?;
     drop(state);
