@@ -3,8 +3,8 @@
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use super::Signal;
 
@@ -12,6 +12,8 @@ use super::Signal;
 static FAILED: Mutex<Option<String>> = Mutex::new(None);
 /// Whether what is said goes to the error output.
 static IS_ASIDE: AtomicBool = AtomicBool::new(false);
+/// Who complains, where several processes of one run do.
+static NAME: OnceLock<String> = OnceLock::new();
 
 /// `println!` for programs whose work is worth more than their output: where nobody reads it any
 /// more (`program | head -1`), or the disk it goes to is full, the program goes on.
@@ -68,11 +70,24 @@ pub fn warn(message: impl Display) {
     complain("warning", &message);
 }
 
+/// A line on the error output that begins with `error: `, of a program that goes on to its end with
+/// [`Ending::Failed`].
+pub fn tell_error(message: impl Display) {
+    complain("error", &message);
+}
+
+/// From now on warnings and errors of this process begin with a name, such as `rank 2`: several
+/// processes of one run write to one terminal. The first name stays.
+pub fn complain_as(name: impl Into<String>) {
+    NAME.get_or_init(|| name.into());
+}
+
 fn complain(kind: &str, message: &dyn Display) {
     let message = message.to_string();
     let lines: Vec<_> = message.lines().map(str::trim).collect();
+    let name = NAME.get().map_or(String::new(), |name| format!("{name}: "));
     // There is nowhere left to say it.
-    drop(writeln!(io::stderr(), "{kind}: {}", lines.join(" ")));
+    drop(writeln!(io::stderr(), "{kind}: {name}{}", lines.join(" ")));
 }
 
 /// How a program ended, if not with an error.
@@ -84,6 +99,8 @@ pub enum Ending {
     Unfit,
     /// A signal asked to stop: exit code 128 and its number.
     Stopped(Signal),
+    /// An error ended it that was told already, maybe by another process of the run: its exit code.
+    Failed(u8),
 }
 
 impl From<()> for Ending {
@@ -115,6 +132,7 @@ pub fn finish_with<T: Into<Ending>, E: Display>(
         Ok(Ending::Done) => 0,
         Ok(Ending::Unfit) => 1,
         Ok(Ending::Stopped(signal)) => signal.exit_code(),
+        Ok(Ending::Failed(code)) => code,
         Err(error) => {
             complain("error", &error);
             exit_code(&error)
@@ -141,6 +159,7 @@ mod tests {
         assert_eq!(code(Ok(false.into())), expected(1));
         assert_eq!(code(Ok(Ending::Stopped(Signal::INTERRUPT))), expected(130));
         assert_eq!(code(Ok(Ending::Stopped(Signal::TERMINATE))), expected(143));
+        assert_eq!(code(Ok(Ending::Failed(6))), expected(6));
         assert_eq!(code(Err("a reason".into())), expected(1));
     }
 }

@@ -39,7 +39,8 @@ mod source;
 mod space;
 
 pub use console::{
-    Ending, finish, finish_with, print_bytes, print_line, print_result, say_aside, warn,
+    Ending, complain_as, finish, finish_with, print_bytes, print_line, print_result, say_aside,
+    tell_error, warn,
 };
 pub use exit_code::exit_code;
 pub use fingerprint::{Fingerprint, TokenHash};

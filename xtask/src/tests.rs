@@ -29,11 +29,20 @@ const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
 /// The tests of the program `evenkeel`, which are about files, options and ends, and those of several
 /// ranks, which are about what goes between devices: not about drivers, so they run on the faster one.
-const ON_ONE_DRIVER: [&str; 8] =
-    ["commands", "diloco", "lora_program", "mpi", "ranks", "run", "train_program", "why"];
+const ON_ONE_DRIVER: [&str; 9] = [
+    "commands",
+    "diloco",
+    "lora_program",
+    "mpi",
+    "mpirun",
+    "ranks",
+    "run",
+    "train_program",
+    "why",
+];
 
 /// The tests that start processes by MPI.
-const MPI: &str = "mpi";
+const MPI: [&str; 2] = ["mpi", "mpirun"];
 
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
 /// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs
@@ -129,7 +138,7 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let mut gpu_tests = gpu_tests(&steps::root().join("tests"))?;
     if !mpi::is_here() {
         println!("==> skipped: the tests with MPI, which is not here; --require-both installs it");
-        gpu_tests.retain(|name| name != MPI);
+        gpu_tests.retain(|name| !MPI.contains(&&**name));
     }
     let cpu: Vec<_> = CPU_TESTS.iter().flat_map(|name| ["--test", name]).collect();
     let gpu: Vec<_> = gpu_tests.iter().flat_map(|name| ["--test", name]).collect();

@@ -11,10 +11,12 @@
 //! | `mlx/` | the last one as mlx-lm has it, where both layouts are asked for |
 //! | `settings.yaml` | all settings, as they were resolved |
 //! | `metrics.jsonl` | a line for every step, with whatever happened in it |
+//! | `log.rank-1.txt`, ... | on several ranks, what each but the first says |
 //! | `state.safetensors`, `state.previous.safetensors` | what `--resume` goes on from: trained weights, moments, counters, position in the data |
 
 mod adapter;
 mod data;
+mod follower;
 mod memory;
 mod optimizer;
 mod options;
@@ -34,12 +36,14 @@ mod storage;
 use evenkeel::run::{self, Ending, Signals};
 use evenkeel::{Error, Gpu, Result};
 
+use follower::Told;
 pub use options::Options;
 pub use replay::Replay;
 use resume::Start;
 use session::Session;
 use setup::Setup;
 
+use crate::ranks::Ranks;
 use crate::regain::{self, Regain};
 
 pub async fn run(options: Options) -> Result<Ending> {
@@ -47,8 +51,17 @@ pub async fn run(options: Options) -> Result<Ending> {
         run::say_aside();
     }
     let signals = Signals::listen()?;
+    Ranks::together(async |ranks| match ranks.is_first() {
+        true => lead(options, &signals, ranks).await,
+        false => follower::follow(&signals, ranks).await,
+    })
+    .await
+}
+
+/// The settings of a run, checked as far as they can be by themselves.
+fn begun(options: &Options, ranks: usize) -> Result<Start> {
     options.check()?;
-    let mut start = Start::find(&options)?;
+    let start = Start::find(options)?;
     let settings = start.settings();
     settings.validate()?;
     if !settings.train && !settings.test {
@@ -58,28 +71,63 @@ pub async fn run(options: Options) -> Result<Ending> {
         });
     }
     settings.model()?;
-    let gpu = Gpu::new().await?;
-    let setup = Setup::choosing(settings, &gpu, options.quiet).await?;
+    if settings.train {
+        settings.share(ranks)?;
+    }
+    Ok(start)
+}
+
+/// What takes no step, and is done without the others.
+async fn alone(start: &Start, options: &Options, ranks: &Ranks) -> Result<Ending> {
+    let (settings, gpu) = (start.settings(), Gpu::new().await?);
+    let read = setup::read(&settings)?;
+    // What would be done is done on all of them.
+    let ranks = if options.dry_run { ranks.clone() } else { Ranks::default() };
+    let setup = Setup::choosing(settings, read, (&gpu, &ranks), options.quiet).await?;
     start.check_data(&setup.data)?;
     if options.dry_run {
         setup.print(&gpu)?;
         return Ok(Ending::Done);
     }
-    if !setup.settings.train {
-        let loss = setup::test_saved(&setup, &gpu).await?;
-        if options.json {
-            let result = serde_json::json!({ "test": loss.map(result::test) });
-            run::print_result(format_args!("{result}"));
-        }
-        return Ok(Ending::Done);
+    let loss = setup::test_saved(&setup, &gpu).await?;
+    if options.json {
+        let result = serde_json::json!({ "test": loss.map(result::test) });
+        run::print_result(format_args!("{result}"));
     }
+    Ok(Ending::Done)
+}
+
+/// A run, as rank 0 has it; each run by itself is one.
+async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Ending> {
+    let mut start = ranks.agree(begun(&options, ranks.size()))?;
+    let settings = start.settings();
+    if !ranks.from_first(Ok(Some(settings.train && !options.dry_run)))? {
+        return alone(&start, &options, ranks).await;
+    }
+    let (gpu, _) = ranks.devices().await?;
+    let read = ranks.patiently(|| setup::read(&settings))?;
+    let setup = Setup::choosing(settings, read, (&gpu, ranks), options.quiet).await;
+    let checked = setup.and_then(|setup| start.check_data(&setup.data).map(|()| setup));
+    let setup = ranks.agree(checked)?;
+    if ranks.are_several() {
+        ranks.from_first(Ok(Some(Told::of(&setup))))?;
+    }
+    // The others read, and find what they have to find.
+    ranks.patiently(|| Ok(()))?;
+    ranks.agree(Ok(()))?;
     if !options.quiet {
         setup.say_what_is_trained();
     }
     let once = async |regain: &mut Regain| {
         start.read_again()?;
-        let mut session = Session::begin(&setup, regain, &signals, &start).await?;
+        let begun = Session::begin(&setup, regain, signals, &start).await;
+        let mut session = ranks.agree(begun)?;
         start.has_begun();
+        if ranks.are_several() {
+            ranks.bytes_from_first(session.state().await)?;
+            // The others are where this one is.
+            ranks.agree(Ok(()))?;
+        }
         let ending = session.train().await?;
         if ending == Ending::Done && setup.settings.test {
             session.test().await?;
@@ -89,5 +137,9 @@ pub async fn run(options: Options) -> Result<Ending> {
         }
         Ok(ending)
     };
-    regain::trying(gpu, &options.lose_device_at, &signals, once).await
+    let faults = &options.lose_device_at;
+    match ranks.are_several() {
+        true => regain::once(gpu, faults, once).await,
+        false => regain::trying(gpu, faults, signals, once).await,
+    }
 }

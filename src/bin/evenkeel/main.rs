@@ -14,6 +14,7 @@ mod inspect;
 mod loaded;
 mod lora;
 mod precision;
+mod ranks;
 mod regain;
 mod replay;
 mod report;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use evenkeel::Result;
 use evenkeel::run::{self, Ending};
+use ranks::Launched;
 
 /// Fine-tunes, trains and runs language models on any GPU, and stays stable.
 #[derive(Debug, Parser)]
@@ -68,11 +70,31 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = pollster::block_on(Cli::parse().command.run());
+    let launched = Launched::find().filter(|launched| launched.has_others());
+    let is_first = launched.is_none_or(|launched| launched.rank == 0);
+    let command = match Cli::try_parse() {
+        Ok(cli) if is_first || cli.command.takes_ranks() => cli.command,
+        Err(error) if is_first => error.exit(),
+        // Rank 0 does it, or says what is wrong. Another code than 0 would have it ended.
+        _ => return ExitCode::SUCCESS,
+    };
+    if launched.is_some() && !command.trains() {
+        run::warn("several ranks were started, and rank 0 alone does this");
+    }
+    let result = pollster::block_on(command.run());
     run::finish_with(result, run::exit_code)
 }
 
 impl Command {
+    /// Whether all processes that `mpirun` starts take part.
+    fn takes_ranks(&self) -> bool {
+        cfg!(feature = "mpi") && self.trains()
+    }
+
+    fn trains(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Lora(_))
+    }
+
     async fn run(self) -> Result<Ending> {
         match self {
             Self::Lora(options) => lora::run(*options).await,

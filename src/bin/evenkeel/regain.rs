@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use evenkeel::run::{Ending, Signals, warn};
 use evenkeel::{Error, Gpu, Result};
 
+use crate::ranks::ended_by_loss;
+
 /// Losses in a row, without a save between them, that a run goes on after.
 const LOSSES: usize = 3;
 /// Seconds before each try to get another device: a driver that was reset takes a while.
@@ -52,6 +54,18 @@ pub async fn trying(
             ended => return ended,
         }
     }
+}
+
+/// Tries once, with others: a device that is lost ends the run on all ranks.
+///
+/// # Errors
+/// That of the try.
+pub async fn once(
+    gpu: Gpu,
+    faults: &[u64],
+    mut run: impl AsyncFnMut(&mut Regain) -> Result<Ending>,
+) -> Result<Ending> {
+    run(&mut Regain::new(gpu, faults)).await.map_err(ended_by_loss)
 }
 
 impl Regain {

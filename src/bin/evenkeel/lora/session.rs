@@ -7,7 +7,7 @@ use evenkeel::data::Prefetch;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
 use evenkeel::run::{Ending, Saved, Signals, warn};
-use evenkeel::train::{FrozenFingerprint, Trainer};
+use evenkeel::train::{Batch, FrozenFingerprint, Trainer};
 use evenkeel::watch::scalar;
 use evenkeel::{Error, Result, file};
 use serde_json::Value;
@@ -23,7 +23,7 @@ use super::setup::{self, Setup};
 use crate::regain::Regain;
 
 /// Batches that are made while the device works.
-const AHEAD: usize = 4;
+pub const AHEAD: usize = 4;
 /// Steps after which telemetry is read at the latest: the ring holds four times as many.
 const UNREAD: u64 = 256;
 
@@ -191,24 +191,44 @@ impl<'a> Session<'a> {
         let setup = self.setup;
         let Some(training) = &setup.data.training else { return Ok(Ending::Done) };
         let (total, start) = (setup.settings.steps(), self.trainer.steps());
-        if start == 0 {
-            self.validate().await?;
-        }
+        let looked = if start == 0 { self.validate().await.map(drop) } else { Ok(()) };
         self.progress.start();
         let mut batches = Prefetch::new(training.training(setup.settings.seed), start, AHEAD)?;
-        while self.trainer.steps() < total {
-            let Some((counted, batch)) = batches.next().transpose()? else { break };
-            if let Some(signal) = self.signals.received() {
-                return Ok(Ending::Stopped(signal));
-            }
-            self.regain.before_step(self.trainer.steps());
-            self.trainer.step(&batch).await?;
+        let mut looked = looked;
+        loop {
+            let next = looked.and_then(|()| self.next(&mut batches, total));
+            let Some((counted, batch)) = setup.ranks.take_together(next)? else { break };
+            setup.ranks.step(&mut self.trainer, &batch).await?;
             self.unread.0 += counted;
             self.unread.1 += 1;
-            self.after_step(self.trainer.steps() == total).await?;
+            looked = self.after_step(self.trainer.steps() == total).await;
+        }
+        if self.trainer.steps() < total {
+            let heard = setup.ranks.heard(self.signals.received())?;
+            return Ok(heard.map_or(Ending::Done, Ending::Stopped));
         }
         self.progress.say_data(&batches.statistics());
         Ok(Ending::Done)
+    }
+
+    /// What this rank has of the next batch, unless the run is to end here.
+    fn next(
+        &mut self,
+        batches: &mut Prefetch<(u64, Batch)>,
+        total: u64,
+    ) -> Result<Option<(u64, Batch)>> {
+        let ranks = &self.setup.ranks;
+        if self.trainer.steps() >= total || self.signals.received().is_some() {
+            return Ok(None);
+        }
+        let Some((counted, batch)) = batches.next().transpose()? else { return Ok(None) };
+        self.regain.before_step(self.trainer.steps());
+        if !ranks.are_several() {
+            return Ok(Some((counted, batch)));
+        }
+        // Between steps the others can be told.
+        self.trainer.gpu().check()?;
+        Ok(Some((counted, batch.of_rank(ranks.rank(), ranks.size())?)))
     }
 
     async fn after_step(&mut self, is_last: bool) -> Result<()> {
@@ -284,7 +304,7 @@ impl<'a> Session<'a> {
     }
 
     async fn loss_on(&mut self, set: &Set) -> Result<f64> {
-        let batches = set.measured(self.setup.settings.val_batches);
+        let batches = self.setup.measured(set, self.setup.settings.val_batches)?;
         setup::loss_on(&mut self.trainer, &batches).await
     }
 
@@ -340,6 +360,14 @@ impl<'a> Session<'a> {
             }
             other => other,
         }
+    }
+
+    /// What it takes to go on, for other ranks.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn state(&self) -> Result<Vec<u8>> {
+        Ok(self.trainer.checkpoint_of_trained(&self.frozen).await?.to_bytes())
     }
 
     /// Measures the loss on test data of what was trained last.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::schedule::LrSchedule;
+use crate::ranks::Share;
 
 pub type Fields = Map<String, Value>;
 
@@ -222,6 +223,22 @@ impl Settings {
             Ok(Value::Object(fields)) => fields,
             other => unreachable!("settings are {other:?}"),
         }
+    }
+
+    /// What each of several ranks has of a step.
+    ///
+    /// # Errors
+    /// As [`Share::of`].
+    pub fn share(&self, ranks: usize) -> Result<Share> {
+        let batch = ("--batch-size", self.batch_size);
+        let accumulation = ("--grad-accumulation-steps", self.grad_accumulation_steps);
+        Share::of(batch, accumulation, ranks)
+    }
+
+    /// With the sizes of a rank in the place of those of the run.
+    pub fn of_rank(&self, share: Share) -> Self {
+        let Share { batch: batch_size, accumulation: grad_accumulation_steps } = share;
+        Self { batch_size, grad_accumulation_steps, ..self.clone() }
     }
 
     /// Steps of the optimizer.

@@ -8,11 +8,12 @@ use evenkeel::train::{
 };
 use evenkeel::{Error, Gpu, Result};
 
-use super::data::Data;
+use super::data::{Data, Set};
 use super::memory;
 use super::optimizer;
 use super::settings::{FineTuneType, Settings, SpikeReaction};
 use super::storage;
+use crate::ranks::{Ranks, Share};
 
 /// The model, the data, what is trained of the one on the other, and what that takes.
 pub struct Setup {
@@ -22,6 +23,9 @@ pub struct Setup {
     /// The adapter, unless weights themselves are trained.
     pub lora: Option<Lora>,
     pub plan: MemoryPlan,
+    /// Who else takes part, and what this rank has of a step.
+    pub ranks: Ranks,
+    pub share: Share,
     /// What precision and storage were chosen, and why.
     stored: Option<String>,
     quiet: bool,
@@ -33,21 +37,35 @@ impl Setup {
     /// # Errors
     /// Whatever is wrong with them, and [`Error::OutOfMemory`].
     pub fn new(settings: Settings, gpu: &Gpu, quiet: bool) -> Result<Self> {
-        let (source, data) = read(&settings)?;
-        Self::of(settings, source, data, gpu, quiet)
+        let read = read(&settings)?;
+        Self::with(settings, read, (gpu, &Ranks::default()), quiet)
     }
 
-    /// The same, and what the settings leave open is chosen.
+    /// Of what was read, on one of several ranks; and what the settings leave open is chosen.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
-    pub async fn choosing(settings: Settings, gpu: &Gpu, quiet: bool) -> Result<Self> {
-        let (source, data) = read(&settings)?;
-        let (settings, stored) = storage::choose(settings, &source, &data, gpu).await?;
-        Ok(Self { stored, ..Self::of(settings, source, data, gpu, quiet)? })
+    /// As [`with`](Self::with).
+    pub async fn choosing(
+        settings: Settings,
+        (source, data): Read,
+        (gpu, ranks): (&Gpu, &Ranks),
+        quiet: bool,
+    ) -> Result<Self> {
+        let chosen = storage::choose(settings, (&source, &data), (gpu, ranks.size())).await?;
+        let (settings, stored) = chosen;
+        Ok(Self { stored, ..Self::with(settings, (source, data), (gpu, ranks), quiet)? })
     }
 
-    fn of(settings: Settings, source: Source, data: Data, gpu: &Gpu, quiet: bool) -> Result<Self> {
+    /// Of what was read, on one of several ranks.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and for a step that has no equal parts.
+    pub fn with(
+        settings: Settings,
+        (source, data): Read,
+        (gpu, ranks): (&Gpu, &Ranks),
+        quiet: bool,
+    ) -> Result<Self> {
         let gpt = &source.config().gpt;
         let lora = adapter(&settings, &source, gpt)?;
         let most = gpt.layers as i64;
@@ -57,9 +75,11 @@ impl Setup {
                 settings.num_layers
             ));
         }
-        let builder = builder(&settings, gpt, lora.clone(), &data)?;
-        let plan = memory::plan(&builder, gpu, &settings)?;
-        Ok(Self { settings, source, data, lora, plan, stored: None, quiet })
+        let share = settings.share(ranks.size())?;
+        let builder = builder(&settings.of_rank(share), gpt, lora.clone(), &data)?;
+        let plan = memory::plan(&ranks.over(builder), gpu, &settings)?;
+        let ranks = ranks.clone();
+        Ok(Self { settings, source, data, lora, plan, ranks, share, stored: None, quiet })
     }
 
     /// The trainer of the run, not yet on the device.
@@ -77,8 +97,9 @@ impl Setup {
     pub async fn trainer_watching(&self, gpu: &Gpu, every: u32) -> Result<Trainer<LanguageModel>> {
         let builder = || {
             let gpt = &self.source.config().gpt;
-            let builder = builder(&self.settings, gpt, self.lora.clone(), &self.data)?;
-            Ok::<_, Error>(builder.watch_tensors(every))
+            let settings = self.settings.of_rank(self.share);
+            let builder = builder(&settings, gpt, self.lora.clone(), &self.data)?;
+            Ok::<_, Error>(self.ranks.over(builder.watch_tensors(every)))
         };
         let built = builder()?.build(gpu).await;
         let mut trainer = match built {
@@ -87,8 +108,20 @@ impl Setup {
                 return Err(memory::with_advice(error, &builder()?, gpu, &self.settings));
             }
         };
-        trainer.load_weights(&mut self.source.reader()).await?;
+        let loaded = trainer.load_weights(&mut self.source.reader()).await;
+        self.ranks.agree(loaded)?;
         Ok(trainer)
+    }
+
+    /// Batches to measure the loss on, so many or all for -1, as they fit this rank.
+    ///
+    /// # Errors
+    /// As [`Share::pieces`].
+    pub fn measured(&self, set: &Set, most: i64) -> Result<Vec<Batch>> {
+        let rows = self.settings.batch_size;
+        let batches = set.measured(most);
+        let pieces = batches.iter().map(|batch| self.share.pieces(batch, rows));
+        Ok(pieces.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// The settings as YAML, and behind a # what the run takes.
@@ -124,6 +157,10 @@ impl Setup {
         let MemoryPlan { parameters, frozen_parameters, .. } = self.plan;
         let all = parameters + frozen_parameters;
         let millions = |count: usize| count as f64 / 1e6;
+        if self.ranks.are_several() {
+            let (ranks, Share { batch, accumulation }) = (self.ranks.size(), self.share);
+            say!("{ranks} ranks, each with {accumulation} x {batch} sequences of a step");
+        }
         say!(
             "Trainable parameters: {:.3}% ({:.3}M/{:.3}M)",
             100.0 * parameters as f64 / all.max(1) as f64,
@@ -143,7 +180,13 @@ impl Setup {
 }
 
 /// The model and the records.
-fn read(settings: &Settings) -> Result<(Source, Data)> {
+pub type Read = (Source, Data);
+
+/// Opens the model, and reads the records.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn read(settings: &Settings) -> Result<Read> {
     // The weights themselves are the model, where they were trained.
     let is_trained = !settings.train && !settings.is_adapter();
     let path = if is_trained { &settings.adapter_path } else { settings.model()? };
@@ -248,7 +291,8 @@ pub async fn say_test_loss(
     trainer: &mut Trainer<LanguageModel>,
 ) -> Result<Option<f64>> {
     let Some(test) = &setup.data.test else { return Ok(None) };
-    let loss = loss_on(trainer, &test.measured(setup.settings.test_batches)).await?;
+    let batches = setup.measured(test, setup.settings.test_batches)?;
+    let loss = loss_on(trainer, &batches).await?;
     say!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp());
     Ok(Some(loss))
 }

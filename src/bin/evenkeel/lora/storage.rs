@@ -14,15 +14,15 @@ use crate::precision::{self, Choice};
 /// Blocks for the model's own weights where nothing else fits, the mildest first.
 const BLOCKS: [&str; 3] = ["q8_0", "q4_1", "q4_0"];
 
-/// The settings with a precision, and with blocks where it fits in no other way, and why.
+/// The settings with a precision, and with blocks where it fits in no other way, and why: by what a
+/// rank of so many has in hand.
 ///
 /// # Errors
 /// What is wrong with the settings, and [`Error::DeviceLost`](evenkeel::Error).
 pub async fn choose(
     settings: Settings,
-    source: &Source,
-    data: &Data,
-    gpu: &Gpu,
+    (source, data): (&Source, &Data),
+    (gpu, ranks): (&Gpu, usize),
 ) -> Result<(Settings, Option<String>)> {
     if settings.precision != PrecisionName::Auto {
         return Ok((settings, None));
@@ -33,8 +33,9 @@ pub async fn choose(
         ..settings.clone()
     };
     let gpt = &source.config().gpt;
+    let share = settings.share(ranks)?;
     let built = |settings: &Settings, gpt: &GptConfig| {
-        builder(settings, gpt, adapter(settings, source, gpt)?, data)
+        builder(&settings.of_rank(share), gpt, adapter(settings, source, gpt)?, data)
     };
     let fits = |settings: &Settings| memory::fits(&built(settings, gpt)?, gpu, settings);
     let Some(training) = data.training.as_ref().filter(|_| settings.train) else {
@@ -43,7 +44,7 @@ pub async fn choose(
     let few = precision::first_blocks(gpt);
     let probe = |precision| built(&with(precision, None), &few);
     let room = |precision| fits(&with(precision, None));
-    let batch = training.batch(settings.seed, 0);
+    let batch = training.batch(settings.seed, 0).of_rank(0, ranks)?;
     let Choice { precision, why } = precision::choose(gpu, room, probe, &batch).await?;
     let chosen = with(precision, None);
     if settings.quantize.is_none() && settings.is_adapter() && !fits(&chosen)? {

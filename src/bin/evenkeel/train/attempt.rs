@@ -1,7 +1,9 @@
 //! A run on one device: to its end, or until that device is lost.
 
 use evenkeel::file;
+use evenkeel::nn::LanguageModel;
 use evenkeel::run::{self, Ending, OutputOptions, Outputs, Saved, Signals, say};
+use evenkeel::train::Trainer;
 use evenkeel::{Error, Result};
 
 use super::describe;
@@ -10,9 +12,10 @@ use super::options::Options;
 use super::place::{About, Place};
 use super::prepared::Prepared;
 use super::session::{Fixed, Session};
-use super::settings::Settings;
+use super::settings::{Resolved, Settings};
 use super::{CONFIGURATION, device_of, split};
 use super::{result, sample};
+use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
 /// What all attempts have in common, and what the next one goes on from.
@@ -26,6 +29,8 @@ pub struct Attempt<'a> {
     pub outputs: Outputs,
     pub library: OutputOptions,
     pub signals: &'a Signals,
+    /// Who else takes part, and what this rank has of a step.
+    pub together: (&'a Ranks, Share),
     /// Whether there was one before.
     is_again: bool,
     /// Whether the newest save in the folder is one of this run.
@@ -36,9 +41,10 @@ impl<'a> Attempt<'a> {
     pub fn new(
         place: Place,
         ground: &'a Prepared,
-        (settings, options, reasons): (Settings, Options, Vec<Reason>),
+        Resolved { settings, options, reasons }: Resolved,
         (outputs, library): (Outputs, OutputOptions),
         signals: &'a Signals,
+        together: (&'a Ranks, Share),
     ) -> Self {
         let has_begun = place.saved.is_some();
         Self {
@@ -50,6 +56,7 @@ impl<'a> Attempt<'a> {
             outputs,
             library,
             signals,
+            together,
             is_again: false,
             has_begun,
         }
@@ -63,28 +70,17 @@ impl<'a> Attempt<'a> {
     pub async fn run(&mut self, regain: &mut Regain) -> Result<Ending> {
         let saved = self.saved()?;
         let gpu = regain.gpu().clone();
-        let (training, validation) = split(&self.ground.tokens, &self.settings)?;
-        let mut trainer = self.settings.builder().build(&gpu).await?;
-        let quiet = self.place.options.quiet;
+        let (ranks, share) = self.together;
+        let Prepared { tokens, .. } = self.ground;
+        let (training, validation) = split((&tokens.cache, &tokens.name), &self.settings)?;
+        let mut trainer = ranks.over(self.settings.builder_of(share)).build(&gpu).await?;
         if !self.is_again {
-            self.warn_of_milestones();
+            self.say_beginning(saved.is_some(), &trainer, training.tokens());
         }
-        if !quiet && !self.is_again {
-            if saved.is_none() {
-                describe::reasons(&self.reasons);
-            }
-            describe::settings(&self.settings, &trainer, training.tokens());
-        }
-        if let Some(saved) = &saved {
-            self.say_resumed(saved, &device_of(&gpu));
-        } else if let Some(source) = &self.ground.source {
-            trainer.load_weights(&mut source.reader()).await?;
-        }
-        let written = describe::options(&Options { budget: None, ..self.options.clone() });
-        file::replace(self.place.out.join(CONFIGURATION), written.as_bytes())?;
+        let about = self.load(&saved, &mut trainer).await;
         self.is_again = true;
-        let about = self.about(device_of(&gpu))?;
         let fixed = Fixed {
+            together: self.together,
             settings: &self.settings,
             tokens: &self.ground.tokens,
             training,
@@ -94,8 +90,18 @@ impl<'a> Attempt<'a> {
             library: &self.library,
             signals: self.signals,
         };
-        let mut session = Session::begin(fixed, &mut trainer, saved, about, regain).await?;
+        let begun = match about {
+            Ok(about) => Session::begin(fixed, &mut trainer, saved, about, regain).await,
+            Err(error) => Err(error),
+        };
+        let mut session = ranks.agree(begun)?;
         self.has_begun = true;
+        if ranks.are_several() {
+            let state = trainer.checkpoint().await.map(|state| state.to_bytes());
+            ranks.bytes_from_first(state)?;
+            // The others are where this one is.
+            ranks.agree(Ok(()))?;
+        }
         let trained = session.train(&mut trainer, regain).await;
         let ended = match trained {
             Err(lost @ Error::DeviceLost { .. }) => {
@@ -118,6 +124,38 @@ impl<'a> Attempt<'a> {
             run::print_result(format_args!("{result}"));
         }
         Ok(ending)
+    }
+
+    fn say_beginning(&self, goes_on: bool, trainer: &Trainer<LanguageModel>, tokens: u64) {
+        self.warn_of_milestones();
+        if self.place.options.quiet {
+            return;
+        }
+        if !goes_on {
+            describe::reasons(&self.reasons);
+        }
+        describe::settings(&self.settings, trainer, tokens);
+        let (ranks, share) = self.together;
+        if ranks.are_several() {
+            say!("share    {}", describe::share(&self.settings, share, ranks.size()));
+        }
+    }
+
+    /// Loads the weights that a run begins with, and writes its options; what its saves say of it.
+    async fn load(
+        &self,
+        saved: &Option<Saved<About>>,
+        trainer: &mut Trainer<LanguageModel>,
+    ) -> Result<About> {
+        let device = device_of(trainer.gpu());
+        if let Some(saved) = saved {
+            self.say_resumed(saved, &device);
+        } else if let Some(source) = &self.ground.source {
+            trainer.load_weights(&mut source.reader()).await?;
+        }
+        let written = describe::options(&Options { budget: None, ..self.options.clone() });
+        file::replace(self.place.out.join(CONFIGURATION), written.as_bytes())?;
+        self.about(device)
     }
 
     fn warn_of_milestones(&self) {

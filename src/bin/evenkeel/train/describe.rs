@@ -12,6 +12,7 @@ use super::options::Options;
 use super::session::Ended;
 use super::settings::Settings;
 use super::{config, tokens::Tokens};
+use crate::ranks::Share;
 
 /// The adapter, and what was read.
 pub fn ground(gpu: &Gpu, tokens: &Tokens) {
@@ -26,6 +27,35 @@ pub fn ground(gpu: &Gpu, tokens: &Tokens) {
         None => "those of an earlier start; nothing is tokenized again".to_owned(),
     };
     say!("tokens   {}: {how}", cache.path().display());
+}
+
+/// How many ranks there are, and on which adapters: one line, however many they are.
+pub fn devices(of_ranks: &[String]) {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for device in of_ranks {
+        match kinds.iter_mut().find(|(kind, _)| kind == device) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((device, 1)),
+        }
+    }
+    let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
+    if !kinds.is_empty() {
+        say!("ranks    {} on {}", of_ranks.len(), kinds.join(", "));
+    }
+}
+
+/// What each rank has of a step.
+pub fn share(settings: &Settings, share: Share, ranks: usize) -> String {
+    let Share { batch, accumulation } = share;
+    let context = settings.context;
+    let cut = if share.cuts_microbatches(settings.batch) {
+        "; microbatches are cut, so that bits are others than on fewer ranks"
+    } else {
+        ""
+    };
+    format!(
+        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a step{cut}"
+    )
 }
 
 /// Why settings are what they are, a line for each.
@@ -53,13 +83,13 @@ pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>, tokens: u
         mib(report.moment_bytes),
         mib(report.activation_bytes)
     );
-    let microbatches = settings.accumulation;
     say!(
-        "step     {} tokens ({microbatches} x {} x {}); {} dispatches",
+        "step     {} tokens ({} x {} x {}); {} dispatches",
         settings.tokens_per_step(),
+        settings.accumulation,
         settings.batch,
         settings.context,
-        microbatches * report.model_dispatches + report.update_dispatches
+        trainer.microbatches() * report.model_dispatches + report.update_dispatches
     );
     say!(
         "run      {} steps, {}, learning rate {} (warm-up {}, then {}), clip {}, seed {}",

@@ -13,12 +13,13 @@ use super::prepared::{Beginning, check_same};
 use super::settings::{Ground, Resolved, resolve};
 use super::tokens::{Count, Source as Data};
 use super::with_precision;
+use crate::ranks::Ranks;
 
 /// Says what would be done. A vocabulary that would be learned has the size that was asked for.
 ///
 /// # Errors
 /// What is wrong with options and data.
-pub async fn say(place: &Place, signals: &Signals) -> Result<Ending> {
+pub async fn say(place: &Place, ranks: &Ranks, signals: &Signals) -> Result<Ending> {
     let kind = Kind::of(&place.options)?;
     let learned = match kind {
         Kind::Bpe(size) if place.saved.is_none() => Some(size),
@@ -48,7 +49,8 @@ pub async fn say(place: &Place, signals: &Signals) -> Result<Ending> {
     let (options, stored) = with_precision(place.options.clone(), on, &gpu).await?;
     let Resolved { settings, options, mut reasons } = resolve(&options, on)?;
     reasons.extend(stored);
-    let plan = settings.builder().memory(&gpu)?;
+    let share = settings.share(ranks.size())?;
+    let plan = ranks.over(settings.builder_of(share)).memory(&gpu)?;
     say!("# adapter {}; {name}, vocabulary of {vocabulary}", gpu.info.name);
     for reason in &reasons {
         say!("# {} {}: {}", reason.setting, reason.value, reason.why);
@@ -65,6 +67,9 @@ pub async fn say(place: &Place, signals: &Signals) -> Result<Ending> {
         _ => run::print_bytes(describe::options(&Options { budget: None, ..options }).as_bytes()),
     }
     place.changes.iter().for_each(|change| say!("# changed {change}"));
+    if ranks.are_several() {
+        say!("# {}", describe::share(&settings, share, ranks.size()));
+    }
     describe::memory(&plan);
     say!("# dry run: nothing was started");
     Ok(Ending::Done)

@@ -40,6 +40,11 @@ impl Prepared {
         Self::with(options, out, Some(about), None, |_| Ok(())).map(|(prepared, ())| prepared)
     }
 
+    /// Tokens that the model has.
+    pub fn vocabulary(&self) -> usize {
+        self.base.as_ref().map_or(self.tokens.lexicon.size, |base| base.gpt.vocabulary)
+    }
+
     fn with<T>(
         options: &Options,
         out: &Path,

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use evenkeel::data::CachedWindows;
+use evenkeel::train::Batch;
 use evenkeel::{Gpu, Result};
 
+use super::batch_of::batch_of;
 use super::dial::Reason;
 use super::progress::Progress;
 use super::settings::Settings;
+use crate::ranks::{Ranks, Share};
 
 /// Steps before those that are measured, in which drivers compile and caches fill.
 const WARM_STEPS: u64 = 2;
@@ -18,36 +21,42 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Share of the time that is for steps; the rest is for validation, saves and the sample.
 const SHARE: f64 = 0.95;
 
-/// Measures some steps of a trainer that is thrown away, and gives the steps that fit the time, and
-/// why.
+/// Measures some steps of a trainer that is thrown away, on all ranks together, and gives the steps
+/// that fit the time, and why: as rank 0 measures them.
 ///
 /// # Errors
 /// Those of the trainer.
 pub async fn steps_within(
     time: Duration,
-    settings: &Settings,
+    (settings, share): (&Settings, Share),
     training: &CachedWindows,
-    gpu: &Gpu,
+    (gpu, ranks): (&Gpu, &Ranks),
     quiet: bool,
 ) -> Result<(usize, Reason)> {
-    let mut trainer = settings.builder().build(gpu).await?;
-    let windows = settings.batch * settings.accumulation;
-    let batch = |step| training.batch(settings.seed, step, windows);
+    let mut trainer = ranks.over(settings.builder_of(share)).build(gpu).await?;
+    let (own, all) = (share.sequences(ranks.rank()), settings.batch * settings.accumulation);
+    let batch = |step| batch_of(training, settings.seed, step, (&own, all));
     for step in 0..WARM_STEPS {
-        trainer.step(&batch(step)?).await?;
+        ranks.step(&mut trainer, &ranks.agree(batch(step))?).await?;
     }
-    trainer.telemetry().await?;
+    ranks.agree(trainer.telemetry().await)?;
     let bar = Progress::count("measuring a step", quiet);
-    let (begun, mut measured) = (Instant::now(), 0);
-    while measured < STEPS && begun.elapsed() < LONGEST {
-        trainer.step(&batch(trainer.steps())?).await?;
+    let (begun, mut measured) = (Instant::now(), 0_u32);
+    // None on any rank ends it on all.
+    let next = |step| -> Result<Option<Batch>> {
+        let is_over = measured_enough(step, begun) && ranks.is_first();
+        if is_over { Ok(None) } else { batch(step).map(Some) }
+    };
+    while let Some(batch) = ranks.take_together(next(trainer.steps()))? {
+        ranks.step(&mut trainer, &batch).await?;
         // Waits for the device.
-        trainer.telemetry().await?;
+        ranks.agree(trainer.telemetry().await)?;
         measured += 1;
         bar.show(measured.into(), STEPS.into());
     }
     bar.finish();
     let each = begun.elapsed().as_secs_f64() / f64::from(measured);
+    let each = ranks.from_first(Ok(ranks.is_first().then_some(each)))?;
     let steps = ((SHARE * time.as_secs_f64() / each) as usize).clamp(1, 10_000_000);
     let why = format!(
         "{:.0} s, of which {:.0} % are for steps, at {:.1} ms each, measured over {measured}",
@@ -56,4 +65,9 @@ pub async fn steps_within(
         1e3 * each
     );
     Ok((steps, Reason { setting: "steps", value: steps.to_string(), why }))
+}
+
+/// Whether so many steps, with the warm ones, are enough.
+fn measured_enough(steps: u64, begun: Instant) -> bool {
+    steps >= WARM_STEPS + u64::from(STEPS) || steps > WARM_STEPS && begun.elapsed() >= LONGEST
 }

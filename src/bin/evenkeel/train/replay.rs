@@ -92,7 +92,7 @@ impl Replay {
             let (source, _) = open_model(&self.options, &Kind::of(&self.options)?)?;
             trainer.load_weights(&mut source.reader()).await?;
         }
-        let (training, _) = split(&tokens, &settings)?;
+        let (training, _) = split((&tokens.cache, &tokens.name), &settings)?;
         self.ready = Some(Ready { tokens, training, settings });
         Begun::at(trainer, None, save).await
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use evenkeel::data::{CachedWindows, LoaderStatistics, Prefetch, WindowOrder};
+use evenkeel::data::{CachedWindows, LoaderStatistics, Prefetch};
 use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
@@ -13,11 +13,13 @@ use evenkeel::run::{
 use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
+use super::batch_of::batch_of;
 use super::describe;
 use super::keep;
 use super::place::{About, Best};
 use super::settings::Settings;
 use super::tokens::Tokens;
+use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
 /// Batches of the validation part that a validation loss is the mean of; always the same ones.
@@ -29,10 +31,12 @@ pub const BEST: &str = "best";
 /// The save at that.
 pub const BEST_SAVE: &str = "best.safetensors";
 /// Batches that are made ahead of the device.
-const AHEAD: usize = 4;
+pub const AHEAD: usize = 4;
 
 /// What a run reads and never changes.
 pub struct Fixed<'a> {
+    /// Who else takes part, and what this rank has of a step.
+    pub together: (&'a Ranks, Share),
     pub settings: &'a Settings,
     pub tokens: &'a Tokens,
     pub training: CachedWindows,
@@ -119,20 +123,39 @@ impl<'a> Session<'a> {
         trainer: &mut Trainer<LanguageModel>,
         regain: &mut Regain,
     ) -> Result<()> {
-        while self.goes_on(trainer.steps()) {
-            let batch = self.batch(trainer)?;
-            regain.before_step(trainer.steps());
+        let (ranks, _) = self.fixed.together;
+        let mut looked = Ok(());
+        loop {
+            let next = looked.and_then(|()| self.next(trainer, regain));
+            let Some(batch) = ranks.take_together(next)? else { return Ok(()) };
             match &mut self.profiled {
                 Some(profiled) if profiled.are_next(trainer) => {
                     let (tables, beside) = profiled.take(trainer, &batch).await?;
                     tables.into_iter().for_each(|text| self.monitor.print(text));
                     self.since += beside;
                 }
-                _ => trainer.step(&batch).await?,
+                _ => ranks.step(trainer, &batch).await?,
             }
-            self.after_step(trainer).await?;
+            looked = self.after_step(trainer).await;
         }
-        Ok(())
+    }
+
+    /// The batch of the next step, unless the run is to end here.
+    fn next(
+        &mut self,
+        trainer: &Trainer<LanguageModel>,
+        regain: &mut Regain,
+    ) -> Result<Option<Batch>> {
+        if !self.goes_on(trainer.steps()) {
+            return Ok(None);
+        }
+        let batch = self.batch(trainer)?;
+        regain.before_step(trainer.steps());
+        if self.fixed.together.0.are_several() {
+            // Between steps the others can be told.
+            trainer.gpu().check()?;
+        }
+        Ok(Some(batch))
     }
 
     /// Leaves a run whose device is lost, and that goes on from its last save.
@@ -145,9 +168,11 @@ impl<'a> Session<'a> {
     fn batch(&mut self, trainer: &Trainer<LanguageModel>) -> Result<Batch> {
         let position = trainer.steps();
         if self.loader.as_ref().is_none_or(|loader| loader.position() != position) {
-            let windows = self.fixed.settings.batch * self.fixed.settings.accumulation;
-            let training = self.fixed.training.clone();
-            let source = training.source(WindowOrder::Random, trainer.seed(), windows)?;
+            let (ranks, share) = self.fixed.together;
+            let own = share.sequences(ranks.rank());
+            let all = self.fixed.settings.batch * self.fixed.settings.accumulation;
+            let (training, seed) = (self.fixed.training.clone(), trainer.seed());
+            let source = move |step| batch_of(&training, seed, step, (&own, all));
             self.loader = Some(Prefetch::new(source, position, AHEAD)?);
             self.loaded = LoaderStatistics::default();
         }
@@ -207,8 +232,12 @@ impl<'a> Session<'a> {
 
     async fn validate(&self, trainer: &mut Trainer<LanguageModel>) -> Result<f64> {
         let (seed, rows) = (trainer.seed(), self.fixed.settings.batch);
-        let batch = |index| self.fixed.validation.batch(seed, index, rows);
-        let batches = (0..VALIDATION_BATCHES).map(batch).collect::<Result<Vec<_>>>()?;
+        let (_, share) = self.fixed.together;
+        let mut batches = Vec::new();
+        for index in 0..VALIDATION_BATCHES {
+            let batch = self.fixed.validation.batch(seed, index, rows)?;
+            batches.extend(share.pieces(&batch, rows)?);
+        }
         let loss = match trainer.ema() {
             Some(_) => trainer.evaluate_averaged_all(&batches).await?,
             None => trainer.evaluate_all(&batches).await?,

@@ -9,6 +9,7 @@ use super::budget::Budget;
 use super::dial::{self, Reason};
 use super::options::{Form, Options, Rule, Shape, Storage};
 use super::presets::{Preset, Sizes};
+use crate::ranks::Share;
 
 /// A run, checked.
 #[derive(Clone, Debug)]
@@ -251,6 +252,20 @@ impl Settings {
     /// Tokens in a step.
     pub fn tokens_per_step(&self) -> usize {
         self.batch * self.accumulation * self.context
+    }
+
+    /// The part of each of several ranks.
+    ///
+    /// # Errors
+    /// As [`Share::of`].
+    pub fn share(&self, ranks: usize) -> Result<Share> {
+        Share::of(("--batch", self.batch), ("--accumulation", self.accumulation), ranks)
+    }
+
+    /// A trainer of a rank that takes this part of each step, not built yet.
+    pub fn builder_of(&self, share: Share) -> TrainerBuilder<LanguageModel> {
+        let Share { batch, accumulation } = share;
+        Self { batch, accumulation, ..self.clone() }.builder()
     }
 
     /// The place where another shape is added: a variant of [`Shape`], and its schedule here.

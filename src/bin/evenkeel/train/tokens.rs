@@ -53,6 +53,8 @@ pub struct Count {
 pub struct Tokens {
     /// Where the data come from.
     pub name: String,
+    /// What the file of the tokens is known again by.
+    pub key: CacheKey,
     pub lexicon: Lexicon,
     pub documents: Documents,
     pub cache: Arc<TokenCache>,
@@ -170,24 +172,50 @@ impl<'a> Source<'a> {
     /// What is wrong with the data, and where the file cannot be written.
     pub fn tokens(self, lexicon: Lexicon) -> Result<Tokens> {
         let key = self.key(&lexicon);
+        let cache = self.cache(&lexicon, &key, &self.path(&key))?;
+        let (fingerprint, counted) = look_through(&cache)?;
+        let name = self.name();
+        let cache = Arc::new(cache);
+        Ok(Tokens { name, key, lexicon, documents: self.documents, cache, fingerprint, counted })
+    }
+
+    /// The tokens of a rank that does not see the file of rank 0, with the key of that: in a file
+    /// that no other rank writes.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens), and [`Error::Data`] where these are other data.
+    pub fn tokens_of_rank(
+        &self,
+        lexicon: &Lexicon,
+        key: &CacheKey,
+        rank: usize,
+    ) -> Result<TokenCache> {
+        if self.key(lexicon) != *key {
+            return Err(Error::Data {
+                what: self.name(),
+                reason: "these are other data than those that rank 0 finds under this name; copy \
+                         them to every machine, or to a file system that all of them see"
+                    .to_owned(),
+            });
+        }
+        let path = self.path(key).with_extension(format!("rank-{rank}.tokens"));
+        self.cache(lexicon, key, &path)
+    }
+
+    fn cache(&self, lexicon: &Lexicon, key: &CacheKey, path: &Path) -> Result<TokenCache> {
         self.store.prepare()?;
         let bar = Progress::bytes("tokenizing", self.options.quiet);
         let mut reader = self.documents.read();
         let refused = Mutex::new(Vec::new());
         let cache = {
             let documents = self.watched(&mut reader, &bar);
-            let encode = |document: &Document| self.encode(&lexicon, document, &refused);
-            let path = self.path(&key);
-            let cache =
-                TokenCache::open_or_encode(&path, &key, || Ok(documents), encode, |_, _| {});
-            cache.map_err(|error| with_another_folder(error, &path))?
+            let encode = |document: &Document| self.encode(lexicon, document, &refused);
+            TokenCache::open_or_encode(path, key, || Ok(documents), encode, |_, _| {})
+                .map_err(|error| with_another_folder(error, path))?
         };
         bar.finish();
         say_skipped(&reader, refused);
-        let (fingerprint, counted) = look_through(&cache)?;
-        let name = self.name();
-        let cache = Arc::new(cache);
-        Ok(Tokens { name, lexicon, documents: self.documents, cache, fingerprint, counted })
+        Ok(cache)
     }
 
     /// How many texts there are, after a look at each.

@@ -1,0 +1,132 @@
+//! A run on one of the other ranks: it takes the steps of rank 0 with its own part of each, and writes
+//! nothing but a log. What is exchanged stands here in the order in which rank 0 has it (`lead` in
+//! `lora.rs`, `session.rs`).
+
+use std::path::PathBuf;
+
+use evenkeel::data::Prefetch;
+use evenkeel::nn::LanguageModel;
+use evenkeel::run::{Ending, Signals};
+use evenkeel::train::{Checkpoint, Trainer};
+use evenkeel::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::session::AHEAD;
+use super::settings::Settings;
+use super::setup::Setup;
+use crate::ranks::{Log, Ranks, process};
+
+/// What rank 0 trains, and on which data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    pub settings: Settings,
+    pub folder: PathBuf,
+    /// Fingerprint of the data.
+    pub data: String,
+}
+
+impl Told {
+    pub fn of(setup: &Setup) -> Self {
+        let (settings, data) = (setup.settings.clone(), setup.data.fingerprint());
+        Self { folder: settings.adapter_path.clone(), settings, data }
+    }
+}
+
+/// Takes part in a run until its end; where there is nothing to train it is over at once.
+///
+/// # Errors
+/// What goes wrong on this rank, and [`Error::Rank`] for what does elsewhere.
+pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
+    ranks.agree(Ok(()))?;
+    if !ranks.from_first::<bool>(Ok(None))? {
+        return Ok(Ending::Done);
+    }
+    let (gpu, devices) = ranks.devices().await?;
+    // Rank 0 reads, and chooses.
+    ranks.patiently(|| Ok(()))?;
+    ranks.agree(Ok(()))?;
+    let told: Told = ranks.from_first(Ok(None))?;
+    let rank = ranks.rank();
+    let mut log = Log::of_rank(rank, &told.folder);
+    log.say(format_args!("rank {rank} of {}: {}, on {}", ranks.size(), process(), devices[rank]));
+    let setup = ranks.patiently(|| read(&told)).and_then(|read| {
+        ranks.agree(Setup::with(told.settings.clone(), read, (&gpu, ranks), true))
+    });
+    let followed = match setup {
+        Ok(setup) => train(&setup, &gpu, signals, &mut log).await,
+        Err(error) => Err(error),
+    };
+    match &followed {
+        Ok(steps) => log.say(format_args!("ended after {steps} steps")),
+        Err(error) => log.say(format_args!("ended: {error}")),
+    }
+    followed.map(|_| signals.received().map_or(Ending::Done, Ending::Stopped))
+}
+
+/// The model and the data, which are those of rank 0.
+fn read(told: &Told) -> Result<super::setup::Read> {
+    let read = super::setup::read(&told.settings)?;
+    if read.1.fingerprint() == told.data {
+        return Ok(read);
+    }
+    let what = told.settings.data.as_deref().unwrap_or_else(|| "--data".as_ref());
+    Err(Error::Data {
+        what: what.display().to_string(),
+        reason:
+            "these are other records than those that rank 0 finds under this name; copy them to \
+                 every machine, or to a file system that all of them see"
+                .to_owned(),
+    })
+}
+
+async fn train(
+    setup: &Setup,
+    gpu: &evenkeel::Gpu,
+    signals: &Signals,
+    log: &mut Log,
+) -> Result<u64> {
+    let ranks = &setup.ranks;
+    let mut trainer = setup.trainer(gpu).await?;
+    ranks.agree(Ok(()))?;
+    let state = ranks.bytes_from_first(Ok(Vec::new()))?;
+    ranks.agree(restored(&mut trainer, &state).await)?;
+    let Some(training) = &setup.data.training else { return Ok(trainer.steps()) };
+    let (total, start) = (setup.settings.steps(), trainer.steps());
+    log.say(format_args!("from step {start} of {total}"));
+    let loader = Prefetch::new(training.training(setup.settings.seed), start, AHEAD);
+    let mut batches = ranks.agree(loader)?;
+    let mut looked = Ok(());
+    loop {
+        let is_over = trainer.steps() >= total || signals.received().is_some();
+        let next = match looked {
+            Err(error) => Err(error),
+            Ok(()) if is_over => Ok(None),
+            Ok(()) => gpu.check().and_then(|()| batches.next().transpose()),
+        };
+        let own = next.and_then(|next| match next {
+            Some((_, batch)) => batch.of_rank(ranks.rank(), ranks.size()).map(Some),
+            None => Ok(None),
+        });
+        let Some(batch) = ranks.take_together(own)? else { break };
+        ranks.step(&mut trainer, &batch).await?;
+        let is_due = trainer.steps().is_multiple_of(setup.settings.steps_per_report);
+        looked = if is_due { look(&mut trainer, log).await } else { Ok(()) };
+    }
+    if trainer.steps() < total {
+        ranks.heard(signals.received())?;
+    }
+    Ok(trainer.steps())
+}
+
+async fn restored(trainer: &mut Trainer<LanguageModel>, state: &[u8]) -> Result<()> {
+    let frozen = trainer.fingerprint_of_frozen().await?;
+    trainer.restore_trained(&Checkpoint::from_bytes(state)?, &frozen).await
+}
+
+/// Reads the telemetry, which is that of all ranks: a run that gives up does so on each.
+async fn look(trainer: &mut Trainer<LanguageModel>, log: &mut Log) -> Result<()> {
+    if let Some(last) = trainer.telemetry().await?.last() {
+        log.say(format_args!("step {}: loss {}", last.step + 1, last.loss));
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `evenkeel lora` on several ranks.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::programs::Place;
+use crate::tiny_model::{QUESTIONS, write_model};
+use crate::{check_tensors, names_in, records, refuse_on, succeed_on, support};
+
+/// Questions and answers of all lengths, of which the answers count.
+fn write_records(place: &Place) {
+    fs::create_dir(place.path("data")).expect("a folder");
+    let line = |[prompt, completion]: [&str; 2]| {
+        format!("{}\n", json!({ "prompt": prompt, "completion": completion }))
+    };
+    for (name, count) in [("train", 26), ("valid", 5), ("test", 4)] {
+        let lines: String = QUESTIONS.into_iter().cycle().take(count).map(line).collect();
+        place.write(&format!("data/{name}.jsonl"), lines.as_bytes());
+    }
+}
+
+#[test]
+fn adapters_are_those_of_one_rank() {
+    let Some(gpu) = support::gpu() else { return };
+    let place = Place::new();
+    let (model, data) = (write_model(&gpu, &place), place.path("data"));
+    write_records(&place);
+    let arguments = |out: &str, more: &[&str]| -> Vec<String> {
+        let out = place.path(out);
+        let own = ["lora", "--train", "--model", &model, "--data", &data, "--adapter-path", &out];
+        let steps = ["--mask-prompt", "--batch-size", "1", "--learning-rate", "1e-3"];
+        let every = ["--steps-per-report", "4", "--steps-per-eval", "8", "--save-every", "8"];
+        let all = own.iter().chain(&steps).chain(&every).chain(more);
+        all.map(|argument| (*argument).to_owned()).collect()
+    };
+    let whole = ["--grad-accumulation-steps", "4", "--iters", "24", "--test"];
+    let alone = succeed_on(1, &arguments("one", &whole));
+    // Half of it on four ranks, and the rest on one.
+    let half = ["--grad-accumulation-steps", "4", "--iters", "16"];
+    let text = succeed_on(4, &arguments("four", &half));
+    assert!(text.contains("4 ranks, each with 1 x 1 sequences of a step\n"), "{text}");
+    let mut files = names_in(&place, "four");
+    let logs: Vec<_> = files.extract_if(.., |name| name.starts_with("log.")).collect();
+    assert_eq!(logs, ["log.rank-1.txt", "log.rank-2.txt", "log.rank-3.txt"]);
+    let resumed = [&whole[..], &["--resume"]].concat();
+    let text = succeed_on(1, &arguments("four", &resumed));
+    let last = |text: &str| text.lines().filter(|line| line.contains("Test loss")).count();
+    assert_eq!((last(&text), last(&alone)), (1, 1), "{text}");
+    assert_eq!(records(&place, "four"), records(&place, "one"));
+    for name in ["adapter_model.safetensors", "best/adapter_model.safetensors"] {
+        check_tensors(&place, ["four", "one"], name);
+    }
+    // And the other way.
+    succeed_on(1, &arguments("back", &half));
+    succeed_on(4, &arguments("back", &resumed));
+    check_tensors(&place, ["back", "one"], "adapter_model.safetensors");
+
+    let uneven = ["--grad-accumulation-steps", "3"];
+    let parts =
+        ["--grad-accumulation-steps 3 times --batch-size 1", "give --grad-accumulation-steps"];
+    refuse_on(2, &arguments("none", &uneven), 3, &parts);
+}
