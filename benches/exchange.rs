@@ -1,63 +1,223 @@
-//! What it costs ranks to add up gradients over MPI, in the order of ranks: each its range (reduce-scatter
-//! and all-gather), which is what a step does, or rank 0 all of them (gather and broadcast). The bits
-//! are the same.
+//! What steps of several ranks are made of, over MPI: pieces of gradients from the device to the host
+//! and back, sums in the order of ranks, small messages, the exchange of pieces, and whole steps.
 //!
 //! ```text
 //! cargo bench --features mpi --bench exchange --no-run
 //! mpirun -n 4 target/release/deps/exchange-...
+//! cargo xtask hosts --ranks 4 --delay 1ms --rate 1gbit -- target/release/deps/exchange-...
 //! ```
+//!
+//! Each line is a name and a time: the median of 21, each that of the slowest rank. `cargo xtask
+//! scaling --measure` runs it over several networks, and reads the lines. A sum is exchanged by ranges
+//! (reduce-scatter and all-gather), which is what a step does, and beside it by rank 0 alone (gather
+//! and broadcast); the bits are the same.
 
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::Instant;
 
-use evenkeel::Result;
+use clap::Parser;
+use evenkeel::graph::{Graph, Shape};
+use evenkeel::kernels::Activation;
+use evenkeel::nn::Linear;
 use evenkeel::train::ranks::{Exchange, Mpi};
+use evenkeel::train::{AdamW, Batch, ModelOutput, Trainer};
+use evenkeel::{Gpu, Result, block_on};
 
 const ROUNDS: usize = 21;
+/// What a step has in an exchange at once.
+const PIECE: usize = 4 << 20;
+const WIDTH: usize = 1024;
+const ROWS: usize = 16;
+
+#[derive(Parser)]
+struct Options {
+    /// Takes so many steps together and does nothing else, for who counts bytes on the network
+    #[arg(long)]
+    steps: Option<usize>,
+    /// What `cargo bench` says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 fn main() -> Result<()> {
-    let mpi = Mpi::world()?;
-    let ranks = mpi.size();
-    if mpi.rank() == 0 {
-        println!("{ranks} ranks; median of {ROUNDS}, of the slowest rank");
-        println!("{:>10} {:>14} {:>14}", "KiB", "ranges, ms", "at rank 0, ms");
+    let options = Options::parse();
+    let mpi = Rc::new(Mpi::world()?);
+    let bench = Bench { mpi: mpi.clone() };
+    bench.tell("ranks", mpi.size() as f64, "");
+    let gpu = block_on(Gpu::new())?;
+    if let Some(steps) = options.steps {
+        let mut step = steps_of(&gpu, Some(mpi))?;
+        return (0..steps).try_for_each(|_| step());
     }
-    for kib in [4, 64, 1024, 4096, 16384] {
-        let values: Vec<f32> = (0..kib * 256).map(|i| (i + mpi.rank()) as f32).collect();
-        let at_first: Vec<_> = (0..ranks)
-            .map(|rank| if rank == 0 { 0..values.len() } else { values.len()..values.len() })
-            .collect();
-        let by_ranges = measure(&mpi, &values, |values| mpi.fold(values))?;
-        let by_one = measure(&mpi, &values, |values| {
-            mpi.fold_parts(values, &at_first)?;
-            let parts: Vec<_> = at_first.iter().map(|p| p.start * 4..p.end * 4).collect();
-            mpi.share(bytemuck::cast_slice_mut(values), &parts)
-        })?;
-        assert_eq!(by_ranges.1, by_one.1, "the same bits");
-        if mpi.rank() == 0 {
-            println!("{kib:>10} {:>14.3} {:>14.3}", 1e3 * by_ranges.0, 1e3 * by_one.0);
-        }
+    // Both at once on all ranks, as in a step.
+    let staged = Staged::new(&gpu);
+    let staged = bench.median(|| staged.there_and_back())?;
+    bench.tell("staging of 4 MiB", staged, " s");
+    let host = Copies(mpi.size());
+    let mut values = vec![1.0; PIECE / 4];
+    let folded = bench.median(|| host.fold_parts(&mut values, &host.parts(PIECE / 4)))?;
+    bench.tell("fold of 4 MiB", folded, " s");
+    let small = bench.median(|| mpi.gather(&[0; 8]).map(drop))?;
+    bench.tell("gather of 8 bytes", small, " s");
+    for kib in [64, 1024, 4096, 16384] {
+        let (by_ranges, by_one) = bench.exchange(kib * 256)?;
+        bench.tell(&format!("exchange of {kib} KiB"), by_ranges, " s");
+        bench.tell(&format!("exchange of {kib} KiB at rank 0"), by_one, " s");
     }
+    let alone = bench.step(&gpu, None)?;
+    bench.tell("step by itself", alone, " s");
+    let together = bench.step(&gpu, Some(mpi.clone()))?;
+    bench.tell("step together", together, " s");
     Ok(())
 }
 
-/// Seconds of the slowest rank, and the sums.
-fn measure(
-    mpi: &Mpi,
-    values: &[f32],
-    fold: impl Fn(&mut [f32]) -> Result<()>,
-) -> Result<(f64, Vec<f32>)> {
-    let (mut seconds, mut sums) = (Vec::with_capacity(ROUNDS), Vec::new());
-    for _ in 0..ROUNDS {
-        sums = values.to_vec();
-        mpi.barrier()?;
-        let start = Instant::now();
-        fold(&mut sums)?;
-        let own = start.elapsed().as_secs_f64();
-        let all = mpi.gather(&own.to_le_bytes())?;
-        let all =
-            all.iter().map(|bytes| f64::from_le_bytes(bytes[..].try_into().expect("8 bytes")));
-        seconds.push(all.fold(0.0, f64::max));
+struct Bench {
+    mpi: Rc<Mpi>,
+}
+
+impl Bench {
+    /// A line, of rank 0 alone.
+    fn tell(&self, what: &str, value: f64, unit: &str) {
+        if self.mpi.rank() == 0 {
+            println!("{what} = {value}{unit}");
+        }
     }
-    seconds.sort_by(f64::total_cmp);
-    Ok((seconds[ROUNDS / 2], sums))
+
+    /// Seconds of the slowest rank, where all begin at once.
+    fn median(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+        let mut seconds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            self.mpi.barrier()?;
+            let start = Instant::now();
+            run()?;
+            let own = start.elapsed().as_secs_f64();
+            let all = self.mpi.gather(&own.to_le_bytes())?;
+            let all = all.iter().map(|one| f64::from_le_bytes(one[..].try_into().expect("f64")));
+            seconds.push(all.fold(0.0, f64::max));
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[ROUNDS / 2])
+    }
+
+    /// Seconds in which so many values are added up: by ranges, and by rank 0.
+    fn exchange(&self, count: usize) -> Result<(f64, f64)> {
+        let mpi = &self.mpi;
+        let values: Vec<f32> = (0..count).map(|i| (i + mpi.rank()) as f32).collect();
+        let mut by_ranges = Vec::new();
+        let ranges = self.median(|| {
+            by_ranges.clone_from(&values);
+            mpi.fold(&mut by_ranges)
+        })?;
+        let parts: Vec<_> =
+            (0..mpi.size()).map(|rank| if rank == 0 { 0..count } else { count..count }).collect();
+        let bytes: Vec<_> = parts.iter().map(|part| part.start * 4..part.end * 4).collect();
+        let mut by_one = Vec::new();
+        let one = self.median(|| {
+            by_one.clone_from(&values);
+            mpi.fold_parts(&mut by_one, &parts)?;
+            mpi.share(bytemuck::cast_slice_mut(&mut by_one), &bytes)
+        })?;
+        assert!(by_ranges.iter().map(|x| x.to_bits()).eq(by_one.iter().map(|x| x.to_bits())));
+        Ok((ranges, one))
+    }
+
+    /// Seconds of a step: of every rank by itself, but all at once; or of all together.
+    fn step(&self, gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<f64> {
+        let mut step = steps_of(gpu, together)?;
+        // These compile, and find out how to submit.
+        for _ in 0..3 {
+            step()?;
+        }
+        self.median(step)
+    }
+}
+
+/// Steps with 2.1 million parameters, each to its end: of this rank by itself, or of all together.
+fn steps_of(gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<impl FnMut() -> Result<()>> {
+    let builder = Trainer::builder(model).optimizer(AdamW::default());
+    let builder = match together {
+        Some(exchange) => builder.exchange(exchange),
+        None => builder,
+    };
+    let mut trainer = block_on(builder.build(gpu))?;
+    let values =
+        |scale: f32| -> Vec<f32> { (0..ROWS * WIDTH).map(|i| (i as f32 * scale).sin()).collect() };
+    let batch = Batch::new().with("x", values(0.3)).with("y", values(0.7));
+    Ok(move || {
+        block_on(trainer.step(&batch))?;
+        finish(gpu);
+        Ok(())
+    })
+}
+
+fn model(graph: &mut Graph) -> ModelOutput {
+    let x = graph.input("x", Shape::real([ROWS, WIDTH]));
+    let y = graph.input("y", Shape::real([ROWS, WIDTH]));
+    let hidden = Linear::new(WIDTH, WIDTH).activation(Activation::Silu).forward(graph, "in", x);
+    let prediction = Linear::new(WIDTH, WIDTH).forward(graph, "out", hidden);
+    ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+}
+
+/// A piece of gradients on the device, and where it waits for the host.
+struct Staged<'a> {
+    gpu: &'a Gpu,
+    gradient: wgpu::Buffer,
+    staging: wgpu::Buffer,
+}
+
+impl<'a> Staged<'a> {
+    fn new(gpu: &'a Gpu) -> Self {
+        let gradient = gpu.upload("gradient", &vec![1f32; PIECE / 4]);
+        Self { gpu, gradient, staging: gpu.staging(PIECE as u64) }
+    }
+
+    /// To the host, as numbers, and back, as a step has it.
+    fn there_and_back(&self) -> Result<()> {
+        let gpu = self.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.gradient, 0, &self.staging, 0, PIECE as u64);
+        gpu.submit(encoder);
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&block_on(gpu.map(&self.staging))?);
+        gpu.write(&self.gradient, 0, bytemuck::cast_slice(&values));
+        // What was written goes with the next submit.
+        gpu.submit(gpu.device.create_command_encoder(&Default::default()));
+        finish(gpu);
+        Ok(())
+    }
+}
+
+/// Waits until the device has done everything.
+fn finish(gpu: &Gpu) {
+    gpu.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device");
+}
+
+/// So many ranks without a network, of which this is the first: all have what it has.
+#[derive(Debug)]
+struct Copies(usize);
+
+impl Copies {
+    fn parts(&self, count: usize) -> Vec<Range<usize>> {
+        evenkeel::train::ranks::even_parts(count, self.0)
+    }
+}
+
+impl Exchange for Copies {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        self.0
+    }
+
+    fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
+        let own = &sent[parts[0].clone()];
+        received.chunks_mut(own.len().max(1)).for_each(|place| place.copy_from_slice(own));
+        Ok(())
+    }
+
+    fn share(&self, _: &mut [u8], _: &[Range<usize>]) -> Result<()> {
+        Ok(())
+    }
 }

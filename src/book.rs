@@ -24,6 +24,7 @@ chapters! {
     browser = "../docs/book/src/browser.md",
     memory = "../docs/book/src/memory.md",
     performance = "../docs/book/src/performance.md",
+    scaling = "../docs/book/src/scaling.md",
     how_it_works = "../docs/book/src/how-it-works.md",
     architecture = "../docs/book/src/architecture.md",
 }
