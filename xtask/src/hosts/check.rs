@@ -13,6 +13,9 @@ use crate::steps::{self, Step};
 
 /// A slow network: what goes wrong with time goes wrong here.
 const LINK: Link = Link { delay: Duration::from_millis(5), rate: Some(Rate(100_000_000)) };
+/// Those of other tests, so that nothing is built twice.
+pub const FEATURES: [&str; 2] =
+    ["--features", "evenkeel/contract,evenkeel/dashboard,evenkeel/cli,evenkeel/mpi"];
 const HOSTS: [usize; 3] = [2, 3, 4];
 const STEPS: [&str; 2] = ["--steps", "12"];
 
@@ -20,8 +23,7 @@ const STEPS: [&str; 2] = ["--steps", "12"];
 pub fn run(driver: &Driver) -> Result<()> {
     mpi::find_or_install()?;
     let build = ["--package", "evenkeel", "--example", "ranks"];
-    let features = ["--features", "evenkeel/contract,evenkeel/dashboard,evenkeel/cli,evenkeel/mpi"];
-    Step::cargo("build").args(build).args(features).run()?;
+    Step::cargo("build").args(build).args(FEATURES).run()?;
     let program = steps::target().join("debug/examples/ranks");
     let program = program.to_str().context("a path in UTF-8")?;
     let environment = driver.environment();

@@ -122,12 +122,10 @@ impl Measured {
         let free = Link { delay_us: 0, rate_mbit: None };
         // Two small messages, each once on its way.
         let overhead = self.must(free, 2, "gather of 8 bytes")? / 2.0;
-        let (exchange, fold) = (
-            self.must(free, 2, "exchange of 16384 KiB")?,
-            4.0 * self.must(free, 2, "fold of 4 MiB")?,
-        );
+        let (exchange, fold) =
+            (self.must(free, 2, "exchange of 4096 KiB")?, self.must(free, 2, "fold of 4 MiB")?);
         // Half of it there, half of the sums back.
-        let carried = 4.0 * PIECE / (exchange - fold - 2.0 * overhead).max(1e-9);
+        let carried = PIECE / (exchange - fold - 2.0 * overhead).max(1e-9);
         let limit = link.rate_mbit.map_or(f64::INFINITY, |rate| rate as f64 * 1e6 / 8.0 * PAYLOAD);
         let delay = link.delay_us as f64 / 1e6;
         Ok(Network { delay, bandwidth: carried.min(limit), overhead })
@@ -160,7 +158,7 @@ mod tests {
     #[test]
     fn networks_are_as_slow_as_their_limit() {
         let mut measured = Measured::default();
-        let exchange = format!("exchange of 16384 KiB = {} s", 0.0002 + 0.004 + 4.0 * PIECE / 1e9);
+        let exchange = format!("exchange of 4096 KiB = {} s", 0.0002 + 0.001 + PIECE / 1e9);
         for line in ["gather of 8 bytes = 0.0002 s", "fold of 4 MiB = 0.001 s", &exchange] {
             measured.take(FREE, 2, line);
         }

@@ -23,30 +23,34 @@ const RUNS: [(Link, &[u32]); 4] = [
 /// Measures all, or what the options name; what else the file has stays.
 pub fn run(options: &Options) -> Result<()> {
     mpi::find_or_install()?;
-    let program = program()?;
+    let program = program(&options.profile)?;
     let mut measured = Measured::load().unwrap_or_default();
     for (link, counts) in RUNS {
+        let name = tables::named(link);
+        if options.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            continue;
+        }
         for &ranks in counts {
-            let name = tables::named(link);
-            if options.only.as_ref().is_some_and(|only| !name.contains(only)) {
-                continue;
-            }
             let network = hosts::Network::new(ranks as usize, hosts_link(link))?;
             println!("==> {network}");
-            measured.forget(link, ranks);
             let launch = hosts::mpirun(&network, std::slice::from_ref(&program))?;
-            for line in launch.output()?.lines() {
-                println!("{line}");
-                measured.take(link, ranks, line);
-            }
+            let lines = launch.output()?;
+            print!("{lines}");
+            measured.forget(link, ranks);
+            lines.lines().for_each(|line| measured.take(link, ranks, line));
+            // After each run, since all of them take minutes.
+            save(&measured, &options.note)?;
         }
     }
+    Ok(())
+}
+
+fn save(measured: &Measured, note: &str) -> Result<()> {
     let file = measured::file();
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&file, measured.to_text(&options.note))?;
-    println!("==> wrote {}", file.display());
+    fs::write(&file, measured.to_text(note))?;
     Ok(())
 }
 
@@ -56,9 +60,10 @@ fn hosts_link(link: Link) -> hosts::Link {
 }
 
 /// The bench, which is built first.
-fn program() -> Result<String> {
-    let arguments = ["--package", "evenkeel", "--features", "mpi", "--bench", "exchange"];
-    let built = Step::cargo("bench").args(arguments).args(["--no-run", "--message-format=json"]);
+fn program(profile: &str) -> Result<String> {
+    let arguments = ["--package", "evenkeel", "--bench", "exchange", "--profile", profile];
+    let built = Step::cargo("bench").args(arguments).args(hosts::check::FEATURES);
+    let built = built.args(["--no-run", "--message-format=json"]);
     let mut program = None;
     let success = built.run_reading(|line| {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { return };

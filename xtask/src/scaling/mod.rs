@@ -36,6 +36,10 @@ pub struct Options {
     #[cfg(target_os = "linux")]
     #[arg(long, requires = "measure")]
     only: Option<String>,
+    /// What the bench is built with
+    #[cfg(target_os = "linux")]
+    #[arg(long, requires = "measure", default_value = "bench")]
+    profile: String,
     /// What is to be said of the figures: the machine, and what else it did
     #[cfg(target_os = "linux")]
     #[arg(long, requires = "measure", default_value = "")]
