@@ -33,21 +33,22 @@ pub fn network(delay: f64, bits: f64, overhead: f64) -> Network {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Synchronous,
-    /// The same with pieces that grow with the ranks, so that each has 1 MiB of them; which is not what
-    /// `train::ranks` does.
+    /// The same with pieces of [`LARGE`], which is not what `train::ranks` does.
     LargePieces,
     ZeroOne,
     /// With so many bytes for the difference of a parameter.
     DiLoCo(f64),
 }
 
+/// Bytes of gradients in an exchange at once, to see what that is worth.
+const LARGE: f64 = 64.0 * 1_048_576.0;
 /// Steps of DiLoCo to an outer round, as in arXiv 2311.08105.
 const EVERY: f64 = 500.0;
 
 /// What is compared.
 pub const KINDS: [(&str, Kind); 6] = [
     ("synchronous", Kind::Synchronous),
-    ("synchronous, pieces of 1 MiB per rank", Kind::LargePieces),
+    ("synchronous, if pieces had 64 MiB", Kind::LargePieces),
     ("ZeRO-1", Kind::ZeroOne),
     ("DiLoCo, f32", Kind::DiLoCo(4.0)),
     ("DiLoCo, f16", Kind::DiLoCo(2.0)),
@@ -58,7 +59,7 @@ impl Kind {
     pub fn step(self, job: &Job, network: &Network, host: &Host, ranks: f64) -> Step {
         match self {
             Self::Synchronous => synchronous(job, network, host, ranks, PIECE),
-            Self::LargePieces => synchronous(job, network, host, ranks, ranks * PIECE / 4.0),
+            Self::LargePieces => synchronous(job, network, host, ranks, LARGE),
             Self::ZeroOne => zero_one(job, network, host, ranks, PIECE),
             Self::DiLoCo(bytes) => diloco(job, network, host, ranks, EVERY, bytes),
         }
@@ -81,7 +82,7 @@ mod tests {
         let site = network(1e-3, 1e10, 1e-5);
         let step = |kind: Kind, ranks| kind.step(&job(1.24e8), &site, &host, ranks).exchanged;
         let (usual, larger) = (Kind::Synchronous, Kind::LargePieces);
-        assert_eq!(step(usual, 4.0), step(larger, 4.0), "the same at four ranks");
+        assert_eq!(step(usual, 64.0).bytes, step(larger, 64.0).bytes);
         assert!(step(larger, 64.0).messages < step(usual, 64.0).messages);
         assert!(step(larger, 64.0).seconds < step(usual, 64.0).seconds);
     }

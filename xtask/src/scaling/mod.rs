@@ -82,7 +82,8 @@ fn with_tables(text: &str, measured: &Measured) -> Result<String> {
         ("compared", tables::compared(measured)?),
         ("shared cores", tables::shared_cores(measured)?),
         ("bytes", tables::bytes()),
-        ("efficiency", tables::efficiency(&constants)),
+        ("networks", tables::networks(&constants)),
+        ("models", tables::models(&constants)),
     ];
     let mut text = text.to_owned();
     for (name, table) in tables {
@@ -114,11 +115,7 @@ fn constants(measured: &Measured) -> Result<Constants> {
 fn draw(folder: &Path, constants: &Constants) -> Result<()> {
     let kinds = [
         ("synchronous", "Synchronous, 124 M parameters", Kind::Synchronous),
-        (
-            "large-pieces",
-            "Synchronous, 124 M parameters, pieces of 1 MiB per rank",
-            Kind::LargePieces,
-        ),
+        ("large-pieces", "Synchronous, 124 M parameters, if pieces had 64 MiB", Kind::LargePieces),
         (
             "diloco",
             "DiLoCo, 124 M parameters, a round every 500 steps, 8 bit",

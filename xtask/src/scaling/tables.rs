@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::Constants;
 use super::cases::{self, DELAYS, KINDS, Kind, MODELS, RANKS, RATES};
 use super::measured::{Link, Measured};
-use super::model::{Host, Job, PIECE, Step, sum, synchronous};
+use super::model::{Host, Job, Network, PIECE, sum, synchronous};
 
 /// A table of Markdown.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -150,31 +150,45 @@ pub fn bytes() -> String {
     table(&head, rows)
 }
 
-/// Efficiency of every model, network and kind of training.
-pub fn efficiency(constants: &Constants) -> String {
-    let mut head = vec!["model", "network", "kind"];
-    let counts = RANKS.map(|ranks| format!("{ranks}"));
-    head.extend(counts.iter().map(String::as_str));
-    let mut rows = Vec::new();
-    for (model, parameters) in MODELS {
-        for ((place, delay), (rate, bits)) in
-            DELAYS.into_iter().flat_map(|delay| RATES.map(|rate| (delay, rate)))
-        {
-            let network = cases::network(delay, bits, constants.overhead);
-            for (name, kind) in KINDS.iter().filter(|(_, kind)| *kind != Kind::DiLoCo(2.0)) {
-                let of = |ranks: f64| {
-                    let step: Step =
-                        kind.step(&cases::job(parameters), &network, &constants.host, ranks);
-                    format!("{:.2}", step.efficiency())
-                };
-                let mut row =
-                    vec![model.to_owned(), format!("{rate} Gbit/s, {place}"), (*name).to_owned()];
-                row.extend(RANKS.map(of));
-                rows.push(row);
-            }
-        }
-    }
+/// Efficiency of 124 M parameters on every network.
+pub fn networks(constants: &Constants) -> String {
+    let all = DELAYS.into_iter().flat_map(|delay| RATES.map(|rate| (delay, rate)));
+    let rows = all.flat_map(|((place, delay), (rate, bits))| {
+        let network = cases::network(delay, bits, constants.overhead);
+        let named = format!("{rate} Gbit/s, {place}");
+        KINDS.map(|kind| efficiencies(&named, MODELS[1].1, &network, kind, constants))
+    });
+    by_ranks("network", rows)
+}
+
+/// Efficiency of every model on one network.
+pub fn models(constants: &Constants) -> String {
+    let ((_, delay), (_, bits)) = (DELAYS[1], RATES[1]);
+    let network = cases::network(delay, bits, constants.overhead);
+    let rows = MODELS.iter().flat_map(|(model, parameters)| {
+        KINDS.map(|kind| efficiencies(model, *parameters, &network, kind, constants))
+    });
+    by_ranks("model", rows)
+}
+
+fn by_ranks(first: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let counts = RANKS.map(|ranks| format!("{ranks} ranks"));
+    let head: Vec<_> = [first, "kind"].into_iter().chain(counts.iter().map(|c| &**c)).collect();
     table(&head, rows)
+}
+
+/// A row: two names, and the efficiency for each number of ranks.
+fn efficiencies(
+    named: &str,
+    parameters: f64,
+    network: &Network,
+    (name, kind): (&str, Kind),
+    constants: &Constants,
+) -> Vec<String> {
+    let job = cases::job(parameters);
+    let of = |ranks| kind.step(&job, network, &constants.host, ranks).efficiency();
+    let numbers = RANKS.map(|ranks| format!("{:.3}", of(ranks)));
+    [named.to_owned(), name.to_owned()].into_iter().chain(numbers).collect()
 }
 
 #[cfg(test)]
