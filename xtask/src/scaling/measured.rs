@@ -116,19 +116,22 @@ impl Measured {
         })
     }
 
-    /// The network of a run. What messages take beside it, and what this machine carries where nothing
-    /// limits it, is that of two ranks without delay and limit.
-    pub fn network(&self, link: Link) -> Result<Network> {
+    /// The network of a run. What messages take beside it is that of two ranks without delay and limit.
+    /// The cores of this machine are that of all hosts and the wire between them as well: what so many
+    /// ranks take for bytes without a limit comes to what the limit takes.
+    pub fn network(&self, link: Link, ranks: u32) -> Result<Network> {
         let free = Link { delay_us: 0, rate_mbit: None };
         // Two small messages, each once on its way.
         let overhead = self.must(free, 2, "gather of 8 bytes")? / 2.0;
-        let (exchange, fold) =
-            (self.must(free, 2, "exchange of 4096 KiB")?, self.must(free, 2, "fold of 4 MiB")?);
-        // Half of it there, half of the sums back.
-        let carried = PIECE / (exchange - fold - 2.0 * overhead).max(1e-9);
+        let exchange = self.must(free, ranks, "exchange of 4096 KiB")?;
+        let fold = self.must(free, ranks, "fold of 4 MiB")?;
+        let others = f64::from(ranks - 1);
+        // A rank sends all but its own range twice.
+        let bytes = 2.0 * others / f64::from(ranks) * PIECE;
+        let per_byte = ((exchange - fold - 2.0 * others * overhead) / bytes).max(0.0);
         let limit = link.rate_mbit.map_or(f64::INFINITY, |rate| rate as f64 * 1e6 / 8.0 * PAYLOAD);
         let delay = link.delay_us as f64 / 1e6;
-        Ok(Network { delay, bandwidth: carried.min(limit), overhead })
+        Ok(Network { delay, bandwidth: 1.0 / (per_byte + 1.0 / limit), overhead })
     }
 }
 
@@ -162,12 +165,12 @@ mod tests {
         for line in ["gather of 8 bytes = 0.0002 s", "fold of 4 MiB = 0.001 s", &exchange] {
             measured.take(FREE, 2, line);
         }
-        let free = measured.network(FREE).unwrap();
+        let free = measured.network(FREE, 2).unwrap();
         assert_eq!((free.delay, free.overhead), (0.0, 0.0001));
         assert!((free.bandwidth / 1e9 - 1.0).abs() < 1e-9, "{free:?}");
-        let slow = measured.network(SLOW).unwrap();
+        let slow = measured.network(SLOW, 2).unwrap();
         assert_eq!(slow.delay, 0.005);
-        assert!((12.4e6..12.5e6).contains(&slow.bandwidth), "{slow:?}");
+        assert!((12.2e6..12.3e6).contains(&slow.bandwidth), "{slow:?}");
         assert!(measured.host(SLOW, 2).is_err());
     }
 }

@@ -101,7 +101,7 @@ fn replaced(text: &str, name: &str, table: &str) -> Result<String> {
         Some((before, after))
     };
     let (before, after) = split().with_context(|| format!("{PAGE} has no place for {name}"))?;
-    Ok(format!("{before}{start}\n{table}\n{end}{after}"))
+    Ok(format!("{before}{start}\n{table}\n\n{end}{after}"))
 }
 
 fn constants(measured: &Measured) -> Result<Constants> {
@@ -109,7 +109,7 @@ fn constants(measured: &Measured) -> Result<Constants> {
     let host = measured.host(free, 1)?;
     // The sum over two ranks: one rank adds nothing.
     let host = Host { fold: measured.host(free, 2)?.fold, ..host };
-    Ok(Constants { host, overhead: measured.network(free)?.overhead })
+    Ok(Constants { host, overhead: measured.network(free, 2)?.overhead })
 }
 
 fn draw(folder: &Path, constants: &Constants) -> Result<()> {

@@ -69,7 +69,7 @@ pub fn compared(measured: &Measured) -> Result<String> {
     ];
     let mut rows = Vec::new();
     for (link, ranks) in measured.runs().into_iter().filter(|&(_, ranks)| ranks > 1) {
-        let network = measured.network(link)?;
+        let network = measured.network(link, ranks)?;
         let host = measured.host(link, ranks)?;
         let known = |what: &str| {
             let known = measured.get(link, ranks, what);
