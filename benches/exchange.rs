@@ -1,128 +1,239 @@
-//! What it costs ranks to add up gradients over MPI, in the order of ranks: each its range
-//! (reduce-scatter and all-gather), which is what a step does, or rank 0 all of them (gather and
-//! broadcast). The bits are the same.
+//! What steps of several ranks are made of, over MPI: pieces of gradients from the device to the host
+//! and back, sums in the order of ranks, small messages, the exchange of pieces, and whole steps.
 //!
 //! ```text
 //! cargo bench --features mpi --bench exchange --no-run
 //! mpirun -n 4 target/release/deps/exchange-...
-//! mpirun -n 4 target/release/deps/exchange-... --collectives
+//! cargo xtask hosts --ranks 4 --delay 1ms --rate 1gbit -- target/release/deps/exchange-...
 //! ```
 //!
-//! The second run does the first of it with MPI's collectives, which have no time limit and do not say
-//! who is missing (`MPI_Alltoallv`, `MPI_Allgatherv`).
+//! Each line is a name and a time: the median of 5 to 21, each that of the slowest rank. `cargo xtask
+//! scaling --measure` runs it over several networks, and reads the lines. A sum is exchanged by ranges
+//! (reduce-scatter and all-gather), which is what a step does, and beside it by rank 0 alone (gather
+//! and broadcast); the bits are the same.
 
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::Instant;
 
-use evenkeel::Result;
-use evenkeel::train::ranks::{Exchange, Mpi, even_parts};
-use mpi::collective::{CommunicatorCollectives, SystemOperation};
-use mpi::datatype::{Partition, PartitionMut};
-use mpi::topology::{Communicator, SimpleCommunicator};
+use clap::Parser;
+use evenkeel::graph::{Graph, Shape};
+use evenkeel::kernels::Activation;
+use evenkeel::nn::Linear;
+use evenkeel::train::ranks::{Exchange, Mpi};
+use evenkeel::train::{AdamW, Batch, ModelOutput, Trainer};
+use evenkeel::{Gpu, Result, block_on};
 
-const ROUNDS: usize = 21;
-const KIB: [usize; 5] = [4, 64, 1024, 4096, 16384];
+/// So often is everything measured, at least and at most.
+const ROUNDS: [usize; 2] = [5, 21];
+/// Seconds after which the least is enough.
+const ENOUGH: f64 = 2.0;
+/// What a step has in an exchange at once.
+const PIECE: usize = 4 << 20;
+const WIDTH: usize = 1024;
+const ROWS: usize = 16;
+
+#[derive(Parser)]
+struct Options {
+    /// Takes so many steps together and does nothing else, for who counts bytes on the network
+    #[arg(long)]
+    steps: Option<usize>,
+    /// What `cargo bench` says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 fn main() -> Result<()> {
-    if std::env::args().any(|argument| argument == "--collectives") {
-        let universe = mpi::initialize().expect("MPI starts once");
-        collectives(&universe.world());
-        return Ok(());
+    let options = Options::parse();
+    let mpi = Rc::new(Mpi::world()?);
+    let bench = Bench { mpi: mpi.clone() };
+    bench.tell("ranks", mpi.size() as f64, "");
+    let gpu = block_on(Gpu::new())?;
+    if let Some(steps) = options.steps {
+        let mut step = steps_of(&gpu, Some(mpi))?;
+        return (0..steps).try_for_each(|_| step());
     }
-    let mpi = Mpi::world()?;
-    let ranks = mpi.size();
-    if mpi.rank() == 0 {
-        println!("{ranks} ranks; median of {ROUNDS}, of the slowest rank");
-        println!("{:>10} {:>14} {:>14}", "KiB", "ranges, ms", "at rank 0, ms");
+    // Both at once on all ranks, as in a step.
+    let staged = Staged::new(&gpu);
+    let staged = bench.median(|| staged.there_and_back())?;
+    bench.tell("staging of 4 MiB", staged, " s");
+    let host = Copies(mpi.size());
+    let mut values = vec![1.0; PIECE / 4];
+    let folded = bench.median(|| host.fold_parts(&mut values, &host.parts(PIECE / 4)))?;
+    bench.tell("fold of 4 MiB", folded, " s");
+    let small = bench.median(|| mpi.gather(&[0; 8]).map(drop))?;
+    bench.tell("gather of 8 bytes", small, " s");
+    for kib in [64, 1024, 4096] {
+        let (seconds, _) = bench.exchange(kib * 256, Way::ByRanges)?;
+        bench.tell(&format!("exchange of {kib} KiB"), seconds, " s");
     }
-    for kib in KIB {
-        let values = values(kib, mpi.rank());
-        let at_first: Vec<_> = (0..ranks)
-            .map(|rank| if rank == 0 { 0..values.len() } else { values.len()..values.len() })
-            .collect();
-        let by_ranges = measure(&mpi, &values, |values| mpi.fold(values))?;
-        let by_one = measure(&mpi, &values, |values| {
-            mpi.fold_parts(values, &at_first)?;
-            let parts: Vec<_> = at_first.iter().map(|p| p.start * 4..p.end * 4).collect();
-            mpi.share(bytemuck::cast_slice_mut(values), &parts)
-        })?;
-        assert_eq!(by_ranges.1, by_one.1, "the same bits");
-        if mpi.rank() == 0 {
-            println!("{kib:>10} {:>14.3} {:>14.3}", 1e3 * by_ranges.0, 1e3 * by_one.0);
-        }
-    }
+    let (_, by_ranges) = bench.exchange(1024 * 256, Way::ByRanges)?;
+    let (seconds, by_one) = bench.exchange(1024 * 256, Way::AtRank0)?;
+    assert!(by_ranges.iter().map(|x| x.to_bits()).eq(by_one.iter().map(|x| x.to_bits())));
+    bench.tell("exchange of 1024 KiB at rank 0", seconds, " s");
+    let alone = bench.step(&gpu, None)?;
+    bench.tell("step by itself", alone, " s");
+    let together = bench.step(&gpu, Some(mpi.clone()))?;
+    bench.tell("step together", together, " s");
     Ok(())
 }
 
-fn values(kib: usize, rank: usize) -> Vec<f32> {
-    (0..kib * 256).map(|i| (i + rank) as f32).collect()
+/// Where sums are made.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Each rank makes those of its range.
+    ByRanges,
+    AtRank0,
 }
 
-fn median(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[ROUNDS / 2]
+struct Bench {
+    mpi: Rc<Mpi>,
 }
 
-/// Seconds of the slowest rank, and the sums.
-fn measure(
-    mpi: &Mpi,
-    values: &[f32],
-    fold: impl Fn(&mut [f32]) -> Result<()>,
-) -> Result<(f64, Vec<f32>)> {
-    let (mut seconds, mut sums) = (Vec::with_capacity(ROUNDS), Vec::new());
-    for _ in 0..ROUNDS {
-        sums = values.to_vec();
-        mpi.barrier()?;
-        let start = Instant::now();
-        fold(&mut sums)?;
-        let own = start.elapsed().as_secs_f64();
-        let all = mpi.gather(&own.to_le_bytes())?;
-        let all =
-            all.iter().map(|bytes| f64::from_le_bytes(bytes[..].try_into().expect("8 bytes")));
-        seconds.push(all.fold(0.0, f64::max));
+impl Bench {
+    /// A line, of rank 0 alone.
+    fn tell(&self, what: &str, value: f64, unit: &str) {
+        if self.mpi.rank() == 0 {
+            println!("{what} = {value}{unit}");
+        }
     }
-    Ok((median(seconds), sums))
-}
 
-/// The same sums by MPI's collectives.
-fn collectives(world: &SimpleCommunicator) {
-    let (rank, ranks) = (world.rank() as usize, world.size() as usize);
-    if rank == 0 {
-        println!("{ranks} ranks; median of {ROUNDS}, of the slowest rank");
-        println!("{:>10} {:>14}", "KiB", "ranges, ms");
-    }
-    for kib in KIB {
-        let values = values(kib, rank);
-        let mut seconds = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            let mut sums = values.clone();
-            world.barrier();
+    /// Seconds of the slowest rank, where all begin at once.
+    fn median(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+        let [least, most] = ROUNDS;
+        let mut seconds = Vec::with_capacity(most);
+        // All ranks have the same times, and so end after the same one.
+        while seconds.len() < least || seconds.len() < most && seconds.iter().sum::<f64>() < ENOUGH
+        {
+            self.mpi.barrier()?;
             let start = Instant::now();
-            fold_by_collectives(world, &mut sums);
-            let (own, mut slowest) = (start.elapsed().as_secs_f64(), 0.0);
-            world.all_reduce_into(&own, &mut slowest, SystemOperation::max());
-            seconds.push(slowest);
+            run()?;
+            let own = start.elapsed().as_secs_f64();
+            let all = self.mpi.gather(&own.to_le_bytes())?;
+            let all = all.iter().map(|one| f64::from_le_bytes(one[..].try_into().expect("f64")));
+            seconds.push(all.fold(0.0, f64::max));
         }
-        if rank == 0 {
-            println!("{kib:>10} {:>14.3}", 1e3 * median(seconds));
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2])
+    }
+
+    /// Seconds in which so many values are added up, and the sums.
+    fn exchange(&self, count: usize, way: Way) -> Result<(f64, Vec<f32>)> {
+        let mpi = &self.mpi;
+        let values: Vec<f32> = (0..count).map(|i| (i + mpi.rank()) as f32).collect();
+        let parts: Vec<_> =
+            (0..mpi.size()).map(|rank| if rank == 0 { 0..count } else { count..count }).collect();
+        let bytes: Vec<_> = parts.iter().map(|part| part.start * 4..part.end * 4).collect();
+        let mut sums = Vec::new();
+        let seconds = self.median(|| {
+            sums.clone_from(&values);
+            match way {
+                Way::ByRanges => mpi.fold(&mut sums),
+                Way::AtRank0 => {
+                    mpi.fold_parts(&mut sums, &parts)?;
+                    mpi.share(bytemuck::cast_slice_mut(&mut sums), &bytes)
+                }
+            }
+        })?;
+        Ok((seconds, sums))
+    }
+
+    /// Seconds of a step: of every rank by itself, but all at once; or of all together.
+    fn step(&self, gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<f64> {
+        let mut step = steps_of(gpu, together)?;
+        // These compile, and find out how to submit.
+        for _ in 0..3 {
+            step()?;
         }
+        self.median(step)
     }
 }
 
-fn fold_by_collectives(world: &SimpleCommunicator, values: &mut [f32]) {
-    let (rank, ranks) = (world.rank() as usize, world.size() as usize);
-    let parts = even_parts(values.len(), ranks);
-    let own = parts[rank].len();
-    let lengths: Vec<_> = parts.iter().map(|part| part.len() as i32).collect();
-    let starts: Vec<_> = parts.iter().map(|part| part.start as i32).collect();
-    let places: Vec<_> = (0..ranks).map(|rank| (rank * own) as i32).collect();
-    let mut received = vec![0f32; own * ranks];
-    let sent = Partition::new(&*values, &lengths[..], &starts[..]);
-    let mut to = PartitionMut::new(&mut received[..], vec![own as i32; ranks], &places[..]);
-    world.all_to_all_varcount_into(&sent, &mut to);
-    let (sums, others) = received.split_at_mut(own);
-    for other in others.chunks(own) {
-        sums.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+/// Steps with 2.1 million parameters, each to its end: of this rank by itself, or of all together.
+fn steps_of(gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<impl FnMut() -> Result<()>> {
+    let builder = Trainer::builder(model).optimizer(AdamW::default());
+    let builder = match together {
+        Some(exchange) => builder.exchange(exchange),
+        None => builder,
+    };
+    let mut trainer = block_on(builder.build(gpu))?;
+    let values =
+        |scale: f32| -> Vec<f32> { (0..ROWS * WIDTH).map(|i| (i as f32 * scale).sin()).collect() };
+    let batch = Batch::new().with("x", values(0.3)).with("y", values(0.7));
+    Ok(move || {
+        block_on(trainer.step(&batch))?;
+        finish(gpu);
+        Ok(())
+    })
+}
+
+fn model(graph: &mut Graph) -> ModelOutput {
+    let x = graph.input("x", Shape::real([ROWS, WIDTH]));
+    let y = graph.input("y", Shape::real([ROWS, WIDTH]));
+    let hidden = Linear::new(WIDTH, WIDTH).activation(Activation::Silu).forward(graph, "in", x);
+    let prediction = Linear::new(WIDTH, WIDTH).forward(graph, "out", hidden);
+    ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+}
+
+/// A piece of gradients on the device, and where it waits for the host.
+struct Staged<'a> {
+    gpu: &'a Gpu,
+    gradient: wgpu::Buffer,
+    staging: wgpu::Buffer,
+}
+
+impl<'a> Staged<'a> {
+    fn new(gpu: &'a Gpu) -> Self {
+        let gradient = gpu.upload("gradient", &vec![1f32; PIECE / 4]);
+        Self { gpu, gradient, staging: gpu.staging(PIECE as u64) }
     }
-    let mut all = PartitionMut::new(values, &lengths[..], &starts[..]);
-    world.all_gather_varcount_into(&*sums, &mut all);
+
+    /// To the host, as numbers, and back, as a step has it.
+    fn there_and_back(&self) -> Result<()> {
+        let gpu = self.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.gradient, 0, &self.staging, 0, PIECE as u64);
+        gpu.submit(encoder);
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&block_on(gpu.map(&self.staging))?);
+        gpu.write(&self.gradient, 0, bytemuck::cast_slice(&values));
+        // What was written goes with the next submit.
+        gpu.submit(gpu.device.create_command_encoder(&Default::default()));
+        finish(gpu);
+        Ok(())
+    }
+}
+
+/// Waits until the device has done everything.
+fn finish(gpu: &Gpu) {
+    gpu.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device");
+}
+
+/// So many ranks without a network, of which this is the first: all have what it has.
+#[derive(Debug)]
+struct Copies(usize);
+
+impl Copies {
+    fn parts(&self, count: usize) -> Vec<Range<usize>> {
+        evenkeel::train::ranks::even_parts(count, self.0)
+    }
+}
+
+impl Exchange for Copies {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        self.0
+    }
+
+    fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
+        let own = &sent[parts[0].clone()];
+        received.chunks_mut(own.len().max(1)).for_each(|place| place.copy_from_slice(own));
+        Ok(())
+    }
+
+    fn share(&self, _: &mut [u8], _: &[Range<usize>]) -> Result<()> {
+        Ok(())
+    }
 }

@@ -25,6 +25,7 @@ chapters! {
     memory = "../docs/book/src/memory.md",
     performance = "../docs/book/src/performance.md",
     several_machines = "../docs/book/src/several-machines.md",
+    scaling = "../docs/book/src/scaling.md",
     how_it_works = "../docs/book/src/how-it-works.md",
     architecture = "../docs/book/src/architecture.md",
 }

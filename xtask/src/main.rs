@@ -5,18 +5,22 @@
 //! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
 //! that run under Node, [`mpi`] what starts processes of a cluster, [`real_model`] a model to compare with,
-//! [`book`] builds the book, [`steps`] runs programs.
+//! [`book`] builds the book, [`hosts`] makes several hosts of this one, [`scaling`] computes how long
+//! steps of many ranks take, [`steps`] runs programs.
 
 mod backends;
 mod book;
 mod browser;
 mod chromium;
 mod drivers;
+#[cfg(target_os = "linux")]
+mod hosts;
 mod install;
 mod mpi;
 mod npm;
 mod peers;
 mod real_model;
+mod scaling;
 mod steps;
 mod tests;
 mod wasm;
@@ -53,6 +57,11 @@ enum Command {
     },
     /// Do the same work with evenkeel, Burn and PyTorch in turn, and print a table of ratios
     BenchPeers(peers::Options),
+    /// Run a program of MPI on several hosts, which are network namespaces of this one; takes root
+    #[cfg(target_os = "linux")]
+    Hosts(hosts::Options),
+    /// Compute how long steps of many ranks take, and write the plots and tables of docs/scaling.md
+    Scaling(scaling::Options),
     /// Build the book into target/book, and follow its links
     Book,
     /// Check that the library and the page compile for browsers
@@ -83,6 +92,9 @@ fn main() -> ExitCode {
         Command::Web(options) => web::run(&options),
         Command::BenchBrowser { arguments } => web::bench(&arguments),
         Command::BenchPeers(options) => peers::run(&options),
+        #[cfg(target_os = "linux")]
+        Command::Hosts(options) => hosts::run(&options),
+        Command::Scaling(options) => scaling::run(&options),
         Command::Book => book::build(),
         Command::CheckWasm => wasm::Compiler::find_or_install().and_then(wasm::Compiler::check),
     };

@@ -64,16 +64,22 @@ impl Step {
     }
 
     /// Runs to the end, passing its output on line by line, and tells whether it succeeded.
-    pub fn run_watching(mut self, mut watch: impl FnMut(&str)) -> Result<bool> {
+    pub fn run_watching(self, mut watch: impl FnMut(&str)) -> Result<bool> {
+        let prefix = self.prefix.clone();
+        self.run_reading(|line| {
+            println!("{prefix}{line}");
+            watch(line);
+        })
+    }
+
+    /// Runs to the end with its output for `read` alone, line by line, and tells whether it succeeded.
+    pub fn run_reading(mut self, mut read: impl FnMut(&str)) -> Result<bool> {
         announce(&self);
         self.command.stdout(Stdio::piped());
         let mut child = self.command.spawn().with_context(|| format!("cannot start {self}"))?;
         let output = child.stdout.take().context("standard output was just piped")?;
         for line in BufReader::new(output).split(b'\n') {
-            let line = line?;
-            let line = String::from_utf8_lossy(&line);
-            println!("{}{line}", self.prefix);
-            watch(&line);
+            read(&String::from_utf8_lossy(&line?));
         }
         Ok(child.wait()?.success())
     }

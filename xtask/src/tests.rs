@@ -12,6 +12,8 @@ use crate::backends;
 use crate::browser;
 use crate::chromium::Chromium;
 use crate::drivers::{self, Driver, Kind};
+#[cfg(target_os = "linux")]
+use crate::hosts;
 use crate::mpi;
 use crate::npm;
 use crate::real_model;
@@ -91,6 +93,10 @@ pub struct Options {
     /// Run nothing but the comparison with a real model, which is downloaded where it is not here
     #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends"])]
     real_model: bool,
+    /// Run nothing but ranks on several hosts, which are network namespaces of this one; takes root
+    #[cfg(target_os = "linux")]
+    #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends", "real_model"])]
+    hosts: bool,
     /// Arguments of the test programs, such as a part of a test's name
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -117,6 +123,10 @@ pub fn run(options: &Options) -> Result<()> {
     }
     for driver in &drivers {
         println!("==> found {driver}");
+    }
+    #[cfg(target_os = "linux")]
+    if options.hosts {
+        return hosts::check::run(&drivers[0]);
     }
     let mut report = Vec::new();
     if options.real_model {
