@@ -1,7 +1,7 @@
 //! A run on one device: to its end, or until that device is lost.
 
 use evenkeel::file;
-use evenkeel::run::{self, Ending, OutputOptions, Outputs, Saved, Signals, say};
+use evenkeel::run::{self, CompileBar, Ending, OutputOptions, Outputs, Saved, Signals, say};
 use evenkeel::{Error, Result};
 
 use super::describe;
@@ -64,8 +64,10 @@ impl<'a> Attempt<'a> {
         let saved = self.saved()?;
         let gpu = regain.gpu().clone();
         let (training, validation) = split(&self.ground.tokens, &self.settings)?;
-        let mut trainer = self.settings.builder().build(&gpu).await?;
         let quiet = self.place.options.quiet;
+        let compiling = CompileBar::new(&gpu, quiet);
+        let mut trainer = self.settings.builder().build(&gpu).await?;
+        drop(compiling);
         if !self.is_again {
             self.warn_of_milestones();
         }
