@@ -44,11 +44,14 @@ fn main(
         let zero = hidden_zero(groups);
         let found = statistics[row];
         var centre = 0.0;
-        var means = gradient_means(lane, base, found, centre, zero);
-        if means.x * means.x > ALIKE * means.z {
-            // w dy is much the same throughout, and what counts of it is how it differs.
-            centre = means.x;
+        var means = vec4<f32>();
+        var is_centred = false;
+        while true {
             means = gradient_means(lane, base, found, centre, zero);
+            if is_centred || !(means.x * means.x > ALIKE * means.z) { break; }
+            // w dy is much the same throughout, and what counts of it is how it differs.
+            is_centred = true;
+            centre = means.x;
         }
         for (var q = lane; q < quads; q += LANES) {
             let g = unpack(weight[q]) * unpack(dy[base + q]) - centre;

@@ -2,10 +2,12 @@
 // declares FOLD, the square root of its workgroup size.
 var<workgroup> folded: array<ScanPartial, FOLD * FOLD>;
 
-// Every stride-th of FOLD parts, in order.
+// Every stride-th of FOLD parts, in order. No compiler knows how often the loop turns, or it would
+// write `combine` out so many times.
 fn fold_stride(first: u32, stride: u32) -> ScanPartial {
     var total = folded[first];
-    for (var k = 1u; k < FOLD; k++) { total = combine(total, folded[first + k * stride]); }
+    let end = first + FOLD * stride;
+    for (var at = first + stride; at < end; at += stride) { total = combine(total, folded[at]); }
     return total;
 }
 
@@ -17,6 +19,6 @@ fn fold(lane: u32, partial: ScanPartial) -> ScanPartial {
     if lane < FOLD { folded[lane] = fold_stride(lane, FOLD); }
     workgroupBarrier();
     var total = partial;
-    if lane == 0u { total = fold_stride(0u, 1u); }
+    if lane == 0u { total = fold_stride(lane, 1u); }
     return total;
 }

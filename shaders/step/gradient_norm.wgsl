@@ -16,6 +16,7 @@ const FOLD = 16u;
 const INVOCATIONS = FOLD * FOLD;
 // Partials added up before they join an invocation's total: keeps chains of additions short.
 const BLOCK = 16u;
+const AT_ONCE = 4u;
 const NORM_MAX = 1u;
 
 // Norm of the gradients as they are, loss scale included.
@@ -31,9 +32,14 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     var total = ScanPartial();
     for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {
         var block = ScanPartial();
-        for (var k = 0u; k < BLOCK; k++) {
-            let i = start + k * INVOCATIONS;
-            if i < params.partial_count { block = combine(block, partials[i]); }
+        let end = min(start + INVOCATIONS * BLOCK, params.partial_count);
+        // A few at once, so that a GPU does not wait for one after the other; not all, which
+        // compilers would write out.
+        for (var first = start; first < end; first += INVOCATIONS * AT_ONCE) {
+            for (var k = 0u; k < AT_ONCE; k++) {
+                let i = first + k * INVOCATIONS;
+                if i < end { block = combine(block, partials[i]); }
+            }
         }
         total = combine(total, block);
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Gpu, Origin, pipeline};
+#[cfg(not(target_arch = "wasm32"))]
+use super::compilers::{FirstRun, Job};
+use super::pipeline::Pipeline;
+use super::{Gpu, Origin};
 use crate::kernel::{Access, AnyKernel, Declaration, Kernel, Variant, Work};
 
 /// A part of a buffer: its first byte and how many.
@@ -23,7 +26,7 @@ pub struct Dispatch {
     pub origin: Option<Arc<Origin>>,
     /// What it writes.
     pub(super) written: Arc<[Region]>,
-    pipeline: wgpu::ComputePipeline,
+    pub(super) pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
 }
 
@@ -35,14 +38,26 @@ impl Gpu {
         variant: Variant,
         overrides: &[u32],
     ) -> wgpu::ComputePipeline {
+        self.kernel_for(kernel, variant, overrides).0.get().clone()
+    }
+
+    /// A variant of a kernel for this device, compiled or not, and whether nobody asked for it before.
+    fn kernel_for(
+        &self,
+        kernel: &Declaration,
+        variant: Variant,
+        overrides: &[u32],
+    ) -> (Arc<Pipeline>, bool) {
         let variant = kernel.variant(variant);
-        let key = (kernel.name, variant, overrides.to_vec());
-        if let Some(pipeline) = self.shared.pipelines.lock().expect("not poisoned").get(&key) {
-            return pipeline.clone();
-        }
-        let pipeline = pipeline::build(&self.device, kernel, variant, overrides);
-        self.shared.pipelines.lock().expect("not poisoned").insert(key, pipeline.clone());
-        pipeline
+        let mut pipelines = self.shared.pipelines.lock().expect("not poisoned");
+        let mut is_new = false;
+        let pipeline = pipelines.entry((kernel.name, variant, overrides.to_vec()));
+        let pipeline = pipeline.or_insert_with(|| {
+            is_new = true;
+            let compilation = &self.shared.compilation;
+            Arc::new(Pipeline::new(&self.device, compilation, kernel, variant, overrides))
+        });
+        (Arc::clone(pipeline), is_new)
     }
 
     /// Makes a dispatch that owns its uniform block, over f32 storage.
@@ -61,10 +76,13 @@ impl Gpu {
         use wgpu::BufferUsages as Usage;
         let size = (kernel.uniform.len() as u64).next_multiple_of(16);
         let buffer = self.create(kernel.declaration.name, size, Usage::UNIFORM | Usage::COPY_DST);
-        self.prepare_in(kernel, variant, &buffer, 0)
+        let dispatch = self.bind(kernel, variant, &buffer, 0).0;
+        dispatch.pipeline.get();
+        dispatch
     }
 
-    /// Makes a dispatch whose uniform block is written to `uniforms` at `offset`.
+    /// Makes a dispatch whose uniform block is written to `uniforms` at `offset`. Its kernel is
+    /// compiled meanwhile.
     pub(crate) fn prepare_in(
         &self,
         kernel: &AnyKernel<'_>,
@@ -72,8 +90,42 @@ impl Gpu {
         uniforms: &wgpu::Buffer,
         offset: u64,
     ) -> Dispatch {
+        let (dispatch, is_new) = self.bind(kernel, variant, uniforms, offset);
+        if is_new {
+            self.compile_ahead(&dispatch);
+        }
+        dispatch
+    }
+
+    /// Browsers compile by themselves, and say so of what they are handed.
+    #[cfg(target_arch = "wasm32")]
+    fn compile_ahead(&self, dispatch: &Dispatch) {
+        dispatch.pipeline.get();
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_ahead(&self, dispatch: &Dispatch) {
+        let first_run = || FirstRun {
+            device: self.device.clone(),
+            queue: self.queue.clone(),
+            bind_group: dispatch.bind_group.clone(),
+        };
+        self.shared.compilers.add(Job {
+            pipeline: Arc::clone(&dispatch.pipeline),
+            first_run: self.is_software().then(first_run),
+        });
+    }
+
+    /// Binds what a kernel has, and tells whether it is to be compiled.
+    fn bind(
+        &self,
+        kernel: &AnyKernel<'_>,
+        variant: Variant,
+        uniforms: &wgpu::Buffer,
+        offset: u64,
+    ) -> (Dispatch, bool) {
         let declaration = kernel.declaration;
-        let pipeline = self.pipeline(declaration, variant, &kernel.overrides);
+        let (pipeline, is_new) = self.kernel_for(declaration, variant, &kernel.overrides);
         self.queue.write_buffer(uniforms, offset, kernel.uniform);
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
@@ -89,10 +141,10 @@ impl Gpu {
         }
         let bind_group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(declaration.name),
-            layout: &pipeline.get_bind_group_layout(0),
+            layout: &pipeline.bindings,
             entries: &entries,
         });
-        Dispatch {
+        let dispatch = Dispatch {
             name: declaration.name,
             workgroups: kernel.grid,
             work: Work::of(kernel),
@@ -100,7 +152,8 @@ impl Gpu {
             written: written(kernel),
             pipeline,
             bind_group,
-        }
+        };
+        (dispatch, is_new)
     }
 
     /// Encodes dispatches in order into one compute pass.
@@ -124,7 +177,7 @@ impl Gpu {
         let mut pass = encoder.begin_compute_pass(&description);
         for dispatch in dispatches {
             let [x, y, z] = dispatch.workgroups;
-            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_pipeline(dispatch.pipeline.get());
             pass.set_bind_group(0, &dispatch.bind_group, &[]);
             pass.dispatch_workgroups(x, y, z);
             count += 1;

@@ -5,6 +5,9 @@
 //! ([`Gpu::new`]) or from a device of your own ([`Gpu::from_device`]).
 
 mod adapter;
+mod compilation;
+#[cfg(not(target_arch = "wasm32"))]
+mod compilers;
 mod dispatch;
 mod loss;
 mod memory;
@@ -12,6 +15,8 @@ mod numerics;
 mod origin;
 mod pacing;
 mod pipeline;
+#[cfg(not(target_arch = "wasm32"))]
+mod rehearsal;
 mod requirements;
 mod submission;
 mod timing;
@@ -20,6 +25,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use compilation::Compilation;
+pub use compilation::Compiled;
+#[cfg(not(target_arch = "wasm32"))]
+use compilers::Compilers;
 pub use dispatch::Dispatch;
 use futures::future::{Either, select};
 use loss::Loss;
@@ -36,6 +45,7 @@ pub use numerics::{
 pub use origin::{Origin, Stage};
 pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
+use pipeline::Pipeline;
 pub use requirements::Requirements;
 pub(crate) use submission::Completion;
 pub use submission::Submission;
@@ -67,7 +77,11 @@ type PipelineKey = (&'static str, Variant, Vec<u32>);
 
 #[derive(Debug)]
 struct Shared {
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    /// In front of the rest: its threads end before anything else goes.
+    #[cfg(not(target_arch = "wasm32"))]
+    compilers: Compilers,
+    compilation: Arc<Compilation>,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
@@ -155,7 +169,7 @@ impl Gpu {
             adapter: info.name.clone(),
             reason: error.to_string(),
         })?;
-        let gpu = Self::from_device(device, queue, info);
+        let gpu = Self::made(device, queue, info, Some(adapter));
         // What was made of a device that is lost is not valid; that is no news, and no reason to
         // panic as wgpu does by default. Browsers report such errors to the console.
         #[cfg(not(target_arch = "wasm32"))]
@@ -185,7 +199,21 @@ impl Gpu {
     /// Its device-lost callback is set, which only the last one set hears: make one `Gpu` of a
     /// device and clone that.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
+        Self::made(device, queue, info, None)
+    }
+
+    /// With the adapter, where there may be other devices of it.
+    #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "browsers compile"))]
+    fn made(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        info: wgpu::AdapterInfo,
+        adapter: Option<&wgpu::Adapter>,
+    ) -> Self {
         let shared = Shared {
+            #[cfg(not(target_arch = "wasm32"))]
+            compilers: Compilers::new(adapter.filter(|_| is_software(&info))),
+            compilation: Arc::default(),
             pipelines: Mutex::default(),
             dispatches: AtomicU64::new(0),
             submits: AtomicU64::new(0),
@@ -199,7 +227,7 @@ impl Gpu {
     /// True where shaders run on the CPU: lavapipe, SwiftShader, WARP, and a browser's fallback
     /// adapter.
     pub fn is_software(&self) -> bool {
-        self.info.device_type == wgpu::DeviceType::Cpu
+        is_software(&self.info)
     }
 
     /// A variant for this device: what is faster where shaders run on a CPU.
@@ -282,4 +310,8 @@ impl Gpu {
             Err(panic) => resume_unwind(panic),
         }
     }
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    info.device_type == wgpu::DeviceType::Cpu
 }

@@ -30,7 +30,7 @@ pub struct Field {
 }
 
 /// The Rust half of one kernel. [`contract`](crate::kernel::contract) holds both halves together.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Declaration {
     /// Name of the kernel: its WGSL file, its pipeline label, its reference, its test row.
     pub name: &'static str,
@@ -66,6 +66,7 @@ impl Declaration {
 
     /// The WGSL text of a variant, in order, each piece once.
     pub fn fragments_of(&self, variant: Variant) -> Vec<Fragment> {
+        let variant = self.variant(variant);
         let mut joined: Vec<Fragment> = Vec::new();
         for fragment in self.fragments.iter().flat_map(|f| variant.substitute(f)) {
             if joined.iter().all(|other| other.path != fragment.path) {
@@ -123,7 +124,10 @@ impl Declaration {
         let has_lanes =
             ["row_lanes_64", "row_lanes_256"].iter().any(|lanes| self.has_fragment(lanes));
         mine.few_lanes = variant.few_lanes && has_lanes;
-        let shares = self.has_fragment("product_direct") || self.has_fragment("attention_tile");
+        let reduces = mine.few_lanes
+            && ["reduce", "reduce_vec4"].iter().any(|fragment| self.has_fragment(fragment));
+        let shares =
+            reduces || self.has_fragment("product_direct") || self.has_fragment("attention_tile");
         mine.subgroups_of_8 = has_vectors && variant.subgroups_of_8 && shares;
         if self.has_fragment("head_quads_64") {
             mine.head_quads = variant.head_quads;

@@ -58,6 +58,9 @@ pub const ROW_LANES_256: Fragment = wgsl!("../../shaders/shared/row_lanes_256.wg
 pub const ROW_LANES_4: Fragment = wgsl!("../../shaders/shared/row_lanes_4.wgsl");
 /// `workgroup_sum`, `workgroup_max` and their u32 twins; wants [`LANES_64`] or [`ROW_LANES_64`].
 pub const REDUCE: Fragment = wgsl!("../../shaders/shared/reduce.wgsl");
+/// What stands for [`REDUCE`] where [`few_lanes`](crate::kernel::Variant::few_lanes) and
+/// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) are set; the sums have the same bits.
+pub const REDUCE_SUBGROUP: Fragment = wgsl!("../../shaders/shared/reduce_subgroup.wgsl");
 /// Tests on bits and functions that WGSL does not give accurately enough.
 pub const NUMERICS: Fragment = wgsl!("../../shaders/shared/numerics.wgsl");
 /// `StepInput`, `StepState` and the other device structs of [`step`](crate::step).
@@ -78,6 +81,8 @@ pub const RANDOM: Fragment = wgsl!("../../shaders/shared/random.wgsl");
 pub const ROW: Fragment = wgsl!("../../shaders/shared/row.wgsl");
 /// `workgroup_sum_vec4`; wants [`LANES_64`] or [`ROW_LANES_64`].
 pub const REDUCE_VEC4: Fragment = wgsl!("../../shaders/shared/reduce_vec4.wgsl");
+/// What stands for [`REDUCE_VEC4`] where [`REDUCE_SUBGROUP`] stands for [`REDUCE`].
+pub const REDUCE_VEC4_SUBGROUP: Fragment = wgsl!("../../shaders/shared/reduce_vec4_subgroup.wgsl");
 /// `tile_width`, `fold_tile`: column sums by workgroups of 64.
 pub const COLUMN_TILE: Fragment = wgsl!("../../shaders/shared/column_tile.wgsl");
 /// `log_one_plus`, `one_minus_exp`, `exp4_nonpositive`, `nan_from`; joined after [`NUMERICS`].

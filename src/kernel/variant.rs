@@ -24,7 +24,8 @@ pub struct Variant {
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
     /// Whether matrix products in registers and attention share what they load among subgroups
-    /// of 8. [`Gpu`](crate::Gpu) sets it where software has them.
+    /// of 8, and the few invocations of a row their sums. [`Gpu`](crate::Gpu) sets it where software
+    /// has them.
     pub subgroups_of_8: bool,
     /// Whether f32 tensors are read and written as words of 64 bits. [`Gpu`](crate::Gpu) sets it
     /// where software runs subgroups of 8 and has such words.
@@ -256,6 +257,10 @@ impl Variant {
             }
             "attention_statistics" if self.subgroups_of_8 => {
                 vec![shared::ATTENTION_STATISTICS_SUBGROUP]
+            }
+            "reduce" if self.few_lanes && self.subgroups_of_8 => vec![shared::REDUCE_SUBGROUP],
+            "reduce_vec4" if self.few_lanes && self.subgroups_of_8 => {
+                vec![shared::REDUCE_VEC4_SUBGROUP]
             }
             _ => return None,
         };

@@ -18,9 +18,11 @@
 //! - [`Signals`] (SIGINT, SIGTERM, SIGHUP) ask the run to end after the current step; a second one
 //!   ends the program at once. [`finish`] makes exit codes of them: 128 and the signal's number.
 //! - [`ProfiledSteps`] are some of the first steps, measured dispatch by dispatch.
+//! - A [`CompileBar`] counts kernels while they are compiled.
 //!
 //! [`say!`](crate::say) and [`finish`] are of use to any program.
 
+mod compile_bar;
 mod console;
 mod dashboard;
 pub mod doctor;
@@ -38,6 +40,7 @@ mod signals;
 mod source;
 mod space;
 
+pub use compile_bar::CompileBar;
 pub use console::{
     Ending, complain_as, finish, finish_with, print_bytes, print_line, print_result, say_aside,
     tell_error, warn,

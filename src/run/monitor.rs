@@ -359,12 +359,14 @@ fn named(error: Error, path: &Path) -> Error {
     }
 }
 
-/// On the error output, where that is a terminal that can move its cursor.
-fn bar(steps: u64, hidden: bool) -> ProgressBar {
+/// The error output, where that is a terminal that can move its cursor.
+pub(super) fn draw_target(hidden: bool) -> ProgressDrawTarget {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    let hidden = hidden || dumb;
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    if hidden || dumb { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+}
+
+fn bar(steps: u64, hidden: bool) -> ProgressBar {
     let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
     let style = ProgressStyle::with_template(template).expect("a valid template");
-    ProgressBar::with_draw_target(Some(steps), target).with_style(style)
+    ProgressBar::with_draw_target(Some(steps), draw_target(hidden)).with_style(style)
 }

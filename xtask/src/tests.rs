@@ -31,17 +31,8 @@ const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
 
 /// The tests of the program `evenkeel`, which are about files, options and ends, and those of several
 /// ranks, which are about what goes between devices: not about drivers, so they run on the faster one.
-const ON_ONE_DRIVER: [&str; 9] = [
-    "commands",
-    "diloco",
-    "lora_program",
-    "mpi",
-    "mpirun",
-    "ranks",
-    "run",
-    "train_program",
-    "why",
-];
+const ON_ONE_DRIVER: [&str; 9] =
+    ["commands", "diloco", "lora_program", "mpi", "mpirun", "ranks", "run", "train_program", "why"];
 
 /// The tests that start processes by MPI.
 const MPI: [&str; 2] = ["mpi", "mpirun"];

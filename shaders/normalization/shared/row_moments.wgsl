@@ -27,16 +27,26 @@ fn moments_about(
     return RowMoments(shift, rest, total, scale);
 }
 
+// One loop, since compilers that take functions apart where they are called would do so three times.
 fn row_moments(lane: u32, base: u32, cols: u32, first: f32, zero: u32) -> RowMoments {
-    var found = moments_about(lane, base, cols, first, 1.0, zero);
-    if overflowed(found.squares) {
-        let scale = row_scale(lane, base, row_quads(cols));
-        let shift = scaled_shift(vec4(first), vec4(scale), zero).x;
+    var shift = first;
+    var scale = 1.0;
+    var found = RowMoments();
+    var is_scaled = false;
+    var is_moved = false;
+    while true {
         found = moments_about(lane, base, cols, shift, scale, zero);
-    }
-    if found.rest * found.rest > FAR * (found.squares / f32(cols)) {
-        let mean = found.shift + found.rest;
-        found = moments_about(lane, base, cols, mean, found.scale, zero);
+        if is_moved { break; }
+        if !is_scaled && overflowed(found.squares) {
+            is_scaled = true;
+            scale = row_scale(lane, base, row_quads(cols));
+            shift = scaled_shift(vec4(first), vec4(scale), zero).x;
+        } else if found.rest * found.rest > FAR * (found.squares / f32(cols)) {
+            is_moved = true;
+            shift = found.shift + found.rest;
+        } else {
+            break;
+        }
     }
     return found;
 }

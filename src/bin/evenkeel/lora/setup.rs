@@ -2,7 +2,7 @@
 
 use evenkeel::hugging_face::{Adapter, MlxLora};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
-use evenkeel::run::{Source, say};
+use evenkeel::run::{CompileBar, Source, say};
 use evenkeel::train::{
     Batch, Clip, Ema, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
 };
@@ -101,7 +101,9 @@ impl Setup {
             let builder = builder(&settings, gpt, self.lora.clone(), &self.data)?;
             Ok::<_, Error>(self.ranks.over(builder.watch_tensors(every)))
         };
+        let compiling = CompileBar::new(gpu, self.quiet);
         let built = builder()?.build(gpu).await;
+        drop(compiling);
         let mut trainer = match built {
             Ok(trainer) => trainer,
             Err(error) => {

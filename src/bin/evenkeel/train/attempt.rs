@@ -2,7 +2,7 @@
 
 use evenkeel::file;
 use evenkeel::nn::LanguageModel;
-use evenkeel::run::{self, Ending, OutputOptions, Outputs, Saved, Signals, say};
+use evenkeel::run::{self, CompileBar, Ending, OutputOptions, Outputs, Saved, Signals, say};
 use evenkeel::train::Trainer;
 use evenkeel::{Error, Result};
 
@@ -73,7 +73,9 @@ impl<'a> Attempt<'a> {
         let (ranks, share) = self.together;
         let Prepared { tokens, .. } = self.ground;
         let (training, validation) = split((&tokens.cache, &tokens.name), &self.settings)?;
+        let compiling = CompileBar::new(&gpu, self.place.options.quiet);
         let mut trainer = ranks.over(self.settings.builder_of(share)).build(&gpu).await?;
+        drop(compiling);
         if !self.is_again {
             self.say_beginning(saved.is_some(), &trainer, training.tokens());
         }
