@@ -37,7 +37,7 @@ use evenkeel::kernels::Activation;
 use evenkeel::nn::Linear;
 use evenkeel::run::finish;
 use evenkeel::train::ranks::{Exchange, Local, Mpi};
-use evenkeel::train::{AdamW, Batch, Checkpoint, Clip, Model, ModelOutput, Trainer};
+use evenkeel::train::{AdamW, Batch, Checkpoint, Clip, ModelOutput, Trainer};
 use evenkeel::{Error, Gpu, Result, block_on};
 
 /// Rows of a microbatch.

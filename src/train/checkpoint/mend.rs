@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::continued;
-use super::save::Moment;
+use super::moments::Moment;
 use crate::error::Result;
 use crate::step::{TensorSettings, TensorState};
 use crate::train::{Model, Trainer};
@@ -14,7 +14,9 @@ impl<M: Model> Trainer<M> {
         let storage = self.settings.optimizer().moment_storage();
         let moments = self.moments_of_tensors();
         let mut spoiled = BTreeSet::new();
-        for Moment { tensor, buffer, codes, scales, is_square, .. } in &moments {
+        let buffer = |[segment, index]: [usize; 2]| &self.moments[segment][index];
+        for Moment { tensor, buffer: place, codes, scales, is_square, .. } in &moments {
+            let buffer = buffer(*place);
             let mut bytes = [Vec::new(), Vec::new()];
             for (bytes, place) in bytes.iter_mut().zip([scales, codes]) {
                 if !place.is_empty() {
@@ -32,7 +34,7 @@ impl<M: Model> Trainer<M> {
             let places = [&moment.scales, &moment.codes];
             for (place, bytes) in places.into_iter().zip(storage.encode(&zeros, moment.is_square)) {
                 if !place.is_empty() {
-                    self.gpu.write(moment.buffer, place.start as u64, &bytes);
+                    self.gpu.write(buffer(moment.buffer), place.start as u64, &bytes);
                 }
             }
             let TensorState { weight_decay, learning_rate, .. } = tensors[moment.tensor];
