@@ -232,8 +232,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// A rank of a run on several is not like the others, or cannot go on. All ranks are told the
-    /// same.
+    /// A rank of a run on several is not like the others, cannot go on, or is gone. All ranks are told
+    /// the same.
     #[error("rank {rank} {reason}")]
     Rank {
         /// Its number.
