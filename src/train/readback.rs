@@ -57,8 +57,8 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Every byte that a step commits: weights (frozen ones, which it does not change, included),
-    /// moments, averages, states and the tensors' clocks, in this
-    /// order. What the device counts beside them is in [`state`](Self::state). Waits for the
+    /// moments (of a [sharded](super::TrainerBuilder::shard_optimizer_state) optimizer those of this
+    /// rank), averages, states and the tensors' clocks, in this order. What the device counts beside them is in [`state`](Self::state). Waits for the
     /// device.
     ///
     /// # Errors
