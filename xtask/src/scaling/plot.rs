@@ -51,8 +51,8 @@ pub fn efficiency(path: &Path, title: &str, lines: &[Line]) -> Result<()> {
             let points = line.points.iter().copied();
             let drawn = match line.dash {
                 Dash::Solid => chart.draw_series(LineSeries::new(points, style))?,
-                Dash::Long => chart.draw_series(DashedLineSeries::new(points, 10, 5, style))?,
-                Dash::Short => chart.draw_series(DashedLineSeries::new(points, 2, 4, style))?,
+                Dash::Long => chart.draw_series(DashedLineSeries::new(points, 16, 8, style))?,
+                Dash::Short => chart.draw_series(DashedLineSeries::new(points, 3, 9, style))?,
             };
             let dash = line.dash;
             drawn.label(&line.name).legend(move |(x, y)| {
