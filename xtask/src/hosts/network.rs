@@ -167,6 +167,9 @@ fn remove(name: &str) {
     if let Err(error) = run(&format!("ip netns del {name}")) {
         eprintln!("warning: {error:#}");
     }
+    // What OpenMPI leaves behind of processes that were ended, where it is; it belongs to root.
+    let session = std::env::temp_dir().join(format!("ompi.{name}.0"));
+    std::fs::remove_dir_all(session).unwrap_or(());
 }
 
 /// Takes down what processes left that were killed.

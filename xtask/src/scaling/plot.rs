@@ -24,8 +24,13 @@ pub enum Dash {
     Short,
 }
 
-/// Efficiency over ranks, in a logarithmic scale.
+/// Efficiency over ranks, in a logarithmic scale. Names stand where the lines are not: above them where
+/// efficiency falls at once, else below.
 pub fn efficiency(path: &Path, title: &str, lines: &[Line]) -> Result<()> {
+    let at_two = lines.iter().filter_map(|line| line.points.get(1)).map(|point| point.1);
+    let falls = at_two.fold(0.0, f64::max) < 0.5;
+    let names =
+        if falls { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerLeft };
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     let drawn = || -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
         root.fill(&WHITE)?;
@@ -51,8 +56,8 @@ pub fn efficiency(path: &Path, title: &str, lines: &[Line]) -> Result<()> {
             let points = line.points.iter().copied();
             let drawn = match line.dash {
                 Dash::Solid => chart.draw_series(LineSeries::new(points, style))?,
-                Dash::Long => chart.draw_series(DashedLineSeries::new(points, 10, 5, style))?,
-                Dash::Short => chart.draw_series(DashedLineSeries::new(points, 2, 4, style))?,
+                Dash::Long => chart.draw_series(DashedLineSeries::new(points, 16, 8, style))?,
+                Dash::Short => chart.draw_series(DashedLineSeries::new(points, 3, 9, style))?,
             };
             let dash = line.dash;
             drawn.label(&line.name).legend(move |(x, y)| {
@@ -67,7 +72,7 @@ pub fn efficiency(path: &Path, title: &str, lines: &[Line]) -> Result<()> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerLeft)
+            .position(names)
             .background_style(WHITE.mix(0.8))
             .label_font(("sans-serif", 12))
             .draw()?;
