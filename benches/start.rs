@@ -150,7 +150,8 @@ fn table() {
     let mut sums = [0.0; 2];
     for Compiled { kernel, variant, time, .. } in kernels {
         let (naga, thread) = (naga_time(kernel, variant), milliseconds(time));
-        let run = run_time(&gpu, trainer.dispatches().filter(|dispatch| dispatch.name == kernel));
+        let own = trainer.dispatches().filter(|dispatch| dispatch.name == kernel);
+        let run = run_time(&gpu, &own.collect::<Vec<_>>());
         println!("{kernel:<32}{naga:>10.1}{thread:>12.0}{run:>12.2}");
         sums = [sums[0] + naga, sums[1] + thread];
     }
@@ -158,11 +159,11 @@ fn table() {
 }
 
 /// The quickest of some runs of dispatches, in milliseconds.
-fn run_time<'d>(gpu: &Gpu, dispatches: impl Iterator<Item = &'d Dispatch> + Clone) -> f64 {
+fn run_time(gpu: &Gpu, dispatches: &[&Dispatch]) -> f64 {
     let run = || {
         let begun = Instant::now();
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        gpu.encode(&mut encoder, dispatches.clone());
+        gpu.encode(&mut encoder, dispatches.iter().copied());
         gpu.submit(encoder);
         finish(gpu);
         milliseconds(begun.elapsed())
