@@ -2,7 +2,8 @@
 
 use crate::programs::Place;
 use crate::{
-    arguments, check_same, check_tensors, losses, names_in, succeed_on, support, validated,
+    arguments, check_losses, check_same, check_tensors, losses, names_in, succeed_on, support,
+    validated,
 };
 
 /// Nearly all that can be drawn or kept, in a dozen steps.
@@ -81,7 +82,7 @@ fn microbatches_are_cut_where_there_are_not_enough() {
     // Step by step that of as many microbatches as there are ranks.
     let halves = [&more[..], &["--batch", "2", "--accumulation", "2"]].concat();
     succeed_on(1, &arguments(&place, "halves", &halves));
-    assert_eq!(losses(&place, "cut"), losses(&place, "halves"));
+    check_losses(&place, "cut", "halves");
     check_tensors(&place, ["cut", "halves"], "checkpoint.safetensors");
     // And what is measured is that of the settings.
     succeed_on(1, &arguments(&place, "whole", &more));

@@ -23,6 +23,16 @@ fn wait_for(path: &str, child: &mut Child) {
     }
 }
 
+/// Waits until rank 0 has left its folder: `mpirun` does not wait for those that it ends.
+fn wait_for_the_folder(place: &Place) {
+    let begun = Instant::now();
+    let lock = std::fs::File::open(place.path("out/.lock")).expect("the lock of the run");
+    while lock.try_lock().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "the folder is not free");
+        sleep(Duration::from_millis(20));
+    }
+}
+
 /// Sends a signal to a rank, whose log has its process.
 fn signal(place: &Place, rank: usize, signal: &str) {
     let log = place.read(&format!("out/log.rank-{rank}.txt"));
@@ -62,6 +72,7 @@ fn a_run_of_four_ranks_goes_on_on_one_bit_by_bit() {
     signal(&place, 1, "-KILL");
     assert!(!child.wait().expect("an end").success());
 
+    wait_for_the_folder(&place);
     let text = succeed_on(1, &resume);
     assert!(text.contains("resumed  at step ") && !text.contains("changed "), "{text}");
     check_same(&place, "out", "whole");
