@@ -94,16 +94,6 @@ fn losses(place: &Place, out: &str) -> Vec<f64> {
     records(place, out).iter().map(loss).collect()
 }
 
-/// Losses of the steps are those of another run, but for the last place.
-#[track_caller]
-fn check_losses(place: &Place, one: &str, other: &str) {
-    let (found, wanted) = (losses(place, one), losses(place, other));
-    assert_eq!(found.len(), wanted.len());
-    let last_place = 2.0 * f64::from(f32::EPSILON);
-    let differ = |(a, b): (&f64, &f64)| (a - b).abs() > last_place * b.abs();
-    assert!(!found.iter().zip(&wanted).any(differ), "{found:?} {wanted:?}");
-}
-
 /// Validation losses, where there are some.
 fn validated(place: &Place, out: &str) -> Vec<f64> {
     let loss = |record: &serde_json::Value| record.get("validation_loss")?.as_f64();
@@ -126,23 +116,11 @@ fn check_tensors(place: &Place, [one, other]: [&str; 2], name: &str) {
     }
 }
 
-/// Records, saves and models of a run are those of another, bit by bit.
+/// Records, saves and models of a run are those of another, bit by bit: as they are with one
+/// microbatch for each rank where every weight has one use, so not with a head that is the embedding.
 #[track_caller]
 fn check_same(place: &Place, one: &str, other: &str) {
-    // The loss of a step alone is added up by the host where there are several ranks, and by the
-    // device, which may fuse its additions, where there is one: it may differ in the last place. So
-    // may what is made of it.
-    let without_losses = |out: &str| {
-        let mut records = records(place, out);
-        for record in &mut records {
-            let fields = record.as_object_mut().expect("an object");
-            assert!(fields.remove("loss").is_some());
-            fields.remove("loss_spike_score");
-        }
-        records
-    };
-    assert_eq!(without_losses(one), without_losses(other));
-    check_losses(place, one, other);
+    assert_eq!(records(place, one), records(place, other));
     for name in ["checkpoint.safetensors", "best.safetensors", "model/model.safetensors"] {
         check_tensors(place, [one, other], name);
     }

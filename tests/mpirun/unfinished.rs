@@ -47,7 +47,7 @@ fn a_run_of_four_ranks_goes_on_on_one_bit_by_bit() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
     let more = ["--steps", "60", "--save-every", "4", "--report-every", "5", "--sample", "0"];
-    let parts = ["--evaluate-every", "20", "--dropout", "0.1", "--batch", "2"];
+    let parts = ["--family", "llama", "--evaluate-every", "20", "--dropout", "0.1", "--batch", "2"];
     let more = [&more[..], &parts, &["--accumulation", "4", "--keep", "100"]].concat();
     succeed_on(1, &arguments(&place, "whole", &more));
     let save = |step: u32| place.path(&format!("out/checkpoints/step-{step:08}.safetensors"));
