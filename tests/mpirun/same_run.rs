@@ -6,7 +6,9 @@ use crate::{
 };
 
 /// Nearly all that can be drawn or kept, in a dozen steps.
-const RUN: [&str; 20] = [
+const RUN: [&str; 22] = [
+    "--family",
+    "llama",
     "--steps",
     "12",
     "--lr",
@@ -72,6 +74,7 @@ fn microbatches_are_cut_where_there_are_not_enough() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
     let more = ["--steps", "6", "--evaluate-every", "3", "--sample", "0", "--lr", "0.01"];
+    let more = [&more[..], &["--family", "llama"]].concat();
     let text = succeed_on(2, &arguments(&place, "cut", &more));
     let share = "each of 2 ranks takes 1 x 2 x 16 tokens of a step; microbatches are cut, so that \
                  bits are others than on fewer ranks";

@@ -23,6 +23,16 @@ fn wait_for(path: &str, child: &mut Child) {
     }
 }
 
+/// Waits until rank 0 has left its folder: `mpirun` does not wait for those that it ends.
+fn wait_for_the_folder(place: &Place) {
+    let begun = Instant::now();
+    let lock = std::fs::File::open(place.path("out/.lock")).expect("the lock of the run");
+    while lock.try_lock().is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "the folder is not free");
+        sleep(Duration::from_millis(20));
+    }
+}
+
 /// Sends a signal to a rank, whose log has its process.
 fn signal(place: &Place, rank: usize, signal: &str) {
     let log = place.read(&format!("out/log.rank-{rank}.txt"));
@@ -37,7 +47,7 @@ fn a_run_of_four_ranks_goes_on_on_one_bit_by_bit() {
     let Some(_) = support::gpu() else { return };
     let place = Place::new();
     let more = ["--steps", "60", "--save-every", "4", "--report-every", "5", "--sample", "0"];
-    let parts = ["--evaluate-every", "20", "--dropout", "0.1", "--batch", "2"];
+    let parts = ["--family", "llama", "--evaluate-every", "20", "--dropout", "0.1", "--batch", "2"];
     let more = [&more[..], &parts, &["--accumulation", "4", "--keep", "100"]].concat();
     succeed_on(1, &arguments(&place, "whole", &more));
     let save = |step: u32| place.path(&format!("out/checkpoints/step-{step:08}.safetensors"));
@@ -62,6 +72,7 @@ fn a_run_of_four_ranks_goes_on_on_one_bit_by_bit() {
     signal(&place, 1, "-KILL");
     assert!(!child.wait().expect("an end").success());
 
+    wait_for_the_folder(&place);
     let text = succeed_on(1, &resume);
     assert!(text.contains("resumed  at step ") && !text.contains("changed "), "{text}");
     check_same(&place, "out", "whole");

@@ -94,14 +94,19 @@ async fn train(
     let (total, start) = (setup.settings.steps(), trainer.steps());
     log.say(format_args!("from step {start} of {total}"));
     let loader = Prefetch::new(training.training(setup.settings.seed), start, AHEAD);
-    let mut batches = ranks.agree(loader)?;
-    let mut looked = Ok(());
+    let (mut loader, mut looked) = match loader {
+        Ok(loader) => (Some(loader), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
     loop {
         let is_over = trainer.steps() >= total || signals.received().is_some();
         let next = match looked {
             Err(error) => Err(error),
             Ok(()) if is_over => Ok(None),
-            Ok(()) => gpu.check().and_then(|()| batches.next().transpose()),
+            Ok(()) => {
+                let mut next = || loader.as_mut().and_then(Iterator::next).transpose();
+                gpu.check().and_then(|()| next())
+            }
         };
         let own = next.and_then(|next| match next {
             Some((_, batch)) => batch.of_rank(ranks.rank(), ranks.size()).map(Some),

@@ -111,7 +111,11 @@ pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
 
 async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Result<u64> {
     let rank = ranks.rank();
-    let cache = Arc::new(ranks.patiently(|| told.tokens(signals, rank))?);
+    let (cache, base) = ranks.patiently(|| {
+        let base = told.base.as_deref().map(Config::from_json).transpose()?;
+        Ok((told.tokens(signals, rank)?, base))
+    })?;
+    let cache = Arc::new(cache);
     let (gpu, devices) = ranks.devices().await?;
     log.say(format_args!(
         "rank {rank} of {}: {}, on {}; tokens {}",
@@ -120,8 +124,6 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
         devices[rank],
         cache.path().display()
     ));
-    let base = told.base.as_deref().map(Config::from_json).transpose();
-    let base = ranks.agree(base)?;
     let ground =
         Ground { is_software: gpu.is_software(), vocabulary: told.vocabulary, base: base.as_ref() };
     let tokens = (&cache, &*told.name);
@@ -170,14 +172,19 @@ impl Batches<'_> {
         log: &mut Log,
     ) -> Result<()> {
         let steps = self.settings.steps as u64;
-        let mut loader = ranks.agree(self.loader(trainer))?;
-        let mut looked = Ok(());
+        let (mut loader, mut looked) = match self.loader(trainer) {
+            Ok(loader) => (Some(loader), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
         loop {
             let is_over = trainer.steps() >= steps || signals.received().is_some();
             let next = match looked {
                 Err(error) => Err(error),
                 Ok(()) if is_over => Ok(None),
-                Ok(()) => gpu.check().and_then(|()| loader.next().transpose()),
+                Ok(()) => {
+                    let mut next = || loader.as_mut().and_then(Iterator::next).transpose();
+                    gpu.check().and_then(|()| next())
+                }
             };
             let Some(batch) = ranks.take_together(next)? else { return Ok(()) };
             ranks.step(trainer, &batch).await?;
