@@ -42,26 +42,26 @@ fn saved_steps(path: &Path) -> u64 {
     Checkpoint::from_bytes(&bytes).expect("a whole save").steps()
 }
 
-/// The run from a save of so many ranks to its end, on fewer; it is the run that never stopped.
+/// From the save of a run of so many ranks to its end on one, which adds microbatches in the order of
+/// ranks: that is the run that never stopped.
 #[track_caller]
-fn goes_on(path: &Path, ranks: usize, steps: u64) {
-    let file = path.to_str().expect("UTF-8");
-    // On one process, which adds microbatches in the order of ranks.
+fn goes_on_alone(file: &str, ranks: usize) {
     let microbatches = ranks.to_string();
     let resumed = ["--steps", "8", "--resume", file, "--microbatches", &microbatches];
     let resumed = one_line_of_all(1, &under_mpi(&[&resumed]));
     assert_eq!(resumed, on_threads(ranks, &["--steps", "8"]), "{ranks} ranks, on one");
-    if ranks < 4 {
-        return;
-    }
-    // On half of the ranks, which add in another order: as from a save of a run that ended there.
-    let on_two = ["--steps", "8", "--microbatches", "2", "--resume"];
-    let resumed = [&on_two[..], &[file]].concat();
+}
+
+/// The same for 4 ranks on 2, which add in another order: as from the save of a run that ended there.
+#[track_caller]
+fn goes_on_with_two(file: &str, steps: u64) {
+    let options = ["--steps", "8", "--microbatches", "2", "--resume"];
+    let resumed = [&options[..], &[file]].concat();
     let resumed = one_line_of_all(2, &under_mpi(&[&resumed, &resumed]));
-    let clean = path.with_extension("clean");
-    let clean = clean.to_str().expect("UTF-8");
-    on_threads(ranks, &["--steps", &steps.to_string(), "--save", clean]);
-    assert_eq!(resumed, on_threads(2, &[&on_two[..], &[clean]].concat()), "4 ranks, on 2");
+    let clean = format!("{file}.clean");
+    on_threads(4, &["--steps", &steps.to_string(), "--save", &clean]);
+    let clean = [&options[..], &[clean.as_str()]].concat();
+    assert_eq!(resumed, on_threads(2, &clean), "4 ranks, on 2");
 }
 
 #[test]
@@ -80,7 +80,10 @@ fn a_killed_process_leaves_a_save_that_fewer_go_on_from() {
         // All had what step 5 is made of; its save may have been under way.
         let steps = saved_steps(&path);
         assert!((4..=5).contains(&steps), "{steps} steps were saved");
-        goes_on(&path, ranks, steps);
+        goes_on_alone(file, ranks);
+        if ranks == 4 {
+            goes_on_with_two(file, steps);
+        }
     }
 }
 
@@ -88,36 +91,30 @@ fn a_killed_process_leaves_a_save_that_fewer_go_on_from() {
 fn a_stopped_process_is_named_and_fewer_go_on() {
     let Some(_) = support::gpu() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    for (ranks, stopped) in [(2, 0), (4, 2)] {
-        let path = folder.path().join(ranks.to_string());
-        let file = path.to_str().expect("UTF-8");
-        let options = ["--steps", "8", "--save", file, "--time-limit", "8"];
-        let errors =
-            errors_of_ended(&output(&[], &with_one(ranks, &options, stopped, &["--stop-at", "5"])));
-        // The first that ends ends the others, by way of the launcher.
-        let named = format!("error: rank {stopped} {NAMED}");
-        assert!(errors.contains(&named), "{named:?} is missing in {errors}");
-        assert!(
-            errors.contains("within 8 s: it died, hangs or takes longer than that"),
-            "{errors}"
-        );
-        assert_eq!(saved_steps(&path), 5);
-        goes_on(&path, ranks, 5);
-    }
+    let path = folder.path().join("save");
+    let file = path.to_str().expect("UTF-8");
+    let options = ["--steps", "8", "--save", file, "--time-limit", "5"];
+    let errors = errors_of_ended(&output(&[], &with_one(4, &options, 2, &["--stop-at", "5"])));
+    // The first that ends ends the others, by way of the launcher.
+    let named = format!("error: rank 2 {NAMED}");
+    assert!(errors.contains(&named), "{named:?} is missing in {errors}");
+    assert!(errors.contains("within 5 s: it died, hangs or takes longer than that"), "{errors}");
+    assert_eq!(saved_steps(&path), 5);
+    goes_on_alone(file, 4);
 }
 
 /// Where the launcher leaves the others alone, each ends by itself, and so does the one that comes late.
 #[test]
 fn each_process_names_the_one_that_is_gone() {
     let Some(_) = support::gpu() else { return };
-    for (fault, told) in [(&["--kill-at", "5"][..], 3), (&["--stop-at", "5", "--stop-for", "9"], 4)]
-    {
-        let options = ["--steps", "8", "--time-limit", "6"];
-        let output = output(&["--enable-recovery"], &with_one(4, &options, 2, fault));
+    let (kill, stop) = (["--kill-at", "5"], ["--stop-at", "5", "--stop-for", "7"]);
+    for (ranks, gone, fault, told) in [(2, 0, &kill[..], 1), (4, 2, &kill, 3), (4, 1, &stop, 4)] {
+        let options = ["--steps", "8", "--time-limit", "5"];
+        let output = output(&["--enable-recovery"], &with_one(ranks, &options, gone, fault));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
         assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-        let named = format!("error: rank 2 {NAMED}");
+        let named = format!("error: rank {gone} {NAMED}");
         assert_eq!(errors.matches(&named).count(), told, "{errors}");
     }
 }
@@ -126,9 +123,10 @@ fn each_process_names_the_one_that_is_gone() {
 fn a_slow_process_changes_no_bit() {
     let Some(_) = support::gpu() else { return };
     let options = ["--steps", "8", "--time-limit", "30"];
+    let expected = on_threads(2, &options);
     for slow in [0, 1] {
         let slow = output(&[], &with_one(2, &options, slow, &["--sleep-at", "3"]));
-        assert_eq!(one_line_of_all(2, &slow), on_threads(2, &options));
+        assert_eq!(one_line_of_all(2, &slow), expected);
     }
 }
 

@@ -26,10 +26,20 @@ const LEFT: Tag = 3;
 /// Something to send where the tag says all.
 static NOTICE: [u8; 1] = [0];
 
-/// How long a wait looks again and again before it sleeps between looks.
-const EAGER: Duration = Duration::from_millis(1);
-/// The longest sleep between two looks.
-const LONGEST_SLEEP: Duration = Duration::from_micros(500);
+/// How often a wait looks for something.
+struct Pace {
+    /// How long it looks again and again before it sleeps between looks.
+    eager: Duration,
+    longest_sleep: Duration,
+}
+
+/// For ranks that have not come.
+const FOR_RANKS: Pace =
+    Pace { eager: Duration::from_millis(1), longest_sleep: Duration::from_micros(500) };
+/// For messages that are on their way: shared memory brings some 100 KB between two looks.
+const FOR_MESSAGES: Pace =
+    Pace { eager: Duration::from_millis(20), longest_sleep: Duration::from_micros(50) };
+
 /// How long the news of a failure may take to leave this process.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -79,15 +89,15 @@ impl Wait {
     }
 
     /// Leaves the core to others for a while: short beside the time that was waited already.
-    fn pause(&mut self, something_came: bool) {
+    fn pause(&mut self, something_came: bool, pace: &Pace) {
         let passed = self.looked.elapsed().min(LOOK);
         self.looked = Instant::now();
         self.waited += passed;
         self.idle = if something_came { Duration::ZERO } else { self.idle + passed };
         match self.idle {
             Duration::ZERO => {}
-            idle if idle < EAGER => thread::yield_now(),
-            idle => thread::sleep((idle / 16).min(LONGEST_SLEEP)),
+            idle if idle < pace.eager => thread::yield_now(),
+            idle => thread::sleep((idle / 16).min(pace.longest_sleep)),
         }
     }
 }
@@ -176,7 +186,10 @@ impl Courier {
                     missing.extend(nowhere.map(|(rank, _)| rank));
                     self.fail(self.absent(missing, ranks(&sending), limit));
                 }
-                wait.pause(something_came);
+                // Whoever sent is here, too, and takes: unless it was stopped.
+                let on_their_way = expected == 0 || !receiving.is_empty();
+                let fast = on_their_way && wait.idle < LOOK;
+                wait.pause(something_came, if fast { &FOR_MESSAGES } else { &FOR_RANKS });
             }
         });
         for rank in self.others() {
@@ -231,7 +244,7 @@ impl Courier {
                 let missing = if missing.is_empty() { ranks(&telling) } else { missing };
                 self.fail(Failure::absent(missing, Awaited::Leaves, self.own, limit));
             }
-            wait.pause(something_came);
+            wait.pause(something_came, &FOR_RANKS);
         }
     }
 
@@ -242,7 +255,7 @@ impl Courier {
         let mut wait = Wait::new(FAREWELL);
         while !telling.is_empty() && !wait.is_over() {
             let something_came = advance(&mut telling);
-            wait.pause(something_came);
+            wait.pause(something_came, &FOR_RANKS);
         }
         self.stay(failure)
     }
@@ -289,11 +302,11 @@ mod tests {
         for is_over in [false, true] {
             wait.looked =
                 Instant::now().checked_sub(LOOK * 5).expect("some time since it was started");
-            wait.pause(false);
+            wait.pause(false, &FOR_RANKS);
             assert_eq!(wait.is_over(), is_over);
         }
         assert_eq!((wait.waited, wait.idle), (LOOK * 2, LOOK * 2));
-        wait.pause(true);
+        wait.pause(true, &FOR_RANKS);
         assert_eq!(wait.idle, Duration::ZERO);
         assert!(Wait::new(Duration::ZERO).is_over() && !Wait::new(Duration::MAX).is_over());
     }
