@@ -99,9 +99,9 @@ fn assert_same(what: &str, expected: &Outcome, ranks: &[Outcome]) {
             assert_eq!(*found, TensorTelemetry { eps_share, ..expected.clone() }, "{what}");
         }
         let checkpoint = |bytes: &[u8]| Checkpoint::from_bytes(bytes).expect("a checkpoint");
+        let values = |bytes: &[u8], name: &str| checkpoint(bytes).tensor(name).map(|t| t.1);
         for name in checkpoint(&expected.checkpoint).names() {
-            let [found, expected] =
-                [found, expected].map(|run| checkpoint(&run.checkpoint).tensor(name));
+            let [found, expected] = [found, expected].map(|run| values(&run.checkpoint, name));
             assert!(found == expected, "{what}: other weights {name}");
         }
         assert!(found.checkpoint == expected.checkpoint, "{what}: another checkpoint");
