@@ -102,7 +102,7 @@ fn a_device_that_is_lost_meanwhile_is_told_as_that() {
         }
     });
     let built = block_on(Trainer::builder(small_gpt(0.1, 2)).build(&gpu));
-    let error = built.err().expect("no trainer of a lost device");
+    let error = built.expect_err("no trainer of a lost device");
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
 }
 

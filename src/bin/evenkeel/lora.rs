@@ -101,7 +101,7 @@ async fn alone(start: &Start, options: &Options, ranks: &Ranks) -> Result<Ending
 async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Ending> {
     let mut start = ranks.agree(begun(&options, ranks.size()))?;
     let settings = start.settings();
-    if !ranks.from_first(Ok(Some(settings.train && !options.dry_run)))? {
+    if !ranks.broadcast(Ok(Some(settings.train && !options.dry_run)))? {
         return alone(&start, &options, ranks).await;
     }
     let (gpu, _) = ranks.devices().await?;
@@ -110,7 +110,7 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     let checked = setup.and_then(|setup| start.check_data(&setup.data).map(|()| setup));
     let setup = ranks.agree(checked)?;
     if ranks.are_several() {
-        ranks.from_first(Ok(Some(Told::of(&setup))))?;
+        ranks.broadcast(Ok(Some(Told::of(&setup))))?;
     }
     // The others read, and find what they have to find.
     ranks.patiently(|| Ok(()))?;
@@ -124,7 +124,7 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
         let mut session = ranks.agree(begun)?;
         start.has_begun();
         if ranks.are_several() {
-            ranks.bytes_from_first(session.state().await)?;
+            ranks.broadcast_bytes(session.state().await)?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }

@@ -144,7 +144,7 @@ impl Ranks {
     ///
     /// # Errors
     /// As [`agree`](Self::agree).
-    pub fn from_first<T: Serialize + DeserializeOwned>(&self, own: Result<Option<T>>) -> Result<T> {
+    pub fn broadcast<T: Serialize + DeserializeOwned>(&self, own: Result<Option<T>>) -> Result<T> {
         let own = self.agree(own)?;
         if let (None, Some(_)) = (&self.exchange, &own) {
             return Ok(own.expect("of the only rank"));
@@ -154,7 +154,7 @@ impl Ranks {
             what: "what ranks are told".to_owned(),
             reason: format!("{error}; give names in UTF-8"),
         });
-        let bytes = self.bytes_from_first(written.map(Option::unwrap_or_default))?;
+        let bytes = self.broadcast_bytes(written.map(Option::unwrap_or_default))?;
         match own {
             Some(own) => Ok(own),
             None => understood(0, &bytes),
@@ -165,7 +165,7 @@ impl Ranks {
     ///
     /// # Errors
     /// As [`agree`](Self::agree).
-    pub fn bytes_from_first(&self, own: Result<Vec<u8>>) -> Result<Vec<u8>> {
+    pub fn broadcast_bytes(&self, own: Result<Vec<u8>>) -> Result<Vec<u8>> {
         let own = self.agree(own)?;
         match &self.exchange {
             Some(exchange) => exchange.broadcast(&own),

@@ -210,7 +210,7 @@ fn library_options(place: &Place) -> OutputOptions {
 async fn learn(opened: Opened, signals: &Signals, ranks: &Ranks) -> Result<Ending> {
     let Opened { place, ground, files, _folder } = opened;
     if ranks.are_several() {
-        ranks.from_first(Told::of(&place, &ground).map(Some))?;
+        ranks.broadcast(Told::of(&place, &ground).map(Some))?;
     }
     // The others look for the tokens.
     ranks.patiently(|| Ok(()))?;
@@ -268,7 +268,7 @@ async fn resolved(
         },
         None => (Ok(None), None),
     };
-    let Chosen { options, is_software } = ranks.from_first(chosen)?;
+    let Chosen { options, is_software } = ranks.broadcast(chosen)?;
     let on = Ground { is_software, ..on };
     let mut resolved = resolve(&options, on)?;
     resolved.reasons.extend(stored);

@@ -38,14 +38,14 @@ impl Told {
 /// What goes wrong on this rank, and [`Error::Rank`] for what does elsewhere.
 pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
     ranks.agree(Ok(()))?;
-    if !ranks.from_first::<bool>(Ok(None))? {
+    if !ranks.broadcast::<bool>(Ok(None))? {
         return Ok(Ending::Done);
     }
     let (gpu, devices) = ranks.devices().await?;
     // Rank 0 reads, and chooses.
     ranks.patiently(|| Ok(()))?;
     ranks.agree(Ok(()))?;
-    let told: Told = ranks.from_first(Ok(None))?;
+    let told: Told = ranks.broadcast(Ok(None))?;
     let rank = ranks.rank();
     let mut log = Log::of_rank(rank, &told.folder);
     log.say(format_args!("rank {rank} of {}: {}, on {}", ranks.size(), process(), devices[rank]));
@@ -88,7 +88,7 @@ async fn train(
     let ranks = &setup.ranks;
     let mut trainer = setup.trainer(gpu).await?;
     ranks.agree(Ok(()))?;
-    let state = ranks.bytes_from_first(Ok(Vec::new()))?;
+    let state = ranks.broadcast_bytes(Ok(Vec::new()))?;
     ranks.agree(restored(&mut trainer, &state).await)?;
     let Some(training) = &setup.data.training else { return Ok(trainer.steps()) };
     let (total, start) = (setup.settings.steps(), trainer.steps());

@@ -100,7 +100,7 @@ impl<'a> Attempt<'a> {
         self.has_begun = true;
         if ranks.are_several() {
             let state = trainer.checkpoint().await.map(|state| state.to_bytes());
-            ranks.bytes_from_first(state)?;
+            ranks.broadcast_bytes(state)?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }

@@ -98,7 +98,7 @@ impl Told {
 /// What goes wrong on this rank, and [`Error::Rank`] for what does elsewhere.
 pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
     ranks.patiently(|| Ok(()))?;
-    let told: Told = ranks.from_first(Ok(None))?;
+    let told: Told = ranks.broadcast(Ok(None))?;
     let rank = ranks.rank();
     let mut log = Log::of_rank(rank, &told.out);
     let followed = go(&told, signals, ranks, &mut log).await;
@@ -135,7 +135,7 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     let mut trainer = builder.build(&gpu).await?;
     // Rank 0 loads or restores, and saves.
     ranks.agree(Ok(()))?;
-    let state = ranks.bytes_from_first(Ok(Vec::new()))?;
+    let state = ranks.broadcast_bytes(Ok(Vec::new()))?;
     ranks.agree(restored(&mut trainer, &state).await)?;
     drop(state);
     log.say(format_args!(

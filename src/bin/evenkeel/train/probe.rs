@@ -56,7 +56,7 @@ pub async fn steps_within(
     }
     bar.finish();
     let each = begun.elapsed().as_secs_f64() / f64::from(measured);
-    let each = ranks.from_first(Ok(ranks.is_first().then_some(each)))?;
+    let each = ranks.broadcast(Ok(ranks.is_first().then_some(each)))?;
     let steps = ((SHARE * time.as_secs_f64() / each) as usize).clamp(1, 10_000_000);
     let why = format!(
         "{:.0} s, of which {:.0} % are for steps, at {:.1} ms each, measured over {measured}",
