@@ -145,13 +145,16 @@ fn fail(options: &Options, step: u64) {
         signal("-KILL");
     }
     if options.stop_at == Some(step) {
-        if let Some(seconds) = options.stop_for {
+        let waking = options.stop_for.map(|seconds| {
             let later = format!("sleep {seconds}; kill -CONT {own}");
             let mut shell = Command::new("sh");
             let shell = shell.args(["-c", &later]).stdout(Stdio::null()).stderr(Stdio::null());
-            shell.spawn().expect("sh is there");
-        }
+            shell.spawn().expect("sh is there")
+        });
         signal("-STOP");
+        if let Some(mut shell) = waking {
+            shell.wait().expect("sh has ended");
+        }
     }
     if options.sleep_at == Some(step) {
         std::thread::sleep(Duration::from_secs(1));

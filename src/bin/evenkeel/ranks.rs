@@ -254,10 +254,15 @@ fn understood<T: DeserializeOwned>(rank: usize, bytes: &[u8]) -> Result<T> {
     })
 }
 
+/// How long ranks wait for one that does not come: longer than rank 0 takes to validate, save or
+/// write a sample, which it does alone.
+#[cfg(feature = "mpi")]
+const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(30 * 60);
+
 /// All processes that were started with this one.
 #[cfg(feature = "mpi")]
 fn world() -> Result<Rc<dyn Exchange>> {
-    Ok(Rc::new(evenkeel::train::ranks::Mpi::world()?))
+    Ok(Rc::new(evenkeel::train::ranks::Mpi::world()?.time_limit(TIME_LIMIT)))
 }
 
 #[cfg(not(feature = "mpi"))]
