@@ -48,10 +48,14 @@ fn main(
         var is_centred = false;
         while true {
             means = gradient_means(lane, base, found, centre, zero);
-            if is_centred || !(means.x * means.x > ALIKE * means.z) { break; }
-            // w dy is much the same throughout, and what counts of it is how it differs.
-            is_centred = true;
-            centre = means.x;
+            if is_centred { break; }
+            if means.x * means.x > ALIKE * means.z {
+                // w dy is much the same throughout, and what counts of it is how it differs.
+                is_centred = true;
+                centre = means.x;
+            } else {
+                break;
+            }
         }
         for (var q = lane; q < quads; q += LANES) {
             let g = unpack(weight[q]) * unpack(dy[base + q]) - centre;

@@ -62,7 +62,8 @@ impl Gpu {
     /// A storage buffer that holds `data`.
     pub fn upload<T: bytemuck::NoUninit>(&self, label: &str, data: &[T]) -> wgpu::Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(data);
-        let buffer = self.buffer(label, bytes.len() as u64);
+        // A shader's array has room for one at least.
+        let buffer = self.buffer(label, bytes.len().max(size_of::<T>()) as u64);
         self.write(&buffer, 0, bytes);
         buffer
     }
