@@ -58,7 +58,7 @@ impl Side {
     ) -> Result<Option<Self>> {
         let gpu = match adapter {
             Some(name) => Gpu::named(name).await?,
-            None => Gpu::new().await?,
+            None => crate::device::open().await?,
         };
         let mut run = Run::open(folder, step, &options.moved)?;
         let mut begun = run.begin(&gpu, 0).await?;

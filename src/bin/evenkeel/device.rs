@@ -1,0 +1,50 @@
+//! The device that a command works on: the environment selects the adapter, an option of the program
+//! what is asked of it.
+
+use std::sync::OnceLock;
+
+use evenkeel::gpu::GpuOptions;
+use evenkeel::{Gpu, Result, run};
+
+static OPTIONS: OnceLock<GpuOptions> = OnceLock::new();
+
+/// Options that hold wherever a command takes any.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Multiply by the matrix units of the GPU where its driver has cooperative matrices that pass a
+    /// self-test: tensors in f16 (--precision f16), on Apple's GPUs also f32. Experimental. A run goes
+    /// on, and is looked into, with what it began with
+    #[arg(long, global = true, help_heading = "Device")]
+    cooperative_matrices: bool,
+}
+
+impl Options {
+    /// Has every device of this process opened so.
+    pub fn set(&self) {
+        let Self { cooperative_matrices } = *self;
+        OPTIONS.get_or_init(|| GpuOptions { cooperative_matrices });
+    }
+}
+
+pub fn options() -> GpuOptions {
+    OPTIONS.get().copied().unwrap_or_default()
+}
+
+/// The device of the adapter that the environment selects. Says what it was asked for and does not
+/// give.
+///
+/// # Errors
+/// As [`Gpu::with`].
+pub async fn open() -> Result<Gpu> {
+    let gpu = Gpu::with(options()).await?;
+    if gpu.cooperative_matrices().admitted.is_empty() {
+        for refused in &gpu.cooperative_matrices().refused {
+            run::warn(format!("--cooperative-matrices has no effect: {refused}"));
+        }
+    } else if gpu.is_software() {
+        run::warn(
+            "--cooperative-matrices has no effect: on a software adapter products keep to registers",
+        );
+    }
+    Ok(gpu)
+}
