@@ -327,8 +327,7 @@ fn extremes_are_those_of_f32_sums() {
             }
         }
 
-        let [(a, _), (b, _)] =
-            [halves(&gpu, &vec![300.0; 4 * 4], 4), halves(&gpu, &vec![300.0; 4 * 4], 4)];
+        let [(a, _), (b, _)] = [halves(&gpu, &[300.0; 4 * 4], 4), halves(&gpu, &[300.0; 4 * 4], 4)];
         let c = gpu.buffer("c", 4 * 8);
         let params = MatmulParams::dense(4, 4, 4);
         gpu.run_as(&Matmul { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
