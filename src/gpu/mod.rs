@@ -121,17 +121,6 @@ impl Gpu {
         Self::with(GpuOptions::default()).await
     }
 
-    /// [`new`](Self::new) with options.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new) and [`from_adapter_with`](Self::from_adapter_with).
-    pub async fn with(options: GpuOptions) -> Result<Self> {
-        let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-        let instance = wgpu::Instance::new(descriptor);
-        let adapter = adapter::find(&instance).await?;
-        Self::from_adapter_with(&adapter, options).await
-    }
-
     /// The first adapter whose name holds `name`, in whatever case, as `WGPU_ADAPTER_NAME` would
     /// choose it.
     ///
@@ -178,26 +167,6 @@ impl Gpu {
     /// [`Error::NoDevice`] if the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         Self::from_adapter_with(adapter, GpuOptions::default()).await
-    }
-
-    /// [`from_adapter`](Self::from_adapter) with options. Cooperative matrices that the adapter does
-    /// not have, or that fail the self-test, are no error: products go without them, and
-    /// [`cooperative_matrices`](Self::cooperative_matrices) says why.
-    ///
-    /// # Errors
-    /// [`Error::NoDevice`] if the driver refuses, [`Error::DeviceLost`] if the device dies of the
-    /// self-test.
-    pub async fn from_adapter_with(adapter: &wgpu::Adapter, options: GpuOptions) -> Result<Self> {
-        let mut requirements = Self::requirements(adapter);
-        if options.cooperative_matrices {
-            requirements = requirements.with_cooperative_matrices(adapter);
-        }
-        let gpu = Self::requested(adapter, &requirements, options).await?;
-        #[cfg(not(target_arch = "wasm32"))]
-        if options.cooperative_matrices {
-            gpu.admit_cooperative_matrices(adapter).await?;
-        }
-        Ok(gpu)
     }
 
     async fn requested(

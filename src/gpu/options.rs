@@ -1,6 +1,9 @@
 //! What a device is asked for beyond what every kernel may use.
 
-/// How a [`Gpu`](crate::Gpu) is opened. All is off by default.
+use super::Gpu;
+use crate::error::Result;
+
+/// How a [`Gpu`] is opened. All is off by default.
 ///
 /// ```no_run
 /// # async fn open() -> evenkeel::Result<()> {
@@ -20,4 +23,37 @@ pub struct GpuOptions {
     /// f32 where they are stored in f32. Sums are f32. A feature of wgpu that is experimental: see
     /// [`Requirements::with_cooperative_matrices`](super::Requirements::with_cooperative_matrices).
     pub cooperative_matrices: bool,
+}
+
+impl Gpu {
+    /// [`new`](Self::new) with options.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) and [`from_adapter_with`](Self::from_adapter_with).
+    pub async fn with(options: GpuOptions) -> Result<Self> {
+        let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        let instance = wgpu::Instance::new(descriptor);
+        let adapter = super::adapter::find(&instance).await?;
+        Self::from_adapter_with(&adapter, options).await
+    }
+
+    /// [`from_adapter`](Self::from_adapter) with options. Cooperative matrices that the adapter does
+    /// not have, or that fail the self-test, are no error: products go without them, and
+    /// [`cooperative_matrices`](Self::cooperative_matrices) says why.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`](crate::Error::NoDevice) if the driver refuses,
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) if the device dies of the self-test.
+    pub async fn from_adapter_with(adapter: &wgpu::Adapter, options: GpuOptions) -> Result<Self> {
+        let mut requirements = Self::requirements(adapter);
+        if options.cooperative_matrices {
+            requirements = requirements.with_cooperative_matrices(adapter);
+        }
+        let gpu = Self::requested(adapter, &requirements, options).await?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if options.cooperative_matrices {
+            gpu.admit_cooperative_matrices(adapter).await?;
+        }
+        Ok(gpu)
+    }
 }

@@ -82,9 +82,9 @@ pub struct Options {
     /// missing
     #[arg(long)]
     all_backends: bool,
-    /// Run the tests of cooperative matrices on the lavapipe of Mesa 26 too, which is unpacked under
-    /// target/drivers where it is not here
-    #[arg(long, conflicts_with_all = ["browser_only", "real_model"])]
+    /// Run nothing but the tests of cooperative matrices, on the lavapipe of Mesa 26, which is unpacked
+    /// under target/drivers where it is not here
+    #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends", "real_model"])]
     mesa26: bool,
     /// Run nothing but the comparison with a real model, which is downloaded where it is not here
     #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends"])]
@@ -108,6 +108,9 @@ struct Tally {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if options.mesa26 {
+        return cooperative(options);
+    }
     let wanted = if options.require_both {
         vec![Kind::Lavapipe, Kind::SwiftShader]
     } else {
@@ -185,22 +188,18 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
         let name = format!("GPU tests on {driver} that no page can run");
         report.push(watch_step(name, rest.args(&options.arguments), options)?);
     }
-    cooperative(options, report)
+    Ok(())
 }
 
 /// The tests that other software drivers skip: they have no cooperative matrices.
-fn cooperative(options: &Options, report: &mut Vec<Outcome>) -> Result<()> {
-    if !options.mesa26 {
-        println!("==> skipped: cooperative matrices on Mesa 26; --mesa26 runs them");
-        return Ok(());
-    }
+fn cooperative(options: &Options) -> Result<()> {
     let mesa = Mesa26::find_or_unpack()?;
     let step = cargo_test(options)
         .args(["--test", "kernels"])
         .envs(mesa.environment())
-        .args(["--", "cooperative::"]);
-    report.push(watch_step("cooperative matrices on Mesa 26".to_owned(), step, options)?);
-    Ok(())
+        .args(["--", "cooperative::"])
+        .args(&options.arguments);
+    summarize(&[watch_step("cooperative matrices on Mesa 26".to_owned(), step, options)?])
 }
 
 /// The test program that is skipped elsewhere.

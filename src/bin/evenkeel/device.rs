@@ -48,3 +48,14 @@ pub async fn open() -> Result<Gpu> {
     }
     Ok(gpu)
 }
+
+/// The adapter and its driver, as saves name them, and what else decides about the bits of a product.
+pub fn name(gpu: &Gpu) -> String {
+    let name = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+    let admitted = &gpu.cooperative_matrices().admitted;
+    if admitted.is_empty() || gpu.is_software() {
+        return name;
+    }
+    let admitted: Vec<_> = admitted.iter().map(ToString::to_string).collect();
+    format!("{name} with cooperative matrices in {}", admitted.join(" and "))
+}

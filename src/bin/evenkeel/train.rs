@@ -195,11 +195,6 @@ fn absolute(mut options: Options) -> Result<Options> {
     Ok(options)
 }
 
-/// The adapter and its driver, as saves name them.
-fn device_of(gpu: &Gpu) -> String {
-    format!("{} ({})", gpu.info.name, gpu.info.driver_info)
-}
-
 /// What the library is told of the files of a run.
 fn library_options(place: &Place) -> OutputOptions {
     let Options { metrics, csv, tensorboard, report, profile, dashboard, quiet, .. } =

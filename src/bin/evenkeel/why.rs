@@ -84,7 +84,7 @@ pub async fn run(options: Options) -> Result<Ending> {
     let Some(replayed) = steps.take(&mut begun, step, true).await? else {
         return Ok(signals.received().map_or(Ending::Done, Ending::Stopped));
     };
-    let is = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+    let is = crate::device::name(&gpu);
     let bits = match &replayed.difference {
         None => Bits::Same,
         Some(_) if run.device().is_some_and(|was| was != is) => {

@@ -17,7 +17,7 @@ pub async fn of_rank(local: usize) -> Result<(Gpu, String)> {
     let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let own = kind(&usual.info);
     let alike: Vec<_> = all.into_iter().filter(|one| kind(&one.get_info()) == own).collect();
-    let name = format!("{} ({})", usual.info.name, usual.info.driver_info);
+    let name = crate::device::name(&usual);
     if alike.len() < 2 {
         return Ok((usual, name));
     }
