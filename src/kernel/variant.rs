@@ -24,7 +24,8 @@ pub struct Variant {
     /// The cooperative matrices that products through workgroup memory multiply, where they are of
     /// the storage of tensors; `None` for the arithmetic of single invocations. Operands that lie in
     /// [`blocks`](Self::blocks) beside values in f16 are rounded to f16, as with
-    /// [`native_f16`](Self::native_f16). [`Gpu`](crate::Gpu) sets it where
+    /// [`native_f16`](Self::native_f16), before which they go: their sums are f32.
+    /// [`Gpu`](crate::Gpu) sets it where
     /// [`cooperative_matrices`](crate::Gpu::cooperative_matrices) were admitted.
     pub cooperative: Option<CooperativeMatrix>,
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where

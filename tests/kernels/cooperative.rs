@@ -2,7 +2,7 @@
 //! Skipped where the adapter has none that a kernel is for; `EVENKEEL_REQUIRE_COOPERATIVE_MATRICES`
 //! makes that a failure.
 
-use evenkeel::kernel::{BlockFormat, CooperativeMatrix, ProductTile, Variant};
+use evenkeel::kernel::{BlockFormat, CooperativeMatrix, Variant};
 use evenkeel::kernels::*;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::reference::matmul::Product;
@@ -376,8 +376,6 @@ fn bits_repeat_and_sums_go_on() {
 fn grids_are_those_of_the_tile() {
     let Some(gpu) = gpu() else { return };
     for variant in over_f16(&gpu) {
-        let tile = variant.cooperative.expect("it is one").tile();
-        assert!(ProductTile::ALL.contains(&tile));
         let count = 65_541;
         let [(a, a_held), (b, b_held)] = [6, 7].map(|seed| halves(&gpu, &values(seed, count), 1));
         let c = gpu.buffer("c", 8 * count as u64);
@@ -418,12 +416,10 @@ fn a_model_in_f16_trains_with_them() {
         for _ in 0..30 {
             block_on(trainer.step(&batch)).expect("a step");
         }
-        let products = trainer.dispatches().filter(|d| d.name == "matmul_transposed_b");
-        let workgroups: Vec<_> = products.map(|dispatch| dispatch.workgroups).collect();
         let telemetry = block_on(trainer.telemetry()).expect("telemetry");
-        (telemetry.iter().map(|step| step.loss).collect::<Vec<_>>(), workgroups)
+        telemetry.iter().map(|step| step.loss).collect::<Vec<_>>()
     };
-    let ((found, _), (expected, _)) = (losses(&gpu), losses(&plain));
+    let (found, expected) = (losses(&gpu), losses(&plain));
     assert_eq!(found.len(), expected.len());
     assert!(found.iter().all(|loss| loss.is_finite()), "{found:?}");
     let (first, last) = (found[0], found[found.len() - 1]);
@@ -434,5 +430,5 @@ fn a_model_in_f16_trains_with_them() {
     assert!((last - plain_last).abs() < 0.1 * plain_last + 0.05, "{last}, not {plain_last}");
     assert_ne!(found, expected, "the same bits: nothing went by cooperative matrices");
     // The same again.
-    assert_eq!(losses(&gpu).0, found);
+    assert_eq!(losses(&gpu), found);
 }

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use evenkeel::gpu::GpuOptions;
-use evenkeel::{Gpu, Result, run};
+use evenkeel::{Gpu, Precision, Result, run};
 
 static OPTIONS: OnceLock<GpuOptions> = OnceLock::new();
 
@@ -47,6 +47,19 @@ pub async fn open() -> Result<Gpu> {
         );
     }
     Ok(gpu)
+}
+
+/// Says that a run in this precision multiplies by none of the matrices that were asked for.
+pub fn warn_unless_used(gpu: &Gpu, precision: Precision) {
+    let found = gpu.cooperative_matrices();
+    if gpu.is_software() || found.admitted.is_empty() || found.of(precision).is_some() {
+        return;
+    }
+    let with: Vec<_> = found.admitted.iter().map(|one| one.precision().to_string()).collect();
+    run::warn(format!(
+        "--cooperative-matrices has no effect in {precision}: on this adapter it takes --precision {}",
+        with.join(" or ")
+    ));
 }
 
 /// The adapter and its driver, as saves name them, and what else decides about the bits of a product.

@@ -115,6 +115,7 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     // The others read, and find what they have to find.
     ranks.patiently(|| Ok(()))?;
     ranks.agree(Ok(()))?;
+    crate::device::warn_unless_used(&gpu, setup.settings.precision());
     if !options.quiet {
         setup.say_what_is_trained();
     }

@@ -220,6 +220,7 @@ async fn learn(opened: Opened, signals: &Signals, ranks: &Ranks) -> Result<Endin
     let on = Ground { is_software, vocabulary: ground.vocabulary(), base: base.as_ref() };
     let named = (&tokens.cache, &*tokens.name);
     let resolved = resolved(Some(&place.options), named, on, (&gpu, ranks), quiet).await?;
+    crate::device::warn_unless_used(&gpu, resolved.settings.precision);
     let share = resolved.settings.share(ranks.size())?;
     let faults = place.options.lose_device_at.clone();
     let together = (ranks, share);
