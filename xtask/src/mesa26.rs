@@ -5,7 +5,6 @@
 //! system stays as it is, and this takes no root.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};

@@ -14,7 +14,7 @@ use crate::kernels::{
 
 /// Rows, columns and terms: more than one tile of each and more than a partial sum, and none full.
 const SIZE: [usize; 3] = [68, 76, 300];
-/// Where A holds a NaN, as row and term; in f16 it is the only one of its row.
+/// Where A holds a NaN, as row and term.
 const NAN: (usize, usize) = (40, 7);
 /// Where A holds an Inf.
 const INFINITE: (usize, usize) = (66, 290);
