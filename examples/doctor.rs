@@ -13,6 +13,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use evenkeel::gpu::GpuOptions;
 use evenkeel::run::doctor::{self, Report};
 use evenkeel::run::{finish, say};
 use evenkeel::{Gpu, Result};
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
 /// True if every adapter that was asked for is fit to train.
 async fn run(options: &Options) -> Result<bool> {
     let reports = if options.all {
-        doctor::all(options.quick).await?
+        doctor::all(options.quick, GpuOptions::default()).await?
     } else {
         vec![Report::of(&Gpu::new().await?, options.quick).await?]
     };

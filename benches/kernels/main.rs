@@ -10,6 +10,7 @@
 
 mod attention;
 mod bench;
+mod cooperative;
 mod elementwise;
 mod embedding;
 mod generation;
@@ -30,7 +31,8 @@ mod weights;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use evenkeel::Gpu;
+use evenkeel::Precision;
+use evenkeel::gpu::{Gpu, GpuOptions};
 use pollster::block_on;
 
 use bench::{Family, SAMPLES};
@@ -66,6 +68,14 @@ fn kernels(criterion: &mut Criterion) {
     let mut table = Table::new(&gpu);
     for (name, run) in FAMILIES {
         run(&mut Family::new(&gpu, criterion.benchmark_group(*name), &mut table));
+    }
+    let options = GpuOptions { cooperative_matrices: true };
+    let with_matrices = block_on(Gpu::with(options)).expect("an adapter");
+    if with_matrices.cooperative_matrices().of(Precision::F16).is_some() {
+        for gpu in [&gpu, &with_matrices] {
+            let group = criterion.benchmark_group("matmul");
+            cooperative::run(&mut Family::new(gpu, group, &mut table));
+        }
     }
     let families = evenkeel::kernels::FAMILIES.iter();
     let timed = families.filter(|(family, _)| !NOT_TIMED.contains(family));

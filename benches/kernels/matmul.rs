@@ -5,9 +5,9 @@ use evenkeel::{Gpu, Precision};
 use crate::bench::{Family, Shape, bind};
 
 /// (rows, cols, inner)
-const SIZES: [(u32, u32, u32); 3] = [(512, 512, 512), (512, 512, 128), (512, 128, 512)];
+pub const SIZES: [(u32, u32, u32); 3] = [(512, 512, 512), (512, 512, 128), (512, 128, 512)];
 /// Those of a GPT of 124 M parameters, batch 8 and context 256, which take software drivers seconds.
-const GPU_SIZES: [(u32, u32, u32); 4] =
+pub const GPU_SIZES: [(u32, u32, u32); 4] =
     [(2048, 2048, 2048), (2048, 768, 768), (2048, 3072, 768), (768, 768, 2048)];
 
 /// A matrix in blocks, of numbers in [-1, 1).
@@ -33,7 +33,9 @@ macro_rules! product {
             $($more: bind(&$more),)*
         };
         for variant in $Kernel::DECLARATION.variants() {
-            let is_device_choice = variant.subgroups_of_8 || variant.words_of_64;
+            let is_device_choice = {
+                variant.subgroups_of_8 || variant.words_of_64 || variant.cooperative.is_some()
+            };
             if variant.precision == Precision::F32 && !is_device_choice {
                 let tile = match variant.product_tile {
                     ProductTile::Of64 => "",

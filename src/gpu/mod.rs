@@ -8,10 +8,12 @@ mod adapter;
 mod compilation;
 #[cfg(not(target_arch = "wasm32"))]
 mod compilers;
+mod cooperative;
 mod dispatch;
 mod loss;
 mod memory;
 mod numerics;
+mod options;
 mod origin;
 mod pacing;
 mod pipeline;
@@ -23,12 +25,13 @@ mod timing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use compilation::Compilation;
 pub use compilation::Compiled;
 #[cfg(not(target_arch = "wasm32"))]
 use compilers::Compilers;
+pub use cooperative::CooperativeMatrices;
 pub use dispatch::Dispatch;
 use futures::future::{Either, select};
 use loss::Loss;
@@ -42,6 +45,7 @@ pub use numerics::{
     Overflow, Products, Races, Reductions, SpecialValue, Subnormals,
 };
 
+pub use options::GpuOptions;
 pub use origin::{Origin, Stage};
 pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
@@ -87,6 +91,8 @@ struct Shared {
     maps: AtomicU64,
     allocated: AtomicU64,
     loss: Loss,
+    options: GpuOptions,
+    matrices: OnceLock<CooperativeMatrices>,
 }
 
 /// What was asked of a [`Gpu`] since it was made. Differences of two readings tell what a step
@@ -112,10 +118,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] if nothing answers, [`Error::NoDevice`] if the driver refuses.
     pub async fn new() -> Result<Self> {
-        let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-        let instance = wgpu::Instance::new(descriptor);
-        let adapter = adapter::find(&instance).await?;
-        Self::from_adapter(&adapter).await
+        Self::with(GpuOptions::default()).await
     }
 
     /// The first adapter whose name holds `name`, in whatever case, as `WGPU_ADAPTER_NAME` would
@@ -133,7 +136,7 @@ impl Gpu {
     }
 
     /// Another device of the adapter that this one is of, for when it is lost: of the same name,
-    /// backend and driver. Browsers do not say which adapter one is, so that there it is the one that
+    /// backend and driver, opened with the same options. Browsers do not say which adapter one is, so that there it is the one that
     /// [`new`](Self::new) finds.
     ///
     /// # Errors
@@ -153,7 +156,7 @@ impl Gpu {
             let own = known(&self.info);
             let asked = || format!("{:?} is not there", self.info.name);
             let adapter = adapter::first(&instance, |info| known(info) == own, asked).await?;
-            Self::from_adapter(&adapter).await
+            Self::from_adapter_with(&adapter, self.shared.options).await
         }
     }
 
@@ -163,13 +166,21 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoDevice`] if the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        Self::from_adapter_with(adapter, GpuOptions::default()).await
+    }
+
+    async fn requested(
+        adapter: &wgpu::Adapter,
+        requirements: &Requirements,
+        options: GpuOptions,
+    ) -> Result<Self> {
         let info = adapter.get_info();
-        let requested = adapter.request_device(&Self::requirements(adapter).descriptor()).await;
+        let requested = adapter.request_device(&requirements.descriptor()).await;
         let (device, queue) = requested.map_err(|error| Error::NoDevice {
             adapter: info.name.clone(),
             reason: error.to_string(),
         })?;
-        let gpu = Self::made(device, queue, info, Some(adapter));
+        let gpu = Self::made(device, queue, info, options, Some(adapter));
         // What was made of a device that is lost is not valid; that is no news, and no reason to
         // panic as wgpu does by default. Browsers report such errors to the console.
         #[cfg(not(target_arch = "wasm32"))]
@@ -199,7 +210,7 @@ impl Gpu {
     /// Its device-lost callback is set, which only the last one set hears: make one `Gpu` of a
     /// device and clone that.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
-        Self::made(device, queue, info, None)
+        Self::made(device, queue, info, GpuOptions::default(), None)
     }
 
     /// With the adapter, where there may be other devices of it.
@@ -208,6 +219,7 @@ impl Gpu {
         device: wgpu::Device,
         queue: wgpu::Queue,
         info: wgpu::AdapterInfo,
+        options: GpuOptions,
         adapter: Option<&wgpu::Adapter>,
     ) -> Self {
         let shared = Shared {
@@ -220,6 +232,8 @@ impl Gpu {
             maps: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
             loss: Loss::of(&device),
+            options,
+            matrices: OnceLock::new(),
         };
         Self { device, queue, info, shared: Arc::new(shared) }
     }
@@ -230,7 +244,8 @@ impl Gpu {
         is_software(&self.info)
     }
 
-    /// A variant for this device: what is faster where shaders run on a CPU.
+    /// A variant for this device: what is faster where shaders run on a CPU, and the cooperative
+    /// matrices that were admitted.
     pub(crate) fn fitted(&self, variant: Variant) -> Variant {
         let is_software = self.is_software();
         let [fewest, most] = [self.info.subgroup_min_size, self.info.subgroup_max_size];
@@ -240,6 +255,7 @@ impl Gpu {
             few_lanes: is_software,
             subgroups_of_8: is_vector && features.contains(wgpu::Features::SUBGROUP),
             words_of_64: is_vector && features.contains(wgpu::Features::SHADER_INT64),
+            cooperative: variant.cooperative.or_else(|| self.matrix_of(variant.precision)),
             ..variant
         }
     }

@@ -22,12 +22,26 @@ impl Requirements {
         .union(wgpu::Features::SUBGROUP)
         .union(wgpu::Features::TIMESTAMP_QUERY);
 
+    /// The same with [cooperative matrices](crate::kernel::CooperativeMatrix), where the adapter has
+    /// them. wgpu calls them experimental: there may be errors in it that make correct shaders do
+    /// what they should not, which a device that has not asked for them does not risk. A device that
+    /// was made with them uses them after `Gpu::admit_cooperative_matrices`. Browsers have none.
+    pub fn with_cooperative_matrices(mut self, adapter: &wgpu::Adapter) -> Self {
+        self.features |= adapter.features() & wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        self
+    }
+
     /// A description of a device with these, for [`wgpu::Adapter::request_device`].
     pub fn descriptor(&self) -> wgpu::DeviceDescriptor<'static> {
+        let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         wgpu::DeviceDescriptor {
             label: Some("evenkeel"),
             required_features: self.features,
             required_limits: self.limits.clone(),
+            experimental_features: match self.features.contains(matrices) {
+                true => experimental_features(),
+                false => wgpu::ExperimentalFeatures::disabled(),
+            },
             ..Default::default()
         }
     }
@@ -44,4 +58,14 @@ impl Gpu {
             limits: adapter.limits(),
         }
     }
+}
+
+/// What wgpu wants to be told before it gives a device with experimental features.
+#[allow(unsafe_code, reason = "wgpu marks the acknowledgement so; nothing else here is unsafe")]
+fn experimental_features() -> wgpu::ExperimentalFeatures {
+    // SAFETY: the function does nothing but keep a word for true. Who calls it acknowledges that
+    // wgpu's code behind experimental features may have errors: whoever asks for cooperative matrices
+    // has read so at `Requirements::with_cooperative_matrices`, and the only shaders here that use
+    // them load and store within arrays of workgroup memory whose sizes are constants.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }

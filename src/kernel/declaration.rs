@@ -9,6 +9,11 @@ use super::variant::Variant;
 /// The most workgroups WebGPU guarantees in one dimension of a dispatch.
 pub const MAX_GROUPS: u32 = 65_535;
 
+/// Which subgroup has what to do follows from its index, which naga does not know to be the same for
+/// all of it.
+const ENABLE_MATRICES: &str =
+    "enable wgpu_cooperative_matrix;\ndiagnostic(off, derivative_uniformity);\n";
+
 /// How a kernel uses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -59,9 +64,15 @@ impl Declaration {
     /// The complete WGSL source of a variant.
     pub fn source_of(&self, variant: Variant) -> String {
         let fragments = self.fragments_of(variant);
-        let enable = if variant.native_f16 { "enable f16;\n" } else { "" };
+        let features = self.variant(variant).features();
+        let has_f16 = features.contains(wgpu::Features::SHADER_F16);
+        let has_matrices = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let head = [
+            if has_f16 { "enable f16;\n" } else { "" },
+            if has_matrices { ENABLE_MATRICES } else { "" },
+        ];
         let text = fragments.iter().flat_map(|fragment| [fragment.text, "\n"]);
-        std::iter::once(enable).chain(text).collect()
+        head.into_iter().chain(text).collect()
     }
 
     /// The WGSL text of a variant, in order, each piece once.
@@ -83,6 +94,8 @@ impl Declaration {
             [4, 1, 1]
         } else if mine.subgroups_of_8 {
             [8, 1, 1]
+        } else if mine.cooperative.is_some() {
+            [128, 1, 1]
         } else if self.has_fragment("product_tile_64") {
             [variant.product_tile.invocations(), 1, 1]
         } else {
@@ -112,6 +125,10 @@ impl Declaration {
             mine.precision = variant.precision;
             let can = variant.precision == Precision::F16 && self.has_fragment("product_terms_f32");
             mine.native_f16 = variant.native_f16 && can;
+            if has_vectors && self.has_fragment("product_tiled") {
+                mine.cooperative = variant.matrices();
+                mine.native_f16 &= mine.cooperative.is_none();
+            }
             mine.words_of_64 =
                 has_vectors && variant.words_of_64 && variant.precision == Precision::F32;
         }
@@ -132,7 +149,7 @@ impl Declaration {
         if self.has_fragment("head_quads_64") {
             mine.head_quads = variant.head_quads;
         }
-        if self.has_fragment("product_tile_64") {
+        if self.has_fragment("product_tile_64") && mine.cooperative.is_none() {
             mine.product_tile = variant.product_tile;
         }
         mine

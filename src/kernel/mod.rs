@@ -11,6 +11,7 @@
 mod blocks;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod cooperative;
 mod declaration;
 #[doc(hidden)]
 pub mod embed;
@@ -23,6 +24,7 @@ mod work;
 
 pub use blocks::BlockFormat;
 pub(crate) use blocks::{half_at, nibbles};
+pub use cooperative::CooperativeMatrix;
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;

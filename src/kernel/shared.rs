@@ -95,6 +95,22 @@ pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl")
 pub const PRODUCT_TILE_64: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_64.wgsl");
 /// The smaller tile of a matrix product.
 pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_32.wgsl");
+/// [`QUAD_F16`]'s functions with the device's own conversion to f32, which stands for it where
+/// [`cooperative`](crate::kernel::Variant::cooperative) is set; wants [`F16`].
+pub const QUAD_F16_CONVERTED: Fragment = wgsl!("../../shaders/shared/quad_f16_converted.wgsl");
+/// `multiply` by cooperative matrices, which stands for
+/// [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) where
+/// [`cooperative`](crate::kernel::Variant::cooperative) is set; wants one of
+/// [`COOPERATIVE_F16_16`] and its like.
+pub const PRODUCT_COOPERATIVE: Fragment =
+    wgsl!("../../shaders/matmul/shared/product_cooperative.wgsl");
+/// Matrices of 16 x 16 with operands in f16, and how they lie in workgroup memory.
+pub const COOPERATIVE_F16_16: Fragment =
+    wgsl!("../../shaders/matmul/shared/cooperative_f16_16.wgsl");
+/// Matrices of 8 x 8 with operands in f16, and how they lie in workgroup memory.
+pub const COOPERATIVE_F16_8: Fragment = wgsl!("../../shaders/matmul/shared/cooperative_f16_8.wgsl");
+/// Matrices of 8 x 8 with operands in f32, and how they lie in workgroup memory.
+pub const COOPERATIVE_F32_8: Fragment = wgsl!("../../shaders/matmul/shared/cooperative_f32_8.wgsl");
 /// `multiply` by subgroups of 8, which stands for
 /// [`PRODUCT_DIRECT`](crate::kernels::PRODUCT_DIRECT) where
 /// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) is set; the sums have the same bits.

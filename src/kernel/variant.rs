@@ -4,6 +4,7 @@
 //! kernel heeds the parts of it that it has fragments for.
 
 use super::blocks::BlockFormat;
+use super::cooperative::CooperativeMatrix;
 use super::fragment::Fragment;
 use super::precision::{Precision, WeightStorage};
 use super::shared;
@@ -20,6 +21,13 @@ pub struct Variant {
     pub blocks: Option<BlockFormat>,
     /// Whether matrix products of f16 tensors multiply in f16, on devices that can.
     pub native_f16: bool,
+    /// The cooperative matrices that products through workgroup memory multiply, where they are of
+    /// the storage of tensors; `None` for the arithmetic of single invocations. Operands that lie in
+    /// [`blocks`](Self::blocks) beside values in f16 are rounded to f16, as with
+    /// [`native_f16`](Self::native_f16), before which they go: their sums are f32.
+    /// [`Gpu`](crate::Gpu) sets it where
+    /// [`cooperative_matrices`](crate::Gpu::cooperative_matrices) were admitted.
+    pub cooperative: Option<CooperativeMatrix>,
     /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
@@ -183,13 +191,26 @@ impl Variant {
         Self::over_quads().chain(in_blocks)
     }
 
+    /// The cooperative matrices that products heed: those of the storage of their tensors.
+    pub(crate) fn matrices(self) -> Option<CooperativeMatrix> {
+        self.cooperative.filter(|matrix| matrix.precision() == self.precision)
+    }
+
+    /// The tile of a product through workgroup memory.
+    pub(crate) fn tile(self) -> ProductTile {
+        self.matrices().map_or(self.product_tile, CooperativeMatrix::tile)
+    }
+
     fn over_quads() -> impl Iterator<Item = Self> {
         let storage = Precision::ALL.into_iter().flat_map(|precision| {
             WeightStorage::ALL.map(|weights| Self { weights, ..precision.into() })
         });
         let native = Self { native_f16: true, ..Precision::F16.into() };
+        let cooperative = CooperativeMatrix::ALL
+            .map(|matrix| Self { cooperative: Some(matrix), ..matrix.precision().into() });
         let lanes = storage
             .chain([native])
+            .chain(cooperative)
             .flat_map(|variant| [false, true].map(|few_lanes| Self { few_lanes, ..variant }));
         lanes
             .flat_map(|variant| HeadQuads::ALL.map(|head_quads| Self { head_quads, ..variant }))
@@ -206,12 +227,16 @@ impl Variant {
         features.set(wgpu::Features::SHADER_F16, self.native_f16);
         features.set(wgpu::Features::SUBGROUP, self.subgroups_of_8);
         features.set(wgpu::Features::SHADER_INT64, self.words_of_64);
-        features
+        features | self.matrices().map_or(wgpu::Features::empty(), CooperativeMatrix::features)
     }
 
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
         if let Some(fragments) = self.block_fragments(fragment) {
+            return fragments;
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(fragments) = self.cooperative_fragments(fragment) {
             return fragments;
         }
         #[cfg(not(target_arch = "wasm32"))]
@@ -242,6 +267,21 @@ impl Variant {
             _ => return None,
         };
         Some([&format, readers].concat())
+    }
+
+    /// What stands for `fragment` where products go by cooperative matrices.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn cooperative_fragments(self, fragment: &Fragment) -> Option<Vec<Fragment>> {
+        let matrix = self.matrices()?;
+        let fragments = match fragment.stem() {
+            "product_tiled" => vec![matrix.fragment(), shared::PRODUCT_COOPERATIVE],
+            "product_terms_f32" | "product_tile_64" => Vec::new(),
+            "quad_f32" if self.precision == Precision::F16 => {
+                vec![shared::F16, shared::QUAD_F16_CONVERTED]
+            }
+            _ => return None,
+        };
+        Some(fragments)
     }
 
     /// What stands for `fragment` on drivers that run shaders on the vector units of a CPU.

@@ -13,7 +13,8 @@
 //!
 //! Each product exists twice with the same parameters and buffers: through workgroup memory, and
 //! `*_direct` in registers only, which is faster where
-//! [`Gpu::is_software`](crate::Gpu::is_software) holds.
+//! [`Gpu::is_software`](crate::Gpu::is_software) holds. Those through workgroup memory may go by
+//! [cooperative matrices](crate::kernel::CooperativeMatrix).
 
 use crate::kernel::shared::{
     ACTIVATION, GRID, LANES_64, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32,
@@ -165,7 +166,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |variant| variant.product_tile;
+    tile |variant| variant.tile();
     own {}
     buffers {
         /// (batch, rows, inner)
@@ -185,7 +186,7 @@ product! {
         PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_transposed_b.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
-    tile |variant| variant.product_tile;
+    tile |variant| variant.tile();
     own {
         /// 1 where there is a bias.
         has_bias: u32,
@@ -217,7 +218,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_transposed_a.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
-    tile |variant| variant.product_tile;
+    tile |variant| variant.tile();
     own {}
     buffers {
         /// (batch, inner, rows)
@@ -345,7 +346,7 @@ product! {
         PRODUCT_TERMS_F32, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |variant| variant.product_tile;
+    tile |variant| variant.tile();
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::say;
 use crate::error::{Error, Result};
-use crate::gpu::{Accuracy, Check, Gpu, Numerics, Outcome, Speed};
+use crate::gpu::{Accuracy, Check, Gpu, GpuOptions, Numerics, Outcome, Speed};
 
 /// What is known of one adapter; as JSON it has the same names.
 #[derive(Clone, Debug, Serialize)]
@@ -53,11 +53,11 @@ struct Measured {
     product_size: u32,
 }
 
-/// Checks every adapter of this machine. One that cannot be checked is reported as such.
+/// Checks every adapter of this machine, opened with these options. One that cannot be checked is reported as such.
 ///
 /// # Errors
 /// [`Error::NoAdapter`].
-pub async fn all(quick: bool) -> Result<Vec<Report>> {
+pub async fn all(quick: bool, options: GpuOptions) -> Result<Vec<Report>> {
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
@@ -66,7 +66,7 @@ pub async fn all(quick: bool) -> Result<Vec<Report>> {
     }
     let mut reports = Vec::new();
     for adapter in adapters {
-        let filled = match Gpu::from_adapter(&adapter).await {
+        let filled = match Gpu::from_adapter_with(&adapter, options).await {
             Ok(gpu) => Report::of(&gpu, quick).await,
             Err(error) => Err(error),
         };

@@ -37,7 +37,17 @@ impl Batch {
         line: impl Fn(&Case) -> String,
         translate: impl Fn(&Case, &Shader<'_>) -> Option<Result<T, String>>,
     ) {
-        for case in cases::all() {
+        self.translate_all(cases::all(), line, translate);
+    }
+
+    /// The same for these cases.
+    pub fn translate_all<T: AsRef<[u8]>>(
+        &mut self,
+        cases: impl Iterator<Item = Case>,
+        line: impl Fn(&Case) -> String,
+        translate: impl Fn(&Case, &Shader<'_>) -> Option<Result<T, String>>,
+    ) {
+        for case in cases {
             let shader = match Shader::new(&case) {
                 Ok(shader) => shader,
                 Err(error) => {

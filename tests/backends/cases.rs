@@ -4,6 +4,7 @@ use std::fmt;
 
 use evenkeel::kernel::{Declaration, HeadQuads, Precision, ProductTile, Variant, WeightStorage};
 use evenkeel::kernels;
+use naga::valid::Capabilities;
 
 /// One pipeline: a kernel, its storage, its constants.
 #[derive(Clone, Debug)]
@@ -15,11 +16,21 @@ pub struct Case {
 }
 
 /// But those by subgroups of 8 and with words of 64 bits, which are for software drivers of Vulkan
-/// alone: the tests of kernels run them there.
+/// alone: the tests of kernels run them there. And but those by cooperative matrices.
 pub fn all() -> impl Iterator<Item = Case> {
-    kernels::all().flat_map(|kernel| {
+    of(|variant| variant.cooperative.is_none())
+}
+
+/// Those by cooperative matrices, which Vulkan and Metal alone have.
+pub fn cooperative() -> impl Iterator<Item = Case> {
+    of(|variant| variant.cooperative.is_some())
+}
+
+fn of(is_chosen: impl Fn(&Variant) -> bool + Copy) -> impl Iterator<Item = Case> {
+    kernels::all().flat_map(move |kernel| {
         let mut variants = kernel.variants();
         variants.retain(|variant| !variant.subgroups_of_8 && !variant.words_of_64);
+        variants.retain(is_chosen);
         variants.into_iter().flat_map(move |variant| {
             let case = move |overrides| Case { kernel, variant, overrides };
             overrides(kernel).into_iter().map(case)
@@ -56,11 +67,22 @@ impl Case {
     }
 }
 
+impl Case {
+    /// What naga checks that the variant needs, beside f16.
+    pub fn capabilities(&self) -> Capabilities {
+        match self.variant.cooperative {
+            Some(_) => Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP,
+            None => Capabilities::empty(),
+        }
+    }
+}
+
 /// A name that is also one of a file.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Variant { precision, weights, blocks, .. } = self.variant;
-        let Variant { native_f16, few_lanes, head_quads, product_tile, .. } = self.variant;
+        let Variant { native_f16, few_lanes, head_quads, product_tile, cooperative, .. } =
+            self.variant;
         f.write_str(self.kernel.name)?;
         if precision != Precision::F32 {
             write!(f, ".{precision}")?;
@@ -76,6 +98,9 @@ impl fmt::Display for Case {
         }
         if native_f16 {
             f.write_str(".native")?;
+        }
+        if let Some(matrix) = cooperative {
+            write!(f, ".cooperative-{}-{}", matrix.precision(), matrix.size())?;
         }
         if few_lanes {
             f.write_str(".few-lanes")?;

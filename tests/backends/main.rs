@@ -10,6 +10,7 @@ mod metal;
 mod requirements;
 mod tools;
 mod translate;
+mod unsafe_code;
 
 use batch::Batch;
 use cases::Case;
@@ -67,12 +68,25 @@ fn spirv_of_vulkan_1_3_is_valid() {
     check_spirv("vulkan1.3", &vulkan);
 }
 
+/// Products by cooperative matrices, of drivers that have no less.
+#[test]
+fn spirv_of_cooperative_matrices_is_valid() {
+    let vulkan = Vulkan { spirv: (1, 6), robust: true, clears_workgroup_memory: true };
+    let mut batch = Batch::new("cooperative");
+    let cases = cases::cooperative();
+    batch.translate_all(cases, |_| String::new(), |_, shader| Some(shader.spirv(&vulkan)));
+    batch.finish(tools::spirv_val_of_matrices("vulkan1.3"), "", &broken_spirv());
+}
+
 fn check_spirv(target: &'static str, vulkan: &Vulkan) {
     let mut batch = Batch::new(target);
     batch.translate(|_| String::new(), |_, shader| Some(shader.spirv(vulkan)));
-    // A module of SPIR-V 1.0 that ends after its header.
-    let broken = [0x0723_0203u32, 0x0001_0000, 0, 1, 0].map(u32::to_le_bytes).concat();
-    batch.finish(tools::spirv_val(target), "", &broken);
+    batch.finish(tools::spirv_val(target), "", &broken_spirv());
+}
+
+/// A module of SPIR-V 1.0 that ends after its header.
+fn broken_spirv() -> Vec<u8> {
+    [0x0723_0203u32, 0x0001_0000, 0, 1, 0].map(u32::to_le_bytes).concat()
 }
 
 /// What wgpu takes where `dxcompiler.dll` lies beside the program.
@@ -234,6 +248,28 @@ fn metal_is_written_and_has_no_hazards() {
             .into_iter()
             .filter(|hazard| !metal::is_meant(case.kernel.name, hazard))
             .collect();
+            Some(if found.is_empty() { Ok(new.clone()) } else { Err(found.join("; ")) })
+        },
+    );
+    batch.finish(None, "", b"");
+}
+
+/// Apple's matrices are of 8 x 8, and of single elements in threadgroup memory: what stores four at a
+/// time is for others.
+#[test]
+fn cooperative_matrices_of_8_are_written_for_metal() {
+    let mut batch = Batch::new("metal_cooperative");
+    let of_8 = |case: &Case| case.variant.cooperative.is_some_and(|matrix| matrix.size() == 8);
+    batch.translate_all(
+        cases::cooperative().filter(of_8),
+        |_| String::new(),
+        |case, shader| {
+            // What macOS 12 and 15 compile; before there are none.
+            let texts = [(2, 4), (3, 2)].map(|version| shader.msl(version));
+            let [Ok(old), Ok(new)] = &texts else { return texts.into_iter().find(Result::is_err) };
+            let mut found = metal::read_module(&shader.module, &shader.info);
+            found.extend([old, new].into_iter().flat_map(|text| metal::read_text(text)));
+            found.retain(|hazard| !metal::is_meant(case.kernel.name, hazard));
             Some(if found.is_empty() { Ok(new.clone()) } else { Err(found.join("; ")) })
         },
     );

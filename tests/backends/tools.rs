@@ -30,6 +30,23 @@ pub fn spirv_val(target: &str) -> Option<Tool> {
     Some(Tool::Arguments { program, arguments, takes_many: false })
 }
 
+/// The same where it is new enough to know cooperative matrices, which Debian 12's is not.
+pub fn spirv_val_of_matrices(target: &str) -> Option<Tool> {
+    let tool = spirv_val(target)?;
+    let Tool::Arguments { program, .. } = &tool else { return None };
+    let output = Command::new(program).arg("--version").output().expect("it was found");
+    let version = String::from_utf8_lossy(&output.stdout).into_owned();
+    let first = version.lines().next().unwrap_or_default();
+    let year = first.split_once(" v").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
+    if year.is_some_and(|year: u32| year >= 2024) {
+        return Some(tool);
+    }
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "\nskipped: {first} does not know cooperative matrices")
+        .expect("standard output");
+    None
+}
+
 /// `glslangValidator` of glslang.
 pub fn glslang() -> Option<Tool> {
     let program = required("glslangValidator", program("glslangValidator"))?;

@@ -18,6 +18,7 @@ pub struct Shader<'a> {
     pub info: ModuleInfo,
     kernel: &'a Declaration,
     needs_f16: bool,
+    needs_matrices: bool,
 }
 
 /// What wgpu finds out about a Vulkan driver and lets its translation depend on.
@@ -35,8 +36,10 @@ impl<'a> Shader<'a> {
         let source = case.kernel.source_of(case.variant);
         let names = case.kernel.overrides.iter().map(|&name| name.to_owned());
         let constants = names.zip(case.overrides.iter().map(|&value| f64::from(value))).collect();
-        let (module, info) = resolve(&source, case.needs_f16(), &constants)?;
-        Ok(Self { module, info, kernel: case.kernel, needs_f16: case.needs_f16() })
+        let (module, info) =
+            resolve_with(&source, case.needs_f16(), case.capabilities(), &constants)?;
+        let needs_matrices = case.variant.cooperative.is_some();
+        Ok(Self { module, info, kernel: case.kernel, needs_f16: case.needs_f16(), needs_matrices })
     }
 
     pub fn spirv(&self, vulkan: &Vulkan) -> Result<Vec<u8>, String> {
@@ -50,6 +53,15 @@ impl<'a> Shader<'a> {
             spv::Capability::StorageImageExtendedFormats,
         ];
         capabilities.extend(self.needs_f16.then_some(spv::Capability::Float16));
+        if self.needs_matrices {
+            capabilities.extend([
+                spv::Capability::CooperativeMatrixKHR,
+                spv::Capability::VulkanMemoryModel,
+                spv::Capability::GroupNonUniform,
+                spv::Capability::GroupNonUniformArithmetic,
+                spv::Capability::GroupNonUniformBallot,
+            ]);
+        }
         let buffer =
             if vulkan.robust { BoundsCheckPolicy::Unchecked } else { BoundsCheckPolicy::Restrict };
         let bound = |(binding, _)| spv::BindingInfo {
@@ -209,11 +221,20 @@ pub fn resolve(
     with_f16: bool,
     constants: &PipelineConstants,
 ) -> Result<(Module, ModuleInfo), String> {
+    resolve_with(source, with_f16, Capabilities::empty(), constants)
+}
+
+fn resolve_with(
+    source: &str,
+    with_f16: bool,
+    more: Capabilities,
+    constants: &PipelineConstants,
+) -> Result<(Module, ModuleInfo), String> {
     let module =
         naga::front::wgsl::parse_str(source).map_err(|error| error.emit_to_string(source))?;
     let f16 = if with_f16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
     // Conversions between f16 and f32 need no feature; only OpenGL may lack them.
-    let capabilities = f16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = f16 | more | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| error.emit_to_string(source))?;

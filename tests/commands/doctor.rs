@@ -24,6 +24,26 @@ fn the_verdict_is_one_line() {
     assert!(report["error"].is_null() && report["outcome"] != "fail", "{report}");
 }
 
+/// A row says what came of it, in words of the adapter or of the self-test; nobody sees it who did not
+/// ask.
+#[test]
+fn cooperative_matrices_are_asked_for() {
+    let Some(gpu) = support::gpu() else { return };
+    let check = |arguments: &[&str]| {
+        let reports: Vec<Value> = serde_json::from_str(&succeed(NAME, arguments)).expect("JSON");
+        let checks = reports[0]["checks"].as_array().expect("rows").clone();
+        checks.into_iter().find(|check| check["name"] == "cooperative matrices")
+    };
+    assert_eq!(check(&["--json", "--quick"]), None);
+    let found = check(&["--json", "--quick", "--cooperative-matrices"]).expect("a row");
+    let text = found["found"].as_str().expect("words");
+    let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let has = support::adapter().expect("that of the device").features().contains(matrices);
+    let words = if has { "passed the self-test" } else { "no cooperative matrices" };
+    assert!(text.contains(words), "{}: {text}", gpu.info.name);
+    assert_eq!(found["outcome"], if has { "pass" } else { "degraded" });
+}
+
 #[test]
 fn without_an_adapter_there_is_a_code_for_that() {
     let place = Place::new();

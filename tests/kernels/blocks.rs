@@ -111,7 +111,8 @@ fn rounding(inner: usize) -> Tolerance {
 /// The large tile over f32 in every format, and the small one in one: no text is of both.
 fn variants<K: Kernel>(format: BlockFormat) -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
-    let is_device_choice = |v: &Variant| v.subgroups_of_8 || v.words_of_64;
+    let is_device_choice =
+        |v: &Variant| v.subgroups_of_8 || v.words_of_64 || v.cooperative.is_some();
     variants.retain(|v| v.precision == Precision::F32 && !is_device_choice(v));
     variants.retain(|v| v.blocks == Some(format));
     variants.retain(|v| v.product_tile == ProductTile::Of64 || format == BlockFormat::Q4_0);

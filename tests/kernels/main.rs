@@ -31,6 +31,8 @@ mod attention_run;
 mod attention_subgroups;
 mod attention_windows;
 mod blocks;
+#[cfg(not(target_arch = "wasm32"))]
+mod cooperative;
 mod elementwise;
 mod embedding;
 mod generation;

@@ -35,7 +35,7 @@ rows! {
 }
 
 /// Terms are at most 1, partial sums a few: every addition may lose half a unit of 2^-22.
-fn rounding(inner: usize) -> Tolerance {
+pub fn rounding(inner: usize) -> Tolerance {
     let absolute = 1.2e-7 * (inner as f64 + 4.0);
     Tolerance { absolute, relative: 3e-7, because: "one f32 rounding per term of the sum" }
 }
@@ -43,7 +43,7 @@ fn rounding(inner: usize) -> Tolerance {
 /// Half a unit in the last place below one: added to one it is lost.
 const SMALL: f32 = 1.0 / (1u32 << 25) as f32;
 
-const PARTIAL: Tolerance = Tolerance {
+pub const PARTIAL: Tolerance = Tolerance {
     absolute: 256.0 * SMALL as f64 + 16.0 * 6e-8,
     relative: 0.0,
     because: "terms in the partial sum of the large one are lost, and each of 16 sums is rounded",
@@ -67,7 +67,8 @@ fn chunk<'b>(buffer: &'b wgpu::Buffer, bytes: u64, index: u64) -> wgpu::BufferBi
 /// Those over f32 storage and no blocks: all tiles. Subgroups and the width of words are the device's choice.
 fn tiles<K: Kernel>() -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
-    let is_device_choice = |v: &Variant| v.subgroups_of_8 || v.words_of_64;
+    let is_device_choice =
+        |v: &Variant| v.subgroups_of_8 || v.words_of_64 || v.cooperative.is_some();
     variants.retain(|v| v.precision == Precision::F32 && !is_device_choice(v));
     variants.retain(|v| v.blocks.is_none());
     variants
@@ -384,7 +385,7 @@ product_test!(
 
 /// Products over halves, and those that multiply in f16 where the device can: sums of many steps
 /// of 16 products, tiles that are not full.
-fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
+pub fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
     let precision = variant.precision;
     let Product { rows, cols, inner } = size;
     let stored = |seed, count, cols| {
@@ -443,6 +444,14 @@ fn over_halves(gpu: &Gpu, variant: Variant, size: Product) {
     // Gradients of parameters are f32.
     let tolerance = Tolerance { relative: 3e-7, ..tolerance };
     assert_close(&what("aᵀ b"), &read_as(Precision::F32), &expected, tolerance);
+}
+
+/// Over f32 storage, the products that hardware takes.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn through_workgroup_memory(gpu: &Gpu) {
+    for product in [matmul, matmul_transposed_a, matmul_transposed_b, matmul_resumed] {
+        product(gpu);
+    }
 }
 
 /// In registers: each invocation for itself, and in subgroups of 8 where a software driver has them.

@@ -153,38 +153,75 @@ pub fn newer_mesa() -> Result<PathBuf> {
         newer_mesa_folder().display()
     );
     let folder = newer_mesa_folder();
-    let apt = folder.join("apt");
-    for part in ["parts", "lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(part))?;
-    }
-    let source = backports(&configured_sources()).context("no Debian mirror is configured")?;
-    fs::write(apt.join("parts/backports.sources"), source)?;
-    let settings = [
-        "Dir::Etc::SourceList=/dev/null".to_owned(),
-        format!("Dir::Etc::SourceParts={}", apt.join("parts").display()),
-        format!("Dir::State::Lists={}", apt.join("lists").display()),
-        format!("Dir::Cache={}", apt.join("cache").display()),
-        // apt would give the download to its own user, who cannot write here.
-        format!("APT::Sandbox::User={}", if is_root() { "root" } else { "" }),
-    ];
-    let options: Vec<_> = settings.iter().flat_map(|setting| ["-o", setting]).collect();
-    let apt_get =
-        |words: &[&str]| Step::new("apt-get").args(&options).args(words).current_dir(&apt).run();
-    apt_get(&["--quiet=2", "update"])?;
-    apt_get(&["--quiet=2", "download", "mesa-vulkan-drivers/bookworm-backports"])?;
-    let package = only_file(&apt, |name| name.starts_with("mesa-vulkan-drivers_"))?;
+    let apt = Apt::new(&folder, &["bookworm-backports"])?;
+    apt.get(&["update"])?;
+    apt.get(&["download", "mesa-vulkan-drivers/bookworm-backports"])?;
+    let package = only_file(&apt.folder, |name| name.starts_with("mesa-vulkan-drivers_"))?;
     Step::new("dpkg-deb").args(["-x".as_ref(), package.as_os_str(), folder.as_os_str()]).run()?;
     let libraries = folder.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let library = only_file(&libraries, |name| name == "libvulkan_lvp.so")?;
     let linked = Step::new("ldd").args([&library]).output().context("ldd cannot read it")?;
     let missing: Vec<_> = linked.lines().filter(|line| line.contains("not found")).collect();
     ensure!(missing.is_empty(), "it needs libraries that are not here: {}", missing.join(", "));
-    fs::remove_dir_all(apt)?;
+    apt.remove()?;
     drivers::write_manifest(&newer_mesa_manifest(), &library)?;
     Ok(newer_mesa_manifest())
 }
 
-fn only_file(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+/// apt over sources and lists of its own, which leaves those of the system as they are.
+pub struct Apt {
+    /// Where it keeps them, and what it downloads.
+    pub folder: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Apt {
+    /// Over these suites of the mirror that serves the system, in a folder of `parent`.
+    pub fn new(parent: &Path, suites: &[&str]) -> Result<Self> {
+        let folder = parent.join("apt");
+        for part in ["parts", "lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        let source =
+            source(&configured_sources(), suites).context("no Debian mirror is configured")?;
+        fs::write(folder.join("parts/own.sources"), source)?;
+        // Of packages that are installed it knows none.
+        let status = folder.join("status");
+        fs::write(&status, "")?;
+        let settings = vec![
+            "Dir::Etc::SourceList=/dev/null".to_owned(),
+            format!("Dir::Etc::SourceParts={}", folder.join("parts").display()),
+            format!("Dir::State::Lists={}", folder.join("lists").display()),
+            format!("Dir::State::status={}", status.display()),
+            format!("Dir::Cache={}", folder.join("cache").display()),
+            // apt would give the download to its own user, who cannot write here.
+            format!("APT::Sandbox::User={}", if is_root() { "root" } else { "" }),
+            "Debug::NoLocking=true".to_owned(),
+        ];
+        Ok(Self { folder, settings })
+    }
+
+    /// Runs apt-get.
+    pub fn get(&self, words: &[&str]) -> Result<()> {
+        let options = self.settings.iter().flat_map(|setting| ["-o", setting]);
+        let step = Step::new("apt-get").args(["--quiet=2"]).args(options).args(words);
+        step.current_dir(&self.folder).run()
+    }
+
+    /// What it downloaded with all that it depends on.
+    pub fn archives(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.folder.join("cache/archives"))?;
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|e| e == "deb"));
+        Ok(files)
+    }
+
+    pub fn remove(self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.folder)?)
+    }
+}
+
+pub fn only_file(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))?;
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|file| file.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
@@ -202,17 +239,18 @@ fn configured_sources() -> String {
     files.iter().flat_map(fs::read_to_string).collect::<Vec<_>>().join("\n\n")
 }
 
-/// A source of bookworm-backports on the mirror that serves bookworm itself.
-fn backports(sources: &str) -> Option<String> {
+/// A source of suites on the mirror that serves Debian 12 or 13 itself.
+fn source(sources: &str, suites: &[&str]) -> Option<String> {
+    let is_own = |suite: &str| ["bookworm", "trixie"].contains(&suite);
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
     let mirror = sources.split("\n\n").find_map(|paragraph| {
         let value =
             |key: &str| paragraph.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-        let serves = |suites: &str| suites.split_whitespace().any(|suite| suite == "bookworm");
+        let serves = |suites: &str| suites.split_whitespace().any(is_own);
         let one_line = || {
             paragraph.lines().find_map(|line| {
                 let words: Vec<_> = line.split_whitespace().collect();
-                let suite = words.iter().position(|&word| word == "bookworm")?;
+                let suite = words.iter().position(|&word| is_own(word))?;
                 let is_main = words[0] == "deb" && words[suite..].contains(&"main");
                 is_main.then(|| words[suite - 1])
             })
@@ -223,8 +261,8 @@ fn backports(sources: &str) -> Option<String> {
         }
     })?;
     Some(format!(
-        "Types: deb\nURIs: {mirror}\nSuites: bookworm-backports\nComponents: main\n\
-         Signed-By: {keyring}\n"
+        "Types: deb\nURIs: {mirror}\nSuites: {}\nComponents: main\nSigned-By: {keyring}\n",
+        suites.join(" ")
     ))
 }
 
@@ -251,6 +289,7 @@ mod tests {
     fn the_mirror_is_the_one_of_bookworm() {
         let security = "Types: deb\nURIs: http://d/security\nSuites: bookworm-security\n";
         let main = "Types: deb\nURIs: http://d/debian\nSuites: bookworm bookworm-updates\n";
+        let backports = |sources: &str| source(sources, &["bookworm-backports"]);
         let source = backports(&format!("{security}\n{main}")).unwrap();
         assert!(source.contains("URIs: http://d/debian\nSuites: bookworm-backports\n"));
         let list = "# deb http://no/ bookworm main\ndeb-src http://no/ bookworm main\n\
@@ -258,5 +297,8 @@ mod tests {
                     deb [signed-by=/k.gpg] http://yes/debian bookworm main contrib\n";
         assert!(backports(list).unwrap().contains("URIs: http://yes/debian\n"));
         assert_eq!(backports("deb https://packages.example cloud-sdk-bookworm main\n"), None);
+        let trixie = "Types: deb\nURIs: http://t/debian\nSuites: trixie\n";
+        let source = super::source(trixie, &["trixie", "trixie-backports"]).unwrap();
+        assert!(source.contains("URIs: http://t/debian\nSuites: trixie trixie-backports\n"));
     }
 }

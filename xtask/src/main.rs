@@ -1,7 +1,7 @@
 //! Everything a fresh machine needs, in one command. Each step is printed before it runs, and
 //! nothing is installed without being named.
 //!
-//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`tests`]
+//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`mesa26`] a newer one for some tests, [`tests`]
 //! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
 //! that run under Node, [`mpi`] what starts processes of a cluster, [`real_model`] a model to compare with,
@@ -16,6 +16,7 @@ mod drivers;
 #[cfg(target_os = "linux")]
 mod hosts;
 mod install;
+mod mesa26;
 mod mpi;
 mod npm;
 mod peers;

@@ -14,6 +14,7 @@ use crate::chromium::Chromium;
 use crate::drivers::{self, Driver, Kind};
 #[cfg(target_os = "linux")]
 use crate::hosts;
+use crate::mesa26::Mesa26;
 use crate::mpi;
 use crate::npm;
 use crate::real_model;
@@ -81,6 +82,10 @@ pub struct Options {
     /// missing
     #[arg(long)]
     all_backends: bool,
+    /// Run nothing but the tests of cooperative matrices, on the lavapipe of Mesa 26, which is unpacked
+    /// under target/drivers where it is not here
+    #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends", "real_model"])]
+    mesa26: bool,
     /// Run nothing but the comparison with a real model, which is downloaded where it is not here
     #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends"])]
     real_model: bool,
@@ -103,6 +108,9 @@ struct Tally {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if options.mesa26 {
+        return cooperative(options);
+    }
     let wanted = if options.require_both {
         vec![Kind::Lavapipe, Kind::SwiftShader]
     } else {
@@ -181,6 +189,17 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
         report.push(watch_step(name, rest.args(&options.arguments), options)?);
     }
     Ok(())
+}
+
+/// The tests that other software drivers skip: they have no cooperative matrices.
+fn cooperative(options: &Options) -> Result<()> {
+    let mesa = Mesa26::find_or_unpack()?;
+    let step = cargo_test(options)
+        .args(["--test", "kernels"])
+        .envs(mesa.environment())
+        .args(["--", "cooperative::"])
+        .args(&options.arguments);
+    summarize(&[watch_step("cooperative matrices on Mesa 26".to_owned(), step, options)?])
 }
 
 /// The test program that is skipped elsewhere.

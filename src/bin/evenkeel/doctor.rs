@@ -1,8 +1,8 @@
 //! Whether this machine's adapters are fit to train.
 
+use evenkeel::Result;
 use evenkeel::run::doctor::{self, Report};
 use evenkeel::run::{Ending, say};
-use evenkeel::{Gpu, Result};
 
 /// The last line is the verdict; the exit code is 1 where an adapter is not fit to train, and 6 where
 /// there is none.
@@ -25,9 +25,9 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<Ending> {
     let quick = options.quick || options.quiet;
     let reports = if options.all {
-        doctor::all(quick).await?
+        doctor::all(quick, crate::device::options()).await?
     } else {
-        vec![Report::of(&Gpu::new().await?, quick).await?]
+        vec![Report::of(&crate::device::open().await?, quick).await?]
     };
     if options.json {
         say!("{}", serde_json::to_string_pretty(&reports).expect("strings and numbers"));

@@ -66,7 +66,7 @@ impl Opened {
 
     /// Room for the weights on the device that the environment selects.
     pub async fn allocate(&self) -> Result<Loaded> {
-        let gpu = Gpu::new().await?;
+        let gpu = crate::device::open().await?;
         let mut graph = Graph::in_precision(Phase::Evaluate, Precision::F32);
         let tokens = graph.tokens("tokens", [1, 1], self.gpt.config().vocabulary);
         self.gpt.logits(&mut graph, tokens);

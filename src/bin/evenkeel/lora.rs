@@ -34,7 +34,7 @@ mod sources;
 mod storage;
 
 use evenkeel::run::{self, Ending, Signals};
-use evenkeel::{Error, Gpu, Result};
+use evenkeel::{Error, Result};
 
 use follower::Told;
 pub use options::Options;
@@ -79,7 +79,7 @@ fn begun(options: &Options, ranks: usize) -> Result<Start> {
 
 /// What takes no step, and is done without the others.
 async fn alone(start: &Start, options: &Options, ranks: &Ranks) -> Result<Ending> {
-    let (settings, gpu) = (start.settings(), Gpu::new().await?);
+    let (settings, gpu) = (start.settings(), crate::device::open().await?);
     let read = setup::read(&settings)?;
     // What would be done is done on all of them.
     let ranks = if options.dry_run { ranks.clone() } else { Ranks::default() };
@@ -115,6 +115,7 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     // The others read, and find what they have to find.
     ranks.patiently(|| Ok(()))?;
     ranks.agree(Ok(()))?;
+    crate::device::warn_unless_used(&gpu, setup.settings.precision());
     if !options.quiet {
         setup.say_what_is_trained();
     }

@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod convert;
+mod device;
 mod diff;
 mod doctor;
 mod evaluate;
@@ -37,6 +38,8 @@ use ranks::Launched;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    device: device::Options,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,7 +76,10 @@ fn main() -> ExitCode {
     let launched = Launched::find().filter(|launched| launched.has_others());
     let is_first = launched.is_none_or(|launched| launched.rank == 0);
     let command = match Cli::try_parse() {
-        Ok(cli) if is_first || cli.command.takes_ranks() => cli.command,
+        Ok(cli) if is_first || cli.command.takes_ranks() => {
+            cli.device.set();
+            cli.command
+        }
         Err(error) if is_first => error.exit(),
         // Rank 0 does it, or says what is wrong. Another code than 0 would have it ended.
         _ => return ExitCode::SUCCESS,

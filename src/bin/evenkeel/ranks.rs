@@ -102,9 +102,11 @@ impl Ranks {
     /// The device of this rank, and those of all in words, in the order of ranks.
     ///
     /// # Errors
-    /// As [`Gpu::new`], and those of other ranks.
+    /// As [`Gpu::with`], and those of other ranks.
     pub async fn devices(&self) -> Result<(Gpu, Vec<String>)> {
-        let Some(exchange) = &self.exchange else { return Ok((Gpu::new().await?, Vec::new())) };
+        let Some(exchange) = &self.exchange else {
+            return Ok((crate::device::open().await?, Vec::new()));
+        };
         let (gpu, name) = self.agree(device::of_rank(self.local).await)?;
         let names = exchange.gather(name.as_bytes())?;
         Ok((gpu, names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()))

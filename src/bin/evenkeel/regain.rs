@@ -142,7 +142,7 @@ impl Regain {
                 Err(error) => refused = Some(error),
             }
         }
-        match Gpu::new().await {
+        match crate::device::open().await {
             Ok(gpu) => Ok(self.take(gpu, reason)),
             Err(error) => Err(Error::NotRegained {
                 reason: format!(

@@ -195,11 +195,6 @@ fn absolute(mut options: Options) -> Result<Options> {
     Ok(options)
 }
 
-/// The adapter and its driver, as saves name them.
-fn device_of(gpu: &Gpu) -> String {
-    format!("{} ({})", gpu.info.name, gpu.info.driver_info)
-}
-
 /// What the library is told of the files of a run.
 fn library_options(place: &Place) -> OutputOptions {
     let Options { metrics, csv, tensorboard, report, profile, dashboard, quiet, .. } =
@@ -225,6 +220,7 @@ async fn learn(opened: Opened, signals: &Signals, ranks: &Ranks) -> Result<Endin
     let on = Ground { is_software, vocabulary: ground.vocabulary(), base: base.as_ref() };
     let named = (&tokens.cache, &*tokens.name);
     let resolved = resolved(Some(&place.options), named, on, (&gpu, ranks), quiet).await?;
+    crate::device::warn_unless_used(&gpu, resolved.settings.precision);
     let share = resolved.settings.share(ranks.size())?;
     let faults = place.options.lose_device_at.clone();
     let together = (ranks, share);

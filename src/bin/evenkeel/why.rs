@@ -14,7 +14,7 @@ mod told;
 use std::path::PathBuf;
 
 use evenkeel::run::{Ending, Signals, say, warn};
-use evenkeel::{Error, Gpu, Result};
+use evenkeel::{Error, Result};
 
 use crate::replay::Moved;
 use finding::{Bits, Finding};
@@ -72,7 +72,7 @@ pub async fn run(options: Options) -> Result<Ending> {
              the run; saves that are nearer come with --save-every"
         ));
     }
-    let gpu = Gpu::new().await?;
+    let gpu = crate::device::open().await?;
     let trouble = history.trouble(step);
     let mut begun = match run.begin(&gpu, 1).await {
         // What the run had room for fits without a look at the tensors.
@@ -84,7 +84,7 @@ pub async fn run(options: Options) -> Result<Ending> {
     let Some(replayed) = steps.take(&mut begun, step, true).await? else {
         return Ok(signals.received().map_or(Ending::Done, Ending::Stopped));
     };
-    let is = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+    let is = crate::device::name(&gpu);
     let bits = match &replayed.difference {
         None => Bits::Same,
         Some(_) if run.device().is_some_and(|was| was != is) => {

@@ -8,6 +8,8 @@
 mod arithmetic;
 mod bits;
 mod conversion;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) mod cooperative;
 mod device;
 mod products;
 mod races;
@@ -174,6 +176,8 @@ impl Gpu {
         checks.extend(conversions.checks());
         checks.extend([compensation.check(), reductions.check(), products.check(), races.check()]);
         checks.extend([device::check_f16(f16), device::check_subgroups(subgroups, &self.info)]);
+        #[cfg(not(target_arch = "wasm32"))]
+        checks.extend(cooperative::check(self));
         checks.push(device::check_limits(&self.device.limits()));
         Ok(Numerics {
             adapter: self.info.clone(),

@@ -136,7 +136,7 @@ impl Operands {
 }
 
 /// Integers from -128 to 127: a product of 84 of them is below 2^21, and exact in any order.
-fn integer(seed: u32, i: usize) -> f32 {
+pub(super) fn integer(seed: u32, i: usize) -> f32 {
     (random_words(seed, i)[0] >> 24) as f32 - 128.0
 }
 

@@ -58,13 +58,13 @@ impl Side {
     ) -> Result<Option<Self>> {
         let gpu = match adapter {
             Some(name) => Gpu::named(name).await?,
-            None => Gpu::new().await?,
+            None => crate::device::open().await?,
         };
         let mut run = Run::open(folder, step, &options.moved)?;
         let mut begun = run.begin(&gpu, 0).await?;
         let steps = Steps { run: &run, history: recorded, signals, quiet: options.quiet };
         let Some(replayed) = steps.take(&mut begun, step, false).await? else { return Ok(None) };
-        let name = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+        let name = crate::device::name(&gpu);
         Ok(Some(Self { name, history: replayed.history(), run, begun }))
     }
 

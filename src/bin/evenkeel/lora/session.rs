@@ -72,7 +72,7 @@ impl<'a> Session<'a> {
         let gpu = regain.gpu().clone();
         let mut trainer = setup.trainer(&gpu).await?;
         let frozen = trainer.fingerprint_of_frozen().await?;
-        let device = format!("{} ({})", gpu.info.name, gpu.info.driver_info);
+        let device = crate::device::name(&gpu);
         let mut about = About {
             settings: settings.clone(),
             data: setup.data.fingerprint(),

@@ -6,9 +6,9 @@ use evenkeel::{Gpu, Result};
 /// rank here one of them in turn. Says which it is in words.
 ///
 /// # Errors
-/// As [`Gpu::new`].
+/// As [`Gpu::with`].
 pub async fn of_rank(local: usize) -> Result<(Gpu, String)> {
-    let usual = Gpu::new().await?;
+    let usual = crate::device::open().await?;
     let kind = |info: &wgpu::AdapterInfo| {
         (info.name.clone(), info.backend, info.driver.clone(), info.driver_info.clone())
     };
@@ -17,12 +17,12 @@ pub async fn of_rank(local: usize) -> Result<(Gpu, String)> {
     let all = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let own = kind(&usual.info);
     let alike: Vec<_> = all.into_iter().filter(|one| kind(&one.get_info()) == own).collect();
-    let name = format!("{} ({})", usual.info.name, usual.info.driver_info);
+    let name = crate::device::name(&usual);
     if alike.len() < 2 {
         return Ok((usual, name));
     }
     let place = local % alike.len();
-    let gpu = Gpu::from_adapter(&alike[place]).await?;
+    let gpu = Gpu::from_adapter_with(&alike[place], crate::device::options()).await?;
     let bus = match &*gpu.info.device_pci_bus_id {
         "" => String::new(),
         bus => format!(" at PCI {bus}"),

@@ -13,7 +13,7 @@ use super::place::{About, Place};
 use super::prepared::Prepared;
 use super::session::{Fixed, Session};
 use super::settings::{Resolved, Settings};
-use super::{CONFIGURATION, device_of, split};
+use super::{CONFIGURATION, split};
 use super::{result, sample};
 use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
@@ -149,7 +149,7 @@ impl<'a> Attempt<'a> {
         saved: &Option<Saved<About>>,
         trainer: &mut Trainer<LanguageModel>,
     ) -> Result<About> {
-        let device = device_of(trainer.gpu());
+        let device = crate::device::name(trainer.gpu());
         if let Some(saved) = saved {
             self.say_resumed(saved, &device);
         } else if let Some(source) = &self.ground.source {

@@ -1,8 +1,8 @@
 //! What would be done.
 
+use evenkeel::Result;
 use evenkeel::hugging_face::Config;
 use evenkeel::run::{self, Ending, Signals, say};
-use evenkeel::{Gpu, Result};
 
 use super::budget::Budget;
 use super::describe;
@@ -44,7 +44,7 @@ pub async fn say(place: &Place, ranks: &Ranks, signals: &Signals) -> Result<Endi
             (size, format!("{} tokens in {documents} texts", fingerprint.tokens))
         }
     };
-    let gpu = Gpu::new().await?;
+    let gpu = crate::device::open().await?;
     let on = Ground { is_software: gpu.is_software(), vocabulary, base: base.as_ref() };
     let (options, stored) = with_precision(place.options.clone(), on, &gpu).await?;
     let Resolved { settings, options, mut reasons } = resolve(&options, on)?;
