@@ -15,6 +15,7 @@ mod numerics;
 mod origin;
 mod pacing;
 mod pipeline;
+mod product_tiles;
 #[cfg(not(target_arch = "wasm32"))]
 mod rehearsal;
 mod requirements;
@@ -46,6 +47,7 @@ pub use origin::{Origin, Stage};
 pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
 use pipeline::Pipeline;
+pub use product_tiles::{MeasuredProduct, ProductTiles, ProductTuning};
 pub use requirements::Requirements;
 pub(crate) use submission::Completion;
 pub use submission::Submission;
@@ -82,6 +84,7 @@ struct Shared {
     compilers: Compilers,
     compilation: Arc<Compilation>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    product_tiles: Mutex<ProductTiles>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
@@ -153,7 +156,9 @@ impl Gpu {
             let own = known(&self.info);
             let asked = || format!("{:?} is not there", self.info.name);
             let adapter = adapter::first(&instance, |info| known(info) == own, asked).await?;
-            Self::from_adapter(&adapter).await
+            let gpu = Self::from_adapter(&adapter).await?;
+            gpu.set_product_tiles(self.product_tiles());
+            Ok(gpu)
         }
     }
 
@@ -215,6 +220,7 @@ impl Gpu {
             compilers: Compilers::new(adapter.filter(|_| is_software(&info))),
             compilation: Arc::default(),
             pipelines: Mutex::default(),
+            product_tiles: Mutex::default(),
             dispatches: AtomicU64::new(0),
             submits: AtomicU64::new(0),
             maps: AtomicU64::new(0),
