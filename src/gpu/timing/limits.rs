@@ -9,7 +9,7 @@ use crate::kernels::{CopyQuads, CopyQuadsParams, ProbeMultiplyAdd, ProbeMultiply
 const SMALLEST_COPY: u64 = 32 << 10;
 /// Runs of which the fastest counts.
 const REPEATS: usize = 12;
-/// Steps of the device's clock in an empty dispatch, for dispatches to be told apart by it.
+/// Steps of the device's clock in the fastest empty dispatch, for dispatches to be told apart.
 const FINE: f64 = 4.0;
 
 /// What a device does at best, measured as dispatches are: by the same [`Timing`].
@@ -67,7 +67,7 @@ impl Gpu {
         // Compiled and warm.
         self.seconds_repeated(&empty).await?;
         self.seconds_repeated(&arithmetic).await?;
-        let timing = self.timing(&empty, &arithmetic).await?;
+        let (timing, empty_seconds) = self.timing(&empty, &arithmetic).await?;
         let mut copies = Vec::new();
         let largest = if self.is_software() { 16 << 20 } else { 512 << 20 };
         let mut bytes = SMALLEST_COPY;
@@ -80,7 +80,7 @@ impl Gpu {
         let seconds = self.least_seconds(timing, &arithmetic).await?;
         Ok(DeviceLimits {
             timing,
-            empty_seconds: self.least_seconds(timing, &empty).await?,
+            empty_seconds,
             copies,
             operations_per_second: operations as f64 / seconds,
         })
@@ -102,18 +102,20 @@ impl Gpu {
         }
     }
 
-    /// Timestamps are trusted where they tell of arithmetic what the clock on the wall tells of the
-    /// same submit, and an empty dispatch takes some steps of the device's clock.
-    async fn timing(&self, empty: &Dispatch, arithmetic: &Dispatch) -> Result<Timing> {
-        if !self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
-            return Ok(Timing::Repetition);
+    /// How to measure, and the seconds of an empty dispatch by it. Timestamps are trusted where they
+    /// tell of arithmetic what the clock on the wall tells of the same submit, and the fastest of
+    /// several empty dispatches takes some steps of the device's clock.
+    async fn timing(&self, empty: &Dispatch, arithmetic: &Dispatch) -> Result<(Timing, f64)> {
+        if self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            let (runs, by_the_wall) = stamped(self, arithmetic, REPEATS).await?;
+            let agrees = (0.5..1.1).contains(&(runs.seconds().sum::<f64>() / by_the_wall));
+            let (runs, _) = stamped(self, empty, REPEATS).await?;
+            let fastest = runs.seconds().fold(f64::INFINITY, f64::min);
+            if agrees && fastest > 0.0 && FINE * runs.quantum <= fastest {
+                return Ok((Timing::Timestamps, fastest));
+            }
         }
-        let (runs, by_the_wall) = stamped(self, arithmetic, REPEATS).await?;
-        let agrees = (0.5..1.1).contains(&(runs.seconds().sum::<f64>() / by_the_wall));
-        let (runs, _) = stamped(self, empty, REPEATS).await?;
-        let mean = runs.seconds().sum::<f64>() / REPEATS as f64;
-        let is_fine = mean > 0.0 && FINE * runs.quantum <= mean;
-        Ok(if agrees && is_fine { Timing::Timestamps } else { Timing::Repetition })
+        Ok((Timing::Repetition, self.least_seconds(Timing::Repetition, empty).await?))
     }
 }
 
