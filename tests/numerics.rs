@@ -276,5 +276,5 @@ fn products_of_hardware_adapters_are_exact() {
     let Some(gpu) = support::gpu_with_hardware_kernels() else { return };
     let numerics = block_on(gpu.numerics()).expect("an adapter that runs kernels");
     assert_eq!(numerics.products.wrong, Vec::<String>::new());
-    assert_eq!(numerics.products.kernels, 6, "three products in tiles of two sizes");
+    assert_eq!(numerics.products.kernels, 9, "three products in tiles of three sizes");
 }

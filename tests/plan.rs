@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use evenkeel::gpu::Dispatch;
 use evenkeel::graph::ops::{AttentionLayout, AttentionSettings, CrossEntropy, QkNorm};
 use evenkeel::graph::{Dense, Element, Graph, HostData, Node, Op, Phase, Shape, Source, Value};
+use evenkeel::kernel::ProductTile;
 use evenkeel::kernels::{Accumulate, AccumulateParams, Activation};
 use evenkeel::nn::{Gpt, GptConfig, Init, LanguageModel};
 use evenkeel::record::{Recorder, Slot};
@@ -170,6 +171,46 @@ fn the_kernels_of_hardware_adapters_match_the_evaluation() {
     for case in cases::all(Leaves::Once) {
         compare_loss(&gpu, &case);
     }
+}
+
+#[test]
+fn products_are_tuned() {
+    let Some(gpu) = support::own_gpu_with_hardware_kernels() else { return };
+    let found = support::block_on(gpu.tune_products()).expect("measured");
+    assert_eq!(found.wrong, []);
+    assert_eq!(gpu.product_tiles(), found.tiles);
+    for (measured, tile) in found.measured.iter().zip(ProductTile::ALL.into_iter().cycle()) {
+        assert!(measured.tile == tile && measured.seconds > 0.0, "{measured:?}");
+    }
+    let smallest = found.measured.chunks(ProductTile::ALL.len()).next().expect("one size at least");
+    let fastest = smallest.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)).expect("tiles");
+    assert_eq!(found.tiles.fitting(256, 256, 1), fastest.tile, "{:?}", found.measured);
+    if let Some(software) = support::gpu().filter(Gpu::is_software) {
+        let found = support::block_on(software.tune_products()).expect("nothing to measure");
+        assert_eq!((found.measured, found.wrong), (vec![], vec![]), "products go by no tiles");
+    }
+}
+
+#[test]
+fn tiles_of_products_change_no_bit() {
+    let Some(gpu) = support::own_gpu_with_hardware_kernels() else { return };
+    let case = cases::linear_case(Leaves::Once, &[130], [132, 136], Activation::GeluTanh, false);
+    let by_tiles = |tiles: &str| {
+        gpu.set_product_tiles(tiles.parse().expect("tiles"));
+        let output = [case.loss.unwrap_or(case.output)];
+        let recorded = Recorded::new(&gpu, &case.graph, &case.data, &output);
+        recorded.run(&recorded.plan.first);
+        let is_product = |dispatch: &&Dispatch| dispatch.name == "matmul_transposed_b";
+        let product = recorded.plan.first.iter().find(is_product).expect("a linear layer");
+        let words = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let gradients = (0..case.graph.parameters().len()).map(|i| words(recorded.gradient(i)));
+        (product.workgroups[0], words(recorded.output(0)), gradients.collect::<Vec<_>>())
+    };
+    let [large, usual, small] =
+        [128, 64, 32].map(|size| by_tiles(&[size.to_string().as_str(); 7].join(" ")));
+    assert_eq!([large.0, usual.0, small.0], [4, 9, 25]);
+    assert!(large.1 == usual.1 && usual.1 == small.1, "outputs");
+    assert!(large.2 == usual.2 && usual.2 == small.2, "gradients");
 }
 
 /// Not only what reaches a loss: by-products, partial sums and gradients on the way too.

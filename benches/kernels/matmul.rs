@@ -39,6 +39,7 @@ macro_rules! product {
             if variant.precision == Precision::F32 && !is_device_choice {
                 let tile = match variant.product_tile {
                     ProductTile::Of64 => "",
+                    ProductTile::Of128 => ", tiles of 128",
                     ProductTile::Of32 => ", tiles of 32",
                 };
                 let format = variant.blocks.map(|f| format!(", {f}")).unwrap_or_default();

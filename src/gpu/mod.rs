@@ -17,6 +17,7 @@ mod options;
 mod origin;
 mod pacing;
 mod pipeline;
+mod product_tiles;
 #[cfg(not(target_arch = "wasm32"))]
 mod rehearsal;
 mod requirements;
@@ -50,6 +51,7 @@ pub use origin::{Origin, Stage};
 pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
 use pipeline::Pipeline;
+pub use product_tiles::{MeasuredProduct, ProductTiles, ProductTuning};
 pub use requirements::Requirements;
 pub(crate) use submission::Completion;
 pub use submission::Submission;
@@ -86,6 +88,7 @@ struct Shared {
     compilers: Compilers,
     compilation: Arc<Compilation>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    product_tiles: Mutex<ProductTiles>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     maps: AtomicU64,
@@ -156,7 +159,9 @@ impl Gpu {
             let own = known(&self.info);
             let asked = || format!("{:?} is not there", self.info.name);
             let adapter = adapter::first(&instance, |info| known(info) == own, asked).await?;
-            Self::from_adapter_with(&adapter, self.shared.options).await
+            let gpu = Self::from_adapter_with(&adapter, self.shared.options).await?;
+            gpu.set_product_tiles(self.product_tiles());
+            Ok(gpu)
         }
     }
 
@@ -227,6 +232,7 @@ impl Gpu {
             compilers: Compilers::new(adapter.filter(|_| is_software(&info))),
             compilation: Arc::default(),
             pipelines: Mutex::default(),
+            product_tiles: Mutex::default(),
             dispatches: AtomicU64::new(0),
             submits: AtomicU64::new(0),
             maps: AtomicU64::new(0),

@@ -90,10 +90,12 @@ pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
 /// `count_exponentials`, `workgroup_log_sum_exp`; joined after [`ROW`], [`REDUCE`],
 /// [`REDUCE_VEC4`], [`NUMERICS`] and [`EXP_LOG`].
 pub const LOG_SUM_EXP: Fragment = wgsl!("../../shaders/shared/log_sum_exp.wgsl");
-/// The tile of a matrix product; where [`product_tile`](crate::kernel::Variant::product_tile) is the
-/// smaller one, [`PRODUCT_TILE_32`] stands for it.
+/// The tile of a matrix product; [`PRODUCT_TILE_128`] or [`PRODUCT_TILE_32`] stand for it where
+/// [`product_tile`](crate::kernel::Variant::product_tile) says so.
 pub const PRODUCT_TILE_64: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_64.wgsl");
-/// The smaller tile of a matrix product.
+/// A larger tile.
+pub const PRODUCT_TILE_128: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_128.wgsl");
+/// A smaller one.
 pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_32.wgsl");
 /// [`QUAD_F16`]'s functions with the device's own conversion to f32, which stands for it where
 /// [`cooperative`](crate::kernel::Variant::cooperative) is set; wants [`F16`].

@@ -45,28 +45,27 @@ pub struct Variant {
 }
 
 /// How many rows and columns of C one workgroup of a matrix product computes. The sums have the same
-/// bits in both.
+/// bits in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ProductTile {
-    /// 64 of each: the most arithmetic for what is loaded.
+    /// 128 of each: the most arithmetic for what is loaded, and the most registers. Taken only where it
+    /// was found to be faster: [`Gpu::tune_products`](crate::Gpu::tune_products).
+    Of128,
+    /// 64 of each.
     #[default]
     Of64,
-    /// 32 of each: four times as many workgroups.
+    /// 32 of each: the most workgroups.
     Of32,
 }
 
 impl ProductTile {
-    /// Both, the larger first.
-    pub const ALL: [Self; 2] = [Self::Of64, Self::Of32];
-
-    /// With fewer tiles of 64 x 64 than this, smaller ones are faster: measured on a GPU of 132
-    /// processors, 1.2 times at 144 and 64 tiles, 0.9 times at 256; GPUs that have fewer lose at
-    /// most as much.
-    pub(crate) const ENOUGH: u32 = 192;
+    /// All of them, the largest first.
+    pub const ALL: [Self; 3] = [Self::Of128, Self::Of64, Self::Of32];
 
     /// Rows, and columns.
     pub const fn size(self) -> u32 {
         match self {
+            Self::Of128 => 128,
             Self::Of64 => 64,
             Self::Of32 => 32,
         }
@@ -77,16 +76,20 @@ impl ProductTile {
         rows.div_ceil(self.size()) * cols.div_ceil(self.size()) * batch
     }
 
-    /// The faster one for `batch` products of `rows` x `cols` on a GPU.
-    pub const fn fitting(rows: u32, cols: u32, batch: u32) -> Self {
-        if Self::Of64.count(rows, cols, batch) < Self::ENOUGH { Self::Of32 } else { Self::Of64 }
-    }
-
     /// Invocations of a workgroup.
     pub(super) const fn invocations(self) -> u32 {
         match self {
+            Self::Of128 => 256,
             Self::Of64 => 128,
             Self::Of32 => 64,
+        }
+    }
+
+    const fn fragment(self) -> Fragment {
+        match self {
+            Self::Of128 => shared::PRODUCT_TILE_128,
+            Self::Of64 => shared::PRODUCT_TILE_64,
+            Self::Of32 => shared::PRODUCT_TILE_32,
         }
     }
 }
@@ -249,9 +252,7 @@ impl Variant {
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" | "row_lanes_256" if self.few_lanes => vec![shared::ROW_LANES_4],
             "head_quads_64" => vec![self.head_quads.fragment()],
-            "product_tile_64" if self.product_tile == ProductTile::Of32 => {
-                vec![shared::PRODUCT_TILE_32]
-            }
+            "product_tile_64" => vec![self.product_tile.fragment()],
             _ => vec![*fragment],
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::extent::{Machine, tiled_products};
 use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu, Origin};
-use crate::kernel::{AnyKernel, BlockFormat, HeadQuads, Kernel, Precision, ProductTile, Variant};
+use crate::kernel::{AnyKernel, BlockFormat, HeadQuads, Kernel, Precision, Variant};
 
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
@@ -99,9 +99,10 @@ impl<'a> Recorder<'a> {
     }
 
     /// Compiles the matrix products recorded until the end of the operation for the tile that is
-    /// fastest for `batch` products of `rows` x `cols`.
+    /// fastest for `batch` products of `rows` x `cols`, by the device's
+    /// [`product_tiles`](crate::Gpu::product_tiles).
     pub fn set_product_size(&mut self, rows: u32, cols: u32, batch: u32) {
-        self.variant.product_tile = ProductTile::fitting(rows, cols, batch);
+        self.variant.product_tile = self.gpu.product_tiles().fitting(rows, cols, batch);
     }
 
     /// Compiles what is recorded until the end of the operation for a weight in such blocks, or in

@@ -104,9 +104,11 @@ impl Report {
         let outcome = word(numerics.outcome());
         let Numerics { checks, arithmetic, .. } = numerics;
         let speeds = speed.iter().flat_map(Speed::checks);
+        let has_tiles = !quick && !gpu.is_software();
+        let tiles = if has_tiles { Some(gpu.tune_products().await?.check()) } else { None };
         Ok(Self {
             outcome,
-            checks: checks.into_iter().chain(speeds).map(Row::from).collect(),
+            checks: checks.into_iter().chain(speeds).chain(tiles).map(Row::from).collect(),
             accuracy: arithmetic.accuracy.iter().map(Function::from).collect(),
             speed: speed.map(Measured::from),
             ..Self::new(&gpu.info)

@@ -18,7 +18,8 @@
 //! - [`Signals`] (SIGINT, SIGTERM, SIGHUP) ask the run to end after the current step; a second one
 //!   ends the program at once. [`finish`] makes exit codes of them: 128 and the signal's number.
 //! - [`ProfiledSteps`] are some of the first steps, measured dispatch by dispatch.
-//! - A [`CompileBar`] counts kernels while they are compiled.
+//! - A [`CompileBar`] counts kernels while they are compiled, and [`tune_products`] measures once per
+//!   adapter how the fastest of them go.
 //!
 //! [`say!`](crate::say) and [`finish`] are of use to any program.
 
@@ -39,6 +40,7 @@ mod signals;
 #[cfg(feature = "text")]
 mod source;
 mod space;
+mod tuning;
 
 pub use compile_bar::CompileBar;
 pub use console::{
@@ -57,5 +59,6 @@ pub use signals::{Signal, Signals};
 #[cfg(feature = "text")]
 pub use source::{Source, block_format};
 pub use space::{amount, check_space};
+pub use tuning::{tune_products, tune_products_in};
 
 pub use crate::say;

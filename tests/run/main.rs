@@ -22,6 +22,7 @@ mod programs;
 mod refusals;
 #[path = "../support/mod.rs"]
 mod support;
+mod tuning;
 
 const TRAIN: &str = "evenkeel train";
 

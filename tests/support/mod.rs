@@ -89,6 +89,14 @@ pub fn gpu_with_hardware_kernels() -> Option<Gpu> {
     })
 }
 
+/// A device of its own, with the kernels that hardware adapters get.
+pub fn own_gpu_with_hardware_kernels() -> Option<Gpu> {
+    gpu()?;
+    let mut own = block_on(Gpu::new()).expect("another device of the adapter");
+    own.info.device_type = wgpu::DeviceType::DiscreteGpu;
+    Some(own)
+}
+
 /// A device that no other test uses meanwhile, so that its counters count for one test alone.
 pub struct Exclusive {
     gpu: Gpu,

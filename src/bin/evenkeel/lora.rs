@@ -104,7 +104,7 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     if !ranks.broadcast(Ok(Some(settings.train && !options.dry_run)))? {
         return alone(&start, &options, ranks).await;
     }
-    let (gpu, _) = ranks.devices().await?;
+    let (gpu, _) = ranks.devices(options.quiet).await?;
     let read = ranks.patiently(|| setup::read(&settings))?;
     let setup = Setup::choosing(settings, read, (&gpu, ranks), options.quiet).await;
     let checked = setup.and_then(|setup| start.check_data(&setup.data).map(|()| setup));

@@ -18,7 +18,7 @@ use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use evenkeel::run::{self, Ending, complain_as, exit_code};
+use evenkeel::run::{self, Ending, complain_as, exit_code, tune_products};
 use evenkeel::train::ranks::Exchange;
 use evenkeel::train::{Batch, Model, Trainer, TrainerBuilder};
 use evenkeel::{Error, Gpu, Result};
@@ -99,15 +99,19 @@ impl Ranks {
         }
     }
 
-    /// The device of this rank, and those of all in words, in the order of ranks.
+    /// The device of this rank, [tuned](tune_products), and those of all in words, in the order of
+    /// ranks.
     ///
     /// # Errors
     /// As [`Gpu::with`], and those of other ranks.
-    pub async fn devices(&self) -> Result<(Gpu, Vec<String>)> {
+    pub async fn devices(&self, quiet: bool) -> Result<(Gpu, Vec<String>)> {
         let Some(exchange) = &self.exchange else {
-            return Ok((crate::device::open().await?, Vec::new()));
+            let gpu = crate::device::open().await?;
+            tune_products(&gpu, quiet).await?;
+            return Ok((gpu, Vec::new()));
         };
         let (gpu, name) = self.agree(device::of_rank(self.local).await)?;
+        self.agree(tune_products(&gpu, true).await)?;
         let names = exchange.gather(name.as_bytes())?;
         Ok((gpu, names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()))
     }

@@ -210,8 +210,8 @@ async fn learn(opened: Opened, signals: &Signals, ranks: &Ranks) -> Result<Endin
     // The others look for the tokens.
     ranks.patiently(|| Ok(()))?;
     let Prepared { tokens, base, .. } = &ground;
-    let (gpu, devices) = ranks.devices().await?;
     let quiet = place.options.quiet;
+    let (gpu, devices) = ranks.devices(quiet).await?;
     if !quiet {
         describe::ground(&gpu, tokens);
         describe::devices(&devices);

@@ -26,6 +26,8 @@ pub use products::Products;
 pub use races::Races;
 #[cfg(not(target_arch = "wasm32"))]
 pub use speed::Speed;
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) use speed::digits;
 pub use sums::{Compensation, Reductions};
 
 use super::Gpu;

@@ -15,7 +15,7 @@ use crate::kernels::{
 
 /// Rows, columns and terms: more than one tile of each, and none full. Rows of all operands are
 /// quads.
-const SIZE: [usize; 3] = [68, 76, 84];
+const SIZE: [usize; 3] = [132, 140, 84];
 
 /// Whether the matrix products that training takes here are exact where the result is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -123,7 +123,7 @@ impl Speed {
 }
 
 /// Three digits at least.
-fn digits(x: f64) -> String {
+pub(in crate::gpu) fn digits(x: f64) -> String {
     match x {
         x if x >= 100.0 => format!("{x:.0}"),
         x if x >= 10.0 => format!("{x:.1}"),

@@ -41,7 +41,7 @@ pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
     if !ranks.broadcast::<bool>(Ok(None))? {
         return Ok(Ending::Done);
     }
-    let (gpu, devices) = ranks.devices().await?;
+    let (gpu, devices) = ranks.devices(true).await?;
     // Rank 0 reads, and chooses.
     ranks.patiently(|| Ok(()))?;
     ranks.agree(Ok(()))?;

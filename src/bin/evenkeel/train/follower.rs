@@ -116,7 +116,7 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
         Ok((told.tokens(signals, rank)?, base))
     })?;
     let cache = Arc::new(cache);
-    let (gpu, devices) = ranks.devices().await?;
+    let (gpu, devices) = ranks.devices(true).await?;
     log.say(format_args!(
         "rank {rank} of {}: {}, on {}; tokens {}",
         ranks.size(),
