@@ -106,12 +106,16 @@ mod courier;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod diloco;
 mod exchange;
+mod folding;
 mod joined;
+#[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
+mod journey;
 #[cfg(not(target_arch = "wasm32"))]
 mod local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 mod mpi;
 mod opening;
+mod overlap;
 #[cfg(not(target_arch = "wasm32"))]
 mod rounds;
 mod sharded;
@@ -125,16 +129,20 @@ pub use diloco::{
     DiLoCo, DiLoCoCheckpoint, DiLoCoSettings, DifferenceEncoding, LeftOut, Resumed, Round, Why,
 };
 pub(super) use exchange::RunExchange;
-pub use exchange::{Exchange, even_parts};
+pub use exchange::{Begun, Exchange, even_parts};
 #[cfg(not(target_arch = "wasm32"))]
 pub use local::Local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 pub use mpi::Mpi;
+pub use overlap::GradientPiece;
 pub(super) use sharded::spread;
 pub(super) use shards::{OwnSegment, Shards};
 pub(super) use transfer::exchange_bytes;
 
+use overlap::Order;
 use sharded::Sharded;
+
+use std::rc::Rc;
 
 use super::builder::settings::Settings;
 use crate::error::{Error, Result};
@@ -155,6 +163,8 @@ pub(super) struct Ranks {
     joins: Vec<Option<OverRanks>>,
     /// Where pieces of the gradients wait for the host, in turn.
     staging: Vec<wgpu::Buffer>,
+    /// By plan, the order in which a step finishes its gradients.
+    orders: Vec<Option<Rc<Order>>>,
     /// How ranks share what each of them updates, where the optimizer is sharded.
     sharded: Option<Sharded>,
 }
@@ -189,6 +199,7 @@ impl Ranks {
             compare_every: settings.compare_every.into(),
             joins: outputs[1..].iter().map(|&value| over_ranks(graph, value)).collect(),
             staging: staging.await?,
+            orders: Vec::new(),
             sharded: Sharded::new(shards, parameters, advanced),
         }))
     }

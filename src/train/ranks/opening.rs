@@ -19,21 +19,23 @@ pub(super) struct Opening {
     pub compares: bool,
     /// What its share of the step's targets and the like counts to, in the order of the plan.
     pub counts: Vec<Vec<u8>>,
+    /// The fingerprint of the order in which gradients will be exchanged.
+    pub order: String,
 }
 
 /// [`Opening`], as it is sent.
-type Sent = (String, Option<String>, u64, f32, bool, Vec<Vec<u8>>);
+type Sent = (String, Option<String>, u64, f32, bool, Vec<Vec<u8>>, String);
 
 impl Opening {
     /// What all ranks tell, in their order.
     pub fn exchanged(self, exchange: &dyn Exchange) -> Result<Vec<Self>> {
-        let Self { call, failure, steps, learning_rate_factor, compares, counts } = self;
-        let own: Sent = (call, failure, steps, learning_rate_factor, compares, counts);
+        let Self { call, failure, steps, learning_rate_factor, compares, counts, order } = self;
+        let own: Sent = (call, failure, steps, learning_rate_factor, compares, counts, order);
         let all = exchange.gather(&serde_json::to_vec(&own).expect("numbers and a text"))?;
         let all = all.iter().enumerate().map(|(rank, bytes)| {
             let sent: Sent = understood(rank, serde_json::from_slice(bytes))?;
-            let (call, failure, steps, learning_rate_factor, compares, counts) = sent;
-            Ok(Self { call, failure, steps, learning_rate_factor, compares, counts })
+            let (call, failure, steps, learning_rate_factor, compares, counts, order) = sent;
+            Ok(Self { call, failure, steps, learning_rate_factor, compares, counts, order })
         });
         all.collect()
     }
@@ -49,5 +51,6 @@ pub(super) fn check(all: &[Opening]) -> Result<()> {
     let of = |fact: fn(&Opening) -> String| all.iter().map(fact).collect::<Vec<_>>();
     all_have("steps behind it:", &of(|one| one.steps.to_string()))?;
     all_have("a learning-rate factor of", &of(|one| one.learning_rate_factor.to_string()))?;
-    all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))
+    all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))?;
+    all_have("gradients in the order with the fingerprint", &of(|one| one.order.clone()))
 }
