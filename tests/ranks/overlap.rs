@@ -20,8 +20,10 @@ use crate::{all_the_same, on_ranks, run, run_alone};
 const PIECE: u64 = 256;
 
 fn bytes(gpu: &Gpu, buffers: &[wgpu::Buffer]) -> Vec<Vec<u8>> {
-    let read = |buffer: &wgpu::Buffer| gpu.read(buffer, 0, buffer.size() as usize);
-    buffers.iter().map(|buffer| block_on(read(buffer)).expect("bytes")).collect()
+    let read = |buffer: &wgpu::Buffer| {
+        block_on(gpu.read(buffer, 0, buffer.size() as usize)).expect("bytes")
+    };
+    buffers.iter().map(read).collect()
 }
 
 /// By piece, behind which dispatch of a step its bytes changed for the last time, where the gradients
