@@ -76,7 +76,8 @@ fn check<M: Model>(
     assert_eq!(pieces.iter().map(|piece| piece.bytes).sum::<u64>(), total, "{what}");
     assert!(pieces.is_sorted_by_key(|piece| piece.ready), "{what}: {pieces:?}");
     for (piece, last) in pieces.iter().zip(last_changes(&trainer, &pieces)) {
-        assert!(last > 0 && last <= piece.ready, "{what}: {piece:?} changes behind {last}");
+        // Some lie between tensors.
+        assert!(last <= piece.ready, "{what}: {piece:?} changes behind {last}");
         assert!(!is_exact || last == piece.ready, "{what}: {piece:?} is ready behind {last}");
     }
     pieces
@@ -119,13 +120,11 @@ fn pieces_are_ready_when_their_bytes_stop_changing() {
 /// Of a table in parts, of which tokens use some rows.
 #[test]
 fn pieces_of_tensors_in_parts_are_not_ready_before_they_are() {
-    let Some(gpu) = gpu_with_bindings(12 << 10) else { return };
-    let batch = || {
-        let ids = |seed| tokens(seed, 16, 500);
-        Batch::new().with("tokens", ids(1)).with("targets", ids(2))
-    };
-    let builder = Trainer::builder(model(GptConfig::gpt2(500, 8, 1, 2, 16), 2));
-    let pieces = check("parts", &gpu, builder, &batch(), false);
+    let Some(gpu) = gpu_with_bindings(49_152) else { return };
+    let ids = |seed| tokens(seed, 8, 1000);
+    let batch = Batch::new().with("tokens", ids(1)).with("targets", ids(2));
+    let builder = Trainer::builder(model(GptConfig::gpt2(1000, 8, 1, 2, 32), 1));
+    let pieces = check("parts", &gpu, builder, &batch, false);
     assert!(pieces.iter().any(|piece| piece.segment > 0), "{pieces:?}");
 }
 
@@ -261,11 +260,11 @@ fn a_fault_in_any_piece_skips_the_step_on_all() {
     let (control, _) = all_the_same("no fault", ranks);
     let counts = [1_100_000, 900_000, 1_300_000];
     for piece in [pieces[0], pieces[3]] {
-        // Tensors have whole quads, and lie one after the other, from 256 bytes to 256 bytes.
+        // Tensors have whole quads, and lie one after the other, each from a multiple of 512 bytes on.
         let mut element = piece.offset as usize / 4 + 300;
         let mut tensor = 0;
         while element >= counts[tensor] {
-            element -= counts[tensor].next_multiple_of(64);
+            element -= counts[tensor].next_multiple_of(128);
             tensor += 1;
         }
         for rank in 0..2 {

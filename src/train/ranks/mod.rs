@@ -7,17 +7,17 @@
 //! anything looks at them.
 //!
 //! ```text
-//! each rank:  count targets | counts of all | forward, backward .............. |
-//!                                                   | gradients of all ........... | loss, states of all |
+//! each rank:  count targets | counts of all | forward | backward, meanwhile gradients of all |
+//!             loss, states of all |
 //!             scan | norm | policies | verdict | optimizer | average | commit | telemetry
 //! ```
 //!
 //! **Gradients leave while the backward pass goes on**, that of the last microbatch, in pieces of 4 MiB:
 //! a piece leaves when nothing writes it any more, the last layers first
-//! ([`gradient_pieces`](super::Trainer::gradient_pieces)). Up to four pieces are on their way from the device
-//! ([`exchange_bytes`](super::MemoryPlan::exchange_bytes), 16 MiB at most), and up to eight from rank to
-//! rank, 32 MiB of gradients and as much again and again of messages with them: so a slow network takes its
-//! time behind the passes, and a far one is waited for once and not for each piece.
+//! ([`gradient_pieces`](super::Trainer::gradient_pieces)). Up to four are on their way from the device
+//! ([`exchange_bytes`](super::MemoryPlan::exchange_bytes): 16 MiB at most), and up to eight between
+//! ranks, with their messages in some 200 MiB of the host's memory at most. So a slow network takes its
+//! time behind the passes, and delays are waited for once, not for each piece.
 //!
 //! **One verdict.** Behind the exchange every rank has the same bits, and what follows is the update
 //! of one machine, which reads nothing else. So ranks find the same norm, the same overflow, the same

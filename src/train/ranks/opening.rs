@@ -54,3 +54,22 @@ pub(super) fn check(all: &[Opening]) -> Result<()> {
     all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))?;
     all_have("gradients in the order with the fingerprint", &of(|one| one.order.clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_order_of_gradients_is_told() {
+        let of = |order: &str| Opening { order: order.into(), ..Opening::default() };
+        check(&[of("0a"), of("0a")]).expect("the same");
+        let told = check(&[of("0a"), of("0a"), of("7f")]).expect_err("another").to_string();
+        let expected = "rank 2 has gradients in the order with the fingerprint 7f, rank 0 has 0a; ";
+        assert!(told.starts_with(expected), "{told}");
+        // What a rank found wrong comes first.
+        let failure = Some("no device".to_owned());
+        let failed = Opening { failure, ..Opening::default() };
+        let told = check(&[of("0a"), failed]).expect_err("a failure").to_string();
+        assert_eq!(told, "rank 1 cannot go on: no device");
+    }
+}
