@@ -98,7 +98,7 @@ fn pieces_are_ready_when_their_bytes_stop_changing() {
         ("logits in parts", GptConfig { logits_budget: 4 << 10, ..gpt() }),
         ("recomputation", GptConfig { recompute: true, ..gpt() }),
         ("LoRA", GptConfig { lora: Some(lora), ..gpt() }),
-        ("rotary positions and grouped heads", GptConfig::llama(27, 8, 2, [4, 2], 16)),
+        ("rotary positions and grouped heads", GptConfig::llama(27, 8, 2, [2, 1], 16)),
     ];
     for (what, config) in configs {
         for microbatches in [1, 3] {
