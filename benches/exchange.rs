@@ -28,7 +28,7 @@ use evenkeel::{Gpu, Result, block_on};
 /// So often is everything measured, at least and at most.
 const ROUNDS: [usize; 2] = [5, 21];
 /// Seconds after which the least is enough.
-const ENOUGH: f64 = 2.0;
+const ENOUGH: f64 = 1.0;
 /// What a step has in an exchange at once.
 const PIECE: usize = 4 << 20;
 /// Pieces of a larger exchange.
