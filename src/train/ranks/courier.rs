@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mpi::point_to_point::{Destination, MatchedReceiveVec, Source};
 use mpi::request::StaticScope;
@@ -20,6 +20,7 @@ use mpi::{Count, Tag};
 
 use super::journey::{Journey, Luggage, Sending, advance, ranks};
 use super::rounds::{Awaited, Bytes, Failure, LOOK};
+use super::wait::{FOR_MESSAGES, FOR_RANKS, Wait};
 
 /// What ended the run.
 const FAILED: Tag = 0;
@@ -36,20 +37,6 @@ static NOTICE: [u8; 1] = [0];
 fn tag(round: u64) -> Tag {
     ROUNDS + (round % TAGS) as Tag
 }
-
-/// How often a wait looks for something.
-struct Pace {
-    /// How long it looks again and again before it sleeps between looks.
-    eager: Duration,
-    longest_sleep: Duration,
-}
-
-/// For ranks that have not come.
-const FOR_RANKS: Pace =
-    Pace { eager: Duration::from_millis(1), longest_sleep: Duration::from_micros(500) };
-/// For messages that are on their way: shared memory brings some 100 KB between two looks.
-const FOR_MESSAGES: Pace =
-    Pace { eager: Duration::from_millis(20), longest_sleep: Duration::from_micros(50) };
 
 /// How long the news of a failure may take to leave this process.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -94,49 +81,6 @@ pub(super) struct Courier {
     is_asked: Cell<bool>,
     /// By rank.
     has_left: Vec<bool>,
-}
-
-/// How long something was waited for.
-struct Wait {
-    limit: Duration,
-    waited: Duration,
-    /// Of it, since something came.
-    idle: Duration,
-    looked: Instant,
-}
-
-impl Wait {
-    fn new(limit: Duration) -> Self {
-        Self { limit, waited: Duration::ZERO, idle: Duration::ZERO, looked: Instant::now() }
-    }
-
-    fn is_over(&self) -> bool {
-        self.waited >= self.limit
-    }
-
-    /// Takes in the time since the last look.
-    fn look(&mut self, something_came: bool) {
-        let passed = self.looked.elapsed().min(LOOK);
-        self.looked = Instant::now();
-        self.waited += passed;
-        self.idle = if something_came { Duration::ZERO } else { self.idle + passed };
-    }
-
-    /// How long to leave the core to others before the next look: short beside the time that was waited
-    /// already.
-    fn rest(&self, pace: &Pace) -> Option<Duration> {
-        (self.idle >= pace.eager).then(|| (self.idle / 16).min(pace.longest_sleep))
-    }
-
-    /// Takes in the time since the last look, and leaves the core to others for a while.
-    fn pause(&mut self, something_came: bool, pace: &Pace) {
-        self.look(something_came);
-        match self.rest(pace) {
-            Some(rest) => thread::sleep(rest),
-            None if self.idle.is_zero() => {}
-            None => thread::yield_now(),
-        }
-    }
 }
 
 impl Courier {
@@ -216,12 +160,14 @@ impl Courier {
                 while let Ok(order) = self.orders.try_recv() {
                     self.take(order);
                 }
+                let mut something_came = false;
                 while journey.has_room()
                     && let Some((round, sent)) = self.waiting.pop_front()
                 {
                     journey.begin(&self.world, self.others(), round, tag(round), sent);
+                    something_came = true;
                 }
-                let something_came = journey.go_on(&self.world);
+                something_came |= journey.go_on(&self.world);
                 self.over.extend(journey.arrived());
                 self.tell_of_ended();
                 if journey.is_over() && (self.waiting.is_empty() || !journey.has_room()) {
@@ -343,25 +289,5 @@ impl Courier {
         loop {
             thread::park();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_was_stopped_has_not_waited() {
-        let mut wait = Wait::new(LOOK * 2);
-        for is_over in [false, true] {
-            wait.looked =
-                Instant::now().checked_sub(LOOK * 5).expect("some time since it was started");
-            wait.pause(false, &FOR_RANKS);
-            assert_eq!(wait.is_over(), is_over);
-        }
-        assert_eq!((wait.waited, wait.idle), (LOOK * 2, LOOK * 2));
-        wait.pause(true, &FOR_RANKS);
-        assert_eq!(wait.idle, Duration::ZERO);
-        assert!(Wait::new(Duration::ZERO).is_over() && !Wait::new(Duration::MAX).is_over());
     }
 }

@@ -130,6 +130,8 @@ mod sharded;
 mod shards;
 mod step;
 mod transfer;
+#[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
+mod wait;
 
 pub(super) use agreement::agree_about;
 #[cfg(not(target_arch = "wasm32"))]

@@ -109,7 +109,7 @@ impl Mpi {
     }
 
     fn order(&self, order: Order) {
-        self.orders.send(order).ok().expect(RUNS);
+        self.orders.send(order).expect(RUNS);
     }
 }
 
