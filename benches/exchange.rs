@@ -1,5 +1,6 @@
 //! What steps of several ranks are made of, over MPI: pieces of gradients from the device to the host
-//! and back, sums in the order of ranks, small messages, the exchange of pieces, and whole steps.
+//! and back, sums in the order of ranks, small messages, the exchange of pieces, one after the other
+//! and several at once, and whole steps.
 //!
 //! ```text
 //! cargo bench --features mpi --bench exchange --no-run
@@ -20,18 +21,31 @@ use clap::Parser;
 use evenkeel::graph::{Graph, Shape};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::Linear;
-use evenkeel::train::ranks::{Exchange, Mpi};
-use evenkeel::train::{AdamW, Batch, ModelOutput, Trainer};
+use evenkeel::train::ranks::{Exchange, Mpi, even_parts};
+use evenkeel::train::{AdamW, Batch, Model, ModelOutput, Trainer};
 use evenkeel::{Gpu, Result, block_on};
 
 /// So often is everything measured, at least and at most.
 const ROUNDS: [usize; 2] = [5, 21];
 /// Seconds after which the least is enough.
-const ENOUGH: f64 = 2.0;
+const ENOUGH: f64 = 1.0;
 /// What a step has in an exchange at once.
 const PIECE: usize = 4 << 20;
+/// Pieces of a larger exchange.
+const PIECES: usize = 4;
 const WIDTH: usize = 1024;
-const ROWS: usize = 16;
+
+/// What a step is of.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    rows: usize,
+    layers: usize,
+}
+
+/// 2.1 million parameters, and hardly anything to compute.
+const SHORT: Size = Size { rows: 16, layers: 2 };
+/// 4.2 million, and a backward pass that takes as long as gradients take on a network of 100 Mbit/s.
+const LONG: Size = Size { rows: 256, layers: 4 };
 
 #[derive(Parser)]
 struct Options {
@@ -50,7 +64,7 @@ fn main() -> Result<()> {
     bench.tell("ranks", mpi.size() as f64, "");
     let gpu = block_on(Gpu::new())?;
     if let Some(steps) = options.steps {
-        let mut step = steps_of(&gpu, Some(mpi))?;
+        let mut step = steps_of(&gpu, SHORT, Some(mpi))?;
         return (0..steps).try_for_each(|_| step());
     }
     // Both at once on all ranks, as in a step.
@@ -71,10 +85,17 @@ fn main() -> Result<()> {
     let (seconds, by_one) = bench.exchange(1024 * 256, Way::AtRank0)?;
     assert!(by_ranges.iter().map(|x| x.to_bits()).eq(by_one.iter().map(|x| x.to_bits())));
     bench.tell("exchange of 1024 KiB at rank 0", seconds, " s");
-    let alone = bench.step(&gpu, None)?;
-    bench.tell("step by itself", alone, " s");
-    let together = bench.step(&gpu, Some(mpi.clone()))?;
-    bench.tell("step together", together, " s");
+    let (seconds, in_turn) = bench.exchange(PIECES * PIECE / 4, Way::InTurn)?;
+    bench.tell("exchange of 4 pieces in turn", seconds, " s");
+    let (seconds, at_once) = bench.exchange(PIECES * PIECE / 4, Way::AtOnce)?;
+    assert!(in_turn.iter().map(|x| x.to_bits()).eq(at_once.iter().map(|x| x.to_bits())));
+    bench.tell("exchange of 4 pieces at once", seconds, " s");
+    for (name, size) in [("step", SHORT), ("long step", LONG)] {
+        let alone = bench.step(&gpu, size, None)?;
+        bench.tell(&format!("{name} by itself"), alone, " s");
+        let together = bench.step(&gpu, size, Some(mpi.clone()))?;
+        bench.tell(&format!("{name} together"), together, " s");
+    }
     Ok(())
 }
 
@@ -84,6 +105,10 @@ enum Way {
     /// Each rank makes those of its range.
     ByRanges,
     AtRank0,
+    /// By ranges, one piece after the other.
+    InTurn,
+    /// By ranges, with all pieces on their way.
+    AtOnce,
 }
 
 struct Bench {
@@ -129,6 +154,8 @@ impl Bench {
             sums.clone_from(&values);
             match way {
                 Way::ByRanges => mpi.fold(&mut sums),
+                Way::InTurn => sums.chunks_mut(PIECE / 4).try_for_each(|piece| mpi.fold(piece)),
+                Way::AtOnce => fold_at_once(&**mpi, &mut sums),
                 Way::AtRank0 => {
                     mpi.fold_parts(&mut sums, &parts)?;
                     mpi.share(bytemuck::cast_slice_mut(&mut sums), &bytes)
@@ -139,8 +166,8 @@ impl Bench {
     }
 
     /// Seconds of a step: of every rank by itself, but all at once; or of all together.
-    fn step(&self, gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<f64> {
-        let mut step = steps_of(gpu, together)?;
+    fn step(&self, gpu: &Gpu, size: Size, together: Option<Rc<Mpi>>) -> Result<f64> {
+        let mut step = steps_of(gpu, size, together)?;
         // These compile, and find out how to submit.
         for _ in 0..3 {
             step()?;
@@ -149,16 +176,44 @@ impl Bench {
     }
 }
 
-/// Steps with 2.1 million parameters, each to its end: of this rank by itself, or of all together.
-fn steps_of(gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<impl FnMut() -> Result<()>> {
-    let builder = Trainer::builder(model).optimizer(AdamW::default());
+/// Adds up pieces of which all are on their way before the first is looked at.
+fn fold_at_once(mpi: &Mpi, values: &mut [f32]) -> Result<()> {
+    let parts = even_parts(PIECE / 4, mpi.size());
+    let bytes: Vec<_> = parts.iter().map(|part| part.start * 4..part.end * 4).collect();
+    let own = parts[mpi.rank()].clone();
+    let begin = |piece: &[f32]| mpi.begin_scatter(bytemuck::cast_slice(piece), &bytes);
+    let scattered: Result<Vec<_>> = values.chunks(PIECE / 4).map(begin).collect();
+    let mut shared = Vec::new();
+    for (piece, begun) in values.chunks_mut(PIECE / 4).zip(scattered?) {
+        let received: Vec<f32> = bytemuck::pod_collect_to_vec(&mpi.end(begun)?);
+        let (first, others) = received.split_at(own.len());
+        piece[own.clone()].copy_from_slice(first);
+        for other in others.chunks(own.len()) {
+            piece[own.clone()].iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+        }
+        shared.push(mpi.begin_share(bytemuck::cast_slice(piece).to_vec(), &bytes)?);
+    }
+    for (piece, begun) in values.chunks_mut(PIECE / 4).zip(shared) {
+        bytemuck::cast_slice_mut(piece).copy_from_slice(&mpi.end(begun)?);
+    }
+    Ok(())
+}
+
+/// Steps, each to its end: of this rank by itself, or of all together.
+fn steps_of(
+    gpu: &Gpu,
+    size: Size,
+    together: Option<Rc<Mpi>>,
+) -> Result<impl FnMut() -> Result<()>> {
+    let builder = Trainer::builder(model(size)).optimizer(AdamW::default());
     let builder = match together {
         Some(exchange) => builder.exchange(exchange),
         None => builder,
     };
     let mut trainer = block_on(builder.build(gpu))?;
+    let count = size.rows * WIDTH;
     let values =
-        |scale: f32| -> Vec<f32> { (0..ROWS * WIDTH).map(|i| (i as f32 * scale).sin()).collect() };
+        |scale: f32| -> Vec<f32> { (0..count).map(|i| (i as f32 * scale).sin()).collect() };
     let batch = Batch::new().with("x", values(0.3)).with("y", values(0.7));
     Ok(move || {
         block_on(trainer.step(&batch))?;
@@ -167,12 +222,17 @@ fn steps_of(gpu: &Gpu, together: Option<Rc<Mpi>>) -> Result<impl FnMut() -> Resu
     })
 }
 
-fn model(graph: &mut Graph) -> ModelOutput {
-    let x = graph.input("x", Shape::real([ROWS, WIDTH]));
-    let y = graph.input("y", Shape::real([ROWS, WIDTH]));
-    let hidden = Linear::new(WIDTH, WIDTH).activation(Activation::Silu).forward(graph, "in", x);
-    let prediction = Linear::new(WIDTH, WIDTH).forward(graph, "out", hidden);
-    ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+fn model(Size { rows, layers }: Size) -> impl Model {
+    move |graph: &mut Graph| {
+        let x = graph.input("x", Shape::real([rows, WIDTH]));
+        let y = graph.input("y", Shape::real([rows, WIDTH]));
+        let hidden = (1..layers).fold(x, |x, layer| {
+            let linear = Linear::new(WIDTH, WIDTH).activation(Activation::Silu);
+            linear.forward(graph, &format!("in{layer}"), x)
+        });
+        let prediction = Linear::new(WIDTH, WIDTH).forward(graph, "out", hidden);
+        ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+    }
 }
 
 /// A piece of gradients on the device, and where it waits for the host.
@@ -214,7 +274,7 @@ struct Copies(usize);
 
 impl Copies {
     fn parts(&self, count: usize) -> Vec<Range<usize>> {
-        evenkeel::train::ranks::even_parts(count, self.0)
+        even_parts(count, self.0)
     }
 }
 

@@ -25,9 +25,15 @@
 //!     : -n 1 target/release/examples/ranks --time-limit 20 --stop-at 7
 //! mpirun -n 2 target/release/examples/ranks --resume a --microbatches 2
 //! ```
+//!
+//! With `--width 1024 --layers 3` there are 12.6 MB of gradients, which leave in four pieces while the
+//! backward pass goes on; `--kill-in` kills a process when some of them are on their way.
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -36,8 +42,8 @@ use evenkeel::graph::{Graph, Shape};
 use evenkeel::kernels::Activation;
 use evenkeel::nn::Linear;
 use evenkeel::run::finish;
-use evenkeel::train::ranks::{Exchange, Local, Mpi};
-use evenkeel::train::{AdamW, Batch, Checkpoint, Clip, ModelOutput, Trainer};
+use evenkeel::train::ranks::{Begun, Exchange, Local, Mpi};
+use evenkeel::train::{AdamW, Batch, Checkpoint, Clip, Model, ModelOutput, Trainer};
 use evenkeel::{Error, Gpu, Result, block_on};
 
 /// Rows of a microbatch.
@@ -53,6 +59,12 @@ struct Options {
     /// Microbatches of a step on each rank
     #[arg(long, default_value_t = 1)]
     microbatches: usize,
+    /// Width of hidden layers
+    #[arg(long, default_value_t = 32)]
+    width: usize,
+    /// Hidden layers behind the first one
+    #[arg(long, default_value_t = 0)]
+    layers: usize,
     /// Seed of weights, dropout and data
     #[arg(long, default_value_t = 1)]
     seed: u32,
@@ -65,6 +77,9 @@ struct Options {
     /// Kills this process at the beginning of one step
     #[arg(long)]
     kill_at: Option<u64>,
+    /// Kills this process in one step, with pieces of gradients on their way
+    #[arg(long)]
+    kill_in: Option<u64>,
     /// Stops this process at the beginning of one step, as Ctrl-Z does
     #[arg(long)]
     stop_at: Option<u64>,
@@ -112,13 +127,19 @@ fn run(options: &Options) -> Result<()> {
     })
 }
 
-fn model(graph: &mut Graph) -> ModelOutput {
-    let x = graph.input("x", Shape::real([ROWS, 2]));
-    let y = graph.input("y", Shape::real([ROWS, 1]));
-    let hidden = Linear::new(2, 32).activation(Activation::Silu).forward(graph, "hidden", x);
-    let hidden = graph.dropout(hidden, 0.1);
-    let prediction = Linear::new(32, 1).forward(graph, "out", hidden);
-    ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+fn model(width: usize, layers: usize) -> impl Model {
+    move |graph: &mut Graph| {
+        let x = graph.input("x", Shape::real([ROWS, 2]));
+        let y = graph.input("y", Shape::real([ROWS, 1]));
+        let first = Linear::new(2, width).activation(Activation::Silu).forward(graph, "hidden", x);
+        let hidden = (0..layers).fold(first, |x, layer| {
+            let linear = Linear::new(width, width).activation(Activation::Silu);
+            linear.forward(graph, &format!("hidden.{layer}"), x)
+        });
+        let hidden = graph.dropout(hidden, 0.1);
+        let prediction = Linear::new(width, 1).forward(graph, "out", hidden);
+        ModelOutput { loss: graph.mean_squared_error(prediction, y), prediction }
+    }
 }
 
 /// The rows of some microbatches: a function of their place in the run alone.
@@ -134,19 +155,21 @@ fn batch(seed: u32, first: u64, microbatches: usize, has_nan: bool) -> Batch {
     Batch::new().with("x", x).with("y", y)
 }
 
-/// What is to go wrong in a step.
-fn fail(options: &Options, step: u64) {
+/// Sends this process a signal.
+fn signal(name: &str) {
     let own = std::process::id().to_string();
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &own]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill sends a signal");
-    };
+    let sent = Command::new("kill").args([name, &own]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill sends a signal");
+}
+
+/// What is to go wrong at the beginning of a step.
+fn fail(options: &Options, step: u64) {
     if options.kill_at == Some(step) {
         signal("-KILL");
     }
     if options.stop_at == Some(step) {
         let waking = options.stop_for.map(|seconds| {
-            let later = format!("sleep {seconds}; kill -CONT {own}");
+            let later = format!("sleep {seconds}; kill -CONT {}", std::process::id());
             let mut shell = Command::new("sh");
             let shell = shell.args(["-c", &later]).stdout(Stdio::null()).stderr(Stdio::null());
             shell.spawn().expect("sh is there")
@@ -161,21 +184,68 @@ fn fail(options: &Options, step: u64) {
     }
 }
 
+/// An exchange whose process is killed when it would begin the third piece of a step.
+#[derive(Debug)]
+struct Killed<E> {
+    exchange: E,
+    /// Pieces until then; none of a step that goes on.
+    left: Cell<Option<usize>>,
+}
+
+impl<E: Exchange> Exchange for Killed<E> {
+    fn rank(&self) -> usize {
+        self.exchange.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.exchange.size()
+    }
+
+    fn scatter(&self, sent: &[u8], parts: &[Range<usize>], received: &mut [u8]) -> Result<()> {
+        self.exchange.scatter(sent, parts, received)
+    }
+
+    fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
+        self.exchange.share(bytes, parts)
+    }
+
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        if self.left.get() == Some(0) {
+            signal("-KILL");
+        }
+        self.left.set(self.left.get().map(|left| left - 1));
+        self.exchange.begin_scatter(sent, parts)
+    }
+
+    fn begin_share(&self, bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        self.exchange.begin_share(bytes, parts)
+    }
+
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        self.exchange.end(begun)
+    }
+
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.exchange.gather(own)
+    }
+}
+
 fn train(options: &Options, exchange: impl Exchange + 'static) -> Result<()> {
+    let exchange = Rc::new(Killed { exchange, left: Cell::new(None) });
     let (rank, ranks) = (exchange.rank(), exchange.size());
     let gpu = block_on(Gpu::new())?;
     let checkpoint = match &options.resume {
-        Some(path) => Some(received(path, &exchange)?),
+        Some(path) => Some(received(path, &*exchange)?),
         None => None,
     };
-    let builder = Trainer::builder(model)
+    let builder = Trainer::builder(model(options.width, options.layers))
         .optimizer(AdamW { learning_rate: options.lr.into(), ..AdamW::default() })
         .clip(Clip::Norm(1.0))
         .seed(options.seed)
         .accumulation(options.microbatches)
         .compare_ranks_every(10)
         .shard_optimizer_state(options.shard_optimizer)
-        .exchange(exchange);
+        .exchange(exchange.clone());
     let mut trainer = block_on(builder.build(&gpu))?;
     if let Some(checkpoint) = checkpoint {
         block_on(trainer.restore(&checkpoint))?;
@@ -183,6 +253,9 @@ fn train(options: &Options, exchange: impl Exchange + 'static) -> Result<()> {
     while trainer.steps() < options.steps {
         let step = trainer.steps();
         fail(options, step);
+        if options.kill_in == Some(step) {
+            exchange.left.set(Some(2));
+        }
         let first = (step * ranks as u64 + rank as u64) * options.microbatches as u64;
         let has_nan = options.nan_at == Some(step);
         block_on(trainer.step(&batch(options.seed, first, options.microbatches, has_nan)))?;

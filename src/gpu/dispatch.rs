@@ -1,5 +1,6 @@
 //! Kernels made ready, and encoded or run.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -28,6 +29,13 @@ pub struct Dispatch {
     pub(super) written: Arc<[Region]>,
     pub(super) pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
+}
+
+impl Dispatch {
+    /// What it may write: buffers, and which of their bytes.
+    pub fn writes(&self) -> impl Iterator<Item = (&wgpu::Buffer, Range<u64>)> {
+        self.written.iter().map(|(buffer, offset, bytes)| (buffer, *offset..offset + bytes))
+    }
 }
 
 impl Gpu {

@@ -22,6 +22,13 @@ impl<M: Model> Trainer<M> {
         parameters::read_slot(&self.gpu, &slot).await
     }
 
+    /// The gradients of all trained tensors as the last step left them, in one flat buffer for each
+    /// [trained segment](crate::plan::Parameters::trained_segments): f32 in quads, each tensor where its
+    /// weights lie. Of a step on several ranks they are the sums over all.
+    pub fn gradient_buffers(&self) -> &[wgpu::Buffer] {
+        &self.sinks.gradients
+    }
+
     /// What the model observed in the last step, over its microbatches: (name, elements), as by
     /// [`Graph::observe`]: largest attention logits and entropies, say. Waits for the device.
     ///

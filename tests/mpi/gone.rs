@@ -119,6 +119,22 @@ fn each_process_names_the_one_that_is_gone() {
     }
 }
 
+/// Gradients of four pieces, of which two are on their way when a process is killed.
+#[test]
+fn each_process_names_the_one_that_is_killed_between_pieces() {
+    let Some(_) = support::gpu() else { return };
+    let large = ["--steps", "3", "--width", "1024", "--layers", "3", "--time-limit", "5"];
+    for (ranks, gone) in [(2, 1), (4, 2)] {
+        let ranks = with_one(ranks, &large, gone, &["--kill-in", "1"]);
+        let output = output(&["--enable-recovery"], &ranks);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        let named = format!("error: rank {gone} {NAMED}");
+        assert_eq!(errors.matches(&named).count(), ranks.len() - 1, "{errors}");
+    }
+}
+
 #[test]
 fn a_slow_process_changes_no_bit() {
     let Some(_) = support::gpu() else { return };

@@ -87,6 +87,21 @@ fn processes_have_the_bits_of_threads() {
     assert_ne!(found[0], found[1], "twice the data is another run");
 }
 
+/// Gradients of four pieces, of which several are on their way at once.
+#[test]
+fn pieces_have_the_bits_of_threads() {
+    let Some(_) = support::gpu() else { return };
+    let options = ["--steps", "3", "--width", "1024", "--layers", "3"];
+    for ranks in [2, 3] {
+        let line = one_line_of_all(ranks, &under_mpi(&vec![&options[..]; ranks]));
+        assert!(line.starts_with("3 steps, 0 skipped, loss "), "{line}");
+        assert_eq!(line, on_threads(ranks, &options), "{ranks} ranks");
+    }
+    let sharded = [&options[..], &["--shard-optimizer"]].concat();
+    let line = one_line_of_all(2, &under_mpi(&vec![&sharded[..]; 2]));
+    assert_eq!(line, on_threads(2, &options), "sharded");
+}
+
 #[test]
 fn a_sharded_optimizer_is_no_other_run() {
     let Some(_) = support::gpu() else { return };

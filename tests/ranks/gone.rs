@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use evenkeel::train::ranks::{Exchange, Local};
+use evenkeel::train::ranks::{Begun, Exchange, Local};
 use evenkeel::train::{Batch, Clip, Trainer, TrainerBuilder};
 use evenkeel::{Error, Gpu, Result};
 
@@ -132,14 +132,31 @@ impl Exchange for Hanging {
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
         self.call(|local| local.share(bytes, parts))
     }
+
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        self.call(|local| local.begin_scatter(sent, parts))
+    }
+
+    fn begin_share(&self, bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        self.call(|local| local.begin_share(bytes, parts))
+    }
+
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        self.call(|local| local.end(begun))
+    }
 }
 
-fn builder() -> TrainerBuilder<Terms> {
-    Trainer::builder(Terms::three()).clip(Clip::Norm(0.01)).seed(2)
+/// Gradients of three pieces.
+fn large() -> Terms {
+    Terms { tensors: vec![(vec![1100, 1000], 1.0), (vec![1300, 1000], 1.0)] }
 }
 
-fn batches() -> Vec<Batch> {
-    (0..4).map(|seed| Terms::three().data(seed, 3).batch()).collect()
+fn builder(terms: &Terms) -> TrainerBuilder<Terms> {
+    Trainer::builder(terms.clone()).clip(Clip::Norm(0.01)).seed(2)
+}
+
+fn batches(terms: &Terms) -> Vec<Batch> {
+    (0..4).map(|seed| terms.data(seed, 3).batch()).collect()
 }
 
 /// What became of a rank in a run where rank 2 hangs before a call of the third step.
@@ -152,7 +169,7 @@ struct Ended {
     saved: Vec<u8>,
 }
 
-fn with_hanging(gpu: &Gpu, at: Option<usize>) -> Vec<Ended> {
+fn with_hanging(gpu: &Gpu, terms: &Terms, at: Option<usize>) -> Vec<Ended> {
     let others = Arc::new(Barrier::new(3));
     on_ranks(3, |local| {
         let rank = local.rank();
@@ -163,8 +180,8 @@ fn with_hanging(gpu: &Gpu, at: Option<usize>) -> Vec<Ended> {
             others: others.clone(),
         });
         let mut trainer =
-            block_on(builder().exchange(exchange.clone()).build(gpu)).expect("a trainer");
-        let shares = batches();
+            block_on(builder(terms).exchange(exchange.clone()).build(gpu)).expect("a trainer");
+        let shares = batches(terms);
         let shares = shares.iter().map(|batch| batch.of_rank(rank, 3).expect("even"));
         let shares: Vec<_> = shares.collect();
         for share in &shares[..2] {
@@ -189,28 +206,48 @@ fn with_hanging(gpu: &Gpu, at: Option<usize>) -> Vec<Ended> {
     })
 }
 
+/// Rank 2 hangs before a call: all are told, none takes the step, and what is saved goes on in one
+/// process, which adds microbatches in the order of ranks.
+#[track_caller]
+fn check_hanging(gpu: &Gpu, terms: &Terms, at: usize, never_stopped: &State) {
+    let ranks = with_hanging(gpu, terms, Some(at));
+    for (rank, ended) in ranks.iter().enumerate() {
+        let error = ended.error.as_ref().expect("rank 2 hangs");
+        assert_named(error, 2, "did not send to rank ");
+        assert!(ended.states[0] == ended.states[1], "rank {rank} took a step, call {at}");
+        assert!(ended.saved == ranks[0].saved, "rank {rank}, call {at}");
+    }
+    let checkpoint = evenkeel::train::Checkpoint::from_bytes(&ranks[0].saved).expect("whole");
+    let mut alone = block_on(builder(terms).accumulation(3).build(gpu)).expect("a trainer");
+    block_on(alone.restore(&checkpoint)).expect("restored");
+    for batch in &batches(terms)[2..] {
+        block_on(alone.step(batch)).expect("a step");
+    }
+    assert!(state(&alone) == *never_stopped, "not the run that never stopped, call {at}");
+}
+
 #[test]
 fn a_rank_that_hangs_anywhere_in_a_step_is_named_and_nobody_takes_the_step() {
     let Some(gpu) = gpu() else { return };
-    let clean = with_hanging(&gpu, None);
-    let calls = clean[0].calls;
+    let terms = Terms::three();
+    let calls = with_hanging(&gpu, &terms, None)[0].calls;
     assert!(calls >= 6, "verdicts and gradients: {calls}");
-    let (never_stopped, _) = run_alone(&gpu, builder().accumulation(3), &batches());
+    let (never_stopped, _) = run_alone(&gpu, builder(&terms).accumulation(3), &batches(&terms));
     for at in 0..calls {
-        let ranks = with_hanging(&gpu, Some(at));
-        for (rank, ended) in ranks.iter().enumerate() {
-            let error = ended.error.as_ref().expect("rank 2 hangs");
-            assert_named(error, 2, "did not send to rank ");
-            assert!(ended.states[0] == ended.states[1], "rank {rank} took a step, call {at}");
-            assert!(ended.saved == ranks[0].saved, "rank {rank}, call {at}");
-        }
-        // On one process, which adds microbatches in the order of ranks.
-        let checkpoint = evenkeel::train::Checkpoint::from_bytes(&ranks[0].saved).expect("whole");
-        let mut alone = block_on(builder().accumulation(3).build(&gpu)).expect("a trainer");
-        block_on(alone.restore(&checkpoint)).expect("restored");
-        for batch in &batches()[2..] {
-            block_on(alone.step(batch)).expect("a step");
-        }
-        assert!(state(&alone) == never_stopped, "not the run that never stopped, call {at}");
+        check_hanging(&gpu, &terms, at, &never_stopped);
+    }
+}
+
+#[test]
+fn a_rank_that_hangs_between_pieces_is_named_and_nobody_takes_the_step() {
+    let Some(gpu) = gpu() else { return };
+    let terms = large();
+    let calls = with_hanging(&gpu, &terms, None)[0].calls;
+    // What opens the step, three pieces there and back, each begun and ended, and what closes it.
+    assert_eq!(calls, 2 + 12 + 2);
+    let (never_stopped, _) = run_alone(&gpu, builder(&terms).accumulation(3), &batches(&terms));
+    // With a piece under way, with another one and the sums of the first, with sums alone.
+    for at in [3, 6, 10] {
+        check_hanging(&gpu, &terms, at, &never_stopped);
     }
 }

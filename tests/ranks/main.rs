@@ -7,6 +7,7 @@ mod support;
 
 mod exchanges;
 mod gone;
+mod overlap;
 mod refusals;
 mod same_run;
 mod saved;

@@ -3,50 +3,54 @@
 //! MPI reads and writes the memory of a message until it has arrived, and what was sent cannot be taken
 //! back. So whoever gives up a wait has to leave that memory where it is. Here a thread owns it: its
 //! caller goes on with an error, while the thread does nothing more until the process ends.
+//!
+//! Rounds that overlap share a [`Journey`]: memory for the messages of so many of them, which is free
+//! again when all have arrived.
 
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mpi::datatype::Equivalence;
 use mpi::point_to_point::{Destination, MatchedReceiveVec, Source};
-use mpi::request::{Request, Scope, StaticScope};
+use mpi::request::StaticScope;
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::{Count, Tag};
 
+use super::journey::{Journey, Luggage, Sending, advance, ranks};
 use super::rounds::{Awaited, Bytes, Failure, LOOK};
+use super::wait::{FOR_MESSAGES, FOR_RANKS, Wait};
 
-/// Messages of a round. A rank may be one round ahead of another, never two: it ends none without a
-/// message of all.
-const PARTS: [Tag; 2] = [0, 1];
 /// What ended the run.
-const FAILED: Tag = 2;
+const FAILED: Tag = 0;
 /// That a rank takes part no more.
-const LEFT: Tag = 3;
+const LEFT: Tag = 1;
+/// Messages of rounds, from here on.
+const ROUNDS: Tag = 2;
+/// Rounds until tags begin anew: many times as many as are in a [`Journey`], which is how far a rank
+/// may be ahead of another.
+const TAGS: u64 = 4096;
 /// Something to send where the tag says all.
 static NOTICE: [u8; 1] = [0];
 
-/// How often a wait looks for something.
-struct Pace {
-    /// How long it looks again and again before it sleeps between looks.
-    eager: Duration,
-    longest_sleep: Duration,
+fn tag(round: u64) -> Tag {
+    ROUNDS + (round % TAGS) as Tag
 }
-
-/// For ranks that have not come.
-const FOR_RANKS: Pace =
-    Pace { eager: Duration::from_millis(1), longest_sleep: Duration::from_micros(500) };
-/// For messages that are on their way: shared memory brings some 100 KB between two looks.
-const FOR_MESSAGES: Pace =
-    Pace { eager: Duration::from_millis(20), longest_sleep: Duration::from_micros(50) };
 
 /// How long the news of a failure may take to leave this process.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the thread is told to do.
 pub(super) enum Order {
-    Round {
+    /// To begin a round, which is answered by nothing.
+    Begin {
+        round: u64,
         sent: Vec<Bytes>,
+    },
+    /// To tell what came in a round, once, when that is known.
+    End {
+        round: u64,
         limit: Duration,
     },
     GiveUp(Failure),
@@ -65,41 +69,18 @@ pub(super) struct Courier {
     own: usize,
     orders: Receiver<Order>,
     answers: Sender<Answer>,
-    rounds: usize,
+    /// Rounds that are to begin, in order.
+    waiting: VecDeque<(u64, Vec<Bytes>)>,
+    /// What came in rounds that nobody asked for yet.
+    over: HashMap<u64, Vec<Bytes>>,
+    /// The round that somebody waits for, and how long.
+    asked: Option<(u64, Wait)>,
+    /// What there is to do that is no round.
+    other: Option<Order>,
+    /// Whether an answer is waited for.
+    is_asked: Cell<bool>,
     /// By rank.
     has_left: Vec<bool>,
-}
-
-/// How long something was waited for.
-struct Wait {
-    limit: Duration,
-    waited: Duration,
-    /// Of it, since something came.
-    idle: Duration,
-    looked: Instant,
-}
-
-impl Wait {
-    fn new(limit: Duration) -> Self {
-        Self { limit, waited: Duration::ZERO, idle: Duration::ZERO, looked: Instant::now() }
-    }
-
-    fn is_over(&self) -> bool {
-        self.waited >= self.limit
-    }
-
-    /// Leaves the core to others for a while: short beside the time that was waited already.
-    fn pause(&mut self, something_came: bool, pace: &Pace) {
-        let passed = self.looked.elapsed().min(LOOK);
-        self.looked = Instant::now();
-        self.waited += passed;
-        self.idle = if something_came { Duration::ZERO } else { self.idle + passed };
-        match self.idle {
-            Duration::ZERO => {}
-            idle if idle < pace.eager => thread::yield_now(),
-            idle => thread::sleep((idle / 16).min(pace.longest_sleep)),
-        }
-    }
 }
 
 impl Courier {
@@ -108,30 +89,54 @@ impl Courier {
         orders: Receiver<Order>,
         answers: Sender<Answer>,
     ) -> Self {
-        let (own, size) = (world.rank() as usize, world.size() as usize);
-        Self { world, own, orders, answers, rounds: 0, has_left: vec![false; size] }
+        let (own, has_left) = (world.rank() as usize, vec![false; world.size() as usize]);
+        let (waiting, over, asked, other, is_asked) = Default::default();
+        Self { world, own, orders, answers, waiting, over, asked, other, is_asked, has_left }
     }
 
     /// Does what it is told until all ranks have left; never returns where MPI cannot be ended.
     pub fn serve(mut self) {
-        while let Ok(order) = self.orders.recv() {
-            match order {
-                Order::Round { sent, limit } => {
-                    let came = self.round(sent, limit);
-                    self.answer(Ok(came));
-                }
-                Order::GiveUp(failure) => self.fail(failure),
-                Order::Leave { limit } => {
+        loop {
+            while !self.waiting.is_empty() {
+                self.travel();
+            }
+            match self.other.take() {
+                Some(Order::GiveUp(failure)) => self.fail(failure),
+                Some(Order::Leave { limit }) => {
                     self.leave(limit);
                     self.answer(Ok(Vec::new()));
                     return;
                 }
-                Order::Abort(code) => self.world.abort(code),
+                Some(Order::Abort(code)) => self.world.abort(code),
+                _ => {}
             }
+            let Ok(order) = self.orders.recv() else { return };
+            self.take(order);
+            self.tell_of_ended();
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        self.is_asked.set(!matches!(order, Order::Begin { .. }));
+        match order {
+            Order::Begin { round, sent } => self.waiting.push_back((round, sent)),
+            Order::End { round, limit } => self.asked = Some((round, Wait::new(limit))),
+            other => self.other = Some(other),
+        }
+    }
+
+    /// Answers who waits for a round that is over.
+    fn tell_of_ended(&mut self) {
+        if let Some((round, _)) = &self.asked
+            && let Some(came) = self.over.remove(round)
+        {
+            self.asked = None;
+            self.answer(Ok(came));
         }
     }
 
     fn answer(&self, answer: Answer) {
+        self.is_asked.set(false);
         // Whoever asked may be gone.
         self.answers.send(answer).unwrap_or(());
     }
@@ -142,60 +147,69 @@ impl Courier {
         (1..size).map(move |i| (own + i) % size)
     }
 
-    /// Gives each rank its message, and gets theirs.
-    fn round(&mut self, mut sent: Vec<Bytes>, limit: Duration) -> Vec<Bytes> {
-        let tag = PARTS[self.rounds % 2];
-        self.rounds += 1;
-        let mut received = vec![Vec::new(); sent.len()];
-        let mut places: Vec<_> = received.iter_mut().map(Some).collect();
-        places[self.own] = None;
+    /// Carries the messages of rounds until all that began have arrived.
+    fn travel(&mut self) {
+        let mut luggage = Luggage::new(self.has_left.len());
+        let (received, sent) = luggage.places();
         mpi::request::scope(|scope| {
-            let send = |rank: usize| {
-                let to = self.world.process_at_rank(rank as i32);
-                (rank, Some(to.immediate_send_with_tag(scope, &sent[rank][..], tag)))
-            };
-            let mut sending: Vec<_> = self.others().map(send).collect();
-            let mut receiving = Vec::with_capacity(sending.len());
-            let mut expected = sending.len();
-            let mut wait = Wait::new(limit);
+            let mut journey = Journey::new(scope, received, sent, self.own);
+            let mut pace = Wait::new(Duration::MAX);
             loop {
-                // First, since a rank sends this behind its message.
+                // First, since a rank sends this behind its messages.
                 self.hear();
+                while let Ok(order) = self.orders.try_recv() {
+                    self.take(order);
+                }
                 let mut something_came = false;
-                let any = self.world.any_process();
-                while let Some((message, status)) = any.immediate_matched_probe_with_tag(tag) {
-                    let rank = status.source_rank() as usize;
-                    let place = places[rank].take().expect("one message of a rank in a round");
-                    place.resize(status.count(u8::equivalent_datatype()) as usize, 0);
-                    let request = message.immediate_matched_receive_into(scope, &mut place[..]);
-                    receiving.push((rank, Some(request)));
-                    expected -= 1;
+                while journey.has_room()
+                    && let Some((round, sent)) = self.waiting.pop_front()
+                {
+                    journey.begin(&self.world, self.others(), round, tag(round), sent);
                     something_came = true;
                 }
-                something_came |= advance(&mut sending) | advance(&mut receiving);
-                if expected == 0 && receiving.is_empty() && sending.is_empty() {
+                something_came |= journey.go_on(&self.world);
+                self.over.extend(journey.arrived());
+                self.tell_of_ended();
+                if journey.is_over() && (self.waiting.is_empty() || !journey.has_room()) {
                     return;
                 }
-                let has_gone = |&rank: &usize| self.has_left[rank] && places[rank].is_some();
-                if let Some(rank) = self.others().find(has_gone) {
-                    self.fail(Failure::left(rank));
-                }
-                if wait.is_over() {
-                    let nowhere = (0..).zip(&places).filter(|(_, place)| place.is_some());
-                    let mut missing = ranks(&receiving);
-                    missing.extend(nowhere.map(|(rank, _)| rank));
-                    self.fail(self.absent(missing, ranks(&sending), limit));
+                self.check_others(&journey);
+                pace.look(something_came);
+                if let Some((_, wait)) = &mut self.asked {
+                    wait.look(something_came);
                 }
                 // Whoever sent is here, too, and takes: unless it was stopped.
-                let on_their_way = expected == 0 || !receiving.is_empty();
-                let fast = on_their_way && wait.idle < LOOK;
-                wait.pause(something_came, if fast { &FOR_MESSAGES } else { &FOR_RANKS });
+                let fast = journey.is_on_its_way() && pace.idle < LOOK;
+                match pace.rest(if fast { &FOR_MESSAGES } else { &FOR_RANKS }) {
+                    // Whoever orders something meanwhile wakes it.
+                    Some(rest) => {
+                        if let Ok(order) = self.orders.recv_timeout(rest) {
+                            self.take(order);
+                        }
+                    }
+                    None if something_came => {}
+                    None => thread::yield_now(),
+                }
             }
         });
-        for rank in self.others() {
-            sent[rank] = Bytes::new(std::mem::take(&mut received[rank]));
+    }
+
+    /// Ends the run where a journey will never end.
+    fn check_others(&mut self, journey: &Journey<'_, '_>) {
+        match self.other.take() {
+            Some(Order::GiveUp(failure)) => self.fail(failure),
+            Some(Order::Abort(code)) => self.world.abort(code),
+            // This rank has begun what it does not end.
+            Some(Order::Leave { .. }) if !journey.is_over() => self.fail(Failure::left(self.own)),
+            other => self.other = other,
         }
-        sent
+        if let Some(rank) = self.others().find(|&r| self.has_left[r] && journey.lacks(r)) {
+            self.fail(Failure::left(rank));
+        }
+        let Some(limit) = self.asked.as_ref().filter(|(_, wait)| wait.is_over()) else { return };
+        let limit = limit.1.limit;
+        let (missing, late) = journey.absent();
+        self.fail(self.absent(missing, late, limit));
     }
 
     /// Ranks that sent nothing; where all did, those that took nothing.
@@ -262,52 +276,18 @@ impl Courier {
 
     /// Says the same of every order, and keeps the memory of messages for good.
     fn stay(&self, failure: Failure) -> ! {
-        self.answer(Err(failure.clone()));
+        if self.is_asked.get() {
+            self.answer(Err(failure.clone()));
+        }
         while let Ok(order) = self.orders.recv() {
             match order {
                 Order::Abort(code) => self.world.abort(code),
+                Order::Begin { .. } => {}
                 _ => self.answer(Err(failure.clone())),
             }
         }
         loop {
             thread::park();
         }
-    }
-}
-
-/// A message that is on its way to a rank, or from one.
-type Sending<'a, S> = (usize, Option<Request<'a, [u8], S>>);
-
-/// Keeps those that have not arrived; whether one more has.
-fn advance<'a, S: Scope<'a>>(messages: &mut Vec<Sending<'a, S>>) -> bool {
-    let before = messages.len();
-    messages.retain_mut(|(_, message)| {
-        *message = message.take().and_then(|request| request.test().err());
-        message.is_some()
-    });
-    messages.len() < before
-}
-
-fn ranks<'a, S: Scope<'a>>(messages: &[Sending<'a, S>]) -> Vec<usize> {
-    messages.iter().map(|(rank, _)| *rank).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_was_stopped_has_not_waited() {
-        let mut wait = Wait::new(LOOK * 2);
-        for is_over in [false, true] {
-            wait.looked =
-                Instant::now().checked_sub(LOOK * 5).expect("some time since it was started");
-            wait.pause(false, &FOR_RANKS);
-            assert_eq!(wait.is_over(), is_over);
-        }
-        assert_eq!((wait.waited, wait.idle), (LOOK * 2, LOOK * 2));
-        wait.pause(true, &FOR_RANKS);
-        assert_eq!(wait.idle, Duration::ZERO);
-        assert!(Wait::new(Duration::ZERO).is_over() && !Wait::new(Duration::MAX).is_over());
     }
 }

@@ -16,7 +16,9 @@ const PIECE: usize = 64 << 20;
 ///
 /// [`Local`](super::Local) has ranks in one process, `Mpi` (feature `mpi`) those of a cluster.
 /// Whoever has another transport implements the first four methods; sums follow from them, with the
-/// same bits.
+/// same bits. Where several calls can be on their way at once, it has
+/// [`begin_scatter`](Self::begin_scatter), [`begin_share`](Self::begin_share) and [`end`](Self::end) of
+/// its own, too: steps make use of them.
 pub trait Exchange: Debug {
     /// Number of this rank, from 0 on.
     fn rank(&self) -> usize;
@@ -39,6 +41,37 @@ pub trait Exchange: Debug {
     /// # Errors
     /// As [`scatter`](Self::scatter).
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()>;
+
+    /// A [`scatter`](Self::scatter) that goes on while this rank does something else, until it asks
+    /// [`end`](Self::end) for what it received. Others may begin meanwhile, shares among them, and
+    /// other calls come between: on all ranks in the same order. What is here by itself is a scatter
+    /// that is over at once.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        let mut received = vec![0; parts[self.rank()].len() * self.size()];
+        self.scatter(sent, parts, &mut received)?;
+        Ok(Begun::over(received))
+    }
+
+    /// A [`share`](Self::share) that goes on in the same way; [`end`](Self::end) gives `bytes` back,
+    /// with the parts of all in their places.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn begin_share(&self, mut bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        self.share(&mut bytes, parts)?;
+        Ok(Begun::over(bytes))
+    }
+
+    /// Waits until what was begun is over. Of several, each rank may ask for any first.
+    ///
+    /// # Errors
+    /// As [`scatter`](Self::scatter).
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        Ok(begun.bytes)
+    }
 
     /// What each rank gives, of any length, in the order of ranks.
     ///
@@ -98,13 +131,7 @@ pub trait Exchange: Debug {
         let mut received = vec![0f32; own.len() * self.size()];
         let to = bytemuck::cast_slice_mut(&mut received);
         self.scatter(bytemuck::cast_slice(values), &bytes_of(parts, 4), to)?;
-        let Some(length) = Some(own.len()).filter(|&length| length > 0) else { return Ok(()) };
-        let (first, others) = received.split_at(length);
-        let sums = &mut values[own];
-        sums.copy_from_slice(first);
-        for other in others.chunks(length) {
-            sums.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
-        }
+        add_up(&received, &mut values[own]);
         Ok(())
     }
 
@@ -123,6 +150,42 @@ pub trait Exchange: Debug {
     }
 }
 
+/// What was begun of an [`Exchange`], for its [`end`](Exchange::end).
+#[derive(Debug)]
+pub struct Begun {
+    /// What it gives, as far as that is known.
+    pub(super) bytes: Vec<u8>,
+    /// By rank, where in it a message goes.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) places: Vec<Range<usize>>,
+    /// The number of the round that brings the messages; none where all of them are here.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) round: Option<u64>,
+}
+
+impl Begun {
+    /// Something that is over, and gave this.
+    pub fn over(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            #[cfg(not(target_arch = "wasm32"))]
+            places: Vec::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            round: None,
+        }
+    }
+}
+
+/// Sums of what ranks have, one rank's values behind the other's, in f32 in their order.
+pub(super) fn add_up(received: &[f32], sums: &mut [f32]) {
+    let Some(length) = Some(sums.len()).filter(|&length| length > 0) else { return };
+    let (first, others) = received.split_at(length);
+    sums.copy_from_slice(first);
+    for other in others.chunks(length) {
+        sums.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+    }
+}
+
 /// `count` elements in as many ranges as there are ranks, one after the other, whose lengths differ
 /// by one at most.
 pub fn even_parts(count: usize, ranks: usize) -> Vec<Range<usize>> {
@@ -131,7 +194,7 @@ pub fn even_parts(count: usize, ranks: usize) -> Vec<Range<usize>> {
 }
 
 /// The same parts in bytes, for elements of so many.
-fn bytes_of(parts: &[Range<usize>], size: usize) -> Vec<Range<usize>> {
+pub(super) fn bytes_of(parts: &[Range<usize>], size: usize) -> Vec<Range<usize>> {
     parts.iter().map(|part| part.start * size..part.end * size).collect()
 }
 
@@ -150,6 +213,18 @@ impl<E: Exchange + ?Sized> Exchange for Rc<E> {
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
         (**self).share(bytes, parts)
+    }
+
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        (**self).begin_scatter(sent, parts)
+    }
+
+    fn begin_share(&self, bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        (**self).begin_share(bytes, parts)
+    }
+
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        (**self).end(begun)
     }
 
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {

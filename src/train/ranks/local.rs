@@ -1,12 +1,13 @@
 //! Ranks in one process.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::Exchange;
+use super::exchange::Begun;
 use super::rounds::{self, Awaited, Bytes, Failure, LOOK, Rounds, TIME_LIMIT};
 use crate::error::{Error, Result};
 
@@ -29,16 +30,19 @@ pub struct Local {
 /// What one rank sends another.
 #[derive(Debug)]
 enum Letter {
-    Part(Bytes),
+    /// Of the round with this number.
+    Part(u64, Bytes),
     Failed(Failure),
     Left,
 }
 
-/// What came from others.
+/// What came from others, and what this rank has for itself.
 #[derive(Debug)]
 struct Heard {
-    /// Messages that wait for their round, by rank: others may be a round ahead.
-    parts: Vec<VecDeque<Bytes>>,
+    /// Rounds that began here.
+    begun: u64,
+    /// Messages of rounds that did not end, by rank and number: others may be ahead.
+    parts: Vec<HashMap<u64, Bytes>>,
     /// By rank.
     has_left: Vec<bool>,
     /// What ended the run.
@@ -49,7 +53,7 @@ impl Heard {
     /// Fails where another rank did, which has told all.
     fn note(&mut self, rank: usize, letter: Letter) -> Result<(), Failure> {
         match letter {
-            Letter::Part(bytes) => self.parts[rank].push_back(bytes),
+            Letter::Part(round, bytes) => drop(self.parts[rank].insert(round, bytes)),
             Letter::Left => self.has_left[rank] = true,
             Letter::Failed(failure) => return Err(failure),
         }
@@ -62,8 +66,8 @@ impl Local {
     pub fn ranks(size: usize) -> Vec<Self> {
         let (to, inboxes): (Vec<_>, Vec<_>) = (0..size).map(|_| channel()).unzip();
         let rank = |(rank, inbox)| {
-            let parts = vec![VecDeque::new(); size];
-            let heard = RefCell::new(Heard { parts, has_left: vec![false; size], failure: None });
+            let (parts, has_left) = (vec![HashMap::new(); size], vec![false; size]);
+            let heard = RefCell::new(Heard { begun: 0, parts, has_left, failure: None });
             Self { rank, time_limit: TIME_LIMIT, to: to.clone(), inbox, heard }
         };
         inboxes.into_iter().enumerate().map(rank).collect()
@@ -89,14 +93,15 @@ impl Local {
     }
 
     /// Waits until a message of every rank is here.
-    fn hear_all(&self, heard: &mut Heard) -> Result<(), Failure> {
+    fn hear_all(&self, heard: &mut Heard, round: u64) -> Result<(), Failure> {
         let mut waited = Duration::ZERO;
         loop {
             // All that has come, so that a rank that comes late hears that the run has ended.
             for (rank, letter) in self.inbox.try_iter() {
                 heard.note(rank, letter)?;
             }
-            let missing: Vec<_> = self.others().filter(|&r| heard.parts[r].is_empty()).collect();
+            let is_missing = |&rank: &usize| !heard.parts[rank].contains_key(&round);
+            let missing: Vec<_> = self.others().filter(is_missing).collect();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -129,22 +134,34 @@ impl Drop for Local {
 }
 
 impl Rounds for Local {
-    fn round(&self, mut sent: Vec<Bytes>) -> Result<Vec<Bytes>> {
+    fn begin(&self, sent: Vec<Bytes>) -> Result<u64> {
         let mut heard = self.heard.borrow_mut();
         if let Some(failure) = &heard.failure {
             return Err(failure.clone().into());
         }
-        for rank in self.others() {
-            self.send(rank, Letter::Part(std::mem::take(&mut sent[rank])));
+        let round = heard.begun;
+        heard.begun += 1;
+        for (rank, message) in sent.into_iter().enumerate() {
+            if rank == self.rank {
+                heard.parts[rank].insert(round, message);
+            } else {
+                self.send(rank, Letter::Part(round, message));
+            }
         }
-        if let Err(failure) = self.hear_all(&mut heard) {
+        Ok(round)
+    }
+
+    fn end(&self, round: u64) -> Result<Vec<Bytes>> {
+        let mut heard = self.heard.borrow_mut();
+        if let Some(failure) = &heard.failure {
+            return Err(failure.clone().into());
+        }
+        if let Err(failure) = self.hear_all(&mut heard, round) {
             heard.failure = Some(failure.clone());
             return Err(failure.into());
         }
-        for rank in self.others() {
-            sent[rank] = heard.parts[rank].pop_front().expect("a message of every rank");
-        }
-        Ok(sent)
+        let parts = heard.parts.iter_mut().map(|parts| parts.remove(&round));
+        Ok(parts.map(|part| part.expect("a message of every rank")).collect())
     }
 
     fn give_up(&self, failure: Failure) -> Error {
@@ -168,6 +185,18 @@ impl Exchange for Local {
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
         rounds::share(self, bytes, parts)
+    }
+
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        rounds::begin_scatter(self, sent, parts)
+    }
+
+    fn begin_share(&self, bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        rounds::begin_share(self, bytes, parts)
+    }
+
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        rounds::end(self, begun)
     }
 
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {

@@ -7,9 +7,17 @@
 //! anything looks at them.
 //!
 //! ```text
-//! each rank:  count targets | counts of all | forward, backward | gradients, loss, states of all |
+//! each rank:  count targets | counts of all | forward | backward, meanwhile gradients of all |
+//!             loss, states of all |
 //!             scan | norm | policies | verdict | optimizer | average | commit | telemetry
 //! ```
+//!
+//! **Gradients leave while the backward pass goes on**, that of the last microbatch, in pieces of 4 MiB:
+//! a piece leaves when nothing writes it any more, the last layers first
+//! ([`gradient_pieces`](super::Trainer::gradient_pieces)). Up to four are on their way from the device
+//! ([`exchange_bytes`](super::MemoryPlan::exchange_bytes): 16 MiB at most), and up to eight between
+//! ranks, with their messages in some 200 MiB of the host's memory at most. So a slow network takes its
+//! time behind the passes, and delays are waited for once, not for each piece.
 //!
 //! **One verdict.** Behind the exchange every rank has the same bits, and what follows is the update
 //! of one machine, which reads nothing else. So ranks find the same norm, the same overflow, the same
@@ -106,18 +114,24 @@ mod courier;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod diloco;
 mod exchange;
+mod folding;
 mod joined;
+#[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
+mod journey;
 #[cfg(not(target_arch = "wasm32"))]
 mod local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 mod mpi;
 mod opening;
+mod overlap;
 #[cfg(not(target_arch = "wasm32"))]
 mod rounds;
 mod sharded;
 mod shards;
 mod step;
 mod transfer;
+#[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
+mod wait;
 
 pub(super) use agreement::agree_about;
 #[cfg(not(target_arch = "wasm32"))]
@@ -125,16 +139,20 @@ pub use diloco::{
     DiLoCo, DiLoCoCheckpoint, DiLoCoSettings, DifferenceEncoding, LeftOut, Resumed, Round, Why,
 };
 pub(super) use exchange::RunExchange;
-pub use exchange::{Exchange, even_parts};
+pub use exchange::{Begun, Exchange, even_parts};
 #[cfg(not(target_arch = "wasm32"))]
 pub use local::Local;
 #[cfg(all(feature = "mpi", not(target_arch = "wasm32")))]
 pub use mpi::Mpi;
+pub use overlap::GradientPiece;
 pub(super) use sharded::spread;
 pub(super) use shards::{OwnSegment, Shards};
 pub(super) use transfer::exchange_bytes;
 
+use overlap::Order;
 use sharded::Sharded;
+
+use std::rc::Rc;
 
 use super::builder::settings::Settings;
 use crate::error::{Error, Result};
@@ -155,6 +173,8 @@ pub(super) struct Ranks {
     joins: Vec<Option<OverRanks>>,
     /// Where pieces of the gradients wait for the host, in turn.
     staging: Vec<wgpu::Buffer>,
+    /// By plan, the order in which a step finishes its gradients.
+    orders: Vec<Option<Rc<Order>>>,
     /// How ranks share what each of them updates, where the optimizer is sharded.
     sharded: Option<Sharded>,
 }
@@ -189,6 +209,7 @@ impl Ranks {
             compare_every: settings.compare_every.into(),
             joins: outputs[1..].iter().map(|&value| over_ranks(graph, value)).collect(),
             staging: staging.await?,
+            orders: Vec::new(),
             sharded: Sharded::new(shards, parameters, advanced),
         }))
     }

@@ -1,6 +1,7 @@
 //! Ranks of a cluster, by MPI.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,6 +13,7 @@ use mpi::{Count, Threading};
 
 use super::Exchange;
 use super::courier::{Answer, Courier, Order};
+use super::exchange::Begun;
 use super::rounds::{self, Bytes, Failure, Rounds, TIME_LIMIT};
 use crate::error::{Error, Result};
 
@@ -49,8 +51,15 @@ pub struct Mpi {
     answers: Receiver<Answer>,
     /// Whether a call has told what ended the run.
     has_failed: Cell<bool>,
+    /// Rounds that began.
+    begun: Cell<u64>,
+    /// Of a run with one rank, what it sends itself, by the number of the round.
+    own: RefCell<HashMap<u64, Vec<Bytes>>>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// It ends before its `Mpi` only by a panic, which has told what happened.
+const RUNS: &str = "the thread that speaks with MPI runs";
 
 impl Mpi {
     /// Starts MPI, with all processes of the run; one where no `mpirun` started it. To be called once.
@@ -80,8 +89,9 @@ impl Mpi {
             instead: "call Mpi::world once; an Rc of it is an Exchange, too".into(),
         })?;
         let [rank, size] = [rank, size].map(|number| number as usize);
-        let has_failed = Cell::new(false);
-        Ok(Self { rank, size, time_limit: TIME_LIMIT, orders, answers, has_failed, thread })
+        let (has_failed, begun, own) = Default::default();
+        let time_limit = TIME_LIMIT;
+        Ok(Self { rank, size, time_limit, orders, answers, has_failed, begun, own, thread })
     }
 
     /// How long this rank waits for others in one call, and when it is dropped, before it ends with an
@@ -94,9 +104,12 @@ impl Mpi {
     }
 
     fn ask(&self, order: Order) -> Answer {
-        let asked = self.orders.send(order).ok();
-        // It ends before this only by a panic, which has told what happened.
-        asked.and_then(|()| self.answers.recv().ok()).expect("the thread that speaks with MPI runs")
+        self.order(order);
+        self.answers.recv().expect(RUNS)
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send(order).expect(RUNS);
     }
 }
 
@@ -132,17 +145,28 @@ impl Drop for Mpi {
 }
 
 impl Rounds for Mpi {
-    fn round(&self, sent: Vec<Bytes>) -> Result<Vec<Bytes>> {
-        if sent.len() == 1 {
-            return Ok(sent);
-        }
+    fn begin(&self, sent: Vec<Bytes>) -> Result<u64> {
         if sent.iter().any(|message| Count::try_from(message.len()).is_err()) {
             return Err(Error::Unsupported {
                 what: "a message of 2 GiB or more over MPI".into(),
                 instead: "exchange it in pieces".into(),
             });
         }
-        let answer = self.ask(Order::Round { sent, limit: self.time_limit });
+        let round = self.begun.replace(self.begun.get() + 1);
+        if self.size == 1 {
+            self.own.borrow_mut().insert(round, sent);
+        } else {
+            self.order(Order::Begin { round, sent });
+        }
+        Ok(round)
+    }
+
+    fn end(&self, round: u64) -> Result<Vec<Bytes>> {
+        if self.size == 1 {
+            let sent = self.own.borrow_mut().remove(&round);
+            return Ok(sent.expect("a round that was begun, and ends once"));
+        }
+        let answer = self.ask(Order::End { round, limit: self.time_limit });
         self.has_failed.set(answer.is_err());
         Ok(answer?)
     }
@@ -169,6 +193,18 @@ impl Exchange for Mpi {
 
     fn share(&self, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
         rounds::share(self, bytes, parts)
+    }
+
+    fn begin_scatter(&self, sent: &[u8], parts: &[Range<usize>]) -> Result<Begun> {
+        rounds::begin_scatter(self, sent, parts)
+    }
+
+    fn begin_share(&self, bytes: Vec<u8>, parts: &[Range<usize>]) -> Result<Begun> {
+        rounds::begin_share(self, bytes, parts)
+    }
+
+    fn end(&self, begun: Begun) -> Result<Vec<u8>> {
+        rounds::end(self, begun)
     }
 
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {

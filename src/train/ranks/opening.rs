@@ -19,21 +19,23 @@ pub(super) struct Opening {
     pub compares: bool,
     /// What its share of the step's targets and the like counts to, in the order of the plan.
     pub counts: Vec<Vec<u8>>,
+    /// The fingerprint of the order in which gradients will be exchanged.
+    pub order: String,
 }
 
 /// [`Opening`], as it is sent.
-type Sent = (String, Option<String>, u64, f32, bool, Vec<Vec<u8>>);
+type Sent = (String, Option<String>, u64, f32, bool, Vec<Vec<u8>>, String);
 
 impl Opening {
     /// What all ranks tell, in their order.
     pub fn exchanged(self, exchange: &dyn Exchange) -> Result<Vec<Self>> {
-        let Self { call, failure, steps, learning_rate_factor, compares, counts } = self;
-        let own: Sent = (call, failure, steps, learning_rate_factor, compares, counts);
+        let Self { call, failure, steps, learning_rate_factor, compares, counts, order } = self;
+        let own: Sent = (call, failure, steps, learning_rate_factor, compares, counts, order);
         let all = exchange.gather(&serde_json::to_vec(&own).expect("numbers and a text"))?;
         let all = all.iter().enumerate().map(|(rank, bytes)| {
             let sent: Sent = understood(rank, serde_json::from_slice(bytes))?;
-            let (call, failure, steps, learning_rate_factor, compares, counts) = sent;
-            Ok(Self { call, failure, steps, learning_rate_factor, compares, counts })
+            let (call, failure, steps, learning_rate_factor, compares, counts, order) = sent;
+            Ok(Self { call, failure, steps, learning_rate_factor, compares, counts, order })
         });
         all.collect()
     }
@@ -49,5 +51,25 @@ pub(super) fn check(all: &[Opening]) -> Result<()> {
     let of = |fact: fn(&Opening) -> String| all.iter().map(fact).collect::<Vec<_>>();
     all_have("steps behind it:", &of(|one| one.steps.to_string()))?;
     all_have("a learning-rate factor of", &of(|one| one.learning_rate_factor.to_string()))?;
-    all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))
+    all_have("counts of targets by loss:", &of(|one| one.counts.len().to_string()))?;
+    all_have("gradients in the order with the fingerprint", &of(|one| one.order.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_order_of_gradients_is_told() {
+        let of = |order: &str| Opening { order: order.into(), ..Opening::default() };
+        check(&[of("0a"), of("0a")]).expect("the same");
+        let told = check(&[of("0a"), of("0a"), of("7f")]).expect_err("another").to_string();
+        let expected = "rank 2 has gradients in the order with the fingerprint 7f, rank 0 has 0a; ";
+        assert!(told.starts_with(expected), "{told}");
+        // What a rank found wrong comes first.
+        let failure = Some("no device".to_owned());
+        let failed = Opening { failure, ..Opening::default() };
+        let told = check(&[of("0a"), failed]).expect_err("a failure").to_string();
+        assert_eq!(told, "rank 1 cannot go on: no device");
+    }
 }

@@ -1,11 +1,15 @@
 //! Rounds of messages, one from each rank to each: what exchanges here are made of, and how those are
 //! named that were missing in one.
+//!
+//! Rounds have numbers, from 0 on in the order in which they begin, which is the same on all ranks. So
+//! several may be on their way, and each message is known by its number, whichever comes first.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Exchange;
+use super::exchange::Begun;
 use crate::error::{Error, Result};
 
 /// How long ranks wait for each other where nothing else is said: longer than it takes slow devices to
@@ -21,11 +25,26 @@ pub(super) type Bytes = Arc<Vec<u8>>;
 
 /// An exchange by messages.
 pub(super) trait Rounds: Exchange {
-    /// Gives each rank its message, and gets what each sent to this one, in the order of ranks.
+    /// Sends each rank its message, and returns the number of the round.
+    ///
+    /// # Errors
+    /// What ended the run, once that is known.
+    fn begin(&self, sent: Vec<Bytes>) -> Result<u64>;
+
+    /// What each rank sent to this one in a round that was begun, in the order of ranks; once.
     ///
     /// # Errors
     /// Names the rank that left, or the first of those that did not come in time; then and ever after.
-    fn round(&self, sent: Vec<Bytes>) -> Result<Vec<Bytes>>;
+    fn end(&self, round: u64) -> Result<Vec<Bytes>>;
+
+    /// Gives each rank its message, and gets what each sent to this one.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end).
+    fn round(&self, sent: Vec<Bytes>) -> Result<Vec<Bytes>> {
+        let round = self.begin(sent)?;
+        Rounds::end(self, round)
+    }
 
     /// Ends the run for all ranks.
     fn give_up(&self, failure: Failure) -> Error;
@@ -107,6 +126,44 @@ impl Failure {
     }
 }
 
+/// [`Exchange::begin_scatter`].
+pub(super) fn begin_scatter(
+    rounds: &impl Rounds,
+    sent: &[u8],
+    parts: &[Range<usize>],
+) -> Result<Begun> {
+    let own = rounds.rank();
+    let message = |(rank, part): (usize, &Range<usize>)| {
+        // What a rank has for itself needs no message.
+        Bytes::new(if rank == own { Vec::new() } else { sent[part.clone()].to_vec() })
+    };
+    let round = rounds.begin(parts.iter().enumerate().map(message).collect())?;
+    let length = parts[own].len();
+    let places: Vec<_> = (0..parts.len()).map(|rank| rank * length..(rank + 1) * length).collect();
+    let mut bytes = vec![0; length * parts.len()];
+    bytes[places[own].clone()].copy_from_slice(&sent[parts[own].clone()]);
+    Ok(Begun { bytes, places, round: Some(round) })
+}
+
+/// [`Exchange::begin_share`].
+pub(super) fn begin_share(
+    rounds: &impl Rounds,
+    bytes: Vec<u8>,
+    parts: &[Range<usize>],
+) -> Result<Begun> {
+    let round = rounds.begin(shared(rounds, &bytes, parts))?;
+    Ok(Begun { bytes, places: parts.to_vec(), round: Some(round) })
+}
+
+/// [`Exchange::end`].
+pub(super) fn end(rounds: &impl Rounds, begun: Begun) -> Result<Vec<u8>> {
+    let Begun { mut bytes, places, round } = begun;
+    if let Some(round) = round {
+        put(rounds, &Rounds::end(rounds, round)?, &mut bytes, &places)?;
+    }
+    Ok(bytes)
+}
+
 /// [`Exchange::scatter`].
 pub(super) fn scatter(
     rounds: &impl Rounds,
@@ -114,29 +171,19 @@ pub(super) fn scatter(
     parts: &[Range<usize>],
     received: &mut [u8],
 ) -> Result<()> {
-    let own = rounds.rank();
-    let length = parts[own].len();
-    let message = |(rank, part): (usize, &Range<usize>)| {
-        // What a rank has for itself needs no message.
-        Bytes::new(if rank == own { Vec::new() } else { sent[part.clone()].to_vec() })
-    };
-    let came = rounds.round(parts.iter().enumerate().map(message).collect())?;
-    for (rank, bytes) in came.iter().enumerate() {
-        let place = &mut received[rank * length..][..length];
-        put(rounds, rank, if rank == own { &sent[parts[own].clone()] } else { bytes }, place)?;
-    }
+    received.copy_from_slice(&end(rounds, begin_scatter(rounds, sent, parts)?)?);
     Ok(())
 }
 
 /// [`Exchange::share`].
 pub(super) fn share(rounds: &impl Rounds, bytes: &mut [u8], parts: &[Range<usize>]) -> Result<()> {
-    let own = rounds.rank();
-    let message = Bytes::new(bytes[parts[own].clone()].to_vec());
-    let came = rounds.round(vec![message; parts.len()])?;
-    for (rank, sent) in came.iter().enumerate().filter(|(rank, _)| *rank != own) {
-        put(rounds, rank, sent, &mut bytes[parts[rank].clone()])?;
-    }
-    Ok(())
+    let came = rounds.round(shared(rounds, bytes, parts))?;
+    put(rounds, &came, bytes, parts)
+}
+
+/// All ranks get the same message.
+fn shared(rounds: &impl Rounds, bytes: &[u8], parts: &[Range<usize>]) -> Vec<Bytes> {
+    vec![Bytes::new(bytes[parts[rounds.rank()].clone()].to_vec()); parts.len()]
 }
 
 /// [`Exchange::gather`]: a message tells its length by itself.
@@ -145,19 +192,29 @@ pub(super) fn gather(rounds: &impl Rounds, own: &[u8]) -> Result<Vec<Vec<u8>>> {
     Ok(came.into_iter().map(Arc::unwrap_or_clone).collect())
 }
 
-/// Puts what a rank sent into its place.
-fn put(rounds: &impl Rounds, rank: usize, sent: &[u8], place: &mut [u8]) -> Result<()> {
-    if sent.len() != place.len() {
-        let reason = format!(
-            "sent {} bytes where rank {} expects {}: the ranks do not call the same methods in the \
-             same order",
-            sent.len(),
-            rounds.rank(),
-            place.len()
-        );
-        return Err(rounds.give_up(Failure { rank, reason }));
+/// Puts what other ranks sent into their places.
+fn put(
+    rounds: &impl Rounds,
+    came: &[Bytes],
+    bytes: &mut [u8],
+    places: &[Range<usize>],
+) -> Result<()> {
+    let own = rounds.rank();
+    for (rank, (sent, place)) in came.iter().zip(places).enumerate() {
+        if rank == own {
+            continue;
+        }
+        if sent.len() != place.len() {
+            let reason = format!(
+                "sent {} bytes where rank {own} expects {}: the ranks do not call the same methods \
+                 in the same order",
+                sent.len(),
+                place.len()
+            );
+            return Err(rounds.give_up(Failure { rank, reason }));
+        }
+        bytes[place.clone()].copy_from_slice(sent);
     }
-    place.copy_from_slice(sent);
     Ok(())
 }
 

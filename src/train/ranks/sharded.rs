@@ -1,10 +1,13 @@
 //! A sharded optimizer (ZeRO stage 1) in a step: what each rank has advanced goes to all others.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::exchange::Begun;
+use super::folding::AT_ONCE;
 use super::opening::{self, Opening};
 use super::shards::Shards;
-use super::transfer::{PIECE, Piece};
+use super::transfer::{Arrivals, PIECE, Piece};
 use super::{Exchange, Ranks};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -41,6 +44,17 @@ impl Sharded {
             is_torn: false,
         })
     }
+
+    /// By rank, where its piece lies in what a round brings.
+    fn parts(&self, round: usize) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let part = |of_rank: &Vec<Piece>| {
+            let start = end;
+            end += of_rank.get(round).map_or(0, |piece| piece.bytes as usize);
+            start..end
+        };
+        self.pieces.iter().map(part).collect()
+    }
 }
 
 /// The weights of a rank's range in pieces of which those of all ranks fit into an exchange. What is
@@ -75,53 +89,73 @@ impl Ranks {
         }
     }
 
-    /// Gives all ranks the weights of each one's range. While a piece is on the network, the next one
-    /// comes from the device.
+    /// Gives all ranks the weights of each one's range. While some pieces are on the network, the next
+    /// ones come from the device.
     async fn share_weights(
         &self,
         gpu: &Gpu,
         sharded: &Sharded,
         weights: &[wgpu::Buffer],
     ) -> Result<()> {
-        let own = &sharded.pieces[self.exchange.rank()];
-        let mut round = 0;
-        let share = |_: Piece, bytes: &[u8]| {
-            round += 1;
-            self.share_round(gpu, sharded, weights, round - 1, bytes)
-        };
-        self.bring(gpu, weights, own, share).await?;
-        let rounds = sharded.pieces.iter().map(Vec::len).max().unwrap_or(0);
-        for round in own.len()..rounds {
-            self.share_round(gpu, sharded, weights, round, &[])?;
-            // What was written goes to the device as it comes.
-            gpu.submit(gpu.device.create_command_encoder(&Default::default()));
+        let mut arrivals = Arrivals::new(gpu, &self.staging, weights);
+        let shared = self.share_arriving(gpu, sharded, weights, &mut arrivals).await;
+        if shared.is_err() {
+            arrivals.settle().await;
         }
-        Ok(())
+        shared
     }
 
-    /// An exchange of one piece of each rank that has so many.
-    fn share_round(
+    async fn share_arriving(
         &self,
         gpu: &Gpu,
         sharded: &Sharded,
         weights: &[wgpu::Buffer],
-        round: usize,
-        own: &[u8],
+        arrivals: &mut Arrivals,
     ) -> Result<()> {
-        let pieces: Vec<_> = sharded.pieces.iter().map(|of_rank| of_rank.get(round)).collect();
-        let mut end = 0;
-        let parts = pieces.iter().map(|piece| {
-            let start = end;
-            end += piece.map_or(0, |piece| piece.bytes as usize);
-            start..end
-        });
-        let parts: Vec<_> = parts.collect();
-        let mut all = vec![0; end];
-        let rank = self.exchange.rank();
-        all[parts[rank].clone()].copy_from_slice(own);
-        self.exchange.share(&mut all, &parts)?;
-        for (other, (piece, part)) in pieces.into_iter().zip(parts).enumerate() {
-            if let Some(piece) = piece.filter(|_| other != rank) {
+        let mut rest = sharded.pieces[self.exchange.rank()].iter();
+        let rounds = sharded.pieces.iter().map(Vec::len).max().unwrap_or(0);
+        let mut under_way = VecDeque::new();
+        for round in 0..rounds {
+            while arrivals.has_room()
+                && let Some(&piece) = rest.next()
+            {
+                arrivals.request(piece);
+            }
+            let own = arrivals.next().await?.map_or(Vec::new(), |(_, bytes)| bytes);
+            under_way.push_back((round, self.begin_round(sharded, round, &own)?));
+            if under_way.len() >= AT_ONCE {
+                self.end_round(gpu, sharded, weights, under_way.pop_front())?;
+                // What was written goes to the device as it comes.
+                gpu.submit(gpu.device.create_command_encoder(&Default::default()));
+            }
+        }
+        while !under_way.is_empty() {
+            self.end_round(gpu, sharded, weights, under_way.pop_front())?;
+        }
+        Ok(())
+    }
+
+    /// Begins an exchange of one piece of each rank that has so many.
+    fn begin_round(&self, sharded: &Sharded, round: usize, own: &[u8]) -> Result<Begun> {
+        let parts = sharded.parts(round);
+        let mut all = vec![0; parts.last().map_or(0, |part| part.end)];
+        all[parts[self.exchange.rank()].clone()].copy_from_slice(own);
+        self.exchange.begin_share(all, &parts)
+    }
+
+    /// Puts what others sent into its place.
+    fn end_round(
+        &self,
+        gpu: &Gpu,
+        sharded: &Sharded,
+        weights: &[wgpu::Buffer],
+        begun: Option<(usize, Begun)>,
+    ) -> Result<()> {
+        let Some((round, begun)) = begun else { return Ok(()) };
+        let all = self.exchange.end(begun)?;
+        let pieces = sharded.pieces.iter().map(|of_rank| of_rank.get(round));
+        for (rank, (piece, part)) in pieces.zip(sharded.parts(round)).enumerate() {
+            if let Some(piece) = piece.filter(|_| rank != self.exchange.rank()) {
                 gpu.write(&weights[piece.segment], piece.offset, &all[part]);
             }
         }

@@ -26,6 +26,7 @@ impl<M: Model> Trainer<M> {
             Ok(()) => self.counted(batch).await,
             Err(error) => Err(error),
         };
+        let order = counted.as_ref().map(|&(index, _)| self.order(index).fingerprint.clone());
         let ranks = self.ranks.as_ref().expect("a trainer with ranks");
         let exchange = ranks.exchange.clone();
         let opening = Opening {
@@ -35,6 +36,7 @@ impl<M: Model> Trainer<M> {
             learning_rate_factor: self.learning_rate_factor,
             compares: ranks.compares(self.attempted),
             counts: counted.as_ref().map(|(_, counts)| counts.clone()).unwrap_or_default(),
+            order: order.unwrap_or_default(),
         };
         let all = opening.exchanged(&exchange);
         // What is wrong here is told as what it is.
@@ -86,17 +88,17 @@ impl<M: Model> Trainer<M> {
         }
     }
 
-    /// Forward and backward pass, what they left on all ranks, and the update.
+    /// Forward and backward pass, of which gradients leave as they are ready, what else they left on
+    /// all ranks, and the update.
     async fn pass_and_update(&mut self, index: usize) -> Result<()> {
         let sequence = self.sequence(index);
         let list = sequence.of_step(self.is_watched());
         let has_counted = !self.plans.of(index).spanning().is_empty();
         let start = if has_counted { sequence.counted() } else { list.start };
         let passed = sequence.passed();
-        self.submit_together(index, start..passed, false).await?;
+        self.pass_and_fold(index, start..passed).await?;
         if let Some(ranks) = &self.ranks {
             ranks.join(&self.gpu, &self.small_values(ranks, self.plans.of(index))).await?;
-            ranks.fold_gradients(&self.gpu, &self.sinks.gradients).await?;
         }
         // All of it has run, and tells how long it took.
         finish(&self.gpu, &mut self.pacing, &mut self.in_flight).await?;

@@ -1,4 +1,4 @@
-//! From the device to the other ranks and back: gradients in pieces, small values at once.
+//! From the device to the host, piece by piece; and small values of all ranks, made one.
 
 use std::collections::VecDeque;
 
@@ -11,10 +11,11 @@ use crate::gpu::{Gpu, Submission};
 use crate::graph::OverRanks;
 use crate::train::builder::settings::Settings;
 
-/// Bytes of the gradients that are on their way to the host at once, and in an exchange at once.
+/// Bytes of the gradients that are copied to the host at once, and exchanged at once.
 pub(super) const PIECE: u64 = 4 << 20;
-/// While one piece is added up, the next one comes.
-const ON_THEIR_WAY: usize = 2;
+/// Pieces that are on their way to the host: while some are exchanged, the device goes on to the next
+/// ones.
+const ON_THEIR_WAY: usize = 4;
 
 /// A part of a flat buffer: of the gradients, or of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +25,18 @@ pub(super) struct Piece {
     pub bytes: u64,
 }
 
-/// The pieces of segments of these sizes, in order.
-fn pieces(segments: impl IntoIterator<Item = u64>) -> Vec<Piece> {
+/// The pieces of at most so many bytes of segments of these sizes, in order.
+pub(super) fn pieces(segments: impl IntoIterator<Item = u64>, most: u64) -> Vec<Piece> {
     let of_segment = |(segment, bytes): (usize, u64)| {
-        let starts = (0..bytes).step_by(PIECE as usize);
-        starts.map(move |offset| Piece { segment, offset, bytes: PIECE.min(bytes - offset) })
+        let starts = (0..bytes).step_by(most as usize);
+        starts.map(move |offset| Piece { segment, offset, bytes: most.min(bytes - offset) })
     };
     segments.into_iter().enumerate().flat_map(of_segment).collect()
 }
 
 /// Sizes of the buffers where pieces of gradients of these sizes wait.
 pub(super) fn staging_bytes(segments: impl IntoIterator<Item = u64>) -> Vec<u64> {
-    let pieces = pieces(segments);
+    let pieces = pieces(segments, PIECE);
     let largest = pieces.iter().map(|piece| piece.bytes).max().unwrap_or(0);
     vec![largest; pieces.len().min(ON_THEIR_WAY)]
 }
@@ -104,56 +105,58 @@ impl Ranks {
         }
         Ok(())
     }
-
-    /// Adds up the gradients of all ranks, in place.
-    pub async fn fold_gradients(&self, gpu: &Gpu, gradients: &[wgpu::Buffer]) -> Result<()> {
-        let pieces = pieces(gradients.iter().map(wgpu::Buffer::size));
-        let fold = |piece: Piece, bytes: &[u8]| {
-            let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
-            self.exchange.fold(&mut values)?;
-            let gradient = &gradients[piece.segment];
-            gpu.write(gradient, piece.offset, bytemuck::cast_slice(&values));
-            Ok(())
-        };
-        self.bring(gpu, gradients, &pieces, fold).await
-    }
-
-    /// Brings pieces of buffers to the host one after the other. While one is dealt with, the next
-    /// one comes from the device.
-    pub(super) async fn bring(
-        &self,
-        gpu: &Gpu,
-        buffers: &[wgpu::Buffer],
-        pieces: &[Piece],
-        mut deal: impl FnMut(Piece, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut rest = pieces.iter().zip(self.staging.iter().cycle());
-        let mut on_their_way = VecDeque::new();
-        loop {
-            while on_their_way.len() < self.staging.len()
-                && let Some((&piece, staging)) = rest.next()
-            {
-                on_their_way.push_back(request(gpu, &buffers[piece.segment], piece, staging));
-            }
-            let Some(Arriving { piece, copied, bytes }) = on_their_way.pop_front() else {
-                return Ok(());
-            };
-            let bytes = gpu.arrived(copied, bytes).await?;
-            deal(piece, &bytes[..piece.bytes as usize])?;
-        }
-    }
 }
 
-fn request(gpu: &Gpu, buffer: &wgpu::Buffer, piece: Piece, staging: &wgpu::Buffer) -> Arriving {
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    encoder.copy_buffer_to_buffer(buffer, piece.offset, staging, 0, piece.bytes);
-    let copied = gpu.submit(encoder);
-    let (sender, bytes) = oneshot::channel();
-    gpu.map_later(staging, move |data| {
-        // The receiver is dropped where the step ended with an error.
-        sender.send(data).unwrap_or(());
-    });
-    Arriving { piece, copied, bytes }
+/// Pieces of buffers that come to the host, in the order in which they are asked for.
+pub(super) struct Arrivals {
+    gpu: Gpu,
+    buffers: Vec<wgpu::Buffer>,
+    /// Each of them in turn.
+    staging: Vec<wgpu::Buffer>,
+    asked: usize,
+    on_their_way: VecDeque<Arriving>,
+}
+
+impl Arrivals {
+    pub fn new(gpu: &Gpu, staging: &[wgpu::Buffer], buffers: &[wgpu::Buffer]) -> Self {
+        let (staging, buffers) = (staging.to_vec(), buffers.to_vec());
+        Self { gpu: gpu.clone(), buffers, staging, asked: 0, on_their_way: VecDeque::new() }
+    }
+
+    /// Whether one more piece may be asked for.
+    pub fn has_room(&self) -> bool {
+        self.on_their_way.len() < self.staging.len()
+    }
+
+    /// Has a piece copied, behind what was submitted so far.
+    pub fn request(&mut self, piece: Piece) {
+        let staging = &self.staging[self.asked % self.staging.len()];
+        let buffer = &self.buffers[piece.segment];
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, piece.offset, staging, 0, piece.bytes);
+        let copied = self.gpu.submit(encoder);
+        let (sender, bytes) = oneshot::channel();
+        self.gpu.map_later(staging, move |data| {
+            // The receiver is dropped where the step ended with an error.
+            sender.send(data).unwrap_or(());
+        });
+        self.asked += 1;
+        self.on_their_way.push_back(Arriving { piece, copied, bytes });
+    }
+
+    /// Waits for the piece that was asked for first, and for nothing that was submitted behind its copy.
+    pub async fn next(&mut self) -> Result<Option<(Piece, Vec<u8>)>> {
+        let first = self.on_their_way.pop_front();
+        let Some(Arriving { piece, copied, bytes }) = first else { return Ok(None) };
+        let mut bytes = self.gpu.arrived(copied, bytes).await?;
+        bytes.truncate(piece.bytes as usize);
+        Ok(Some((piece, bytes)))
+    }
+
+    /// Waits for all, so that the staging buffers may be used again. A device that is lost has none.
+    pub async fn settle(&mut self) {
+        while let Ok(Some(_)) = self.next().await {}
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn pieces_cover_all_segments() {
         let sizes = [PIECE * 2 + 48, 16, PIECE];
-        let pieces = pieces(sizes);
+        let pieces = pieces(sizes, PIECE);
         assert_eq!(pieces.len(), 5);
         for (segment, size) in sizes.into_iter().enumerate() {
             let of_segment = pieces.iter().filter(|piece| piece.segment == segment);
@@ -173,7 +176,8 @@ mod tests {
             });
             assert_eq!(end, size);
         }
-        assert_eq!(staging_bytes(sizes), [PIECE; 2]);
+        assert_eq!(staging_bytes(sizes), [PIECE; 4]);
+        assert_eq!(staging_bytes([PIECE, 16]), [PIECE; 2]);
         assert_eq!(staging_bytes([64]), [64]);
         assert!(staging_bytes([]).is_empty());
     }

@@ -1,6 +1,8 @@
 //! What is computed for many ranks: models, networks, kinds of training.
 
-use super::model::{Host, Job, Network, PIECE, Step, diloco, synchronous, zero_one};
+use super::model::{
+    Host, Job, Network, PIECE, Step, diloco, synchronous, synchronous_in_turn, zero_one,
+};
 
 /// Floating-point operations per second of a step on an H100, of the step of 124 M parameters and 2,048
 /// tokens in 58.9 ms (docs/performance.md), counted as 6 for each parameter and token.
@@ -33,22 +35,21 @@ pub fn network(delay: f64, bits: f64, overhead: f64) -> Network {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Synchronous,
-    /// The same with pieces of [`LARGE`], which is not what `train::ranks` does.
-    LargePieces,
+    /// The same behind the backward pass and one piece after the other, which is not what
+    /// `train::ranks` does.
+    InTurn,
     ZeroOne,
     /// With so many bytes for the difference of a parameter.
     DiLoCo(f64),
 }
 
-/// Bytes of gradients in an exchange at once, to see what that is worth.
-const LARGE: f64 = 64.0 * 1_048_576.0;
 /// Steps of DiLoCo to an outer round, as in arXiv 2311.08105.
 const EVERY: f64 = 500.0;
 
 /// What is compared.
 pub const KINDS: [(&str, Kind); 6] = [
     ("synchronous", Kind::Synchronous),
-    ("synchronous, if pieces had 64 MiB", Kind::LargePieces),
+    ("synchronous, in turn", Kind::InTurn),
     ("ZeRO-1", Kind::ZeroOne),
     ("DiLoCo, f32", Kind::DiLoCo(4.0)),
     ("DiLoCo, f16", Kind::DiLoCo(2.0)),
@@ -59,7 +60,7 @@ impl Kind {
     pub fn step(self, job: &Job, network: &Network, host: &Host, ranks: f64) -> Step {
         match self {
             Self::Synchronous => synchronous(job, network, host, ranks, PIECE),
-            Self::LargePieces => synchronous(job, network, host, ranks, LARGE),
+            Self::InTurn => synchronous_in_turn(job, network, host, ranks, PIECE),
             Self::ZeroOne => zero_one(job, network, host, ranks, PIECE),
             Self::DiLoCo(bytes) => diloco(job, network, host, ranks, EVERY, bytes),
         }
@@ -77,13 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn larger_pieces_are_fewer_messages() {
+    fn pieces_at_once_are_the_same_messages_in_less_time() {
         let host = Host { staging: 1e-9, fold: 1e-9 };
         let site = network(1e-3, 1e10, 1e-5);
-        let step = |kind: Kind, ranks| kind.step(&job(1.24e8), &site, &host, ranks).exchanged;
-        let (usual, larger) = (Kind::Synchronous, Kind::LargePieces);
-        assert_eq!(step(usual, 64.0).bytes, step(larger, 64.0).bytes);
-        assert!(step(larger, 64.0).messages < step(usual, 64.0).messages);
-        assert!(step(larger, 64.0).seconds < step(usual, 64.0).seconds);
+        for (_, parameters) in MODELS {
+            let of = |kind: Kind| kind.step(&job(parameters), &site, &host, 64.0).exchanged;
+            let (at_once, in_turn) = (of(Kind::Synchronous), of(Kind::InTurn));
+            assert_eq!(at_once.bytes, in_turn.bytes);
+            assert_eq!(at_once.messages, in_turn.messages);
+            assert!(at_once.seconds < in_turn.seconds);
+        }
     }
 }

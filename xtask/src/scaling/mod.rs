@@ -115,7 +115,11 @@ fn constants(measured: &Measured) -> Result<Constants> {
 fn draw(folder: &Path, constants: &Constants) -> Result<()> {
     let kinds = [
         ("synchronous", "Synchronous, 124 M parameters", Kind::Synchronous),
-        ("large-pieces", "Synchronous, 124 M parameters, if pieces had 64 MiB", Kind::LargePieces),
+        (
+            "in-turn",
+            "Synchronous, 124 M parameters, pieces in turn behind the backward pass",
+            Kind::InTurn,
+        ),
         (
             "diloco",
             "DiLoCo, 124 M parameters, a round every 500 steps, 8 bit",

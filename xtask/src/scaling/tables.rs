@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::Constants;
 use super::cases::{self, DELAYS, KINDS, Kind, MODELS, RANKS, RATES};
 use super::measured::{Link, Measured};
-use super::model::{Host, Job, Network, PIECE, sum, synchronous};
+use super::model::{Host, Job, Network, PIECE, at_once, in_turn, synchronous};
 
 /// A table of Markdown.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -53,47 +53,46 @@ pub fn constants(constants: &Constants) -> String {
     table(&["constant", "ms, or as said"], rows)
 }
 
+/// Parameters of the steps that are measured.
+const STEPS: [(&str, f64); 2] = [("step", 2.0), ("long step", 4.0)];
+/// Of a layer of them.
+const LAYER: f64 = 1024.0 * 1025.0;
+
 /// What was computed beside what was measured.
 pub fn compared(measured: &Measured) -> Result<String> {
-    let head = [
-        "network",
-        "ranks",
-        "small messages, ms: computed",
-        "measured",
-        "4 MiB, ms: computed",
-        "measured",
-        "error",
-        "step, ms: computed",
-        "measured",
-        "error",
-    ];
+    let mut head = vec!["network", "ranks"];
+    let whats =
+        ["small message, ms", "4 MiB, ms", "16 MiB at once, ms", "step, ms", "long step, ms"];
+    head.extend(whats.into_iter().flat_map(|what| [what, "measured", "error"]));
     let mut rows = Vec::new();
     for (link, ranks) in measured.runs().into_iter().filter(|&(_, ranks)| ranks > 1) {
         let network = measured.network(link, ranks)?;
         let host = measured.host(link, ranks)?;
-        let known = |what: &str| {
-            let known = measured.get(link, ranks, what);
-            known.with_context(|| format!("{what} was not measured with {ranks} ranks"))
-        };
         let count = f64::from(ranks);
-        let small = network.small(count).seconds * 2.0;
-        let exchange = sum(&network, &host, count, PIECE, PIECE).seconds;
-        let job = Job { parameters: 2.0 * 1024.0 * 1025.0, compute: known("step by itself")? };
-        let step = synchronous(&job, &network, &host, count, PIECE).seconds();
-        let (exchanged, stepped) = (known("exchange of 4096 KiB")?, known("step together")?);
-        let error = |computed: f64, seen: f64| format!("{:+.0} %", 100.0 * (computed / seen - 1.0));
-        rows.push(vec![
-            named(link),
-            ranks.to_string(),
-            ms(small),
-            ms(known("gather of 8 bytes")?),
-            ms(exchange),
-            ms(exchanged),
-            error(exchange, exchanged),
-            ms(step),
-            ms(stepped),
-            error(step, stepped),
-        ]);
+        // Nothing of these is on a device.
+        let off = Host { staging: 0.0, ..host };
+        let mut row = vec![named(link), ranks.to_string()];
+        let mut add = |computed: f64, what: &str| {
+            let known = measured.get(link, ranks, what);
+            let seen = known.with_context(|| format!("{what} was not measured with {ranks}"))?;
+            let error = format!("{:+.0} %", 100.0 * (computed / seen - 1.0));
+            row.extend([ms(computed), ms(seen), error]);
+            anyhow::Ok(())
+        };
+        add(network.round(count, 0.0).seconds, "gather of 8 bytes")?;
+        let one = in_turn(&network, &off, count, PIECE, PIECE).seconds;
+        add(one, "exchange of 4096 KiB")?;
+        let four = at_once(&network, &off, count, 4.0 * PIECE, PIECE).seconds;
+        add(four, "exchange of 4 pieces at once")?;
+        for (step, layers) in STEPS {
+            let alone = format!("{step} by itself");
+            let compute = measured.get(link, ranks, &alone);
+            let compute = compute.with_context(|| format!("{alone} was not measured"))?;
+            let job = Job { parameters: layers * LAYER, compute };
+            let computed = synchronous(&job, &network, &host, count, PIECE).seconds();
+            add(computed, &format!("{step} together"))?;
+        }
+        rows.push(row);
     }
     Ok(table(&head, rows))
 }
@@ -135,18 +134,17 @@ pub fn bytes() -> String {
     let network = cases::network(0.0, 1e9, 0.0);
     let mut head = vec!["a rank sends in a step, MB"];
     head.extend(MODELS.map(|(name, _)| name));
-    let rows =
-        KINDS.iter().filter(|(_, kind)| *kind != Kind::LargePieces).flat_map(|(name, kind)| {
-            [2.0, 1024.0].map(|ranks| {
-                let of = |(_, parameters): (&str, f64)| {
-                    let step = kind.step(&cases::job(parameters), &network, &host, ranks);
-                    digits(1e-6 * step.exchanged.bytes)
-                };
-                let mut row = vec![format!("{name}, {ranks} ranks")];
-                row.extend(MODELS.map(of));
-                row
-            })
-        });
+    let rows = KINDS.iter().filter(|(_, kind)| *kind != Kind::InTurn).flat_map(|(name, kind)| {
+        [2.0, 1024.0].map(|ranks| {
+            let of = |(_, parameters): (&str, f64)| {
+                let step = kind.step(&cases::job(parameters), &network, &host, ranks);
+                digits(1e-6 * step.exchanged.bytes)
+            };
+            let mut row = vec![format!("{name}, {ranks} ranks")];
+            row.extend(MODELS.map(of));
+            row
+        })
+    });
     table(&head, rows)
 }
 
