@@ -6,6 +6,7 @@ use std::process::Output;
 
 use evenkeel::train::Checkpoint;
 
+use crate::launcher::Launcher;
 use crate::{alone, mpirun, on_threads, one_line_of_all, support, under_mpi};
 
 /// What each rank ends with when it has waited in vain.
@@ -24,7 +25,7 @@ fn with_one<'a>(
 
 fn output(more: &[&str], ranks: &[Vec<&str>]) -> Output {
     let _alone = alone();
-    mpirun(more, ranks).output().expect("mpirun, of the package openmpi-bin, runs")
+    mpirun(more, ranks).output().expect("mpirun runs")
 }
 
 #[track_caller]
@@ -107,10 +108,11 @@ fn a_stopped_process_is_named_and_fewer_go_on() {
 #[test]
 fn each_process_names_the_one_that_is_gone() {
     let Some(_) = support::gpu() else { return };
+    let left_alone = Launcher::find().without_cleanup();
     let (kill, stop) = (["--kill-at", "5"], ["--stop-at", "5", "--stop-for", "7"]);
     for (ranks, gone, fault, told) in [(2, 0, &kill[..], 1), (4, 2, &kill, 3), (4, 1, &stop, 4)] {
         let options = ["--steps", "8", "--time-limit", "5"];
-        let output = output(&["--enable-recovery"], &with_one(ranks, &options, gone, fault));
+        let output = output(&[left_alone], &with_one(ranks, &options, gone, fault));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
         assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,0 +1,55 @@
+//! What starts ranks: `mpirun` of OpenMPI or of MPICH.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Whose `mpirun` it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launcher {
+    OpenMpi,
+    /// Hydra, which starts Intel MPI and MVAPICH as well.
+    Mpich,
+}
+
+/// The name of the launcher: that of the MPI that the tests were built with.
+fn name() -> String {
+    std::env::var("EVENKEEL_MPIRUN").unwrap_or_else(|_| "mpirun".to_owned())
+}
+
+impl Launcher {
+    pub fn find() -> Self {
+        static FOUND: OnceLock<Launcher> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            let version = Command::new(name()).arg("--version").output();
+            let version = version.expect("mpirun, of the package openmpi-bin or mpich, runs");
+            let text = String::from_utf8_lossy(&version.stdout);
+            if text.contains("HYDRA") { Self::Mpich } else { Self::OpenMpi }
+        })
+    }
+
+    /// The launcher with what tests need, to which ranks are to be added. It may be the argument of
+    /// another program.
+    pub fn command(self, before: &[&str]) -> Command {
+        let words: Vec<_> = before.iter().map(|word| (*word).to_owned()).chain([name()]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        if self == Self::OpenMpi {
+            // More processes than cores are fine here, and root is in containers.
+            command.args(["--oversubscribe", "--bind-to", "none"]);
+            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+            // A rank in a container may not look into the memory of another.
+            command.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+        }
+        command
+    }
+
+    /// Leaves the others alone where a rank ends before them.
+    pub fn without_cleanup(self) -> &'static str {
+        match self {
+            Self::OpenMpi => "--enable-recovery",
+            Self::Mpich => "-disable-auto-cleanup",
+        }
+    }
+}
