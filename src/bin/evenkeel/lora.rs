@@ -120,15 +120,23 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     }
     let once = async |regain: &mut Regain| {
         start.read_again()?;
-        let begun = Session::begin(&setup, regain, signals, &start).await;
-        let mut session = ranks.agree(begun)?;
+        let begun = match Session::begin(&setup, regain, signals, &start).await {
+            Ok(session) if ranks.are_several() => {
+                let state = session.state().await;
+                state.map(|state| (session, state.to_bytes()))
+            }
+            begun => begun.map(|session| (session, Vec::new())),
+        };
+        let (mut session, state) = ranks.agree(begun)?;
         start.has_begun();
         if ranks.are_several() {
-            ranks.broadcast_bytes(session.state().await)?;
+            ranks.broadcast_bytes(Ok(state))?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
-        let ending = session.train().await?;
+        let trained = session.train().await;
+        // Until here the others were there for its checkpoints.
+        let ending = ranks.agree(trained)?;
         if ending == Ending::Done && setup.settings.test {
             session.test().await?;
         }

@@ -10,9 +10,11 @@
 
 mod device;
 mod ending;
+mod follower;
 mod launcher;
 mod log;
 mod share;
+mod turn;
 
 use std::panic::resume_unwind;
 use std::rc::Rc;
@@ -25,9 +27,11 @@ use evenkeel::{Error, Gpu, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use follower::Follower;
 pub use launcher::Launched;
 pub use log::{Log, process};
 pub use share::Share;
+use turn::Word;
 
 /// Between two signs of life of a rank that works while others wait.
 const SIGN: Duration = Duration::from_millis(50);
@@ -91,6 +95,16 @@ impl Ranks {
         self.size() > 1
     }
 
+    /// Says of a run on one rank that there is nobody to share moments with.
+    pub fn warn_of_no_shards(&self) {
+        if !self.are_several() {
+            run::warn(
+                "--shard-optimizer does nothing on one rank; start several with mpirun to share the \
+                 moments",
+            );
+        }
+    }
+
     /// The trainer of a rank, with the others.
     pub fn over<M: Model>(&self, builder: TrainerBuilder<M>) -> TrainerBuilder<M> {
         match &self.exchange {
@@ -123,21 +137,10 @@ impl Ranks {
     /// # Errors
     /// As [`agree`](Self::agree).
     pub fn take_together<T>(&self, own: Result<Option<T>>) -> Result<Option<T>> {
-        let Some(exchange) = &self.exchange else { return own };
-        let state: (bool, Option<String>) = match &own {
-            Ok(own) => (own.is_some(), None),
-            Err(error) => (false, Some(error.to_string())),
-        };
-        let all = self.gathered::<(bool, Option<String>)>(exchange, &state);
-        let own = own?;
-        let mut have = true;
-        for (rank, (has, failure)) in all?.into_iter().enumerate() {
-            if let Some(text) = failure {
-                return Err(Error::Rank { rank, reason: format!("cannot go on: {text}") });
-            }
-            have &= has;
+        match self.words(&Word::of(&own)) {
+            Some(all) => turn::joined(own, all),
+            None => own,
         }
-        Ok(own.filter(|_| have))
     }
 
     /// What rank 0 has, on all ranks; the others give nothing.

@@ -145,6 +145,11 @@ pub struct Options {
     #[arg(long, value_name = "GIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<f64>,
+    /// Of several ranks, each keeps the optimizer's moments of a part of what is trained: less
+    /// memory, the same bits.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    pub shard_optimizer: bool,
     /// A folder for TensorBoard.
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use evenkeel::data::Prefetch;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
 use evenkeel::run::{Ending, Saved, Signals, warn};
-use evenkeel::train::{Batch, FrozenFingerprint, Trainer};
+use evenkeel::train::{Batch, Checkpoint, FrozenFingerprint, Trainer};
 use evenkeel::watch::scalar;
 use evenkeel::{Error, Result, file};
 use serde_json::Value;
@@ -341,7 +341,7 @@ impl<'a> Session<'a> {
     }
 
     async fn write_state(&mut self) -> Result<()> {
-        let checkpoint = self.trainer.checkpoint_of_trained(&self.frozen).await?;
+        let checkpoint = self.state().await?;
         let [state, previous] = state_files(&self.folder);
         Saved::write(&state, &previous, &checkpoint, &self.about)?;
         self.saved_at = Some(checkpoint.steps());
@@ -362,12 +362,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What it takes to go on, for other ranks.
+    /// What it takes to go on, of which other ranks may have a part.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
-    pub async fn state(&self) -> Result<Vec<u8>> {
-        Ok(self.trainer.checkpoint_of_trained(&self.frozen).await?.to_bytes())
+    pub async fn state(&self) -> Result<Checkpoint> {
+        if self.setup.settings.shard_optimizer {
+            self.setup.ranks.ask_for_checkpoint()?;
+        }
+        self.trainer.checkpoint_of_trained(&self.frozen).await
     }
 
     /// Measures the loss on test data of what was trained last.

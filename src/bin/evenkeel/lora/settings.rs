@@ -145,6 +145,7 @@ pub struct Settings {
     pub give_up_after: u32,
     pub adapter_format: AdapterFormat,
     pub memory_limit: Option<f64>,
+    pub shard_optimizer: bool,
     pub tensorboard: Option<PathBuf>,
     pub report: Option<PathBuf>,
 }
@@ -187,6 +188,7 @@ impl Default for Settings {
             give_up_after: 100,
             adapter_format: AdapterFormat::Peft,
             memory_limit: None,
+            shard_optimizer: false,
             tensorboard: None,
             report: None,
         }

@@ -76,6 +76,9 @@ impl Setup {
             ));
         }
         let share = settings.share(ranks.size())?;
+        if settings.train && settings.shard_optimizer && !quiet {
+            ranks.warn_of_no_shards();
+        }
         let builder = builder(&settings.of_rank(share), gpt, lora.clone(), &data)?;
         let plan = memory::plan(&ranks.over(builder), gpu, &settings)?;
         let ranks = ranks.clone();
@@ -161,7 +164,12 @@ impl Setup {
         let millions = |count: usize| count as f64 / 1e6;
         if self.ranks.are_several() {
             let (ranks, Share { batch, accumulation }) = (self.ranks.size(), self.share);
-            say!("{ranks} ranks, each with {accumulation} x {batch} sequences of a step");
+            let sharded = if self.settings.shard_optimizer {
+                " and the moments of a part of what is trained"
+            } else {
+                ""
+            };
+            say!("{ranks} ranks, each with {accumulation} x {batch} sequences of a step{sharded}");
         }
         say!(
             "Trainable parameters: {:.3}% ({:.3}M/{:.3}M)",
@@ -246,6 +254,7 @@ pub fn builder(
         .give_up_after(settings.give_up_after)
         .accumulation(settings.grad_accumulation_steps)
         .precision(settings.precision())
+        .shard_optimizer_state(settings.shard_optimizer)
         .lengths(data.lengths.clone())
         .seed(settings.seed);
     // What is only measured is what lies in the files.

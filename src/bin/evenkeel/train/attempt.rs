@@ -96,23 +96,33 @@ impl<'a> Attempt<'a> {
             Ok(about) => Session::begin(fixed, &mut trainer, saved, about, regain).await,
             Err(error) => Err(error),
         };
-        let mut session = ranks.agree(begun)?;
+        let begun = match begun {
+            Ok(session) if ranks.are_several() => {
+                let state = session.checkpoint(&trainer).await;
+                state.map(|state| (session, state.to_bytes()))
+            }
+            begun => begun.map(|session| (session, Vec::new())),
+        };
+        let (mut session, state) = ranks.agree(begun)?;
         self.has_begun = true;
         if ranks.are_several() {
-            let state = trainer.checkpoint().await.map(|state| state.to_bytes());
-            ranks.broadcast_bytes(state)?;
+            ranks.broadcast_bytes(Ok(state))?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
         let trained = session.train(&mut trainer, regain).await;
+        let heard = trained.as_ref().ok().copied().flatten();
         let ended = match trained {
             Err(lost @ Error::DeviceLost { .. }) => {
                 session.leave();
-                return Err(lost);
+                Err(lost)
             }
-            trained => session.end(&mut trainer, trained).await?,
+            trained => session.end(&mut trainer, trained.map(drop)).await,
         };
-        let mut ending = self.signals.received().map_or(Ending::Done, Ending::Stopped);
+        // Until here the others were there for its checkpoints.
+        let ended = ranks.agree(ended)?;
+        let heard = heard.or_else(|| self.signals.received());
+        let mut ending = heard.map_or(Ending::Done, Ending::Stopped);
         let Prepared { tokens, prompt, .. } = self.ground;
         let (settings, outputs) = (&self.settings, &self.outputs);
         let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
@@ -130,6 +140,9 @@ impl<'a> Attempt<'a> {
 
     fn say_beginning(&self, goes_on: bool, trainer: &Trainer<LanguageModel>, tokens: u64) {
         self.warn_of_milestones();
+        if self.settings.shard_optimizer {
+            self.together.0.warn_of_no_shards();
+        }
         if self.place.options.quiet {
             return;
         }

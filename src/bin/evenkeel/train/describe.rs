@@ -53,8 +53,13 @@ pub fn share(settings: &Settings, share: Share, ranks: usize) -> String {
     } else {
         ""
     };
+    let sharded = match settings.shard_optimizer {
+        true => ", and keeps the moments of a part of the weights",
+        false => "",
+    };
     format!(
-        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a step{cut}"
+        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a \
+         step{sharded}{cut}"
     )
 }
 

@@ -50,6 +50,9 @@ pub async fn say(place: &Place, ranks: &Ranks, signals: &Signals) -> Result<Endi
     let Resolved { settings, options, mut reasons } = resolve(&options, on)?;
     reasons.extend(stored);
     let share = settings.share(ranks.size())?;
+    if settings.shard_optimizer {
+        ranks.warn_of_no_shards();
+    }
     let plan = ranks.over(settings.builder_of(share)).memory(&gpu)?;
     say!("# adapter {}; {name}, vocabulary of {vocabulary}", gpu.info.name);
     for reason in &reasons {

@@ -133,6 +133,10 @@ pub struct Options {
     /// Computes activations again in the backward pass: less memory, a third more time
     #[arg(long, help_heading = "Training")]
     pub recompute: bool,
+    /// Of several ranks, each keeps the optimizer's moments of a part of the weights: less memory,
+    /// the same bits
+    #[arg(long, help_heading = "Training")]
+    pub shard_optimizer: bool,
     /// Seed of the parameters, the batches and the sample [default: 0]
     #[arg(long, value_name = "S", help_heading = "Training")]
     pub seed: Option<u32>,

@@ -8,7 +8,8 @@ use evenkeel::hugging_face::Export;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
 use evenkeel::run::{
-    Monitor, MonitorSummary, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn,
+    Monitor, MonitorSummary, OutputOptions, Outputs, ProfiledSteps, Saved, Signal, Signals, say,
+    warn,
 };
 use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
@@ -45,6 +46,16 @@ pub struct Fixed<'a> {
     pub outputs: &'a Outputs,
     pub library: &'a OutputOptions,
     pub signals: &'a Signals,
+}
+
+impl Fixed<'_> {
+    /// The state of the run, of which other ranks may have a part.
+    async fn checkpoint(&self, trainer: &Trainer<LanguageModel>) -> Result<Checkpoint> {
+        if self.settings.shard_optimizer {
+            self.together.0.ask_for_checkpoint()?;
+        }
+        trainer.checkpoint().await
+    }
 }
 
 /// A run that has begun.
@@ -87,7 +98,7 @@ impl<'a> Session<'a> {
             None => {
                 fixed.tokens.lexicon.write(fixed.out)?;
                 let Outputs { weights, previous, .. } = fixed.outputs;
-                Saved::write(weights, previous, &trainer.checkpoint().await?, &about)?;
+                Saved::write(weights, previous, &fixed.checkpoint(trainer).await?, &about)?;
                 keep::only_until(fixed.out, None);
                 let kept = (fixed.settings.keep, &*fixed.settings.milestones);
                 keep::saved(fixed.out, &fixed.outputs.weights, 0, kept.0, kept.1);
@@ -114,7 +125,7 @@ impl<'a> Session<'a> {
     }
 
     /// Submits step after step. The device is only waited for where telemetry is read and where the
-    /// run is saved.
+    /// run is saved. Gives the signal that ended it before its last step, if one did.
     ///
     /// # Errors
     /// As [`Trainer::step`]. What cannot be written does not end the run.
@@ -122,12 +133,12 @@ impl<'a> Session<'a> {
         &mut self,
         trainer: &mut Trainer<LanguageModel>,
         regain: &mut Regain,
-    ) -> Result<()> {
+    ) -> Result<Option<Signal>> {
         let (ranks, _) = self.fixed.together;
         let mut looked = Ok(());
         loop {
             let next = looked.and_then(|()| self.next(trainer, regain));
-            let Some(batch) = ranks.take_together(next)? else { return Ok(()) };
+            let Some(batch) = ranks.take_together(next)? else { break };
             match &mut self.profiled {
                 Some(profiled) if profiled.are_next(trainer) => {
                     let (tables, beside) = profiled.take(trainer, &batch).await?;
@@ -137,6 +148,10 @@ impl<'a> Session<'a> {
                 _ => ranks.step(trainer, &batch).await?,
             }
             looked = self.after_step(trainer).await;
+        }
+        match trainer.steps() < self.fixed.settings.steps as u64 {
+            true => ranks.heard(self.fixed.signals.received()),
+            false => Ok(None),
         }
     }
 
@@ -193,7 +208,7 @@ impl<'a> Session<'a> {
             // What is saved is in the records as well.
             self.report(trainer, validation).await?;
             if save {
-                self.save(&trainer.checkpoint().await?);
+                self.save(&self.checkpoint(trainer).await?);
             }
             self.since = Instant::now();
         }
@@ -245,9 +260,17 @@ impl<'a> Session<'a> {
         Ok(loss.into())
     }
 
+    /// The state of the run.
+    ///
+    /// # Errors
+    /// As [`Trainer::checkpoint`].
+    pub async fn checkpoint(&self, trainer: &Trainer<LanguageModel>) -> Result<Checkpoint> {
+        self.fixed.checkpoint(trainer).await
+    }
+
     async fn write_best(&self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
         let path = self.fixed.out.join(BEST_SAVE);
-        Saved::write_copy(&path, &trainer.checkpoint().await?, &self.about)?;
+        Saved::write_copy(&path, &self.checkpoint(trainer).await?, &self.about)?;
         self.export(trainer, BEST).await.map(drop)
     }
 
@@ -302,7 +325,7 @@ impl<'a> Session<'a> {
     ) -> Result<Ended> {
         let mut result = trained.and(self.report(trainer, false).await);
         if self.saved_at < trainer.steps() {
-            match trainer.checkpoint().await {
+            match self.checkpoint(trainer).await {
                 Ok(checkpoint) => self.save(&checkpoint),
                 Err(error) => result = result.and(Err(error)),
             }

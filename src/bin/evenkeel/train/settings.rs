@@ -34,6 +34,8 @@ pub struct Settings {
     pub clip: f32,
     pub precision: Precision,
     pub watch_every: u32,
+    /// Whether each of several ranks keeps the moments of a part of the weights.
+    pub shard_optimizer: bool,
     pub seed: u32,
     pub report_every: usize,
     pub evaluate_every: usize,
@@ -176,6 +178,7 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
             (None, None) => 0,
             _ => report_every as u32,
         },
+        shard_optimizer: options.shard_optimizer,
         seed,
         report_every,
         evaluate_every,
@@ -296,6 +299,7 @@ impl Settings {
             .schedule(self.schedule())
             .precision(self.precision)
             .watch_tensors(self.watch_every)
+            .shard_optimizer_state(self.shard_optimizer)
             .accumulation(self.accumulation)
             .seed(self.seed)
             .telemetry_capacity(self.report_every as u32)
