@@ -36,10 +36,13 @@ fn adapters_are_those_of_one_rank() {
     };
     let whole = ["--grad-accumulation-steps", "4", "--iters", "24", "--test"];
     let alone = succeed_on(1, &arguments("one", &whole));
-    // Half of it on four ranks, and the rest on one.
+    // Half of it on four ranks, which keep moments in parts, and the rest on one.
     let half = ["--grad-accumulation-steps", "4", "--iters", "16"];
-    let text = succeed_on(4, &arguments("four", &half));
-    assert!(text.contains("4 ranks, each with 1 x 1 sequences of a step\n"), "{text}");
+    let sharded = [&half[..], &["--shard-optimizer"]].concat();
+    let text = succeed_on(4, &arguments("four", &sharded));
+    let each = "4 ranks, each with 1 x 1 sequences of a step and the moments of a part of what is \
+                trained\n";
+    assert!(text.contains(each), "{text}");
     let mut files = names_in(&place, "four");
     let logs: Vec<_> = files.extract_if(.., |name| name.starts_with("log.")).collect();
     assert_eq!(logs, ["log.rank-1.txt", "log.rank-2.txt", "log.rank-3.txt"]);
@@ -53,7 +56,8 @@ fn adapters_are_those_of_one_rank() {
     }
     // And the other way.
     succeed_on(1, &arguments("back", &half));
-    succeed_on(4, &arguments("back", &resumed));
+    let text = succeed_on(4, &arguments("back", &resumed));
+    assert!(text.contains("4 ranks, each with 1 x 1 sequences of a step\n"), "{text}");
     check_tensors(&place, ["back", "one"], "adapter_model.safetensors");
 
     let uneven = ["--grad-accumulation-steps", "3"];

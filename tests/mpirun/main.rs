@@ -9,6 +9,7 @@ use launcher::Launcher;
 use programs::{Place, SMALL, lines, loss};
 use safetensors::SafeTensors;
 
+mod diloco;
 #[path = "../support/launcher.rs"]
 mod launcher;
 mod lora;
@@ -16,6 +17,7 @@ mod lora;
 mod programs;
 mod refusals;
 mod same_run;
+mod sharded;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/tiny_model.rs"]
@@ -26,8 +28,13 @@ mod unfinished;
 
 /// The program on so many ranks, not started yet. What follows are its arguments.
 fn mpirun(ranks: usize) -> Command {
+    mpirun_of(ranks, &[])
+}
+
+/// The same, started by another program.
+fn mpirun_of(ranks: usize, before: &[&str]) -> Command {
     let mut mpirun = Launcher::find().command(&[]);
-    mpirun.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_evenkeel")]);
+    mpirun.args(["-n", &ranks.to_string()]).args(before).arg(env!("CARGO_BIN_EXE_evenkeel"));
     mpirun
 }
 

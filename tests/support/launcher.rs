@@ -45,6 +45,29 @@ impl Launcher {
         command
     }
 
+    /// Takes from a program what this launcher alone says in its environment, and others such as Slurm
+    /// do not.
+    pub fn hiding_itself(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenMpi => &[
+                "env",
+                "--unset=OMPI_COMM_WORLD_RANK",
+                "--unset=OMPI_COMM_WORLD_SIZE",
+                "--unset=OMPI_COMM_WORLD_LOCAL_RANK",
+            ],
+            Self::Mpich => &["env", "--unset=MPI_LOCALRANKID", "--unset=MPI_LOCALNRANKS"],
+        }
+    }
+
+    /// What it says of a rank that was killed. MPICH's has no number for it.
+    pub fn tells_of_killed(self, rank: usize) -> [String; 2] {
+        let who = match self {
+            Self::OpenMpi => format!("rank {rank} "),
+            Self::Mpich => "EXIT CODE: 9".to_owned(),
+        };
+        [who, "signal 9".to_owned()]
+    }
+
     /// Leaves the others alone where a rank ends before them.
     pub fn without_cleanup(self) -> &'static str {
         match self {

@@ -12,7 +12,9 @@ mod device;
 mod ending;
 mod follower;
 mod launcher;
+pub mod learner;
 mod log;
+pub mod rounds;
 mod share;
 mod turn;
 
@@ -102,6 +104,22 @@ impl Ranks {
                 "--shard-optimizer does nothing on one rank; start several with mpirun to share the \
                  moments",
             );
+        }
+    }
+
+    /// Builds the trainer of a rank, which takes steps with the others or `apart` from them.
+    ///
+    /// # Errors
+    /// As [`TrainerBuilder::build`], on this rank or on another.
+    pub async fn build<M: Model>(
+        &self,
+        builder: TrainerBuilder<M>,
+        gpu: &Gpu,
+        apart: bool,
+    ) -> Result<Trainer<M>> {
+        match apart {
+            true => self.agree(builder.build(gpu).await),
+            false => self.over(builder).build(gpu).await,
         }
     }
 

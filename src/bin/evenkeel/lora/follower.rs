@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::session::AHEAD;
 use super::settings::Settings;
 use super::setup::Setup;
+use crate::ranks::learner::Learner;
 use crate::ranks::{Follower, Log, Ranks, process};
 
 /// What rank 0 trains, and on which data.
@@ -88,10 +89,19 @@ async fn train(
     let trainer = setup.trainer(gpu).await?;
     let frozen = trainer.fingerprint_of_frozen().await;
     let (steps, report_every) = (settings.steps(), settings.steps_per_report);
-    let mut follower =
-        Follower { trainer, frozen: None, ranks, gpu, signals, steps, report_every };
+    let mut follower = Follower {
+        ranks,
+        gpu,
+        signals,
+        learner: Learner::Together(trainer),
+        frozen: None,
+        steps,
+        report_every,
+        saves: &|_, _| false,
+        saved_at: 0,
+    };
     follower.catch_up(frozen.map(Some)).await?;
-    let start = follower.trainer.steps();
+    let start = follower.learner.trainer().steps();
     log.say(format_args!("from step {start} of {steps}"));
     let Some(training) = &setup.data.training else {
         return follower.stay(Ok(())).await.map(|()| start);
@@ -102,5 +112,5 @@ async fn train(
     };
     let batches = batches.map(|batches| batches.map(own));
     let followed = follower.follow(batches, log).await;
-    followed.map(|()| follower.trainer.steps())
+    followed.map(|()| follower.learner.trainer().steps())
 }

@@ -1,24 +1,32 @@
 //! The steps of a rank that follows: those of rank 0, with its own part of each.
 
+use std::path::Path;
+
 use evenkeel::nn::LanguageModel;
-use evenkeel::run::Signals;
+use evenkeel::run::{Signals, warn};
+use evenkeel::train::ranks::{DiLoCoSettings, Round};
 use evenkeel::train::{Batch, Checkpoint, FrozenFingerprint, Trainer};
 use evenkeel::{Gpu, Result};
 
-use super::{Log, Ranks};
+use super::learner::Learner;
+use super::{Log, Ranks, rounds};
 
 /// One of the other ranks, from the moment on at which it has a trainer.
 pub struct Follower<'a> {
-    pub trainer: Trainer<LanguageModel>,
-    /// Where checkpoints are of what is trained alone, once it has [caught up](Self::catch_up).
-    pub frozen: Option<FrozenFingerprint>,
     pub ranks: &'a Ranks,
     pub gpu: &'a Gpu,
     pub signals: &'a Signals,
+    pub learner: Learner,
+    /// Where checkpoints are of what is trained alone.
+    pub frozen: Option<FrozenFingerprint>,
     /// The last step of the run.
     pub steps: u64,
     /// Steps between two readings of the telemetry.
     pub report_every: u64,
+    /// Whether the run is saved behind a round, by the steps before it and behind it.
+    pub saves: &'a dyn Fn(u64, u64) -> bool,
+    /// Steps at the last save of what this rank alone has.
+    pub saved_at: u64,
 }
 
 impl Follower<'_> {
@@ -31,16 +39,22 @@ impl Follower<'_> {
         let found = frozen.map(|frozen| self.frozen = frozen);
         self.stay(found).await?;
         let state = self.ranks.broadcast_bytes(Ok(Vec::new()))?;
-        let restored = self.restore(&state).await;
-        self.ranks.agree(restored)
+        let restored = restore(self.learner.trainer_mut(), &self.frozen, &state).await;
+        self.ranks.agree(restored)?;
+        self.saved_at = self.learner.trainer().steps();
+        Ok(())
     }
 
-    async fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let checkpoint = Checkpoint::from_bytes(state)?;
-        match &self.frozen {
-            None => self.trainer.restore(&checkpoint).await,
-            Some(frozen) => self.trainer.restore_trained(&checkpoint, frozen).await,
-        }
+    /// Takes steps by itself from here on, where the run is one with DiLoCo.
+    ///
+    /// # Errors
+    /// As [`Learner::begin`].
+    pub async fn part(self, settings: Option<DiLoCoSettings>, folder: &Path) -> Result<Self> {
+        let Self { learner: Learner::Together(trainer), ranks, .. } = self else {
+            return Ok(self);
+        };
+        let learner = Learner::begin(trainer, settings, ranks, folder).await;
+        Ok(Self { learner: ranks.agree(learner)?, ..self })
     }
 
     /// Takes steps as long as all ranks do, and stays until rank 0 has saved what came of them.
@@ -53,7 +67,10 @@ impl Follower<'_> {
         batches: Result<impl Iterator<Item = Result<Batch>>>,
         log: &mut Log,
     ) -> Result<()> {
-        let followed = self.steps(batches, log).await;
+        let mut followed = self.take_steps(batches, log).await;
+        if followed.is_ok() && self.saved_at < self.learner.trainer().steps() {
+            followed = self.save(log).await;
+        }
         self.stay(followed).await
     }
 
@@ -65,7 +82,7 @@ impl Follower<'_> {
         self.heed(own.map(Some)).await.map(drop)
     }
 
-    async fn steps(
+    async fn take_steps(
         &mut self,
         batches: Result<impl Iterator<Item = Result<Batch>>>,
         log: &mut Log,
@@ -75,32 +92,47 @@ impl Follower<'_> {
             Err(error) => (None, Err(error)),
         };
         loop {
-            let is_over = self.trainer.steps() >= self.steps || self.signals.received().is_some();
+            let meets = self.learner.meets(self.steps);
             let next = match looked {
                 Err(error) => Err(error),
-                Ok(()) if is_over => Ok(None),
+                Ok(()) if self.is_over(meets) => Ok(None),
                 Ok(()) => {
                     let mut next = || batches.as_mut().and_then(Iterator::next).transpose();
                     self.gpu.check().and_then(|()| next())
                 }
             };
-            let Some(batch) = self.heed(next).await? else { break };
-            self.ranks.step(&mut self.trainer, &batch).await?;
-            let is_due = self.trainer.steps().is_multiple_of(self.report_every);
-            looked = if is_due { self.look(log).await } else { Ok(()) };
+            let batch = match next {
+                Ok(Some(batch)) if !meets => batch,
+                next => match self.heed(next).await? {
+                    Some(batch) => batch,
+                    None => break,
+                },
+            };
+            looked = match self.learner.step(self.ranks, &batch, self.steps).await {
+                Ok(round) => self.after_step(round, log).await,
+                // The others hear of it where they meet next.
+                Err(error) if self.learner.is_apart() => Err(error),
+                Err(error) => return Err(error),
+            };
         }
-        if self.trainer.steps() < self.steps {
+        if self.learner.trainer().steps() < self.steps {
             self.ranks.heard(self.signals.received())?;
         }
         Ok(())
     }
 
+    fn is_over(&self, meets: bool) -> bool {
+        let is_stopped = meets && self.signals.received().is_some();
+        self.learner.trainer().steps() >= self.steps || is_stopped
+    }
+
     /// Goes on with the others, once rank 0 has what it asks for.
     async fn heed<T>(&self, own: Result<Option<T>>) -> Result<Option<T>> {
         let give = async || {
+            let trainer = self.learner.trainer();
             let made = match &self.frozen {
-                None => self.trainer.checkpoint().await,
-                Some(frozen) => self.trainer.checkpoint_of_trained(frozen).await,
+                None => trainer.checkpoint().await,
+                Some(frozen) => trainer.checkpoint_of_trained(frozen).await,
             };
             // Where it could not be made, rank 0 heard of it with this one.
             drop(made);
@@ -108,11 +140,45 @@ impl Follower<'_> {
         self.ranks.heed(own, give).await
     }
 
-    /// Reads the telemetry, which is that of all ranks: a run that gives up does so on each.
-    async fn look(&mut self, log: &mut Log) -> Result<()> {
-        if let Some(last) = self.trainer.telemetry().await?.last() {
-            log.say(format_args!("step {}: loss {}", last.step + 1, last.loss));
+    async fn after_step(&mut self, round: Option<Round>, log: &mut Log) -> Result<()> {
+        let steps = self.learner.trainer().steps();
+        if steps.is_multiple_of(self.report_every) {
+            // That of all ranks, unless they take steps by themselves: a run that gives up does so on each.
+            if let Some(last) = self.learner.trainer_mut().telemetry().await?.last() {
+                log.say(format_args!("step {}: loss {}", last.step + 1, last.loss));
+            }
+        }
+        let Some(round) = round else { return Ok(()) };
+        log.say(format_args!("{}", rounds::told(&round)));
+        match (self.saves)(steps - round.steps, steps) {
+            true => self.save(log).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Saves what this rank alone has. The run goes on where that cannot be written.
+    async fn save(&mut self, log: &mut Log) -> Result<()> {
+        if !self.learner.is_apart() {
+            return Ok(());
+        }
+        let state = self.learner.state().await?;
+        self.saved_at = self.learner.trainer().steps();
+        if let Err(error) = self.learner.write_own(&state) {
+            warn(&error);
+            log.say(format_args!("not saved: {error}"));
         }
         Ok(())
+    }
+}
+
+async fn restore(
+    trainer: &mut Trainer<LanguageModel>,
+    frozen: &Option<FrozenFingerprint>,
+    state: &[u8],
+) -> Result<()> {
+    let checkpoint = Checkpoint::from_bytes(state)?;
+    match frozen {
+        None => trainer.restore(&checkpoint).await,
+        Some(frozen) => trainer.restore_trained(&checkpoint, frozen).await,
     }
 }

@@ -15,6 +15,7 @@ use super::session::{Fixed, Session};
 use super::settings::{Resolved, Settings};
 use super::{CONFIGURATION, device_of, split};
 use super::{result, sample};
+use crate::ranks::learner::Learner;
 use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
@@ -74,7 +75,7 @@ impl<'a> Attempt<'a> {
         let Prepared { tokens, .. } = self.ground;
         let (training, validation) = split((&tokens.cache, &tokens.name), &self.settings)?;
         let compiling = CompileBar::new(&gpu, self.place.options.quiet);
-        let mut trainer = ranks.over(self.settings.builder_of(share)).build(&gpu).await?;
+        let mut trainer = self.settings.build_of(share, &gpu, ranks).await?;
         drop(compiling);
         if !self.is_again {
             self.say_beginning(saved.is_some(), &trainer, training.tokens());
@@ -110,14 +111,16 @@ impl<'a> Attempt<'a> {
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
-        let trained = session.train(&mut trainer, regain).await;
+        let learner = Learner::begin(trainer, self.settings.diloco, ranks, &self.place.out).await;
+        let mut learner = ranks.agree(learner)?;
+        let trained = session.train(&mut learner, regain).await;
         let heard = trained.as_ref().ok().copied().flatten();
         let ended = match trained {
             Err(lost @ Error::DeviceLost { .. }) => {
                 session.leave();
                 Err(lost)
             }
-            trained => session.end(&mut trainer, trained.map(drop)).await,
+            trained => session.end(&mut learner, trained.map(drop)).await,
         };
         // Until here the others were there for its checkpoints.
         let ended = ranks.agree(ended)?;
@@ -127,8 +130,9 @@ impl<'a> Attempt<'a> {
         let (settings, outputs) = (&self.settings, &self.outputs);
         let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
         if sampled {
-            ending = sample::write(&mut trainer, settings, tokens, prompt, outputs, self.signals)
-                .await?;
+            let trainer = learner.trainer_mut();
+            ending =
+                sample::write(trainer, settings, tokens, prompt, outputs, self.signals).await?;
         }
         describe::outputs(outputs, &ended, sampled);
         if self.place.options.json {

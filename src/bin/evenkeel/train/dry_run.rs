@@ -53,7 +53,9 @@ pub async fn say(place: &Place, ranks: &Ranks, signals: &Signals) -> Result<Endi
     if settings.shard_optimizer {
         ranks.warn_of_no_shards();
     }
-    let plan = ranks.over(settings.builder_of(share)).memory(&gpu)?;
+    let builder = settings.builder_of(share);
+    let together = if settings.diloco.is_some() { builder } else { ranks.over(builder) };
+    let plan = together.memory(&gpu)?;
     say!("# adapter {}; {name}, vocabulary of {vocabulary}", gpu.info.name);
     for reason in &reasons {
         say!("# {} {}: {}", reason.setting, reason.value, reason.why);

@@ -25,6 +25,7 @@ use super::session::AHEAD;
 use super::settings::Ground;
 use super::tokens::Source as Data;
 use super::{resolved, split};
+use crate::ranks::learner::Learner;
 use crate::ranks::{Follower, Log, Ranks, process};
 
 /// What rank 0 has opened, and what it takes to have the same.
@@ -129,19 +130,23 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     let settings = resolved.settings;
     let share = settings.share(ranks.size())?;
     let (training, _) = split(tokens, &settings)?;
-    let builder = ranks.over(settings.builder_of(share));
+    let trainer = settings.build_of(share, &gpu, ranks).await?;
+    let saves = |before, steps| settings.saves(before, steps);
     let mut follower = Follower {
-        trainer: builder.build(&gpu).await?,
-        frozen: None,
         ranks,
         gpu: &gpu,
         signals,
+        learner: Learner::Together(trainer),
+        frozen: None,
         steps: settings.steps as u64,
         report_every: settings.report_every as u64,
+        saves: &saves,
+        saved_at: 0,
     };
     follower.catch_up(Ok(None)).await?;
-    let Follower { trainer, .. } = &follower;
-    let (seed, start) = (trainer.seed(), trainer.steps());
+    let mut follower = follower.part(settings.diloco, &told.out).await?;
+    let learner = &follower.learner;
+    let (seed, start) = (learner.seed(), learner.trainer().steps());
     log.say(format_args!(
         "{} x {} sequences of each step, from step {start} of {}",
         share.accumulation, share.batch, settings.steps
@@ -150,5 +155,5 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     let source = move |step| batch_of(&training, seed, step, (&own, all));
     let batches = Prefetch::new(source, start, AHEAD);
     let followed = follower.follow(batches, log).await;
-    followed.map(|()| follower.trainer.steps())
+    followed.map(|()| follower.learner.trainer().steps())
 }
