@@ -28,11 +28,12 @@ fn alone() -> MutexGuard<'static, ()> {
 /// Ranks with options of their own, under `mpirun` with some more. One that never ends, which no test
 /// should see, has exit code 124.
 fn mpirun(more: &[&str], ranks: &[Vec<&str>]) -> Command {
-    let mut mpirun = Launcher::find().command(&["timeout", "--kill-after", "5", "120"]);
+    let launcher = Launcher::find();
+    let mut mpirun = launcher.command(&["timeout", "--kill-after", "5", "120"]);
     mpirun.args(more);
     for (rank, options) in ranks.iter().enumerate() {
         mpirun.args(if rank > 0 { &[":"][..] } else { &[] });
-        mpirun.args(["-n", "1"]).arg(program()).args(options);
+        mpirun.args(["-n", "1"]).args(launcher.alone()).arg(program()).args(options);
     }
     mpirun
 }

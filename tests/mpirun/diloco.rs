@@ -100,6 +100,14 @@ fn ranks_that_meet_rarely_learn_the_same_weights() {
         assert!(log.contains(&format!("{told}\n")), "{told:?} is missing in {log}");
     }
 
+    // What each rank took by itself is not taken again.
+    let why = ["why", &place.path("out"), "--step", "5"].map(str::to_owned);
+    crate::check_refusal(
+        &run_on(1, &why),
+        3,
+        &["taking steps again that ranks took by themselves"],
+    );
+
     // Both have come to the same weights, and have moments of their own.
     let [first, second] = [0, 1].map(|rank| saved(&place, "out", rank).trainer().to_bytes());
     let [first, second] =

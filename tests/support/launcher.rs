@@ -59,6 +59,14 @@ impl Launcher {
         }
     }
 
+    /// What the launcher of another MPI says to the first of two ranks.
+    pub fn of_another(self) -> [(&'static str, &'static str); 2] {
+        match self {
+            Self::OpenMpi => [("PMI_RANK", "0"), ("PMI_SIZE", "2")],
+            Self::Mpich => [("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")],
+        }
+    }
+
     /// What it says of a rank that was killed. MPICH's has no number for it.
     pub fn tells_of_killed(self, rank: usize) -> [String; 2] {
         let who = match self {
@@ -66,6 +74,15 @@ impl Launcher {
             Self::Mpich => "EXIT CODE: 9".to_owned(),
         };
         [who, "signal 9".to_owned()]
+    }
+
+    /// What starts a rank that is left alone: MPICH's launcher tells it by a signal then that another
+    /// one has ended, and MPICH does not take it.
+    pub fn alone(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenMpi => &[],
+            Self::Mpich => &["env", "--ignore-signal=USR1"],
+        }
     }
 
     /// Leaves the others alone where a rank ends before them.

@@ -120,20 +120,24 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     }
     let once = async |regain: &mut Regain| {
         start.read_again()?;
+        let resumed = start.saved.as_ref().filter(|_| ranks.are_several());
+        let resumed = resumed.map(|saved| saved.checkpoint.to_bytes());
         let begun = match Session::begin(&setup, regain, signals, &start).await {
-            Ok(session) if ranks.are_several() => {
+            // The others are not where it was saved yet.
+            Ok(session) if ranks.are_several() && resumed.is_none() => {
                 let state = session.state().await;
-                state.map(|state| (session, state.to_bytes()))
+                state.map(|state| (session, state.checkpoint().to_bytes()))
             }
-            begun => begun.map(|session| (session, Vec::new())),
+            begun => begun.map(|session| (session, resumed.unwrap_or_default())),
         };
-        let (mut session, state) = ranks.agree(begun)?;
+        let (session, state) = ranks.agree(begun)?;
         start.has_begun();
         if ranks.are_several() {
             ranks.broadcast_bytes(Ok(state))?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
+        let mut session = session.part().await?;
         let trained = session.train().await;
         // Until here the others were there for its checkpoints.
         let ending = ranks.agree(trained)?;

@@ -66,6 +66,9 @@ impl Ranks {
             return Ok(Self::default());
         };
         let exchange = world()?;
+        if let Some(size) = launched.size.filter(|size| *size != exchange.size()) {
+            return Err(other_mpi(size, exchange.size()));
+        }
         if exchange.rank() > 0 {
             complain_as(format!("rank {}", exchange.rank()));
         }
@@ -265,6 +268,17 @@ pub fn ended_by_loss(lost: Error) -> Error {
             ),
         },
         other => other,
+    }
+}
+
+/// That the launcher is not that of the MPI that this program was built with.
+fn other_mpi(started: usize, found: usize) -> Error {
+    Error::Unsupported {
+        what: format!("a launcher that has started {started} ranks, of which MPI finds {found},"),
+        instead:
+            "start the program with the mpirun of the MPI that it was built with, or build it with \
+                  that one: the environment variable MPICC names its compiler"
+                .to_owned(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! nothing but a log. What is exchanged stands here in the order in which rank 0 has it (`lead` in
 //! `lora.rs`, `session.rs`), and the steps are those of a [`Follower`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evenkeel::data::Prefetch;
 use evenkeel::run::{Ending, Signals};
@@ -53,7 +53,7 @@ pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
         ranks.agree(Setup::with(told.settings.clone(), read, (&gpu, ranks), true))
     });
     let followed = match setup {
-        Ok(setup) => train(&setup, &gpu, signals, &mut log).await,
+        Ok(setup) => train((&setup, &told.folder), &gpu, signals, &mut log).await,
         Err(error) => Err(error),
     };
     match &followed {
@@ -80,7 +80,7 @@ fn read(told: &Told) -> Result<super::setup::Read> {
 }
 
 async fn train(
-    setup: &Setup,
+    (setup, folder): (&Setup, &Path),
     gpu: &evenkeel::Gpu,
     signals: &Signals,
     log: &mut Log,
@@ -97,10 +97,11 @@ async fn train(
         frozen: None,
         steps,
         report_every,
-        saves: &|_, _| false,
+        saves: &|after, until| settings.passes(settings.save_every, after, until),
         saved_at: 0,
     };
     follower.catch_up(frozen.map(Some)).await?;
+    let mut follower = follower.part(setup.diloco, folder).await?;
     let start = follower.learner.trainer().steps();
     log.say(format_args!("from step {start} of {steps}"));
     let Some(training) = &setup.data.training else {

@@ -128,15 +128,8 @@ impl Follower<'_> {
 
     /// Goes on with the others, once rank 0 has what it asks for.
     async fn heed<T>(&self, own: Result<Option<T>>) -> Result<Option<T>> {
-        let give = async || {
-            let trainer = self.learner.trainer();
-            let made = match &self.frozen {
-                None => trainer.checkpoint().await,
-                Some(frozen) => trainer.checkpoint_of_trained(frozen).await,
-            };
-            // Where it could not be made, rank 0 heard of it with this one.
-            drop(made);
-        };
+        // Where it cannot be made, rank 0 hears of it with this one.
+        let give = async || drop(self.learner.state(self.frozen.as_ref()).await);
         self.ranks.heed(own, give).await
     }
 
@@ -161,7 +154,7 @@ impl Follower<'_> {
         if !self.learner.is_apart() {
             return Ok(());
         }
-        let state = self.learner.state().await?;
+        let state = self.learner.state(self.frozen.as_ref()).await?;
         self.saved_at = self.learner.trainer().steps();
         if let Err(error) = self.learner.write_own(&state) {
             warn(&error);

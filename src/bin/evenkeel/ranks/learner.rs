@@ -8,7 +8,7 @@ use evenkeel::run::warn;
 use evenkeel::train::ranks::{
     DiLoCo, DiLoCoCheckpoint, DiLoCoSettings, Exchange, Local, Resumed, Round,
 };
-use evenkeel::train::{Batch, Checkpoint, Trainer};
+use evenkeel::train::{Batch, Checkpoint, FrozenFingerprint, Trainer};
 use evenkeel::{Result, file};
 
 use super::Ranks;
@@ -55,17 +55,20 @@ impl Learner {
         ranks: &Ranks,
         folder: &Path,
     ) -> Result<Self> {
-        let Some(settings) = settings else { return Ok(Self::Together(trainer)) };
         let files = files(folder, ranks.rank());
         let step = trainer.steps();
+        if step == 0 {
+            // Those of an earlier run.
+            files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        }
+        let Some(settings) = settings else { return Ok(Self::Together(trainer)) };
         let exchange: Rc<dyn Exchange> = match &ranks.exchange {
             Some(exchange) => exchange.clone(),
             None => Rc::new(Local::ranks(1).remove(0)),
         };
         let mut diloco = DiLoCo::new(Ok(trainer), exchange, settings).await?;
         if step == 0 {
-            // Those of an earlier run.
-            files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            // Nothing is saved of it yet.
         } else if let Some(saved) = ranks.saved_at(step, &files)? {
             let resumed = diloco.restore(&saved).await?;
             ranks.say_resumed(&resumed);
@@ -136,13 +139,17 @@ impl Learner {
         }
     }
 
-    /// What it takes to go on from here. With ranks that have moments in parts all do it at once.
+    /// What it takes to go on from here; without what has this fingerprint. With ranks that have moments
+    /// in parts all do it at once.
     ///
     /// # Errors
     /// As [`Trainer::checkpoint`].
-    pub async fn state(&self) -> Result<State> {
+    pub async fn state(&self, frozen: Option<&FrozenFingerprint>) -> Result<State> {
         match self {
-            Self::Together(trainer) => trainer.checkpoint().await.map(State::Together),
+            Self::Together(trainer) => match frozen {
+                None => trainer.checkpoint().await.map(State::Together),
+                Some(frozen) => trainer.checkpoint_of_trained(frozen).await.map(State::Together),
+            },
             Self::Apart(apart) => Ok(State::Apart(Box::new(apart.diloco.checkpoint().await?))),
         }
     }
@@ -177,8 +184,17 @@ fn read(files: &[PathBuf; 2], step: u64) -> Option<DiLoCoCheckpoint> {
             }
         }
     };
-    let found = files.iter().filter_map(read);
-    found.into_iter().find(|checkpoint| checkpoint.trainer().steps() == step)
+    let [last, previous] = files;
+    let is_it = |checkpoint: &DiLoCoCheckpoint| checkpoint.trainer().steps() == step;
+    if let Some(found) = read(last).filter(is_it) {
+        return Some(found);
+    }
+    let found = read(previous).filter(is_it)?;
+    // The last one is of a part of the run that is gone: the next save keeps this one.
+    if let Err(error) = std::fs::rename(previous, last) {
+        warn(format!("{}: {error}", previous.display()));
+    }
+    Some(found)
 }
 
 impl Ranks {

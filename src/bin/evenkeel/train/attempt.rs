@@ -81,6 +81,8 @@ impl<'a> Attempt<'a> {
             self.say_beginning(saved.is_some(), &trainer, training.tokens());
         }
         let about = self.load(&saved, &mut trainer).await;
+        let resumed = saved.as_ref().filter(|_| ranks.are_several());
+        let resumed = resumed.map(|saved| saved.checkpoint.to_bytes());
         self.is_again = true;
         let fixed = Fixed {
             together: self.together,
@@ -98,11 +100,12 @@ impl<'a> Attempt<'a> {
             Err(error) => Err(error),
         };
         let begun = match begun {
-            Ok(session) if ranks.are_several() => {
+            // The others are not where it was saved yet.
+            Ok(session) if ranks.are_several() && resumed.is_none() => {
                 let state = session.checkpoint(&trainer).await;
                 state.map(|state| (session, state.to_bytes()))
             }
-            begun => begun.map(|session| (session, Vec::new())),
+            begun => begun.map(|session| (session, resumed.unwrap_or_default())),
         };
         let (mut session, state) = ranks.agree(begun)?;
         self.has_begun = true;

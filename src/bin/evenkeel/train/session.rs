@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
 
     async fn save(&mut self, learner: &Learner) -> Result<()> {
         self.fixed.ask_for_checkpoint()?;
-        let state = learner.state().await?;
+        let state = learner.state(None).await?;
         self.monitor.sync();
         let (outputs, checkpoint) = (self.fixed.outputs, state.checkpoint());
         let steps = checkpoint.steps();
