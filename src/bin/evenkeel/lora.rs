@@ -12,6 +12,7 @@
 //! | `settings.yaml` | all settings, as they were resolved |
 //! | `metrics.jsonl` | a line for every step, with whatever happened in it |
 //! | `log.rank-1.txt`, ... | on several ranks, what each but the first says |
+//! | `diloco.rank-0.safetensors`, ... | with `--diloco-steps`, what each rank alone has at the last save, and in `diloco.rank-0.previous.safetensors` at the one before |
 //! | `state.safetensors`, `state.previous.safetensors` | what `--resume` goes on from: trained weights, moments, counters, position in the data |
 
 mod adapter;
