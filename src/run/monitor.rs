@@ -35,6 +35,8 @@ pub struct Monitor {
     later: Vec<String>,
     /// Events for the record that comes next.
     events: Vec<String>,
+    /// Events for the record of a step that was not reported yet.
+    events_at: Vec<(u64, String)>,
 }
 
 /// A run so far, in numbers.
@@ -112,6 +114,7 @@ impl Monitor {
             waiting: None,
             later: Vec::new(),
             events: Vec::new(),
+            events_at: Vec::new(),
         };
         monitor.open(start)?;
         monitor.bar.set_position(start);
@@ -184,6 +187,8 @@ impl Monitor {
             let record = Record::from(step).with(scalar::TOKENS_PER_SECOND, tokens_per_second);
             let mut record = self.statistics.annotate(record);
             record.events.splice(..0, self.events.drain(..));
+            let here = self.events_at.extract_if(.., |(at, _)| *at == step.step);
+            record.events.extend(here.map(|(_, event)| event));
             let here = tensors.iter().filter(|tensor| tensor.step == step.step);
             here.for_each(|tensor| record.add_tensor_telemetry(tensor));
             let is_last = at + 1 == steps.len();
@@ -281,6 +286,11 @@ impl Monitor {
     /// Has an event of the run recorded with the step that comes next.
     pub fn event(&mut self, event: String) {
         self.events.push(event);
+    }
+
+    /// Has an event recorded with the step of this number, from 0 on, which is yet to be reported.
+    pub fn event_at(&mut self, step: u64, event: String) {
+        self.events_at.push((step, event));
     }
 
     /// Ends what was shown of a run that is taken up again, and says nothing of it as a whole.

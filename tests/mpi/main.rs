@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[path = "../support/launcher.rs"]
+mod launcher;
 #[path = "../support/programs.rs"]
 mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod gone;
+
+use launcher::Launcher;
 
 fn program() -> PathBuf {
     programs::folder().join("ranks")
@@ -24,16 +28,12 @@ fn alone() -> MutexGuard<'static, ()> {
 /// Ranks with options of their own, under `mpirun` with some more. One that never ends, which no test
 /// should see, has exit code 124.
 fn mpirun(more: &[&str], ranks: &[Vec<&str>]) -> Command {
-    let mut mpirun = Command::new("timeout");
-    mpirun.args(["--kill-after", "5", "120", "mpirun"]);
-    // More processes than cores are fine here, and root is in containers.
-    mpirun.args(["--oversubscribe", "--bind-to", "none"]).args(more);
-    mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    // A rank in a container may not look into the memory of another.
-    mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+    let launcher = Launcher::find();
+    let mut mpirun = launcher.command(&["timeout", "--kill-after", "5", "120"]);
+    mpirun.args(more);
     for (rank, options) in ranks.iter().enumerate() {
         mpirun.args(if rank > 0 { &[":"][..] } else { &[] });
-        mpirun.args(["-n", "1"]).arg(program()).args(options);
+        mpirun.args(["-n", "1"]).args(launcher.alone()).arg(program()).args(options);
     }
     mpirun
 }
@@ -42,7 +42,7 @@ fn under_mpi(ranks: &[&[&str]]) -> Output {
     let ranks: Vec<_> = ranks.iter().map(|options| options.to_vec()).collect();
     let mut mpirun = mpirun(&[], &ranks);
     let _alone = alone();
-    mpirun.output().expect("mpirun, of the package openmpi-bin, runs")
+    mpirun.output().expect("mpirun runs")
 }
 
 /// What all ranks print behind their number, which has to be one thing.

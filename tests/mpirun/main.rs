@@ -5,14 +5,19 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use launcher::Launcher;
 use programs::{Place, SMALL, lines, loss};
 use safetensors::SafeTensors;
 
+mod diloco;
+#[path = "../support/launcher.rs"]
+mod launcher;
 mod lora;
 #[path = "../support/programs.rs"]
 mod programs;
 mod refusals;
 mod same_run;
+mod sharded;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/tiny_model.rs"]
@@ -23,13 +28,13 @@ mod unfinished;
 
 /// The program on so many ranks, not started yet. What follows are its arguments.
 fn mpirun(ranks: usize) -> Command {
-    let mut mpirun = Command::new("mpirun");
-    // More processes than cores are fine here, and root is in containers.
-    mpirun.args(["--oversubscribe", "--bind-to", "none"]);
-    mpirun.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    // A rank in a container may not look into the memory of another.
-    mpirun.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
-    mpirun.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_evenkeel")]);
+    mpirun_of(ranks, &[])
+}
+
+/// The same, started by another program.
+fn mpirun_of(ranks: usize, before: &[&str]) -> Command {
+    let mut mpirun = Launcher::find().command(&[]);
+    mpirun.args(["-n", &ranks.to_string()]).args(before).arg(env!("CARGO_BIN_EXE_evenkeel"));
     mpirun
 }
 
@@ -50,7 +55,7 @@ fn run_on(ranks: usize, arguments: &[String]) -> Output {
     // Mesa complains on the error output where this is not set.
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or(std::env::temp_dir().into());
     command.env("XDG_RUNTIME_DIR", runtime);
-    command.args(arguments).output().expect("mpirun, of the package openmpi-bin, runs")
+    command.args(arguments).output().expect("mpirun runs")
 }
 
 /// Standard output of a run that must succeed.

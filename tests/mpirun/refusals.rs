@@ -1,5 +1,8 @@
 //! What is wrong, and ends all ranks with one error and one exit code.
 
+use std::process::Command;
+
+use crate::launcher::Launcher;
 use crate::programs::Place;
 use crate::{
     arguments, check_refusal, is_there, losses, mpirun, refuse_on, run_on, succeed_on, support,
@@ -43,6 +46,17 @@ fn other_arguments_on_a_rank_are_found() {
     both.args(&one).args([":", "-n", "1", env!("CARGO_BIN_EXE_evenkeel")]).args(&other);
     let output = both.output().expect("mpirun runs");
     check_refusal(&output, 3, &["rank 1 has the command line", "\"4\"", "start all ranks alike"]);
+    assert!(!is_there(&place, "out"));
+}
+
+/// Each process would be a run of its own.
+#[test]
+fn a_launcher_of_another_mpi_is_told() {
+    let place = Place::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    command.envs(Launcher::find().of_another()).args(arguments(&place, "out", &["--steps", "2"]));
+    let parts = ["started 2 ranks, of which MPI finds 1", "that it was built with", "MPICC"];
+    check_refusal(&command.output().expect("it runs"), 3, &parts);
     assert!(!is_there(&place, "out"));
 }
 

@@ -1,8 +1,10 @@
 //! The settings say the whole of a step, and the run is the same on any number of ranks.
 
+use crate::launcher::Launcher;
 use crate::programs::Place;
 use crate::{
-    arguments, check_same, check_tensors, losses, names_in, succeed_on, support, validated,
+    arguments, check_same, check_tensors, losses, mpirun_of, names_in, succeed_on, support,
+    validated,
 };
 
 /// Nearly all that can be drawn or kept, in a dozen steps.
@@ -104,4 +106,16 @@ fn what_is_measured_for_a_run_is_the_same_on_all_ranks() {
     assert!(steps > 0 && result["of_steps"] == steps, "{text}");
     assert_eq!(losses(&place, "out").len() as u64, steps);
     assert!(place.read("out/log.rank-1.txt").contains(&format!("ended after {steps} steps")));
+}
+
+#[test]
+fn ranks_of_a_launcher_that_says_less_take_part() {
+    let Some(_) = support::gpu() else { return };
+    let place = Place::new();
+    let mut command = mpirun_of(2, Launcher::find().hiding_itself());
+    command.args(arguments(&place, "out", &["--steps", "2", "--accumulation", "2"]));
+    let output = command.output().expect("mpirun runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("each of 2 ranks takes 1 x 4 x 16 tokens"), "{text}");
 }

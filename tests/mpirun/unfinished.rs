@@ -14,7 +14,7 @@ fn start(arguments: &[String]) -> Child {
 }
 
 /// Waits until a run has a file.
-fn wait_for(path: &str, child: &mut Child) {
+pub fn wait_for(path: &str, child: &mut Child) {
     let begun = Instant::now();
     while !Path::new(path).exists() {
         assert!(child.try_wait().expect("a child").is_none(), "the run has ended by itself");
@@ -34,7 +34,7 @@ fn wait_for_the_folder(place: &Place) {
 }
 
 /// Sends a signal to a rank, whose log has its process.
-fn signal(place: &Place, rank: usize, signal: &str) {
+pub fn signal(place: &Place, rank: usize, signal: &str) {
     let log = place.read(&format!("out/log.rank-{rank}.txt"));
     let last = log.rsplit("process ").next().expect("a process");
     let process = last.split_whitespace().next().expect("a number");

@@ -15,7 +15,7 @@ use crate::drivers::{self, Driver, Kind};
 #[cfg(target_os = "linux")]
 use crate::hosts;
 use crate::mesa26::Mesa26;
-use crate::mpi;
+use crate::mpi::{self, Mpich};
 use crate::npm;
 use crate::real_model;
 use crate::steps::{self, Step};
@@ -89,6 +89,10 @@ pub struct Options {
     /// Run nothing but the comparison with a real model, which is downloaded where it is not here
     #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends"])]
     real_model: bool,
+    /// Run nothing but the tests with MPI, built with MPICH in the place of OpenMPI; install it where it
+    /// is missing
+    #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends", "real_model"])]
+    mpich: bool,
     /// Run nothing but ranks on several hosts, which are network namespaces of this one; takes root
     #[cfg(target_os = "linux")]
     #[arg(long, conflicts_with_all = ["browser", "browser_only", "all_backends", "real_model"])]
@@ -130,6 +134,10 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Vec::new();
     if options.real_model {
         with_real_model(options, &drivers, &mut report)?;
+        return summarize(&report);
+    }
+    if options.mpich {
+        with_mpich(options, &drivers[0], &mut report)?;
         return summarize(&report);
     }
     if !options.browser_only {
@@ -212,6 +220,18 @@ fn with_real_model(options: &Options, drivers: &[Driver], report: &mut Vec<Outco
             .envs([(real_model::VARIABLE, &file)]);
         report.push(watch(format!("a real model on {driver}"), step, options)?);
     }
+    Ok(())
+}
+
+/// The test programs that start processes, with the other MPI.
+fn with_mpich(options: &Options, driver: &Driver, report: &mut Vec<Outcome>) -> Result<()> {
+    let mpich = Mpich::find_or_install()?;
+    let features = "evenkeel/contract,evenkeel/dashboard,evenkeel/cli,evenkeel/mpi";
+    let step = Step::cargo("test").args(["--package", "evenkeel", "--features", features]);
+    let step = step.args(MPI.iter().flat_map(|name| ["--test", name]));
+    let step = step.args(options.release.then_some("--release"));
+    let step = step.envs(environment(driver)).envs(mpich.environment());
+    report.push(watch(format!("MPICH on {driver}"), step, options)?);
     Ok(())
 }
 

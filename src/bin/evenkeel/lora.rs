@@ -12,6 +12,7 @@
 //! | `settings.yaml` | all settings, as they were resolved |
 //! | `metrics.jsonl` | a line for every step, with whatever happened in it |
 //! | `log.rank-1.txt`, ... | on several ranks, what each but the first says |
+//! | `diloco.rank-0.safetensors`, ... | with `--diloco-steps`, what each rank alone has at the last save, and in `diloco.rank-0.previous.safetensors` at the one before |
 //! | `state.safetensors`, `state.previous.safetensors` | what `--resume` goes on from: trained weights, moments, counters, position in the data |
 
 mod adapter;
@@ -121,15 +122,27 @@ async fn lead(options: Options, signals: &Signals, ranks: &Ranks) -> Result<Endi
     }
     let once = async |regain: &mut Regain| {
         start.read_again()?;
-        let begun = Session::begin(&setup, regain, signals, &start).await;
-        let mut session = ranks.agree(begun)?;
+        let resumed = start.saved.as_ref().filter(|_| ranks.are_several());
+        let resumed = resumed.map(|saved| saved.checkpoint.to_bytes());
+        let begun = match Session::begin(&setup, regain, signals, &start).await {
+            // The others are not where it was saved yet.
+            Ok(session) if ranks.are_several() && resumed.is_none() => {
+                let state = session.state().await;
+                state.map(|state| (session, state.checkpoint().to_bytes()))
+            }
+            begun => begun.map(|session| (session, resumed.unwrap_or_default())),
+        };
+        let (session, state) = ranks.agree(begun)?;
         start.has_begun();
         if ranks.are_several() {
-            ranks.broadcast_bytes(session.state().await)?;
+            ranks.broadcast_bytes(Ok(state))?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
-        let ending = session.train().await?;
+        let mut session = session.part().await?;
+        let trained = session.train().await;
+        // Until here the others were there for its checkpoints.
+        let ending = ranks.agree(trained)?;
         if ending == Ending::Done && setup.settings.test {
             session.test().await?;
         }

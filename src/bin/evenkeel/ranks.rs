@@ -10,9 +10,13 @@
 
 mod device;
 mod ending;
+mod follower;
 mod launcher;
+pub mod learner;
 mod log;
+pub mod rounds;
 mod share;
+mod turn;
 
 use std::panic::resume_unwind;
 use std::rc::Rc;
@@ -25,9 +29,11 @@ use evenkeel::{Error, Gpu, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use follower::Follower;
 pub use launcher::Launched;
 pub use log::{Log, process};
 pub use share::Share;
+use turn::Word;
 
 /// Between two signs of life of a rank that works while others wait.
 const SIGN: Duration = Duration::from_millis(50);
@@ -60,6 +66,9 @@ impl Ranks {
             return Ok(Self::default());
         };
         let exchange = world()?;
+        if let Some(size) = launched.size.filter(|size| *size != exchange.size()) {
+            return Err(other_mpi(size, exchange.size()));
+        }
         if exchange.rank() > 0 {
             complain_as(format!("rank {}", exchange.rank()));
         }
@@ -89,6 +98,32 @@ impl Ranks {
     /// Whether there is more than one.
     pub fn are_several(&self) -> bool {
         self.size() > 1
+    }
+
+    /// Says of a run on one rank that there is nobody to share moments with.
+    pub fn warn_of_no_shards(&self) {
+        if !self.are_several() {
+            run::warn(
+                "--shard-optimizer does nothing on one rank; start several with mpirun to share the \
+                 moments",
+            );
+        }
+    }
+
+    /// Builds the trainer of a rank, which takes steps with the others or `apart` from them.
+    ///
+    /// # Errors
+    /// As [`TrainerBuilder::build`], on this rank or on another.
+    pub async fn build<M: Model>(
+        &self,
+        builder: TrainerBuilder<M>,
+        gpu: &Gpu,
+        apart: bool,
+    ) -> Result<Trainer<M>> {
+        match apart {
+            true => self.agree(builder.build(gpu).await),
+            false => self.over(builder).build(gpu).await,
+        }
     }
 
     /// The trainer of a rank, with the others.
@@ -129,21 +164,10 @@ impl Ranks {
     /// # Errors
     /// As [`agree`](Self::agree).
     pub fn take_together<T>(&self, own: Result<Option<T>>) -> Result<Option<T>> {
-        let Some(exchange) = &self.exchange else { return own };
-        let state: (bool, Option<String>) = match &own {
-            Ok(own) => (own.is_some(), None),
-            Err(error) => (false, Some(error.to_string())),
-        };
-        let all = self.gathered::<(bool, Option<String>)>(exchange, &state);
-        let own = own?;
-        let mut have = true;
-        for (rank, (has, failure)) in all?.into_iter().enumerate() {
-            if let Some(text) = failure {
-                return Err(Error::Rank { rank, reason: format!("cannot go on: {text}") });
-            }
-            have &= has;
+        match self.words(&Word::of(&own)) {
+            Some(all) => turn::joined(own, all),
+            None => own,
         }
-        Ok(own.filter(|_| have))
     }
 
     /// What rank 0 has, on all ranks; the others give nothing.
@@ -250,6 +274,17 @@ pub fn ended_by_loss(lost: Error) -> Error {
             ),
         },
         other => other,
+    }
+}
+
+/// That the launcher is not that of the MPI that this program was built with.
+fn other_mpi(started: usize, found: usize) -> Error {
+    Error::Unsupported {
+        what: format!("a launcher that has started {started} ranks, of which MPI finds {found},"),
+        instead:
+            "start the program with the mpirun of the MPI that it was built with, or build it with \
+                  that one: the environment variable MPICC names its compiler"
+                .to_owned(),
     }
 }
 

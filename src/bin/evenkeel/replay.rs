@@ -198,6 +198,15 @@ async fn restore(
     }
 }
 
+/// That steps of a run with rounds cannot be taken again: there are no saves of all that its ranks had.
+pub fn of_rounds() -> Error {
+    Error::Unsupported {
+        what: "taking steps again that ranks took by themselves (DiLoCo)".to_owned(),
+        instead: "read what became of each round in metrics.jsonl and the logs of the ranks"
+            .to_owned(),
+    }
+}
+
 /// A row of a batch: a record, or a piece of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {

@@ -117,6 +117,9 @@ fn place_of(options: Options, ranks: usize) -> Result<Place> {
     if ranks > 1 && place.options.profile.is_some() {
         return refuse("--profile on several ranks", "profile the run on one rank, without mpirun");
     }
+    if place.options.diloco_steps.is_some() && place.options.profile.is_some() {
+        return refuse("--profile with --diloco-steps", "profile the run without rounds");
+    }
     check_share(&place.options, ranks)?;
     Ok(place)
 }

@@ -39,8 +39,8 @@ use crate::error::{Error, Result};
 /// comes late after all takes no more steps. MPI is not ended then, since that would wait for the rank
 /// that is missing: let the process end with an exit code, and the launcher ends the others
 /// (OpenMPI's and MPICH's do; Slurm's with `--kill-on-bad-exit`). A rank that is killed or crashes is
-/// found by the launcher before any limit, which ends all ranks and says which it was. A rank that
-/// panics ends all of them (`MPI_Abort`, exit code 101).
+/// found by the launcher before any limit, which ends all ranks and says which it was (MPICH's says
+/// its process and its host). A rank that panics ends all of them (`MPI_Abort`, exit code 101).
 ///
 /// Dropping it waits for the others to drop theirs, within the limit, and ends MPI.
 pub struct Mpi {

@@ -1,20 +1,20 @@
 //! A run on one of the other ranks: it takes the steps of rank 0 with its own part of each, and writes
 //! nothing but a log. What is exchanged stands here in the order in which rank 0 has it (`lead` in
-//! `lora.rs`, `session.rs`).
+//! `lora.rs`, `session.rs`), and the steps are those of a [`Follower`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evenkeel::data::Prefetch;
-use evenkeel::nn::LanguageModel;
 use evenkeel::run::{Ending, Signals};
-use evenkeel::train::{Checkpoint, Trainer};
+use evenkeel::train::Batch;
 use evenkeel::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::session::AHEAD;
 use super::settings::Settings;
 use super::setup::Setup;
-use crate::ranks::{Log, Ranks, process};
+use crate::ranks::learner::Learner;
+use crate::ranks::{Follower, Log, Ranks, process};
 
 /// What rank 0 trains, and on which data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub async fn follow(signals: &Signals, ranks: &Ranks) -> Result<Ending> {
         ranks.agree(Setup::with(told.settings.clone(), read, (&gpu, ranks), true))
     });
     let followed = match setup {
-        Ok(setup) => train(&setup, &gpu, signals, &mut log).await,
+        Ok(setup) => train((&setup, &told.folder), &gpu, signals, &mut log).await,
         Err(error) => Err(error),
     };
     match &followed {
@@ -80,58 +80,38 @@ fn read(told: &Told) -> Result<super::setup::Read> {
 }
 
 async fn train(
-    setup: &Setup,
+    (setup, folder): (&Setup, &Path),
     gpu: &evenkeel::Gpu,
     signals: &Signals,
     log: &mut Log,
 ) -> Result<u64> {
-    let ranks = &setup.ranks;
-    let mut trainer = setup.trainer(gpu).await?;
-    ranks.agree(Ok(()))?;
-    let state = ranks.broadcast_bytes(Ok(Vec::new()))?;
-    ranks.agree(restored(&mut trainer, &state).await)?;
-    let Some(training) = &setup.data.training else { return Ok(trainer.steps()) };
-    let (total, start) = (setup.settings.steps(), trainer.steps());
-    log.say(format_args!("from step {start} of {total}"));
-    let loader = Prefetch::new(training.training(setup.settings.seed), start, AHEAD);
-    let (mut loader, mut looked) = match loader {
-        Ok(loader) => (Some(loader), Ok(())),
-        Err(error) => (None, Err(error)),
+    let (ranks, settings) = (&setup.ranks, &setup.settings);
+    let trainer = setup.trainer(gpu).await?;
+    let frozen = trainer.fingerprint_of_frozen().await;
+    let (steps, report_every) = (settings.steps(), settings.steps_per_report);
+    let mut follower = Follower {
+        ranks,
+        gpu,
+        signals,
+        learner: Learner::Together(trainer),
+        frozen: None,
+        steps,
+        report_every,
+        saves: &|after, until| settings.passes(settings.save_every, after, until),
+        saved_at: 0,
     };
-    loop {
-        let is_over = trainer.steps() >= total || signals.received().is_some();
-        let next = match looked {
-            Err(error) => Err(error),
-            Ok(()) if is_over => Ok(None),
-            Ok(()) => {
-                let mut next = || loader.as_mut().and_then(Iterator::next).transpose();
-                gpu.check().and_then(|()| next())
-            }
-        };
-        let own = next.and_then(|next| match next {
-            Some((_, batch)) => batch.of_rank(ranks.rank(), ranks.size()).map(Some),
-            None => Ok(None),
-        });
-        let Some(batch) = ranks.take_together(own)? else { break };
-        ranks.step(&mut trainer, &batch).await?;
-        let is_due = trainer.steps().is_multiple_of(setup.settings.steps_per_report);
-        looked = if is_due { look(&mut trainer, log).await } else { Ok(()) };
-    }
-    if trainer.steps() < total {
-        ranks.heard(signals.received())?;
-    }
-    Ok(trainer.steps())
-}
-
-async fn restored(trainer: &mut Trainer<LanguageModel>, state: &[u8]) -> Result<()> {
-    let frozen = trainer.fingerprint_of_frozen().await?;
-    trainer.restore_trained(&Checkpoint::from_bytes(state)?, &frozen).await
-}
-
-/// Reads the telemetry, which is that of all ranks: a run that gives up does so on each.
-async fn look(trainer: &mut Trainer<LanguageModel>, log: &mut Log) -> Result<()> {
-    if let Some(last) = trainer.telemetry().await?.last() {
-        log.say(format_args!("step {}: loss {}", last.step + 1, last.loss));
-    }
-    Ok(())
+    follower.catch_up(frozen.map(Some)).await?;
+    let mut follower = follower.part(setup.diloco, folder).await?;
+    let start = follower.learner.trainer().steps();
+    log.say(format_args!("from step {start} of {steps}"));
+    let Some(training) = &setup.data.training else {
+        return follower.stay(Ok(())).await.map(|()| start);
+    };
+    let batches = Prefetch::new(training.training(settings.seed), start, AHEAD);
+    let own = |next: Result<(u64, Batch)>| {
+        next.and_then(|(_, batch)| batch.of_rank(ranks.rank(), ranks.size()))
+    };
+    let batches = batches.map(|batches| batches.map(own));
+    let followed = follower.follow(batches, log).await;
+    followed.map(|()| follower.learner.trainer().steps())
 }

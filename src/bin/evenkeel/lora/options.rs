@@ -6,6 +6,8 @@ use clap::Args;
 use evenkeel::{Error, Result};
 use serde::Serialize;
 
+use crate::ranks::rounds::DifferenceFormat;
+
 use super::settings::{AdapterFormat, FineTuneType, OptimizerName, PrecisionName, SpikeReaction};
 
 /// Fine-tunes a model on JSON lines. Names that mlx_lm.lora knows mean what they mean there.
@@ -145,6 +147,28 @@ pub struct Options {
     #[arg(long, value_name = "GIB")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<f64>,
+    /// Of several ranks, each keeps the optimizer's moments of a part of what is trained: less
+    /// memory, the same bits.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    pub shard_optimizer: bool,
+    /// Ranks take so many steps by themselves, each with its part of every step, and meet then
+    /// (DiLoCo): for slow networks.
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diloco_steps: Option<u64>,
+    /// Learning rate of DiLoCo's outer optimizer [default: 0.7]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diloco_lr: Option<f64>,
+    /// Nesterov momentum of DiLoCo's outer optimizer [default: 0.9]
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diloco_momentum: Option<f64>,
+    /// How DiLoCo's differences go over the network [default: f16]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diloco_format: Option<DifferenceFormat>,
     /// A folder for TensorBoard.
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,6 +238,8 @@ impl Options {
             ("clip", self.clip.map(f64::from)),
             ("spike_threshold", self.spike_threshold.map(f64::from)),
             ("memory_limit", self.memory_limit),
+            ("diloco_lr", self.diloco_lr),
+            ("diloco_momentum", self.diloco_momentum),
         ] {
             if let Some(value) = value.filter(|value| !value.is_finite()) {
                 return Err(Error::Setting { setting, value: value.to_string(), range: "finite" });

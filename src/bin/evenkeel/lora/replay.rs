@@ -11,7 +11,7 @@ use super::resume::{About, check_data, state_files};
 use super::settings::{Settings, over};
 use super::setup::Setup;
 use super::sources;
-use crate::replay::{Around, Begun, Moved, Row};
+use crate::replay::{Around, Begun, Moved, Row, of_rounds};
 
 /// The settings as they were resolved last, in the folder of a run.
 pub const SETTINGS: &str = "settings.yaml";
@@ -46,6 +46,9 @@ impl Replay {
             }
             None => around.last.settings.clone(),
         };
+        if settings.diloco_steps.is_some() {
+            return Err(of_rounds());
+        }
         if let Some(data) = moved.data.first() {
             settings.data = Some(data.clone());
         }

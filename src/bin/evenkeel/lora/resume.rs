@@ -29,7 +29,7 @@ const FIXED: [&str; 11] = [
 ];
 
 /// Settings whose change leaves the bits of what is trained alone, up to where the run ended before.
-const WITHOUT_TRACE: [&str; 18] = [
+const WITHOUT_TRACE: [&str; 19] = [
     "model",
     "tokenizer",
     "data",
@@ -45,6 +45,7 @@ const WITHOUT_TRACE: [&str; 18] = [
     "grad_checkpoint",
     "adapter_format",
     "memory_limit",
+    "shard_optimizer",
     "tensorboard",
     "report",
     "give_up_after",

@@ -7,6 +7,7 @@ use evenkeel::data::Prefetch;
 use evenkeel::nn::LanguageModel;
 use evenkeel::plan::Parameters;
 use evenkeel::run::{Ending, Saved, Signals, warn};
+use evenkeel::train::ranks::Round;
 use evenkeel::train::{Batch, FrozenFingerprint, Trainer};
 use evenkeel::watch::scalar;
 use evenkeel::{Error, Result, file};
@@ -20,6 +21,8 @@ use super::records::{self, Records};
 use super::result;
 use super::resume::{About, Best, Start, state_files};
 use super::setup::{self, Setup};
+use crate::ranks::learner::{Learner, State};
+use crate::ranks::rounds;
 use crate::regain::Regain;
 
 /// Batches that are made while the device works.
@@ -32,7 +35,7 @@ pub struct Session<'a> {
     signals: &'a Signals,
     regain: &'a mut Regain,
     folder: PathBuf,
-    trainer: Trainer<LanguageModel>,
+    learner: Learner,
     frozen: FrozenFingerprint,
     writer: Writer,
     records: Records,
@@ -40,8 +43,8 @@ pub struct Session<'a> {
     about: About,
     /// Targets that counted in steps that were not read yet, and how many those are.
     unread: (u64, u64),
-    /// What is to be recorded with the next step.
-    events: Vec<String>,
+    /// What is to be recorded, and with which step.
+    events: Vec<(u64, String)>,
     saved_at: Option<u64>,
     /// Why the last try to save failed.
     unsaved: Option<Error>,
@@ -103,10 +106,12 @@ impl<'a> Session<'a> {
         let claimed = start.folder.as_ref().map(|folder| folder.path().to_owned());
         let folder = claimed.unwrap_or_else(|| settings.adapter_path.clone());
         let records = Records::open(setup, &folder, trainer.steps())?;
+        let start_at = trainer.steps();
+        let events = regain.goes_on_from(start_at).into_iter().map(|event| (start_at, event));
         let mut session = Self {
             setup,
             signals,
-            events: regain.goes_on_from(trainer.steps()),
+            events: events.collect(),
             regain,
             folder,
             frozen,
@@ -118,7 +123,7 @@ impl<'a> Session<'a> {
             saved_at,
             unsaved: None,
             losses: Losses::default(),
-            trainer,
+            learner: Learner::Together(trainer),
         };
         let yaml = setup.yaml()?;
         file::replace(session.folder.join("settings.yaml"), yaml.as_bytes())?;
@@ -133,14 +138,25 @@ impl<'a> Session<'a> {
     }
 
     fn iteration(&self) -> u64 {
-        self.trainer.steps() * self.setup.settings.grad_accumulation_steps as u64
+        self.learner.trainer().steps() * self.setup.settings.grad_accumulation_steps as u64
     }
 
     /// Whether a multiple of `every` iterations is among those of the last step.
     fn is_due(&self, every: u64) -> bool {
-        let per_step = self.setup.settings.grad_accumulation_steps as u64;
-        let iteration = self.iteration();
-        iteration / every != (iteration - per_step) / every
+        let steps = self.learner.trainer().steps();
+        self.setup.settings.passes(every, steps - 1, steps)
+    }
+
+    /// Goes on from here with ranks that take steps by themselves, where the settings say so.
+    ///
+    /// # Errors
+    /// As [`Learner::begin`].
+    pub async fn part(self) -> Result<Self> {
+        let Self { learner: Learner::Together(trainer), setup, .. } = self else {
+            return Ok(self);
+        };
+        let learner = Learner::begin(trainer, setup.diloco, &setup.ranks, &self.folder).await;
+        Ok(Self { learner: setup.ranks.agree(learner)?, ..self })
     }
 
     /// Takes the steps that are left, and saves what came of them: also after an error, what was
@@ -152,7 +168,9 @@ impl<'a> Session<'a> {
         let trained = self.steps().await;
         let read = self.look(false).await;
         // What was saved by a run that was killed before it wrote the adapter is written as well.
-        let saved = self.save(None).await;
+        // After an error ranks may be at other steps, unless they take each together.
+        let are_together = trained.is_ok() || !self.learner.is_apart();
+        let saved = if are_together { self.save(None).await } else { Ok(()) };
         let written = self.records.finish();
         let unsaved = self.unsaved.take().map_or(Ok(()), Err);
         let ending = trained?;
@@ -190,20 +208,32 @@ impl<'a> Session<'a> {
     async fn steps(&mut self) -> Result<Ending> {
         let setup = self.setup;
         let Some(training) = &setup.data.training else { return Ok(Ending::Done) };
-        let (total, start) = (setup.settings.steps(), self.trainer.steps());
+        let (total, start) = (setup.settings.steps(), self.learner.trainer().steps());
         let looked = if start == 0 { self.validate().await.map(drop) } else { Ok(()) };
         self.progress.start();
         let mut batches = Prefetch::new(training.training(setup.settings.seed), start, AHEAD)?;
         let mut looked = looked;
         loop {
-            let next = looked.and_then(|()| self.next(&mut batches, total));
-            let Some((counted, batch)) = setup.ranks.take_together(next)? else { break };
-            setup.ranks.step(&mut self.trainer, &batch).await?;
+            let meets = self.learner.meets(total);
+            let next = looked.and_then(|()| self.next(&mut batches, total, meets));
+            let (counted, batch) = match next {
+                Ok(Some(next)) if !meets => next,
+                next => match setup.ranks.take_together(next)? {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+            let taken = self.learner.step(&setup.ranks, &batch, total).await;
             self.unread.0 += counted;
             self.unread.1 += 1;
-            looked = self.after_step(self.trainer.steps() == total).await;
+            looked = match taken {
+                Ok(round) => self.after_step(round).await,
+                // The others hear of it where they meet next.
+                Err(error) if self.learner.is_apart() => Err(error),
+                Err(error) => return Err(error),
+            };
         }
-        if self.trainer.steps() < total {
+        if self.learner.trainer().steps() < total {
             let heard = setup.ranks.heard(self.signals.received())?;
             return Ok(heard.map_or(Ending::Done, Ending::Stopped));
         }
@@ -216,26 +246,42 @@ impl<'a> Session<'a> {
         &mut self,
         batches: &mut Prefetch<(u64, Batch)>,
         total: u64,
+        meets: bool,
     ) -> Result<Option<(u64, Batch)>> {
         let ranks = &self.setup.ranks;
-        if self.trainer.steps() >= total || self.signals.received().is_some() {
+        // A signal ends the run where others are met.
+        let is_stopped = meets && self.signals.received().is_some();
+        if self.learner.trainer().steps() >= total || is_stopped {
             return Ok(None);
         }
         let Some((counted, batch)) = batches.next().transpose()? else { return Ok(None) };
-        self.regain.before_step(self.trainer.steps());
+        self.regain.before_step(self.learner.trainer().steps());
         if !ranks.are_several() {
             return Ok(Some((counted, batch)));
         }
         // Between steps the others can be told.
-        self.trainer.gpu().check()?;
+        self.learner.trainer().gpu().check()?;
         Ok(Some((counted, batch.of_rank(ranks.rank(), ranks.size())?)))
     }
 
-    async fn after_step(&mut self, is_last: bool) -> Result<()> {
-        let settings = &self.setup.settings;
+    /// What is due: of ranks that take steps by themselves, all but reports where they have met.
+    async fn after_step(&mut self, round: Option<Round>) -> Result<()> {
+        let (settings, steps) = (&self.setup.settings, self.learner.trainer().steps());
+        let before = match &round {
+            Some(round) => steps - round.steps,
+            None if self.learner.is_apart() => steps,
+            None => steps - 1,
+        };
+        if let Some(round) = &round {
+            self.events.push((steps - 1, rounds::told(round)));
+            for left_out in &round.left_out {
+                warn(format!("round {}: {left_out}", round.number));
+            }
+        }
+        let is_last = steps == settings.steps();
         let reports = is_last || self.is_due(settings.steps_per_report);
-        let validates = is_last || self.is_due(settings.steps_per_eval);
-        let saves = self.is_due(settings.save_every);
+        let validates = is_last || settings.passes(settings.steps_per_eval, before, steps);
+        let saves = settings.passes(settings.save_every, before, steps);
         if reports || validates || saves || self.unread.1 >= UNREAD {
             self.look(validates).await?;
             if saves {
@@ -248,7 +294,7 @@ impl<'a> Session<'a> {
 
     /// Reads what the steps since the last look left, says and records it.
     async fn look(&mut self, validates: bool) -> Result<()> {
-        let steps = self.trainer.telemetry().await?;
+        let steps = self.learner.trainer_mut().telemetry().await?;
         let (tokens, _) = std::mem::take(&mut self.unread);
         self.about.trained_tokens += tokens;
         let speed = self.progress.take(&steps, tokens);
@@ -259,7 +305,7 @@ impl<'a> Session<'a> {
             self.record(step, speed, None);
         }
         if is_last || self.is_due(settings.steps_per_report) {
-            let bytes = self.trainer.report().total_bytes();
+            let bytes = self.learner.trainer().report().total_bytes();
             self.progress.say_training(last, self.about.trained_tokens, bytes);
         }
         // The step is recorded with it, also where there is none.
@@ -273,10 +319,11 @@ impl<'a> Session<'a> {
             self.losses.last = Some(step.loss.into());
         }
         let threshold = self.setup.settings.spike_threshold;
-        let events = reactions::of(step, threshold, self.trainer.parameters());
+        let events = reactions::of(step, threshold, self.learner.trainer().parameters());
         events.iter().for_each(|event| self.progress.say_event(step.step, event));
         // What was lost was said when it was.
-        let events = self.events.drain(..).chain(events).collect();
+        let before = self.events.extract_if(.., |(at, _)| *at <= step.step);
+        let events = before.map(|(_, event)| event).chain(events).collect();
         let mut record = records::record(step, events, speed);
         if let Some(loss) = validation {
             record.set(scalar::VALIDATION_LOSS, loss);
@@ -305,11 +352,11 @@ impl<'a> Session<'a> {
 
     async fn loss_on(&mut self, set: &Set) -> Result<f64> {
         let batches = self.setup.measured(set, self.setup.settings.val_batches)?;
-        setup::loss_on(&mut self.trainer, &batches).await
+        setup::loss_on(self.learner.trainer_mut(), &batches).await
     }
 
     async fn write_best(&mut self, folder: &Path) -> Result<()> {
-        self.writer.save(learned(&mut self.trainer).await?, folder).await
+        self.writer.save(learned(self.learner.trainer_mut()).await?, folder).await
     }
 
     /// Saves what was trained, with a copy under a number where one is given, and then what it takes
@@ -324,7 +371,7 @@ impl<'a> Session<'a> {
     }
 
     async fn write_all(&mut self, number: Option<u64>) -> Result<()> {
-        let parameters = learned(&mut self.trainer).await?;
+        let parameters = learned(self.learner.trainer_mut()).await?;
         self.writer.save(parameters, &self.folder).await?;
         if let Some(iteration) = number {
             let path = self.writer.save_numbered(parameters, &self.folder, iteration).await?;
@@ -334,17 +381,18 @@ impl<'a> Session<'a> {
                 path.display()
             ));
         }
-        if self.saved_at != Some(self.trainer.steps()) {
+        if self.saved_at != Some(self.learner.trainer().steps()) {
             self.write_state().await?;
         }
         Ok(())
     }
 
     async fn write_state(&mut self) -> Result<()> {
-        let checkpoint = self.trainer.checkpoint_of_trained(&self.frozen).await?;
-        let [state, previous] = state_files(&self.folder);
-        Saved::write(&state, &previous, &checkpoint, &self.about)?;
-        self.saved_at = Some(checkpoint.steps());
+        let state = self.state().await?;
+        let [last, previous] = state_files(&self.folder);
+        self.learner.write_own(&state)?;
+        Saved::write(&last, &previous, state.checkpoint(), &self.about)?;
+        self.saved_at = Some(state.checkpoint().steps());
         Ok(())
     }
 
@@ -362,12 +410,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What it takes to go on, for other ranks.
+    /// What it takes to go on, of which other ranks may have a part.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
-    pub async fn state(&self) -> Result<Vec<u8>> {
-        Ok(self.trainer.checkpoint_of_trained(&self.frozen).await?.to_bytes())
+    pub async fn state(&self) -> Result<State> {
+        if self.setup.settings.shard_optimizer {
+            self.setup.ranks.ask_for_checkpoint()?;
+        }
+        self.learner.state(Some(&self.frozen)).await
     }
 
     /// Measures the loss on test data of what was trained last.
@@ -375,7 +426,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub async fn test(&mut self) -> Result<()> {
-        self.losses.test = setup::say_test_loss(self.setup, &mut self.trainer).await?;
+        self.losses.test = setup::say_test_loss(self.setup, self.learner.trainer_mut()).await?;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::schedule::LrSchedule;
 use crate::ranks::Share;
+use crate::ranks::rounds::{Asked, DifferenceFormat};
 
 pub type Fields = Map<String, Value>;
 
@@ -145,6 +146,11 @@ pub struct Settings {
     pub give_up_after: u32,
     pub adapter_format: AdapterFormat,
     pub memory_limit: Option<f64>,
+    pub shard_optimizer: bool,
+    pub diloco_steps: Option<u64>,
+    pub diloco_lr: Option<f64>,
+    pub diloco_momentum: Option<f64>,
+    pub diloco_format: Option<DifferenceFormat>,
     pub tensorboard: Option<PathBuf>,
     pub report: Option<PathBuf>,
 }
@@ -187,6 +193,11 @@ impl Default for Settings {
             give_up_after: 100,
             adapter_format: AdapterFormat::Peft,
             memory_limit: None,
+            shard_optimizer: false,
+            diloco_steps: None,
+            diloco_lr: None,
+            diloco_momentum: None,
+            diloco_format: None,
             tensorboard: None,
             report: None,
         }
@@ -233,6 +244,23 @@ impl Settings {
         let batch = ("--batch-size", self.batch_size);
         let accumulation = ("--grad-accumulation-steps", self.grad_accumulation_steps);
         Share::of(batch, accumulation, ranks)
+    }
+
+    /// What they say of rounds of DiLoCo.
+    pub fn rounds(&self) -> Asked {
+        Asked {
+            steps: self.diloco_steps,
+            learning_rate: self.diloco_lr,
+            momentum: self.diloco_momentum,
+            format: self.diloco_format,
+            shards_optimizer: self.shard_optimizer,
+        }
+    }
+
+    /// Whether a multiple of `every` iterations lies after one step and up to another.
+    pub fn passes(&self, every: u64, after: u64, until: u64) -> bool {
+        let per_step = self.grad_accumulation_steps as u64;
+        until * per_step / every != after * per_step / every
     }
 
     /// With the sizes of a rank in the place of those of the run.
@@ -315,6 +343,12 @@ impl Settings {
         let both = scale.is_some() && alpha.is_some();
         let value = format!("both scale {scale:?} and alpha {alpha:?}");
         check(!both, "lora_parameters", value, "one of the two: alpha is scale times rank")?;
+        if self.rounds().settings()?.is_some() && self.spike_guard == SpikeReaction::Rollback {
+            return Err(Error::Unsupported {
+                what: "--spike-guard rollback with --diloco-steps".to_owned(),
+                instead: "take --spike-guard skip: it would go back behind a round".to_owned(),
+            });
+        }
         self.validate_full()
     }
 

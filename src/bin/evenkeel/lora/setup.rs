@@ -3,6 +3,7 @@
 use evenkeel::hugging_face::{Adapter, MlxLora};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Lora};
 use evenkeel::run::{CompileBar, Source, say};
+use evenkeel::train::ranks::DiLoCoSettings;
 use evenkeel::train::{
     Batch, Clip, Ema, MemoryPlan, SnapshotRing, SpikeGuard, Trainer, TrainerBuilder,
 };
@@ -13,7 +14,7 @@ use super::memory;
 use super::optimizer;
 use super::settings::{FineTuneType, Settings, SpikeReaction};
 use super::storage;
-use crate::ranks::{Ranks, Share};
+use crate::ranks::{Ranks, Share, rounds};
 
 /// The model, the data, what is trained of the one on the other, and what that takes.
 pub struct Setup {
@@ -26,6 +27,8 @@ pub struct Setup {
     /// Who else takes part, and what this rank has of a step.
     pub ranks: Ranks,
     pub share: Share,
+    /// Where ranks meet once in some steps.
+    pub diloco: Option<DiLoCoSettings>,
     /// What precision and storage were chosen, and why.
     stored: Option<String>,
     quiet: bool,
@@ -76,10 +79,15 @@ impl Setup {
             ));
         }
         let share = settings.share(ranks.size())?;
+        if settings.train && settings.shard_optimizer && !quiet {
+            ranks.warn_of_no_shards();
+        }
         let builder = builder(&settings.of_rank(share), gpt, lora.clone(), &data)?;
-        let plan = memory::plan(&ranks.over(builder), gpu, &settings)?;
+        let diloco = settings.rounds().settings()?;
+        let builder = if diloco.is_some() { builder } else { ranks.over(builder) };
+        let plan = memory::plan(&builder, gpu, &settings)?;
         let ranks = ranks.clone();
-        Ok(Self { settings, source, data, lora, plan, ranks, share, stored: None, quiet })
+        Ok(Self { settings, source, data, lora, plan, ranks, share, diloco, stored: None, quiet })
     }
 
     /// The trainer of the run, not yet on the device.
@@ -99,10 +107,10 @@ impl Setup {
             let gpt = &self.source.config().gpt;
             let settings = self.settings.of_rank(self.share);
             let builder = builder(&settings, gpt, self.lora.clone(), &self.data)?;
-            Ok::<_, Error>(self.ranks.over(builder.watch_tensors(every)))
+            Ok::<_, Error>(builder.watch_tensors(every))
         };
         let compiling = CompileBar::new(gpu, self.quiet);
-        let built = builder()?.build(gpu).await;
+        let built = self.ranks.build(builder()?, gpu, self.diloco.is_some()).await;
         drop(compiling);
         let mut trainer = match built {
             Ok(trainer) => trainer,
@@ -161,7 +169,12 @@ impl Setup {
         let millions = |count: usize| count as f64 / 1e6;
         if self.ranks.are_several() {
             let (ranks, Share { batch, accumulation }) = (self.ranks.size(), self.share);
-            say!("{ranks} ranks, each with {accumulation} x {batch} sequences of a step");
+            let sharded = if self.settings.shard_optimizer {
+                " and the moments of a part of what is trained"
+            } else {
+                ""
+            };
+            say!("{ranks} ranks, each with {accumulation} x {batch} sequences of a step{sharded}");
         }
         say!(
             "Trainable parameters: {:.3}% ({:.3}M/{:.3}M)",
@@ -171,6 +184,9 @@ impl Setup {
         );
         if let Some(stored) = &self.stored {
             say!("Precision {stored}.");
+        }
+        if let Some(diloco) = &self.diloco {
+            say!("DiLoCo: {}.", rounds::outer(diloco, parameters));
         }
         let gib = self.plan.total_bytes() as f64 / f64::from(1 << 30);
         say!("Memory: {gib:.3} GiB on the device");
@@ -246,6 +262,7 @@ pub fn builder(
         .give_up_after(settings.give_up_after)
         .accumulation(settings.grad_accumulation_steps)
         .precision(settings.precision())
+        .shard_optimizer_state(settings.shard_optimizer)
         .lengths(data.lengths.clone())
         .seed(settings.seed);
     // What is only measured is what lies in the files.

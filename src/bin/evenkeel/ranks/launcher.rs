@@ -57,5 +57,9 @@ mod tests {
         assert_eq!((alone.rank, alone.has_others()), (0, false));
         let slurm = of(&[("PMIX_RANK", 3), ("SLURM_LOCALID", 1)]).expect("a rank");
         assert_eq!((slurm.rank, slurm.local, slurm.has_others()), (3, 1, true));
+        let pmi2 = [("PMI_RANK", 2), ("PMI_SIZE", 4), ("SLURM_LOCALID", 0), ("SLURM_PROCID", 2)];
+        assert_eq!(of(&pmi2), Some(Launched { rank: 2, size: Some(4), local: 0 }));
+        // Of a batch script's own process Slurm says this, and no protocol.
+        assert_eq!(of(&[("SLURM_PROCID", 0), ("SLURM_LOCALID", 0)]), None);
     }
 }

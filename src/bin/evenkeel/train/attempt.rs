@@ -15,6 +15,7 @@ use super::session::{Fixed, Session};
 use super::settings::{Resolved, Settings};
 use super::{CONFIGURATION, split};
 use super::{result, sample};
+use crate::ranks::learner::Learner;
 use crate::ranks::{Ranks, Share};
 use crate::regain::Regain;
 
@@ -74,12 +75,14 @@ impl<'a> Attempt<'a> {
         let Prepared { tokens, .. } = self.ground;
         let (training, validation) = split((&tokens.cache, &tokens.name), &self.settings)?;
         let compiling = CompileBar::new(&gpu, self.place.options.quiet);
-        let mut trainer = ranks.over(self.settings.builder_of(share)).build(&gpu).await?;
+        let mut trainer = self.settings.build_of(share, &gpu, ranks).await?;
         drop(compiling);
         if !self.is_again {
             self.say_beginning(saved.is_some(), &trainer, training.tokens());
         }
         let about = self.load(&saved, &mut trainer).await;
+        let resumed = saved.as_ref().filter(|_| ranks.are_several());
+        let resumed = resumed.map(|saved| saved.checkpoint.to_bytes());
         self.is_again = true;
         let fixed = Fixed {
             together: self.together,
@@ -96,29 +99,43 @@ impl<'a> Attempt<'a> {
             Ok(about) => Session::begin(fixed, &mut trainer, saved, about, regain).await,
             Err(error) => Err(error),
         };
-        let mut session = ranks.agree(begun)?;
+        let begun = match begun {
+            // The others are not where it was saved yet.
+            Ok(session) if ranks.are_several() && resumed.is_none() => {
+                let state = session.checkpoint(&trainer).await;
+                state.map(|state| (session, state.to_bytes()))
+            }
+            begun => begun.map(|session| (session, resumed.unwrap_or_default())),
+        };
+        let (mut session, state) = ranks.agree(begun)?;
         self.has_begun = true;
         if ranks.are_several() {
-            let state = trainer.checkpoint().await.map(|state| state.to_bytes());
-            ranks.broadcast_bytes(state)?;
+            ranks.broadcast_bytes(Ok(state))?;
             // The others are where this one is.
             ranks.agree(Ok(()))?;
         }
-        let trained = session.train(&mut trainer, regain).await;
+        let learner = Learner::begin(trainer, self.settings.diloco, ranks, &self.place.out).await;
+        let mut learner = ranks.agree(learner)?;
+        let trained = session.train(&mut learner, regain).await;
+        let heard = trained.as_ref().ok().copied().flatten();
         let ended = match trained {
             Err(lost @ Error::DeviceLost { .. }) => {
                 session.leave();
-                return Err(lost);
+                Err(lost)
             }
-            trained => session.end(&mut trainer, trained).await?,
+            trained => session.end(&mut learner, trained.map(drop)).await,
         };
-        let mut ending = self.signals.received().map_or(Ending::Done, Ending::Stopped);
+        // Until here the others were there for its checkpoints.
+        let ended = ranks.agree(ended)?;
+        let heard = heard.or_else(|| self.signals.received());
+        let mut ending = heard.map_or(Ending::Done, Ending::Stopped);
         let Prepared { tokens, prompt, .. } = self.ground;
         let (settings, outputs) = (&self.settings, &self.outputs);
         let sampled = settings.sample > 0 && ended.model.is_some() && ending == Ending::Done;
         if sampled {
-            ending = sample::write(&mut trainer, settings, tokens, prompt, outputs, self.signals)
-                .await?;
+            let trainer = learner.trainer_mut();
+            ending =
+                sample::write(trainer, settings, tokens, prompt, outputs, self.signals).await?;
         }
         describe::outputs(outputs, &ended, sampled);
         if self.place.options.json {
@@ -130,6 +147,9 @@ impl<'a> Attempt<'a> {
 
     fn say_beginning(&self, goes_on: bool, trainer: &Trainer<LanguageModel>, tokens: u64) {
         self.warn_of_milestones();
+        if self.settings.shard_optimizer {
+            self.together.0.warn_of_no_shards();
+        }
         if self.place.options.quiet {
             return;
         }

@@ -12,7 +12,7 @@ use super::options::Options;
 use super::session::Ended;
 use super::settings::Settings;
 use super::{config, tokens::Tokens};
-use crate::ranks::Share;
+use crate::ranks::{Share, rounds};
 
 /// The adapter, and what was read.
 pub fn ground(gpu: &Gpu, tokens: &Tokens) {
@@ -53,8 +53,16 @@ pub fn share(settings: &Settings, share: Share, ranks: usize) -> String {
     } else {
         ""
     };
+    let rounds = settings.diloco.map_or_else(String::new, |diloco| {
+        format!(" by itself, and meets the others every {} steps", diloco.inner_steps)
+    });
+    let sharded = match settings.shard_optimizer {
+        true => ", and keeps the moments of a part of the weights",
+        false => "",
+    };
     format!(
-        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a step{cut}"
+        "each of {ranks} ranks takes {accumulation} x {batch} x {context} tokens of a \
+         step{sharded}{rounds}{cut}"
     )
 }
 
@@ -101,6 +109,9 @@ pub fn settings(settings: &Settings, trainer: &Trainer<LanguageModel>, tokens: u
         clip(settings),
         settings.seed
     );
+    if let Some(diloco) = &settings.diloco {
+        say!("diloco   {}", rounds::outer(diloco, report.parameters));
+    }
     let learned = (settings.steps * settings.tokens_per_step()) as f64;
     let passes = learned / tokens as f64;
     // Muennighoff et al. 2023, <https://arxiv.org/abs/2305.16264>.

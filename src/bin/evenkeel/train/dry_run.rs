@@ -50,7 +50,12 @@ pub async fn say(place: &Place, ranks: &Ranks, signals: &Signals) -> Result<Endi
     let Resolved { settings, options, mut reasons } = resolve(&options, on)?;
     reasons.extend(stored);
     let share = settings.share(ranks.size())?;
-    let plan = ranks.over(settings.builder_of(share)).memory(&gpu)?;
+    if settings.shard_optimizer {
+        ranks.warn_of_no_shards();
+    }
+    let builder = settings.builder_of(share);
+    let together = if settings.diloco.is_some() { builder } else { ranks.over(builder) };
+    let plan = together.memory(&gpu)?;
     say!("# adapter {}; {name}, vocabulary of {vocabulary}", gpu.info.name);
     for reason in &reasons {
         say!("# {} {}: {}", reason.setting, reason.value, reason.why);

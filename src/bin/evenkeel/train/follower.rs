@@ -3,18 +3,16 @@
 //!
 //! What is exchanged stands here in the order in which rank 0 has it: what was opened (`lead` in
 //! `train.rs`), tokens, devices, options ([`resolved`](super::resolved)), the state of the run and its
-//! steps (`attempt.rs`, `session.rs`).
+//! steps ([`Follower`], and `attempt.rs`, `session.rs`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use evenkeel::data::{CacheKey, CachedWindows, Prefetch, TokenCache};
+use evenkeel::data::{CacheKey, Prefetch, TokenCache};
 use evenkeel::hugging_face::Config;
-use evenkeel::nn::LanguageModel;
 use evenkeel::run::{Ending, Signals};
-use evenkeel::train::{Batch, Checkpoint, Trainer};
-use evenkeel::{Error, Gpu, Result};
+use evenkeel::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::batch_of::batch_of;
@@ -24,10 +22,11 @@ use super::options::Options;
 use super::place::Place;
 use super::prepared::Prepared;
 use super::session::AHEAD;
-use super::settings::{Ground, Settings};
+use super::settings::Ground;
 use super::tokens::Source as Data;
 use super::{resolved, split};
-use crate::ranks::{Log, Ranks, Share, process};
+use crate::ranks::learner::Learner;
+use crate::ranks::{Follower, Log, Ranks, process};
 
 /// What rank 0 has opened, and what it takes to have the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,81 +130,30 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
     let settings = resolved.settings;
     let share = settings.share(ranks.size())?;
     let (training, _) = split(tokens, &settings)?;
-    let builder = ranks.over(settings.builder_of(share));
-    let mut trainer = builder.build(&gpu).await?;
-    // Rank 0 loads or restores, and saves.
-    ranks.agree(Ok(()))?;
-    let state = ranks.broadcast_bytes(Ok(Vec::new()))?;
-    ranks.agree(restored(&mut trainer, &state).await)?;
-    drop(state);
+    let trainer = settings.build_of(share, &gpu, ranks).await?;
+    let saves = |before, steps| settings.saves(before, steps);
+    let mut follower = Follower {
+        ranks,
+        gpu: &gpu,
+        signals,
+        learner: Learner::Together(trainer),
+        frozen: None,
+        steps: settings.steps as u64,
+        report_every: settings.report_every as u64,
+        saves: &saves,
+        saved_at: 0,
+    };
+    follower.catch_up(Ok(None)).await?;
+    let mut follower = follower.part(settings.diloco, &told.out).await?;
+    let learner = &follower.learner;
+    let (seed, start) = (learner.seed(), learner.trainer().steps());
     log.say(format_args!(
-        "{} x {} sequences of each step, from step {} of {}",
-        share.accumulation,
-        share.batch,
-        trainer.steps(),
-        settings.steps
+        "{} x {} sequences of each step, from step {start} of {}",
+        share.accumulation, share.batch, settings.steps
     ));
-    let batches = Batches { training, settings: &settings, share, rank };
-    let followed = batches.take(&mut trainer, (&gpu, signals), ranks, log).await;
-    followed.map(|()| trainer.steps())
-}
-
-async fn restored(trainer: &mut Trainer<LanguageModel>, state: &[u8]) -> Result<()> {
-    trainer.restore(&Checkpoint::from_bytes(state)?).await
-}
-
-/// What this rank has of the steps.
-struct Batches<'a> {
-    training: CachedWindows,
-    settings: &'a Settings,
-    share: Share,
-    rank: usize,
-}
-
-impl Batches<'_> {
-    /// Takes steps as long as all ranks do.
-    async fn take(
-        &self,
-        trainer: &mut Trainer<LanguageModel>,
-        (gpu, signals): (&Gpu, &Signals),
-        ranks: &Ranks,
-        log: &mut Log,
-    ) -> Result<()> {
-        let steps = self.settings.steps as u64;
-        let (mut loader, mut looked) = match self.loader(trainer) {
-            Ok(loader) => (Some(loader), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        loop {
-            let is_over = trainer.steps() >= steps || signals.received().is_some();
-            let next = match looked {
-                Err(error) => Err(error),
-                Ok(()) if is_over => Ok(None),
-                Ok(()) => {
-                    let mut next = || loader.as_mut().and_then(Iterator::next).transpose();
-                    gpu.check().and_then(|()| next())
-                }
-            };
-            let Some(batch) = ranks.take_together(next)? else { return Ok(()) };
-            ranks.step(trainer, &batch).await?;
-            let is_due = trainer.steps().is_multiple_of(self.settings.report_every as u64);
-            looked = if is_due { look(trainer, log).await } else { Ok(()) };
-        }
-    }
-
-    fn loader(&self, trainer: &Trainer<LanguageModel>) -> Result<Prefetch<Batch>> {
-        let (training, seed) = (self.training.clone(), trainer.seed());
-        let of = self.settings.batch * self.settings.accumulation;
-        let own = self.share.sequences(self.rank);
-        let source = move |step| batch_of(&training, seed, step, (&own, of));
-        Prefetch::new(source, trainer.steps(), AHEAD)
-    }
-}
-
-/// Reads the telemetry, which is that of all ranks: a run that gives up does so on each.
-async fn look(trainer: &mut Trainer<LanguageModel>, log: &mut Log) -> Result<()> {
-    if let Some(last) = trainer.telemetry().await?.last() {
-        log.say(format_args!("step {}: loss {}", last.step + 1, last.loss));
-    }
-    Ok(())
+    let (own, all) = (share.sequences(rank), settings.batch * settings.accumulation);
+    let source = move |step| batch_of(&training, seed, step, (&own, all));
+    let batches = Prefetch::new(source, start, AHEAD);
+    let followed = follower.follow(batches, log).await;
+    followed.map(|()| follower.learner.trainer().steps())
 }

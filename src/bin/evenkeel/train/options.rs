@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::budget::Budget;
 use super::presets::Preset;
+use crate::ranks::rounds::{Asked, DifferenceFormat};
 
 /// Text files, folders of them, JSON lines and columns of Parquet become a model of text: from
 /// nothing, or from a model that is there. All options but those of the last group can stand in a
@@ -133,9 +134,27 @@ pub struct Options {
     /// Computes activations again in the backward pass: less memory, a third more time
     #[arg(long, help_heading = "Training")]
     pub recompute: bool,
+    /// Of several ranks, each keeps the optimizer's moments of a part of the weights: less memory,
+    /// the same bits
+    #[arg(long, help_heading = "Training")]
+    pub shard_optimizer: bool,
     /// Seed of the parameters, the batches and the sample [default: 0]
     #[arg(long, value_name = "S", help_heading = "Training")]
     pub seed: Option<u32>,
+
+    /// Ranks take so many steps by themselves, each with its part of every step, and meet then
+    /// (DiLoCo): for slow networks
+    #[arg(long, value_name = "N", help_heading = "Slow networks")]
+    pub diloco_steps: Option<u64>,
+    /// Learning rate of the outer optimizer [default: 0.7]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Slow networks")]
+    pub diloco_lr: Option<f64>,
+    /// Nesterov momentum of the outer optimizer [default: 0.9]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Slow networks")]
+    pub diloco_momentum: Option<f64>,
+    /// How the differences of ranks go over the network [default: f16]
+    #[arg(long, value_name = "FORMAT", help_heading = "Slow networks")]
+    pub diloco_format: Option<DifferenceFormat>,
 
     /// Steps between two readings of the telemetry [default: 10]
     #[arg(long, value_name = "N", help_heading = "Run")]
@@ -222,6 +241,19 @@ pub struct Options {
     #[arg(long, hide = true, value_name = "STEP", value_delimiter = ',')]
     #[serde(skip)]
     pub lose_device_at: Vec<u64>,
+}
+
+impl Options {
+    /// What they say of rounds.
+    pub fn rounds(&self) -> Asked {
+        Asked {
+            steps: self.diloco_steps,
+            learning_rate: self.diloco_lr,
+            momentum: self.diloco_momentum,
+            format: self.diloco_format,
+            shards_optimizer: self.shard_optimizer,
+        }
+    }
 }
 
 /// The form of a model that begins from nothing.

@@ -54,7 +54,7 @@ const FIXED: [(&str, &[&str]); 4] = [
     ("its steps were set when it began; give --steps", &["budget"]),
 ];
 /// Those that are no setting of the training.
-const ASIDE: [&str; 15] = [
+const ASIDE: [&str; 16] = [
     "data",
     "bad_records",
     "longest_record",
@@ -70,6 +70,7 @@ const ASIDE: [&str; 15] = [
     "top_k",
     "keep",
     "milestones",
+    "shard_optimizer",
 ];
 
 /// Where a run is, and where it was.

@@ -33,7 +33,7 @@ pub async fn steps_within(
     (gpu, ranks): (&Gpu, &Ranks),
     quiet: bool,
 ) -> Result<(usize, Reason)> {
-    let mut trainer = ranks.over(settings.builder_of(share)).build(gpu).await?;
+    let mut trainer = settings.build_of(share, gpu, ranks).await?;
     let (own, all) = (share.sequences(ranks.rank()), settings.batch * settings.accumulation);
     let batch = |step| batch_of(training, settings.seed, step, (&own, all));
     for step in 0..WARM_STEPS {

@@ -16,7 +16,7 @@ use super::prepared::{Prepared, open_model};
 use super::settings::{Ground, Resolved, Settings, resolve};
 use super::tokens::Tokens;
 use super::{CONFIGURATION, split};
-use crate::replay::{Around, Begun, Moved, Row};
+use crate::replay::{Around, Begun, Moved, Row, of_rounds};
 
 /// A run, and where it is taken up again.
 pub struct Replay {
@@ -56,6 +56,9 @@ impl Replay {
             }
             None => around.last.options.clone(),
         };
+        if options.diloco_steps.is_some() {
+            return Err(of_rounds());
+        }
         let data = if moved.data.is_empty() { options.data } else { moved.data.clone() };
         let model = moved.model.clone().or(options.model);
         let options = Options { data, model, quiet: true, ..options };

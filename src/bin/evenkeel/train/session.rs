@@ -1,5 +1,7 @@
 //! The steps of a run, and what follows them: telemetry, validation, saves, models.
 
+mod steps;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,16 +12,17 @@ use evenkeel::plan::Parameters;
 use evenkeel::run::{
     Monitor, MonitorSummary, OutputOptions, Outputs, ProfiledSteps, Saved, Signals, say, warn,
 };
+use evenkeel::train::ranks::Round;
 use evenkeel::train::{Batch, Checkpoint, Trainer};
 use evenkeel::{Error, Precision, Result};
 
-use super::batch_of::batch_of;
 use super::describe;
 use super::keep;
 use super::place::{About, Best};
 use super::settings::Settings;
 use super::tokens::Tokens;
-use crate::ranks::{Ranks, Share};
+use crate::ranks::learner::Learner;
+use crate::ranks::{Ranks, Share, rounds};
 use crate::regain::Regain;
 
 /// Batches of the validation part that a validation loss is the mean of; always the same ones.
@@ -45,6 +48,21 @@ pub struct Fixed<'a> {
     pub outputs: &'a Outputs,
     pub library: &'a OutputOptions,
     pub signals: &'a Signals,
+}
+
+impl Fixed<'_> {
+    /// Has the other ranks make a checkpoint with this one, where each has a part of it.
+    fn ask_for_checkpoint(&self) -> Result<()> {
+        match self.settings.shard_optimizer {
+            true => self.together.0.ask_for_checkpoint(),
+            false => Ok(()),
+        }
+    }
+
+    async fn checkpoint(&self, trainer: &Trainer<LanguageModel>) -> Result<Checkpoint> {
+        self.ask_for_checkpoint()?;
+        trainer.checkpoint().await
+    }
 }
 
 /// A run that has begun.
@@ -87,7 +105,7 @@ impl<'a> Session<'a> {
             None => {
                 fixed.tokens.lexicon.write(fixed.out)?;
                 let Outputs { weights, previous, .. } = fixed.outputs;
-                Saved::write(weights, previous, &trainer.checkpoint().await?, &about)?;
+                Saved::write(weights, previous, &fixed.checkpoint(trainer).await?, &about)?;
                 keep::only_until(fixed.out, None);
                 let kept = (fixed.settings.keep, &*fixed.settings.milestones);
                 keep::saved(fixed.out, &fixed.outputs.weights, 0, kept.0, kept.1);
@@ -113,91 +131,41 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Submits step after step. The device is only waited for where telemetry is read and where the
-    /// run is saved.
-    ///
-    /// # Errors
-    /// As [`Trainer::step`]. What cannot be written does not end the run.
-    pub async fn train(
-        &mut self,
-        trainer: &mut Trainer<LanguageModel>,
-        regain: &mut Regain,
-    ) -> Result<()> {
-        let (ranks, _) = self.fixed.together;
-        let mut looked = Ok(());
-        loop {
-            let next = looked.and_then(|()| self.next(trainer, regain));
-            let Some(batch) = ranks.take_together(next)? else { return Ok(()) };
-            match &mut self.profiled {
-                Some(profiled) if profiled.are_next(trainer) => {
-                    let (tables, beside) = profiled.take(trainer, &batch).await?;
-                    tables.into_iter().for_each(|text| self.monitor.print(text));
-                    self.since += beside;
-                }
-                _ => ranks.step(trainer, &batch).await?,
-            }
-            looked = self.after_step(trainer).await;
-        }
-    }
-
-    /// The batch of the next step, unless the run is to end here.
-    fn next(
-        &mut self,
-        trainer: &Trainer<LanguageModel>,
-        regain: &mut Regain,
-    ) -> Result<Option<Batch>> {
-        if !self.goes_on(trainer.steps()) {
-            return Ok(None);
-        }
-        let batch = self.batch(trainer)?;
-        regain.before_step(trainer.steps());
-        if self.fixed.together.0.are_several() {
-            // Between steps the others can be told.
-            trainer.gpu().check()?;
-        }
-        Ok(Some(batch))
-    }
-
     /// Leaves a run whose device is lost, and that goes on from its last save.
     pub fn leave(self) {
         self.monitor.leave();
     }
 
-    /// The batch of the next step, which a thread has made ahead: which one it is follows from seed
-    /// and step.
-    fn batch(&mut self, trainer: &Trainer<LanguageModel>) -> Result<Batch> {
-        let position = trainer.steps();
-        if self.loader.as_ref().is_none_or(|loader| loader.position() != position) {
-            let (ranks, share) = self.fixed.together;
-            let own = share.sequences(ranks.rank());
-            let all = self.fixed.settings.batch * self.fixed.settings.accumulation;
-            let (training, seed) = (self.fixed.training.clone(), trainer.seed());
-            let source = move |step| batch_of(&training, seed, step, (&own, all));
-            self.loader = Some(Prefetch::new(source, position, AHEAD)?);
-            self.loaded = LoaderStatistics::default();
+    /// What is due: of ranks that take steps by themselves, all but reports where they have met.
+    async fn after_step(&mut self, learner: &mut Learner, round: Option<Round>) -> Result<()> {
+        let (done, settings) = (learner.trainer().steps(), self.fixed.settings);
+        let before = match &round {
+            Some(round) => done - round.steps,
+            None if learner.is_apart() => done,
+            None => done - 1,
+        };
+        if let Some(round) = &round {
+            self.tell_round(done, round);
         }
-        self.loader.as_mut().and_then(Iterator::next).expect("windows have no end")
-    }
-
-    fn goes_on(&mut self, done: u64) -> bool {
-        let stop = self.fixed.signals.received().is_some();
-        done < self.fixed.settings.steps as u64 && !self.monitor.is_stopped() && !stop
-    }
-
-    async fn after_step(&mut self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
-        let (done, settings) = (trainer.steps(), self.fixed.settings);
-        let due = |every: usize| every != 0 && done.is_multiple_of(every as u64);
-        let validation = due(settings.evaluate_every) || done == settings.steps as u64;
-        let save = due(settings.save_every) || settings.milestones.contains(&done);
-        if due(settings.report_every) || validation || save {
+        let validation = settings.validates(before, done);
+        let save = settings.saves(before, done);
+        if done.is_multiple_of(settings.report_every as u64) || validation || save {
             // What is saved is in the records as well.
-            self.report(trainer, validation).await?;
+            self.report(learner.trainer_mut(), validation).await?;
             if save {
-                self.save(&trainer.checkpoint().await?);
+                self.save(learner).await?;
             }
             self.since = Instant::now();
         }
         Ok(())
+    }
+
+    fn tell_round(&mut self, done: u64, round: &Round) {
+        // Steps count from 0 in records.
+        self.monitor.event_at(done - 1, rounds::told(round));
+        for left_out in &round.left_out {
+            warn(format!("round {}: {left_out}", round.number));
+        }
     }
 
     async fn report(
@@ -245,9 +213,17 @@ impl<'a> Session<'a> {
         Ok(loss.into())
     }
 
+    /// The state of the run.
+    ///
+    /// # Errors
+    /// As [`Trainer::checkpoint`].
+    pub async fn checkpoint(&self, trainer: &Trainer<LanguageModel>) -> Result<Checkpoint> {
+        self.fixed.checkpoint(trainer).await
+    }
+
     async fn write_best(&self, trainer: &mut Trainer<LanguageModel>) -> Result<()> {
         let path = self.fixed.out.join(BEST_SAVE);
-        Saved::write_copy(&path, &trainer.checkpoint().await?, &self.about)?;
+        Saved::write_copy(&path, &self.checkpoint(trainer).await?, &self.about)?;
         self.export(trainer, BEST).await.map(drop)
     }
 
@@ -272,10 +248,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn save(&mut self, checkpoint: &Checkpoint) {
+    async fn save(&mut self, learner: &Learner) -> Result<()> {
+        self.fixed.ask_for_checkpoint()?;
+        let state = learner.state(None).await?;
         self.monitor.sync();
-        let (outputs, steps) = (self.fixed.outputs, checkpoint.steps());
-        match Saved::write(&outputs.weights, &outputs.previous, checkpoint, &self.about) {
+        let (outputs, checkpoint) = (self.fixed.outputs, state.checkpoint());
+        let steps = checkpoint.steps();
+        let own = learner.write_own(&state);
+        let Outputs { weights, previous, .. } = outputs;
+        match own.and_then(|()| Saved::write(weights, previous, checkpoint, &self.about)) {
             Ok(()) => {
                 self.saved_at = steps;
                 self.unsaved = None;
@@ -288,6 +269,7 @@ impl<'a> Session<'a> {
                 self.unsaved = Some(error);
             }
         }
+        Ok(())
     }
 
     /// Ends the run as `trained` says it went: also after an error, what was measured and learned
@@ -295,18 +277,14 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// That of `trained`, else that of the save or of a file.
-    pub async fn end(
-        mut self,
-        trainer: &mut Trainer<LanguageModel>,
-        trained: Result<()>,
-    ) -> Result<Ended> {
-        let mut result = trained.and(self.report(trainer, false).await);
-        if self.saved_at < trainer.steps() {
-            match trainer.checkpoint().await {
-                Ok(checkpoint) => self.save(&checkpoint),
-                Err(error) => result = result.and(Err(error)),
-            }
+    pub async fn end(mut self, learner: &mut Learner, trained: Result<()>) -> Result<Ended> {
+        // After an error ranks may be at other steps, unless they take each together.
+        let are_together = trained.is_ok() || !learner.is_apart();
+        let mut result = trained.and(self.report(learner.trainer_mut(), false).await);
+        if self.saved_at < learner.trainer().steps() && are_together {
+            result = result.and(self.save(learner).await);
         }
+        let trainer = learner.trainer_mut();
         let is_over = trainer.steps() >= self.fixed.settings.steps as u64;
         let (tokens, seconds) = self.learned;
         let mut ended = Ended {

@@ -2,14 +2,15 @@
 
 use evenkeel::hugging_face::{Config, Family};
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, Sampling};
+use evenkeel::train::ranks::DiLoCoSettings;
 use evenkeel::train::{Clip, DecayShape, Ema, Schedule, Trainer, TrainerBuilder};
-use evenkeel::{Error, Precision, Result};
+use evenkeel::{Error, Gpu, Precision, Result};
 
 use super::budget::Budget;
 use super::dial::{self, Reason};
 use super::options::{Form, Options, Rule, Shape, Storage};
 use super::presets::{Preset, Sizes};
-use crate::ranks::Share;
+use crate::ranks::{Ranks, Share};
 
 /// A run, checked.
 #[derive(Clone, Debug)]
@@ -34,6 +35,10 @@ pub struct Settings {
     pub clip: f32,
     pub precision: Precision,
     pub watch_every: u32,
+    /// Whether each of several ranks keeps the moments of a part of the weights.
+    pub shard_optimizer: bool,
+    /// Where ranks meet once in some steps.
+    pub diloco: Option<DiLoCoSettings>,
     pub seed: u32,
     pub report_every: usize,
     pub evaluate_every: usize,
@@ -176,6 +181,8 @@ fn checked(options: &Options, sizes: &Sizes, ground: Ground<'_>) -> Result<Setti
             (None, None) => 0,
             _ => report_every as u32,
         },
+        shard_optimizer: options.shard_optimizer,
+        diloco: options.rounds().settings()?,
         seed,
         report_every,
         evaluate_every,
@@ -268,6 +275,31 @@ impl Settings {
         Self { batch, accumulation, ..self.clone() }.builder()
     }
 
+    /// That trainer, on the device.
+    ///
+    /// # Errors
+    /// As [`Ranks::build`].
+    pub async fn build_of(
+        &self,
+        share: Share,
+        gpu: &Gpu,
+        ranks: &Ranks,
+    ) -> Result<Trainer<LanguageModel>> {
+        ranks.build(self.builder_of(share), gpu, self.diloco.is_some()).await
+    }
+
+    /// Whether the run is saved at some step after one and up to another.
+    pub fn saves(&self, after: u64, until: u64) -> bool {
+        let is_milestone = |step: &u64| (after + 1..=until).contains(step);
+        passes(self.save_every, after, until) || self.milestones.iter().any(is_milestone)
+    }
+
+    /// The same of measuring the validation loss.
+    pub fn validates(&self, after: u64, until: u64) -> bool {
+        let last = self.steps as u64;
+        passes(self.evaluate_every, after, until) || (after + 1..=until).contains(&last)
+    }
+
     /// The place where another shape is added: a variant of [`Shape`], and its schedule here.
     fn schedule(&self) -> Schedule {
         let &Self { warmup, decay, steps: total, final_factor, .. } = self;
@@ -296,6 +328,7 @@ impl Settings {
             .schedule(self.schedule())
             .precision(self.precision)
             .watch_tensors(self.watch_every)
+            .shard_optimizer_state(self.shard_optimizer)
             .accumulation(self.accumulation)
             .seed(self.seed)
             .telemetry_capacity(self.report_every as u32)
@@ -330,6 +363,10 @@ impl Settings {
             decay: matches!(self.shape, Shape::Wsd | Shape::WsdLinear).then_some(self.decay),
             weight_decay: Some(self.weight_decay),
             clip: Some(self.clip),
+            diloco_steps: self.diloco.map(|diloco| diloco.inner_steps),
+            diloco_lr: self.diloco.map(|diloco| diloco.learning_rate),
+            diloco_momentum: self.diloco.map(|diloco| diloco.momentum),
+            diloco_format: self.diloco.map(|diloco| diloco.encoding.into()),
             precision: Some(self.precision.into()),
             seed: Some(self.seed),
             validation_share: Some(self.validation_share),
@@ -342,6 +379,12 @@ impl Settings {
             ..options.clone()
         }
     }
+}
+
+/// Whether a multiple of `every` lies after one step and up to another; never for 0.
+fn passes(every: usize, after: u64, until: u64) -> bool {
+    let every = every as u64;
+    every != 0 && until / every != after / every
 }
 
 fn check(
