@@ -93,7 +93,7 @@ async fn train(
         ranks,
         gpu,
         signals,
-        learner: Learner::Together(trainer),
+        learner: Learner::Together(Box::new(trainer)),
         frozen: None,
         steps,
         report_every,

@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
             saved_at,
             unsaved: None,
             losses: Losses::default(),
-            learner: Learner::Together(trainer),
+            learner: Learner::Together(Box::new(trainer)),
         };
         let yaml = setup.yaml()?;
         file::replace(session.folder.join("settings.yaml"), yaml.as_bytes())?;
@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
         let Self { learner: Learner::Together(trainer), setup, .. } = self else {
             return Ok(self);
         };
-        let learner = Learner::begin(trainer, setup.diloco, &setup.ranks, &self.folder).await;
+        let learner = Learner::begin(*trainer, setup.diloco, &setup.ranks, &self.folder).await;
         Ok(Self { learner: setup.ranks.agree(learner)?, ..self })
     }
 

@@ -53,7 +53,7 @@ impl Follower<'_> {
         let Self { learner: Learner::Together(trainer), ranks, .. } = self else {
             return Ok(self);
         };
-        let learner = Learner::begin(trainer, settings, ranks, folder).await;
+        let learner = Learner::begin(*trainer, settings, ranks, folder).await;
         Ok(Self { learner: ranks.agree(learner)?, ..self })
     }
 

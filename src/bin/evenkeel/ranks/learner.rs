@@ -16,7 +16,7 @@ use super::Ranks;
 /// The trainer of a rank, and what it has to do with others.
 pub enum Learner {
     /// Takes each step with all ranks.
-    Together(Trainer<LanguageModel>),
+    Together(Box<Trainer<LanguageModel>>),
     /// Meets the others once in some steps.
     Apart(Apart),
 }
@@ -29,7 +29,7 @@ pub struct Apart {
 
 /// The state of a run at one step.
 pub enum State {
-    Together(Checkpoint),
+    Together(Box<Checkpoint>),
     Apart(Box<DiLoCoCheckpoint>),
 }
 
@@ -61,7 +61,7 @@ impl Learner {
             // Those of an earlier run.
             files.iter().for_each(|path| drop(std::fs::remove_file(path)));
         }
-        let Some(settings) = settings else { return Ok(Self::Together(trainer)) };
+        let Some(settings) = settings else { return Ok(Self::Together(Box::new(trainer))) };
         let exchange: Rc<dyn Exchange> = match &ranks.exchange {
             Some(exchange) => exchange.clone(),
             None => Rc::new(Local::ranks(1).remove(0)),
@@ -146,10 +146,13 @@ impl Learner {
     /// As [`Trainer::checkpoint`].
     pub async fn state(&self, frozen: Option<&FrozenFingerprint>) -> Result<State> {
         match self {
-            Self::Together(trainer) => match frozen {
-                None => trainer.checkpoint().await.map(State::Together),
-                Some(frozen) => trainer.checkpoint_of_trained(frozen).await.map(State::Together),
-            },
+            Self::Together(trainer) => {
+                let checkpoint = match frozen {
+                    None => trainer.checkpoint().await?,
+                    Some(frozen) => trainer.checkpoint_of_trained(frozen).await?,
+                };
+                Ok(State::Together(Box::new(checkpoint)))
+            }
             Self::Apart(apart) => Ok(State::Apart(Box::new(apart.diloco.checkpoint().await?))),
         }
     }

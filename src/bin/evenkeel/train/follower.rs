@@ -136,7 +136,7 @@ async fn go(told: &Told, signals: &Signals, ranks: &Ranks, log: &mut Log) -> Res
         ranks,
         gpu: &gpu,
         signals,
-        learner: Learner::Together(trainer),
+        learner: Learner::Together(Box::new(trainer)),
         frozen: None,
         steps: settings.steps as u64,
         report_every: settings.report_every as u64,
