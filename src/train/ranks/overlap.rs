@@ -59,10 +59,11 @@ fn in_order(sequence: &Sequence<'_>, gradients: &[wgpu::Buffer], most: u64) -> V
     for (ready, placed) in (1..).zip(sequence.dispatches(0..sequence.passed())) {
         for (buffer, written) in placed.dispatch.writes() {
             let segment = gradients.iter().position(|gradient| gradient == buffer);
+            let Some(segment) = segment else { continue };
             let within = pieces.iter_mut().filter(|piece| {
                 let is_behind = piece.offset >= written.end;
                 let is_before = piece.offset + piece.bytes <= written.start;
-                Some(piece.segment) == segment && !is_behind && !is_before
+                piece.segment == segment && !is_behind && !is_before
             });
             within.for_each(|piece| piece.ready = ready);
         }
