@@ -155,7 +155,7 @@ impl Bench {
             match way {
                 Way::ByRanges => mpi.fold(&mut sums),
                 Way::InTurn => sums.chunks_mut(PIECE / 4).try_for_each(|piece| mpi.fold(piece)),
-                Way::AtOnce => fold_at_once(&**mpi, &mut sums),
+                Way::AtOnce => fold_at_once(mpi, &mut sums),
                 Way::AtRank0 => {
                     mpi.fold_parts(&mut sums, &parts)?;
                     mpi.share(bytemuck::cast_slice_mut(&mut sums), &bytes)
