@@ -112,7 +112,7 @@ impl Courier {
             }
             let Ok(order) = self.orders.recv() else { return };
             self.take(order);
-            self.tell_of_ended();
+            self.tell_of_over();
         }
     }
 
@@ -125,10 +125,21 @@ impl Courier {
         }
     }
 
-    /// Answers who waits for a round that is over.
-    fn tell_of_ended(&mut self) {
+    /// Answers who waits for a round of a journey that is over.
+    fn tell_of_over(&mut self) {
         if let Some((round, _)) = &self.asked
             && let Some(came) = self.over.remove(round)
+        {
+            self.asked = None;
+            self.answer(Ok(came));
+        }
+    }
+
+    /// Answers who waits for a round that is over while others are not.
+    fn tell_of_ended(&mut self, journey: &mut Journey<'_, '_>) {
+        self.tell_of_over();
+        if let Some((round, _)) = &self.asked
+            && let Some(came) = journey.copied(*round)
         {
             self.asked = None;
             self.answer(Ok(came));
@@ -151,7 +162,7 @@ impl Courier {
     fn travel(&mut self) {
         let mut luggage = Luggage::new(self.has_left.len());
         let (received, sent) = luggage.places();
-        mpi::request::scope(|scope| {
+        let ended = mpi::request::scope(|scope| {
             let mut journey = Journey::new(scope, received, sent, self.own);
             let mut pace = Wait::new(Duration::MAX);
             loop {
@@ -168,11 +179,10 @@ impl Courier {
                     something_came = true;
                 }
                 something_came |= journey.go_on(&self.world);
-                self.over.extend(journey.arrived());
-                self.tell_of_ended();
                 if journey.is_over() && (self.waiting.is_empty() || !journey.has_room()) {
-                    return;
+                    return journey.ended();
                 }
+                self.tell_of_ended(&mut journey);
                 self.check_others(&journey);
                 pace.look(something_came);
                 if let Some((_, wait)) = &mut self.asked {
@@ -192,6 +202,8 @@ impl Courier {
                 }
             }
         });
+        self.over.extend(ended.into_iter().map(|round| luggage.unpack(round)));
+        self.tell_of_over();
     }
 
     /// Ends the run where a journey will never end.

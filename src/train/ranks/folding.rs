@@ -1,5 +1,6 @@
 //! Sums of pieces over all ranks, of which several are on their way at once.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -65,7 +66,12 @@ impl<T> Folding<T> {
         let Some(Scattered { what, mut bytes, parts, begun }) = self.scattered.pop_front() else {
             return Ok(());
         };
-        let received: Vec<f32> = bytemuck::pod_collect_to_vec(&self.exchange.end(begun)?);
+        let received = self.exchange.end(begun)?;
+        // Memory of a vector mostly begins where numbers may.
+        let received: Cow<'_, [f32]> = match bytemuck::try_cast_slice(&received) {
+            Ok(numbers) => Cow::Borrowed(numbers),
+            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(&received)),
+        };
         let in_bytes = bytes_of(&parts, 4);
         let rank = self.exchange.rank();
         let mut sums = vec![0f32; parts[rank].len()];

@@ -31,6 +31,24 @@ impl Luggage {
     pub fn places(&mut self) -> (IterMut<'_, Vec<u8>>, IterMut<'_, Vec<Bytes>>) {
         (self.received.iter_mut(), self.sent.iter_mut())
     }
+
+    /// What came in a round, as it lies.
+    pub fn unpack(&mut self, here: Here) -> (u64, Vec<Bytes>) {
+        let Here { number, own, places } = here;
+        let came = places.into_iter().map(|place| match place {
+            Some(place) => Bytes::new(std::mem::take(&mut self.received[place])),
+            None => own.clone(),
+        });
+        (number, came.collect())
+    }
+}
+
+/// A round that is over.
+pub(super) struct Here {
+    number: u64,
+    own: Bytes,
+    /// By rank, where its message is; none of this one.
+    places: Vec<Option<usize>>,
 }
 
 /// A message that is on its way to a rank, or from one.
@@ -50,12 +68,16 @@ pub(super) fn ranks<'a, S: Scope<'a>>(messages: &[Sending<'a, S>]) -> Vec<usize>
     messages.iter().map(|(rank, _)| *rank).collect()
 }
 
-/// A round that is not over.
+/// A round of messages.
 struct Round<'a, 's> {
     number: u64,
     tag: Tag,
-    /// By rank, what came; of this rank what it has for itself.
-    came: Vec<Option<Bytes>>,
+    /// What this rank has for itself.
+    own: Bytes,
+    /// By rank, where its message goes, or is.
+    places: Vec<Option<usize>>,
+    /// By rank, what came as a whole.
+    came: Vec<Option<&'a [u8]>>,
     /// By rank, whether nothing of its message is here.
     is_missing: Vec<bool>,
     sending: Vec<Sending<'a, &'s LocalScope<'a>>>,
@@ -78,7 +100,7 @@ impl Round<'_, '_> {
             let tested = message.take().map(Request::test_with_data);
             match tested {
                 Some(Err(request)) => *message = Some(request),
-                Some(Ok((_, bytes))) => came[*rank] = Some(Bytes::new(bytes.to_vec())),
+                Some(Ok((_, bytes))) => came[*rank] = Some(bytes),
                 None => {}
             }
             message.is_some()
@@ -92,6 +114,8 @@ pub(super) struct Journey<'a, 's> {
     scope: &'s LocalScope<'a>,
     received: IterMut<'a, Vec<u8>>,
     sent: IterMut<'a, Vec<Bytes>>,
+    /// Places of what comes that are used.
+    taken: usize,
     own: usize,
     rounds: Vec<Round<'a, 's>>,
 }
@@ -103,7 +127,7 @@ impl<'a, 's> Journey<'a, 's> {
         sent: IterMut<'a, Vec<Bytes>>,
         own: usize,
     ) -> Self {
-        Self { scope, received, sent, own, rounds: Vec::new() }
+        Self { scope, received, sent, taken: 0, own, rounds: Vec::new() }
     }
 
     /// Whether one more round may begin.
@@ -123,8 +147,8 @@ impl<'a, 's> Journey<'a, 's> {
         let place = self.sent.next().expect("room for a round");
         *place = sent;
         let sent: &'a [Bytes] = place;
-        let mut came = vec![None; sent.len()];
-        came[self.own] = Some(sent[self.own].clone());
+        let own = sent[self.own].clone();
+        let (places, came) = (vec![None; sent.len()], vec![None; sent.len()]);
         let is_missing = (0..sent.len()).map(|rank| rank != self.own).collect();
         let send = |rank: usize| {
             let to = world.process_at_rank(rank as i32);
@@ -132,18 +156,21 @@ impl<'a, 's> Journey<'a, 's> {
         };
         let sending = others.map(send).collect();
         let receiving = Vec::with_capacity(came.len());
-        self.rounds.push(Round { number, tag, came, is_missing, sending, receiving });
+        let round = Round { number, tag, own, places, came, is_missing, sending, receiving };
+        self.rounds.push(round);
     }
 
     /// Takes what came, and looks what was taken; whether there was something.
     pub fn go_on(&mut self, world: &SimpleCommunicator) -> bool {
         let mut something_came = false;
         let any = world.any_process();
-        for round in &mut self.rounds {
+        for round in self.rounds.iter_mut().filter(|round| !round.is_over()) {
             while let Some((message, status)) = any.immediate_matched_probe_with_tag(round.tag) {
                 let rank = status.source_rank() as usize;
                 assert!(round.is_missing[rank], "one message of a rank in a round");
                 round.is_missing[rank] = false;
+                round.places[rank] = Some(self.taken);
+                self.taken += 1;
                 let place = self.received.next().expect("room for the messages of a round");
                 place.resize(status.count(u8::equivalent_datatype()) as usize, 0);
                 let place: &'a mut [u8] = place;
@@ -156,23 +183,32 @@ impl<'a, 's> Journey<'a, 's> {
         something_came
     }
 
-    /// Rounds that are over, with what came in them.
-    pub fn arrived(&mut self) -> Vec<(u64, Vec<Bytes>)> {
-        let over = self.rounds.extract_if(.., |round| round.is_over());
-        let with_all = |round: Round<'_, '_>| {
-            let came = round.came.into_iter().map(|bytes| bytes.expect("all came")).collect();
-            (round.number, came)
-        };
-        over.map(with_all).collect()
+    /// Whether all rounds are over.
+    pub fn is_over(&self) -> bool {
+        self.rounds.iter().all(Round::is_over)
     }
 
-    pub fn is_over(&self) -> bool {
-        self.rounds.is_empty()
+    /// What came in a round that is over, where others are not: a copy, since their memory is lent.
+    pub fn copied(&mut self, number: u64) -> Option<Vec<Bytes>> {
+        let is_it = |round: &Round<'_, '_>| round.number == number && round.is_over();
+        let round = self.rounds.remove(self.rounds.iter().position(is_it)?);
+        let of_rank = |came: &Option<&[u8]>| match came {
+            Some(bytes) => Bytes::new(bytes.to_vec()),
+            None => round.own.clone(),
+        };
+        Some(round.came.iter().map(of_rank).collect())
+    }
+
+    /// The rounds, once all are over.
+    pub fn ended(self) -> Vec<Here> {
+        let here = |Round { number, own, places, .. }| Here { number, own, places };
+        self.rounds.into_iter().map(here).collect()
     }
 
     /// Whether messages of others are here that have not arrived as a whole, or were not taken there.
     pub fn is_on_its_way(&self) -> bool {
-        self.rounds.iter().any(|round| round.has_all() || !round.receiving.is_empty())
+        let mut under_way = self.rounds.iter().filter(|round| !round.is_over());
+        under_way.any(|round| round.has_all() || !round.receiving.is_empty())
     }
 
     /// Whether a rank has not sent something that is waited for.
@@ -180,9 +216,10 @@ impl<'a, 's> Journey<'a, 's> {
         self.rounds.iter().any(|round| round.is_missing[rank])
     }
 
-    /// In the first round: the ranks whose messages did not come, and those that did not take theirs.
+    /// In the first round that is not over: the ranks whose messages did not come, and those that did not take theirs.
     pub fn absent(&self) -> (Vec<usize>, Vec<usize>) {
-        let Some(round) = self.rounds.first() else { return Default::default() };
+        let first = self.rounds.iter().find(|round| !round.is_over());
+        let Some(round) = first else { return Default::default() };
         let nothing = (0..).zip(&round.is_missing).filter(|(_, missing)| **missing);
         let mut missing = ranks(&round.receiving);
         missing.extend(nothing.map(|(rank, _)| rank));

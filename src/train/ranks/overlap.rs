@@ -5,7 +5,6 @@
 //! a tensor, a microbatch, or a part of a sum. There the passes are cut. Behind each cut a piece is
 //! copied to where the host can read it, and exchanged, while the device goes on with what is behind.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -60,19 +59,17 @@ fn in_order(sequence: &Sequence<'_>, gradients: &[wgpu::Buffer], most: u64) -> V
     for (ready, placed) in (1..).zip(sequence.dispatches(0..sequence.passed())) {
         for (buffer, written) in placed.dispatch.writes() {
             let segment = gradients.iter().position(|gradient| gradient == buffer);
+            let Some(segment) = segment else { continue };
             let within = pieces.iter_mut().filter(|piece| {
                 let is_behind = piece.offset >= written.end;
                 let is_before = piece.offset + piece.bytes <= written.start;
-                Some(piece.segment) == segment && !is_behind && !is_before
+                piece.segment == segment && !is_behind && !is_before
             });
             within.for_each(|piece| piece.ready = ready);
         }
     }
-    pieces.sort_by(|a, b| match a.ready.cmp(&b.ready) {
-        // As they lie.
-        Ordering::Equal => (a.segment, a.offset).cmp(&(b.segment, b.offset)),
-        order => order,
-    });
+    // Those that are ready together as they lie.
+    pieces.sort_by_key(|piece| (piece.ready, piece.segment, piece.offset));
     pieces
 }
 
@@ -96,8 +93,8 @@ impl<M: Model> Trainer<M> {
     /// # let Ok(gpu) = block_on(Gpu::new()) else { return Ok(()) };
     /// let trainer = block_on(Trainer::builder(model).build(&gpu))?;
     /// let pieces = trainer.gradient_pieces(16 << 10);
-    /// // The layer in front is finished last.
-    /// assert_eq!(pieces.last().map(|piece| piece.offset), Some(0));
+    /// // The last layer, which lies behind, is finished first.
+    /// assert!(pieces[0].offset > 0 && pieces[0].ready < pieces[pieces.len() - 1].ready);
     /// # Ok::<(), evenkeel::Error>(())
     /// ```
     ///

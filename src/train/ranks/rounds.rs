@@ -132,16 +132,11 @@ pub(super) fn begin_scatter(
     sent: &[u8],
     parts: &[Range<usize>],
 ) -> Result<Begun> {
-    let own = rounds.rank();
-    let message = |(rank, part): (usize, &Range<usize>)| {
-        // What a rank has for itself needs no message.
-        Bytes::new(if rank == own { Vec::new() } else { sent[part.clone()].to_vec() })
-    };
-    let round = rounds.begin(parts.iter().enumerate().map(message).collect())?;
-    let length = parts[own].len();
-    let places: Vec<_> = (0..parts.len()).map(|rank| rank * length..(rank + 1) * length).collect();
-    let mut bytes = vec![0; length * parts.len()];
-    bytes[places[own].clone()].copy_from_slice(&sent[parts[own].clone()]);
+    let round = rounds.begin(scattered(rounds, sent, parts))?;
+    let own = parts[rounds.rank()].clone();
+    let places = places(own.len(), parts.len());
+    let mut bytes = vec![0; own.len() * parts.len()];
+    bytes[places[rounds.rank()].clone()].copy_from_slice(&sent[own]);
     Ok(Begun { bytes, places, round: Some(round) })
 }
 
@@ -171,8 +166,24 @@ pub(super) fn scatter(
     parts: &[Range<usize>],
     received: &mut [u8],
 ) -> Result<()> {
-    received.copy_from_slice(&end(rounds, begin_scatter(rounds, sent, parts)?)?);
-    Ok(())
+    let own = parts[rounds.rank()].clone();
+    let places = places(own.len(), parts.len());
+    let came = rounds.round(scattered(rounds, sent, parts))?;
+    received[places[rounds.rank()].clone()].copy_from_slice(&sent[own]);
+    put(rounds, &came, received, &places)
+}
+
+/// Each rank gets its part. What this rank has for itself needs no message.
+fn scattered(rounds: &impl Rounds, sent: &[u8], parts: &[Range<usize>]) -> Vec<Bytes> {
+    let message = |(rank, part): (usize, &Range<usize>)| {
+        Bytes::new(if rank == rounds.rank() { Vec::new() } else { sent[part.clone()].to_vec() })
+    };
+    parts.iter().enumerate().map(message).collect()
+}
+
+/// Parts of one length, one for each rank.
+fn places(length: usize, ranks: usize) -> Vec<Range<usize>> {
+    (0..ranks).map(|rank| rank * length..(rank + 1) * length).collect()
 }
 
 /// [`Exchange::share`].

@@ -347,10 +347,10 @@ mod tests {
         let in_turn = synchronous_in_turn(&job, &fast, &HOST, 4.0, PIECE);
         assert!(is_near(in_turn.exchanged.seconds, 96.0 * last + small));
         // What does not fit is what is left.
-        let step = synchronous(&job, &NETWORK, &HOST, 4.0, PIECE);
+        let step = synchronous(&JOB, &NETWORK, &HOST, 4.0, PIECE);
         let all = at_once(&NETWORK, &HOST, 4.0, 4e8, PIECE).seconds;
         let small = NETWORK.round(4.0, 0.0).seconds * SMALL;
-        let hidden = BACKWARD * 10.0 * 95.0 / 96.0;
+        let hidden = BACKWARD * JOB.compute * 95.0 / 96.0;
         assert!(is_near(step.exchanged.seconds, all - hidden + small), "{step:?}");
     }
 
