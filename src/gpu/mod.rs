@@ -147,7 +147,7 @@ impl Gpu {
     pub async fn another(&self) -> Result<Self> {
         #[cfg(target_arch = "wasm32")]
         {
-            Self::new().await
+            Self::with(self.shared.options).await
         }
         #[cfg(not(target_arch = "wasm32"))]
         {

@@ -41,7 +41,7 @@ impl Mesa26 {
         }
         println!(
             "==> unpacking mesa-vulkan-drivers of trixie-backports, and what it depends on, under {} \
-             (60 MB to download): the lavapipe that has cooperative matrices",
+             (60 MB to download, 300 on the disk): the lavapipe that has cooperative matrices",
             folder.display()
         );
         let apt = Apt::new(&folder, &SUITES)?;
