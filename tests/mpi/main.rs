@@ -98,7 +98,7 @@ fn pieces_have_the_bits_of_threads() {
         assert_eq!(line, on_threads(ranks, &options), "{ranks} ranks");
     }
     let sharded = [&options[..], &["--shard-optimizer"]].concat();
-    let line = one_line_of_all(2, &under_mpi(&vec![&sharded[..]; 2]));
+    let line = one_line_of_all(2, &under_mpi(&[&sharded[..]; 2]));
     assert_eq!(line, on_threads(2, &options), "sharded");
 }
 
