@@ -2,12 +2,12 @@
 //! goes on from its last save on fewer.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use evenkeel::train::Checkpoint;
 
 use crate::launcher::Launcher;
-use crate::{alone, mpirun, on_threads, one_line_of_all, support, under_mpi};
+use crate::{alone, mpirun, mpirun_leaving_alone, on_threads, one_line_of_all, support, under_mpi};
 
 /// What each rank ends with when it has waited in vain.
 const NAMED: &str = "did not send to rank ";
@@ -23,9 +23,13 @@ fn with_one<'a>(
     (0..ranks).map(of_rank).collect()
 }
 
-fn output(more: &[&str], ranks: &[Vec<&str>]) -> Output {
+fn output(ranks: &[Vec<&str>]) -> Output {
+    output_of(mpirun(ranks))
+}
+
+fn output_of(mut mpirun: Command) -> Output {
     let _alone = alone();
-    mpirun(more, ranks).output().expect("mpirun runs")
+    mpirun.output().expect("mpirun runs")
 }
 
 #[track_caller]
@@ -80,7 +84,7 @@ fn a_killed_process_leaves_a_save_that_fewer_go_on_from() {
         let path = folder.path().join(ranks.to_string());
         let file = path.to_str().expect("UTF-8");
         let options = ["--steps", "8", "--save", file];
-        let output = output(&[], &with_one(ranks, &options, killed, &["--kill-at", "5"]));
+        let output = output(&with_one(ranks, &options, killed, &["--kill-at", "5"]));
         let errors = errors_of_ended(&output);
         // The launcher sees it before any limit.
         let told = errors + &String::from_utf8_lossy(&output.stdout);
@@ -104,7 +108,7 @@ fn a_stopped_process_is_named_and_fewer_go_on() {
     let path = folder.path().join("save");
     let file = path.to_str().expect("UTF-8");
     let options = ["--steps", "8", "--save", file, "--time-limit", "5"];
-    let errors = errors_of_ended(&output(&[], &with_one(4, &options, 2, &["--stop-at", "5"])));
+    let errors = errors_of_ended(&output(&with_one(4, &options, 2, &["--stop-at", "5"])));
     // The first that ends ends the others, by way of the launcher.
     let named = format!("error: rank 2 {NAMED}");
     assert!(errors.contains(&named), "{named:?} is missing in {errors}");
@@ -117,11 +121,11 @@ fn a_stopped_process_is_named_and_fewer_go_on() {
 #[test]
 fn each_process_names_the_one_that_is_gone() {
     let Some(_) = support::gpu() else { return };
-    let left_alone = Launcher::find().without_cleanup();
     let (kill, stop) = (["--kill-at", "5"], ["--stop-at", "5", "--stop-for", "7"]);
     for (ranks, gone, fault, told) in [(2, 0, &kill[..], 1), (4, 2, &kill, 3), (4, 1, &stop, 4)] {
         let options = ["--steps", "8", "--time-limit", "5"];
-        let output = output(&[left_alone], &with_one(ranks, &options, gone, fault));
+        let ranks = with_one(ranks, &options, gone, fault);
+        let output = output_of(mpirun_leaving_alone(&ranks));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
         assert_printed_nothing(&output);
@@ -155,7 +159,7 @@ fn a_slow_process_changes_no_bit() {
     let options = ["--steps", "8", "--time-limit", "30"];
     let expected = on_threads(2, &options);
     for slow in [0, 1] {
-        let slow = output(&[], &with_one(2, &options, slow, &["--sleep-at", "3"]));
+        let slow = output(&with_one(2, &options, slow, &["--sleep-at", "3"]));
         assert_eq!(one_line_of_all(2, &slow), expected);
     }
 }
@@ -166,7 +170,7 @@ fn a_process_that_ends_early_ends_all() {
     let Some(_) = support::gpu() else { return };
     for ranks in [2, 3] {
         let none = ["--resume", "/no/such/file"];
-        let errors = errors_of_ended(&output(&[], &with_one(ranks, &["--steps", "2"], 0, &none)));
+        let errors = errors_of_ended(&output(&with_one(ranks, &["--steps", "2"], 0, &none)));
         assert!(errors.contains("error: /no/such/file: "), "{errors}");
     }
 }

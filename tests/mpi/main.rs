@@ -25,22 +25,31 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ranks with options of their own, under `mpirun` with some more. One that never ends, which no test
-/// should see, has exit code 124.
-fn mpirun(more: &[&str], ranks: &[Vec<&str>]) -> Command {
-    let launcher = Launcher::find();
-    let mut mpirun = launcher.command(&["timeout", "--kill-after", "5", "120"]);
+/// Ranks with options of their own. One that never ends, which no test should see, has exit code 124.
+fn mpirun(ranks: &[Vec<&str>]) -> Command {
+    launch(&[], &[], ranks)
+}
+
+/// The same where the launcher leaves the others alone when one of them ends.
+fn mpirun_leaving_alone(ranks: &[Vec<&str>]) -> Command {
+    let (option, before) = Launcher::find().leaving_alone();
+    launch(&[option], before, ranks)
+}
+
+/// Ranks under `mpirun` with more options, each started by what stands before it.
+fn launch(more: &[&str], before: &[&str], ranks: &[Vec<&str>]) -> Command {
+    let mut mpirun = Launcher::find().command(&["timeout", "--kill-after", "5", "120"]);
     mpirun.args(more);
     for (rank, options) in ranks.iter().enumerate() {
         mpirun.args(if rank > 0 { &[":"][..] } else { &[] });
-        mpirun.args(["-n", "1"]).args(launcher.alone()).arg(program()).args(options);
+        mpirun.args(["-n", "1"]).args(before).arg(program()).args(options);
     }
     mpirun
 }
 
 fn under_mpi(ranks: &[&[&str]]) -> Output {
     let ranks: Vec<_> = ranks.iter().map(|options| options.to_vec()).collect();
-    let mut mpirun = mpirun(&[], &ranks);
+    let mut mpirun = mpirun(&ranks);
     let _alone = alone();
     mpirun.output().expect("mpirun runs")
 }

@@ -76,20 +76,13 @@ impl Launcher {
         [who, "signal 9".to_owned()]
     }
 
-    /// What starts a rank that is left alone: MPICH's launcher tells it by a signal then that another
-    /// one has ended, and MPICH does not take it.
-    pub fn alone(self) -> &'static [&'static str] {
+    /// Leaves the others alone where a rank ends before them: an option of the launcher, and what
+    /// starts each rank. MPICH's goes on only as long as it sees all of them, so that a shell stays in
+    /// the place of each until the others had their time.
+    pub fn leaving_alone(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::OpenMpi => &[],
-            Self::Mpich => &["env", "--ignore-signal=USR1"],
-        }
-    }
-
-    /// Leaves the others alone where a rank ends before them.
-    pub fn without_cleanup(self) -> &'static str {
-        match self {
-            Self::OpenMpi => "--enable-recovery",
-            Self::Mpich => "-disable-auto-cleanup",
+            Self::OpenMpi => ("--enable-recovery", &[]),
+            Self::Mpich => ("-disable-auto-cleanup", &["sh", "-c", "\"$@\"; sleep 8", "sh"]),
         }
     }
 }
