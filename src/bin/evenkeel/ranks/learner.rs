@@ -14,6 +14,7 @@ use evenkeel::{Result, file};
 use super::Ranks;
 
 /// The trainer of a rank, and what it has to do with others.
+#[allow(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Learner {
     /// Takes each step with all ranks.
     Together(Box<Trainer<LanguageModel>>),
@@ -28,6 +29,10 @@ pub struct Apart {
 }
 
 /// The state of a run at one step.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and what it points to is larger"
+)]
 pub enum State {
     Together(Box<Checkpoint>),
     Apart(Box<DiLoCoCheckpoint>),
