@@ -1,6 +1,6 @@
 // The models in jax-js on its WebGPU device: a whole step, update included, is one jitted function.
 import { defaultDevice, init, jit, nn, numpy as np, tree, valueAndGrad } from "@jax-js/jax";
-import { ADAM, GPT, MAX_NORM, MLP, batch, initial, shapes } from "./problem.js";
+import { ADAM, GPTS, MAX_NORM, MLP, batch, initial, shapes, weightDecay } from "./problem.js";
 import { serve } from "./page.js";
 
 // An array is freed once every reference to it is used up; `.ref` makes one more.
@@ -23,8 +23,8 @@ function crossEntropy(logits, targets, classes) {
   return picked.sum().mul(-1 / rows);
 }
 
-function gptLoss(p, inputs, targets) {
-  const { vocabulary, context, layers, heads, width, batch } = GPT;
+const gptLoss = (config) => (p, inputs, targets) => {
+  const { vocabulary, context, layers, heads, width, batch } = config;
   const norm = (x, name) => {
     const normed = nn.standardize(x, -1, { epsilon: 1e-5 });
     return normed.mul(p[`${name}.weight`].ref).add(p[`${name}.bias`].ref);
@@ -48,11 +48,12 @@ function gptLoss(p, inputs, targets) {
   const logits = np.dot(norm(x, "norm"), np.transpose(table.ref));
   tree.dispose(p);
   return crossEntropy(logits.reshape([batch * context, vocabulary]), targets, vocabulary);
-}
+};
 
 /** One step: the new state and the loss. */
-const step = (loss, clip) => (state, inputs, targets) => {
+const step = (model, clip) => (state, inputs, targets) => {
   const { beta1, beta2, eps, learningRate } = ADAM;
+  const loss = model === "mlp" ? mlpLoss : gptLoss(GPTS[model]);
   const { parameters, m, v, decay1, decay2 } = state;
   const [value, gradients] = valueAndGrad(loss)(tree.ref(parameters), inputs, targets);
   const names = Object.keys(parameters);
@@ -72,7 +73,9 @@ const step = (loss, clip) => (state, inputs, targets) => {
     const mean = m[name].mul(beta1).add(gradient.ref.mul(1 - beta1));
     const square = v[name].mul(beta2).add(np.square(gradient).mul(1 - beta2));
     const root = np.sqrt(square.ref).div(correction.ref).add(eps);
-    next.parameters[name] = parameters[name].sub(mean.ref.mul(rate.ref).div(root));
+    const kept = 1 - learningRate * weightDecay(model, parameters[name].shape);
+    const weight = kept === 1 ? parameters[name] : parameters[name].mul(kept);
+    next.parameters[name] = weight.sub(mean.ref.mul(rate.ref).div(root));
     next.m[name] = mean;
     next.v[name] = square;
   }
@@ -93,7 +96,7 @@ serve(async (model, clip) => {
     decay1: np.array(1),
     decay2: np.array(1),
   };
-  const jitted = jit(step(model === "mlp" ? mlpLoss : gptLoss, clip));
+  const jitted = jit(step(model, clip));
   const losses = [];
   let steps = 0;
   return {

@@ -4,11 +4,16 @@
 /** Hidden layers of linear and ReLU; cross-entropy over classes. */
 export const MLP = { inputs: 64, hidden: [128, 128], classes: 10, batch: 64 };
 /** GPT-2's form: learned positions, LayerNorm in front, GELU by tanh, biases, tied head. */
-export const GPT = { vocabulary: 64, context: 64, layers: 2, heads: 4, width: 64, batch: 8 };
+export const GPTS = {
+  gpt: { vocabulary: 64, context: 64, layers: 2, heads: 4, width: 64, batch: 8 },
+  "gpt-0.8m": { vocabulary: 96, context: 64, layers: 4, heads: 4, width: 128, batch: 8 },
+};
 /** Batches before the first one comes again. */
 export const BATCHES = 16;
-/** Adam of Kingma and Ba, without weight decay. */
+/** Adam of Kingma and Ba. */
 export const ADAM = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+/** Decay of AdamW, decoupled: a step takes this times the learning rate from weights of these shapes. */
+export const weightDecay = (model, shape) => (model === "gpt-0.8m" && shape.length > 1 ? 0.01 : 0);
 /** The global norm that gradients are clipped to where they are. */
 export const MAX_NORM = 0.1;
 
@@ -28,7 +33,7 @@ export function shapes(model) {
     linear("head", width, MLP.classes);
     return shapes;
   }
-  const { vocabulary, context, layers, width } = GPT;
+  const { vocabulary, context, layers, width } = GPTS[model];
   const norm = (name) => {
     shapes[`${name}.weight`] = [width];
     shapes[`${name}.bias`] = [width];
@@ -75,7 +80,7 @@ export function batch(model, step) {
     }
     return { inputs, targets };
   }
-  const { vocabulary, context, batch } = GPT;
+  const { vocabulary, context, batch } = GPTS[model];
   const tokens = new Int32Array(batch * context);
   const targets = new Int32Array(batch * context);
   for (let row = 0; row < batch; row++) {

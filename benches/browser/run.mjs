@@ -8,7 +8,7 @@ import { parseArgs, promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import * as esbuild from "esbuild";
 import { chromium } from "playwright-core";
-import { GPT, MLP } from "./problem.js";
+import { GPTS, MLP } from "./problem.js";
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -18,7 +18,7 @@ const { values: options, positionals } = parseArgs({
     chromium: { type: "string", default: "/usr/bin/chromium" },
     rounds: { type: "string", default: "3" },
     seconds: { type: "string", default: "2" },
-    cases: { type: "string", default: "mlp,gpt" },
+    cases: { type: "string", default: "mlp,gpt,gpt-0.8m+clip" },
     programs: { type: "string", default: "evenkeel,tfjs,jax" },
   },
 });
@@ -79,6 +79,8 @@ function serve(files) {
   return new Promise((done) => server.listen(0, "127.0.0.1", () => done(server)));
 }
 
+let chromiumVersion = "not run";
+
 /** One page in a browser of its own, so that nothing is compiled or cached before. */
 async function inBrowser(files, measurement, counted) {
   const server = await serve(files);
@@ -99,6 +101,7 @@ async function inBrowser(files, measurement, counted) {
     const work = async () => {
       await page.waitForFunction(() => document.title === "ready");
       const report = await page.evaluate((m) => window.measure(m), measurement);
+      chromiumVersion = browser.version();
       if (counted) report.counts = await page.evaluate((n) => window.count(n), COUNTED);
       return report;
     };
@@ -143,6 +146,11 @@ const TITLES = {
   tfjs: "TensorFlow.js",
   jax: "jax-js",
 };
+/** The version of a package that is installed here. */
+const version = (name) => {
+  const file = path.join(here, "node_modules", name, "package.json");
+  return JSON.parse(fs.readFileSync(file, "utf8")).version;
+};
 const programs = options.programs.split(",");
 const bundles = Object.fromEntries(
   await Promise.all(programs.map(async (name) => [name, await bundle(name)])),
@@ -150,6 +158,7 @@ const bundles = Object.fromEntries(
 const all = options.native ? [...programs, "native"] : programs;
 
 let agree = true;
+let learn = true;
 for (const name of options.cases.split(",")) {
   const [model, clip] = name.split("+");
   const milliseconds = Number(options.seconds) * 1000;
@@ -167,7 +176,7 @@ for (const name of options.cases.split(",")) {
     }
   }
   const [unit, perStep] =
-    model === "mlp" ? ["rows", MLP.batch] : ["tokens", GPT.batch * GPT.context];
+    model === "mlp" ? ["rows", MLP.batch] : ["tokens", GPTS[model].batch * GPTS[model].context];
   console.log(`## ${model}${measurement.clip ? ", gradients clipped by their global norm" : ""}\n`);
   const reference = reports[all[0]];
   const range = "lowest to highest";
@@ -180,6 +189,7 @@ for (const name of options.cases.split(",")) {
       const first = median(own.map((report) => report.first)) / 1000;
       const differs = difference(own[0].losses, reference[0].losses);
       if (!(differs <= TOLERANCE)) agree = false;
+      if (!own.every(({ losses }) => losses.at(-1) < losses[0])) learn = false;
       return [
         TITLES[program],
         Math.round(median(rates)),
@@ -206,7 +216,11 @@ table(
     return [TITLES[program], `${Math.round(bytes / 1000)} kB`];
   }),
 );
+const packages = ["@tensorflow/tfjs", "@tensorflow/tfjs-backend-webgpu", "@jax-js/jax"];
+const versions = packages.map((name) => `${name} ${version(name)}`);
+console.log([`Chromium ${chromiumVersion}`, ...versions].join(", "));
 if (!agree) {
   console.error(`losses differ by more than ${TOLERANCE}: the programs do not train the same`);
-  process.exit(1);
 }
+if (!learn) console.error("a loss did not fall: that program does not learn");
+process.exit(agree && learn ? 0 : 1);

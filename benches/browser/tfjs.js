@@ -1,7 +1,7 @@
 // The models in TensorFlow.js on its WebGPU backend.
 import * as tf from "@tensorflow/tfjs";
 import "@tensorflow/tfjs-backend-webgpu";
-import { ADAM, GPT, MAX_NORM, MLP, batch, initial, shapes } from "./problem.js";
+import { ADAM, GPTS, MAX_NORM, MLP, batch, initial, shapes, weightDecay } from "./problem.js";
 import { serve } from "./page.js";
 
 function mlpLoss(p, { inputs, targets }) {
@@ -24,8 +24,8 @@ function crossEntropy(logits, targets, classes) {
   return tf.losses.softmaxCrossEntropy(labels, logits);
 }
 
-function gptLoss(p, { inputs, targets }) {
-  const { vocabulary, context, layers, heads, width, batch } = GPT;
+const gptLoss = (config) => (p, { inputs, targets }) => {
+  const { vocabulary, context, layers, heads, width, batch } = config;
   const rows = batch * context;
   const linear = (x, name) =>
     tf.fused.matMul({
@@ -61,7 +61,7 @@ function gptLoss(p, { inputs, targets }) {
   }
   const logits = tf.matMul(norm(x, "norm"), table, false, true);
   return crossEntropy(logits, targets, vocabulary);
-}
+};
 
 function gelu(x) {
   const inner = x.mul(x).mul(x).mul(0.044715).add(x).mul(Math.sqrt(2 / Math.PI));
@@ -76,16 +76,25 @@ serve(async (model, clip) => {
   await tf.ready();
   if (tf.getBackend() !== "webgpu") throw new Error(`tfjs runs on ${tf.getBackend()}`);
   const parameters = {};
+  const decayed = {};
   for (const [name, shape] of Object.entries(shapes(model))) {
     parameters[name] = tf.variable(tf.tensor(initial(name, shape), shape), true, name);
+    const decay = weightDecay(model, shape);
+    if (decay > 0) decayed[name] = 1 - ADAM.learningRate * decay;
   }
-  mask = tf.tidy(() => {
-    const ones = tf.ones([GPT.context, GPT.context]);
-    return tf.linalg.bandPart(ones, -1, 0).sub(1).mul(1e9);
-  });
-  tf.keep(mask);
+  if (GPTS[model]) {
+    const { context } = GPTS[model];
+    mask = tf.tidy(() => tf.linalg.bandPart(tf.ones([context, context]), -1, 0).sub(1).mul(1e9));
+    tf.keep(mask);
+  }
   const optimizer = tf.train.adam(ADAM.learningRate, ADAM.beta1, ADAM.beta2, ADAM.eps);
-  const lossOf = model === "mlp" ? mlpLoss : gptLoss;
+  const lossOf = model === "mlp" ? mlpLoss : gptLoss(GPTS[model]);
+  const clipped = (grads) => {
+    const squares = Object.values(grads).map((gradient) => gradient.square().sum());
+    const norm = tf.addN(squares).sqrt();
+    const factor = tf.minimum(1, tf.div(MAX_NORM, norm));
+    for (const name in grads) grads[name] = grads[name].mul(factor);
+  };
   const losses = [];
   let steps = 0;
   return {
@@ -93,12 +102,11 @@ serve(async (model, clip) => {
       const data = batch(model, steps++);
       losses.push(
         tf.tidy(() => {
-          if (!clip) return optimizer.minimize(() => lossOf(parameters, data), true);
           const { value, grads } = tf.variableGrads(() => lossOf(parameters, data));
-          const squares = Object.values(grads).map((gradient) => gradient.square().sum());
-          const norm = tf.addN(squares).sqrt();
-          const factor = tf.minimum(1, tf.div(MAX_NORM, norm));
-          for (const name in grads) grads[name] = grads[name].mul(factor);
+          if (clip) clipped(grads);
+          for (const [name, factor] of Object.entries(decayed)) {
+            parameters[name].assign(parameters[name].mul(factor));
+          }
           optimizer.applyGradients(grads);
           return value;
         }),

@@ -89,13 +89,19 @@ fn judge(losses_before: Window, norms_before: Window, worst: Worst) {
     if events != 0u { answer(events, z, norms_before, worst); } else { memory.in_row = 0u; }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_index) lane: u32) {
     if lane == 0u { taken = take_in(); }
     storageBarrier();
     let count = workgroupUniformLoad(&taken);
-    let losses_before = summarize(lane, 0u, memory.loss_count);
-    let norms_before = summarize(lane, params.window, memory.norm_count);
+    // In turns of one loop, since compilers write `summarize` out for each call.
+    var losses_before = Window();
+    var norms_before = Window();
+    for (var norms = 0u; norms < 2u; norms++) {
+        losses_before = norms_before;
+        let samples = select(memory.loss_count, memory.norm_count, norms == 1u);
+        norms_before = summarize(lane, norms * params.window, samples);
+    }
     var mine = Worst(0.0, 0u);
     if params.watch_tensors == 1u {
         for (var t = lane; t < params.tensor_count; t += LANES) {

@@ -1,5 +1,5 @@
-// The scan partials of a workgroup joined by `combine`, which another fragment gives. The kernel
-// declares FOLD, the square root of its workgroup size.
+// The scan partials of a workgroup joined by `combine`, which another fragment gives. The kernel or
+// a fragment declares FOLD, the square root of the workgroup's size.
 var<workgroup> folded: array<ScanPartial, FOLD * FOLD>;
 
 // Every stride-th of FOLD parts, in order. No compiler knows how often the loop turns, or it would

@@ -12,7 +12,6 @@ struct GradientNormParams {
 @group(0) @binding(2) var<storage, read_write> tensors: array<TensorState>;
 @group(0) @binding(3) var<storage, read_write> state: StepState;
 
-const FOLD = 16u;
 const INVOCATIONS = FOLD * FOLD;
 // Partials added up before they join an invocation's total: keeps chains of additions short.
 const BLOCK = 16u;
@@ -27,7 +26,7 @@ fn scaled_norm(total: ScanPartial) -> Wide {
     return Wide(root.significand, root.exponent + exponent);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(local_invocation_index) lane: u32) {
     var total = ScanPartial();
     for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {

@@ -7,7 +7,9 @@ struct GradientScanParams { chunk_count: u32, overflow_bits: u32 }
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> partials: array<ScanPartial>;
 
-const FOLD = 8u;
+const INVOCATIONS = FOLD * FOLD;
+// Parts of a chunk, one for each invocation of a workgroup of 64.
+const PARTS = 64u;
 const NONFINITE = vec4<u32>(0x7f800000u);
 
 // |g| as bits; zeros past the chunk's end.
@@ -35,16 +37,16 @@ fn squares(bits: vec4<u32>, top: u32) -> vec4<f32> {
     return scaled * scaled;
 }
 
-// What one invocation holds of the chunk; zero_count counts the elements that are not zero.
-fn scan(chunk: Chunk, lane: u32) -> ScanPartial {
-    let q0 = magnitude(chunk, lane);
-    let q1 = magnitude(chunk, lane + 64u);
-    let q2 = magnitude(chunk, lane + 128u);
-    let q3 = magnitude(chunk, lane + 192u);
-    let q4 = magnitude(chunk, lane + 256u);
-    let q5 = magnitude(chunk, lane + 320u);
-    let q6 = magnitude(chunk, lane + 384u);
-    let q7 = magnitude(chunk, lane + 448u);
+// One part of the chunk; zero_count counts the elements that are not zero.
+fn scan(chunk: Chunk, part: u32) -> ScanPartial {
+    let q0 = magnitude(chunk, part);
+    let q1 = magnitude(chunk, part + 64u);
+    let q2 = magnitude(chunk, part + 128u);
+    let q3 = magnitude(chunk, part + 192u);
+    let q4 = magnitude(chunk, part + 256u);
+    let q5 = magnitude(chunk, part + 320u);
+    let q6 = magnitude(chunk, part + 384u);
+    let q7 = magnitude(chunk, part + 448u);
 
     let largest = max(max(max(q0, q1), max(q2, q3)), max(max(q4, q5), max(q6, q7)));
     let max_bits = max(max(largest.x, largest.y), max(largest.z, largest.w));
@@ -63,7 +65,7 @@ fn scan(chunk: Chunk, lane: u32) -> ScanPartial {
     );
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(INVOCATIONS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -72,7 +74,11 @@ fn main(
     let c = flat_group(group, groups);
     if c < params.chunk_count {
         let chunk = chunks[c];
-        var partial = fold(lane, scan(chunk, lane));
+        var mine = ScanPartial();
+        for (var part = lane; part < PARTS; part += INVOCATIONS) {
+            mine = combine(mine, scan(chunk, part));
+        }
+        var partial = fold(lane, mine);
         if lane == 0u {
             partial.zero_count = chunk.elements - partial.zero_count;
             partials[c] = partial;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::pipeline::Pipeline;
 use super::{Dispatch, Gpu};
+use crate::error::Result;
 use crate::kernel::Variant;
 
 /// A kernel that was just compiled, as [`Gpu::on_compiled`] tells it.
@@ -16,7 +17,7 @@ pub struct Compiled {
     pub kernel: &'static str,
     /// What it was compiled for.
     pub variant: Variant,
-    /// What that took the thread that did it.
+    /// What that took the thread that did it; in a browser, since it was handed over.
     pub time: Duration,
     /// Kernels that are compiled, this one included.
     pub done: usize,
@@ -67,8 +68,7 @@ impl Gpu {
     /// last one set hears. What a plan or a trainer needs is compiled on as many threads as there
     /// are processors, from when it is known what that is, and
     /// [`TrainerBuilder::build`](crate::train::TrainerBuilder::build) returns when all of it is
-    /// done. Browsers compile by themselves and do not say when they are done, so that there a kernel
-    /// counts when it is asked for.
+    /// done. Browsers compile by themselves, one kernel after the other, while the page goes on.
     ///
     /// ```no_run
     /// # fn show(gpu: &evenkeel::Gpu) {
@@ -80,8 +80,10 @@ impl Gpu {
         self.set_hook(Arc::new(told));
     }
 
-    /// Calls `told` whenever a kernel was handed to the browser, which compiles by itself and does
-    /// not say when it is done; only the last one set hears.
+    /// Calls `told` whenever the browser has compiled a kernel, which it does by itself, one after the
+    /// other; only the last one set hears.
+    /// [`TrainerBuilder::build`](crate::train::TrainerBuilder::build) returns when all are done that a
+    /// step needs.
     #[cfg(target_arch = "wasm32")]
     pub fn on_compiled(&self, told: impl Fn(Compiled) + 'static) {
         self.set_hook(Arc::new(told));
@@ -92,12 +94,22 @@ impl Gpu {
     }
 
     /// Has the pipelines of all these dispatches compiled, and waits for that.
-    pub(crate) fn compile<'d>(&self, dispatches: impl IntoIterator<Item = &'d Dispatch>) {
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), in a browser; natively whoever uses the device
+    /// next hears of it.
+    pub(crate) async fn compile<'d>(
+        &self,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+    ) -> Result<()> {
         #[cfg(not(target_arch = "wasm32"))]
         self.shared.compilers.finish();
         // What a thread could not do fails here.
         for dispatch in dispatches {
             dispatch.pipeline.get();
         }
+        #[cfg(target_arch = "wasm32")]
+        self.unless_lost(self.done()).await.map(drop)?;
+        Ok(())
     }
 }

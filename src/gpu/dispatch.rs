@@ -105,10 +105,20 @@ impl Gpu {
         dispatch
     }
 
-    /// Browsers compile by themselves, and say so of what they are handed.
+    /// Browsers compile by themselves, one kernel after the other, and say when they have done what
+    /// they were asked so far.
     #[cfg(target_arch = "wasm32")]
     fn compile_ahead(&self, dispatch: &Dispatch) {
-        dispatch.pipeline.get();
+        let begun = web_time::Instant::now();
+        let pipeline = Arc::clone(&dispatch.pipeline);
+        pipeline.hand_over();
+        let done = self.done();
+        wasm_bindgen_futures::spawn_local(async move {
+            // Nobody is told of what was dropped with its device.
+            if done.await.is_ok() {
+                pipeline.tell(begun.elapsed());
+            }
+        });
     }
 
     #[cfg(not(target_arch = "wasm32"))]

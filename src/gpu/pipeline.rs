@@ -96,6 +96,18 @@ impl Pipeline {
         Self::new(device, &Arc::default(), &self.kernel, self.variant, &self.overrides)
     }
 
+    /// Hands it to the browser, which makes it behind what it was handed before. Nobody is told.
+    #[cfg(target_arch = "wasm32")]
+    pub fn hand_over(&self) {
+        self.made.get_or_init(|| self.build());
+    }
+
+    /// Tells that it is made, which took so long.
+    #[cfg(target_arch = "wasm32")]
+    pub fn tell(&self, time: std::time::Duration) {
+        self.compilation.tell(self, time);
+    }
+
     fn build(&self) -> wgpu::ComputePipeline {
         let label = Some(self.kernel.name);
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {

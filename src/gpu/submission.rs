@@ -33,12 +33,18 @@ impl Gpu {
         let commands = encoder.finish();
         let at = Instant::now();
         let index = self.queue.submit([commands]);
+        Submission { at, done: self.done(), index }
+    }
+
+    /// Resolves when everything is done that was submitted so far; in a browser, when what was to be
+    /// compiled is done too.
+    pub(super) fn done(&self) -> oneshot::Receiver<Instant> {
         let (sender, done) = oneshot::channel();
         self.queue.on_submitted_work_done(move || {
-            // The receiver is dropped where nobody waits for this submit.
+            // The receiver is dropped where nobody waits.
             sender.send(Instant::now()).unwrap_or(());
         });
-        Submission { at, done, index }
+        done
     }
 
     /// Waits until a submit has run. Natively the calling thread waits; in a browser the event

@@ -138,9 +138,11 @@ impl Declaration {
         if self.reads_blocks() {
             mine.blocks = variant.blocks;
         }
-        let has_lanes =
-            ["row_lanes_64", "row_lanes_256"].iter().any(|lanes| self.has_fragment(lanes));
-        mine.few_lanes = variant.few_lanes && has_lanes;
+        let has_one_of = |stems: &[&str]| stems.iter().any(|stem| self.has_fragment(stem));
+        let has_row_lanes = has_one_of(&["row_lanes_64", "row_lanes_256"]);
+        let has_other_lanes = has_one_of(&["fold_8", "fold_16", "column_lanes_64"]);
+        mine.few_lanes = variant.few_lanes && has_row_lanes
+            || variant.has_few_lanes_everywhere() && has_other_lanes;
         let reduces = mine.few_lanes
             && ["reduce", "reduce_vec4"].iter().any(|fragment| self.has_fragment(fragment));
         let shares =

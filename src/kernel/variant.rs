@@ -28,7 +28,8 @@ pub struct Variant {
     /// [`Gpu`](crate::Gpu) sets it where
     /// [`cooperative_matrices`](crate::Gpu::cooperative_matrices) were admitted.
     pub cooperative: Option<CooperativeMatrix>,
-    /// Whether 4 invocations work on a row instead of 64. [`Gpu`](crate::Gpu) sets it where
+    /// Whether 4 invocations work on a row instead of 64, and, but with subgroups of 8, on columns, on
+    /// a chunk of the gradient and on what its scan left. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
     /// Whether matrix products in registers and attention share what they load among subgroups
@@ -233,6 +234,12 @@ impl Variant {
         features | self.matrices().map_or(wgpu::Features::empty(), CooperativeMatrix::features)
     }
 
+    /// Whether 4 invocations work on whatever has a text for so few. They leave half of a subgroup of
+    /// 8 idle, which sums of rows make up for by shuffles and others do not.
+    pub(crate) const fn has_few_lanes_everywhere(self) -> bool {
+        self.few_lanes && !self.subgroups_of_8
+    }
+
     /// The fragments that stand for `fragment` in this variant.
     pub fn substitute(self, fragment: &Fragment) -> Vec<Fragment> {
         if let Some(fragments) = self.block_fragments(fragment) {
@@ -251,6 +258,8 @@ impl Variant {
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" | "row_lanes_256" if self.few_lanes => vec![shared::ROW_LANES_4],
+            "fold_8" | "fold_16" if self.few_lanes => vec![shared::FOLD_2],
+            "column_lanes_64" if self.few_lanes => vec![shared::COLUMN_LANES_4],
             "head_quads_64" => vec![self.head_quads.fragment()],
             "product_tile_64" => vec![self.product_tile.fragment()],
             _ => vec![*fragment],

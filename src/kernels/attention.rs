@@ -27,7 +27,7 @@ use crate::{kernel, wgsl};
 /// `AttentionParams`, the layout of heads, the transform of scores; wants [`NUMERICS`] and
 /// [`ACTIVATION`].
 pub const ATTENTION: Fragment = wgsl!("../../shaders/attention/shared/attention.wgsl");
-/// Two tiles of rows in workgroup memory and their products with one invocation's row; wants
+/// Two tiles of rows, read where they lie, and their products with one invocation's row; wants
 /// [`ATTENTION`] and [`HEAD_QUADS_64`].
 pub const ATTENTION_TILE: Fragment = wgsl!("../../shaders/attention/shared/attention_tile.wgsl");
 /// What a tile's queries keep of the forward pass.

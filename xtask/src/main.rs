@@ -52,6 +52,9 @@ enum Command {
     Web(web::Options),
     /// Train the same models with evenkeel, TensorFlow.js and jax-js in Chromium
     BenchBrowser {
+        /// Leave out evenkeel without a browser, which takes minutes to compile
+        #[arg(long)]
+        pages_only: bool,
         /// Arguments of benches/browser/run.mjs, such as --cases mlp,gpt or --rounds 3
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
         Command::Train(train) => train.run(),
         Command::Test(options) => tests::run(&options),
         Command::Web(options) => web::run(&options),
-        Command::BenchBrowser { arguments } => web::bench(&arguments),
+        Command::BenchBrowser { pages_only, arguments } => web::bench(pages_only, &arguments),
         Command::BenchPeers(options) => peers::run(&options),
         #[cfg(target_os = "linux")]
         Command::Hosts(options) => hosts::run(&options),

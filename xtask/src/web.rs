@@ -38,22 +38,21 @@ pub fn run(options: &Options) -> Result<()> {
     npm::xtask()?.script("serve.mjs").args([site]).args([options.port.to_string()]).run()
 }
 
-/// Trains the same models with evenkeel and its peers in the same Chromium, and natively; arguments
-/// go to benches/browser/run.mjs.
-pub fn bench(arguments: &[String]) -> Result<()> {
+/// Trains the same models with evenkeel and its peers in the same Chromium, and natively unless only
+/// pages are wanted; arguments go to benches/browser/run.mjs.
+pub fn bench(pages_only: bool, arguments: &[String]) -> Result<()> {
     const PACKAGE: &str = "evenkeel-browser-bench";
     let folder = steps::target().join("browser-bench");
     Compiler::find_or_install()?.build(PACKAGE, Profile::Small, &folder)?;
+    let script = Folder::install("benches/browser")?.script("run.mjs").args([folder]);
+    if pages_only {
+        return script.args(arguments).run();
+    }
     let native = ["--release", "--package", PACKAGE, "--example", "native"];
     Step::cargo("build").args(native).run()?;
     let native = steps::target().join("release/examples/native");
     let drivers = drivers::find_or_install(&[Kind::SwiftShader])?;
-    Folder::install("benches/browser")?
-        .script("run.mjs")
-        .args([folder, "--native".into(), native])
-        .args(arguments)
-        .envs(drivers[0].environment())
-        .run()
+    script.args(["--native".into(), native]).args(arguments).envs(drivers[0].environment()).run()
 }
 
 /// Builds the page and returns its folder.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use evenkeel_browser_bench::Run;
 
-const USAGE: &str = "usage: native (mlp|gpt) (plain|clip) WARMUP LEAST MILLISECONDS";
+const USAGE: &str = "usage: native (mlp|gpt|gpt-0.8m) (plain|clip) WARMUP LEAST MILLISECONDS";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -36,7 +36,9 @@ impl Measurement {
     fn parse(arguments: &[String]) -> Option<Self> {
         let [model, clip, warmup, least, milliseconds] = arguments else { return None };
         Some(Self {
-            model: Some(model).filter(|model| ["mlp", "gpt"].contains(&model.as_str()))?.clone(),
+            model: Some(model)
+                .filter(|model| ["mlp", "gpt", "gpt-0.8m"].contains(&model.as_str()))?
+                .clone(),
             clip: match clip.as_str() {
                 "plain" => false,
                 "clip" => true,

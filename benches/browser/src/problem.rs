@@ -13,14 +13,23 @@ pub fn classifier() -> Classifier {
     Classifier { mlp, batch: 64 }
 }
 
-/// A language model in GPT-2's form.
+/// A language model in GPT-2's form with 108,288 parameters.
+pub fn gpt() -> GptConfig {
+    // vocabulary, context, layers, heads, width
+    GptConfig::gpt2(64, 64, 2, 4, 64)
+}
+
+/// The same with 813,824.
+pub fn gpt_of_0_8m() -> GptConfig {
+    GptConfig::gpt2(96, 64, 4, 4, 128)
+}
+
+/// A language model with its batch.
 ///
 /// # Errors
-/// None for this shape.
-pub fn language_model() -> evenkeel::Result<LanguageModel> {
-    // vocabulary, context, layers, heads, width
-    let gpt = Gpt::new(GptConfig::gpt2(64, 64, 2, 4, 64))?;
-    Ok(LanguageModel { gpt, batch: 8, time: 64 })
+/// As [`Gpt::new`]; none for these.
+pub fn language_model(config: GptConfig) -> evenkeel::Result<LanguageModel> {
+    Ok(LanguageModel { gpt: Gpt::new(config)?, batch: 8, time: 64 })
 }
 
 /// Initial values: matrices uniform in ±1/sqrt(columns), weights of norms 1, biases 0.

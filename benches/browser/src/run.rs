@@ -1,7 +1,7 @@
 //! A training run of one of the models.
 
 use evenkeel::nn::{Classifier, LanguageModel};
-use evenkeel::train::{Adam, Clip, Model, Trainer};
+use evenkeel::train::{Adam, AdamW, Clip, Model, Optimizer, Trainer};
 use evenkeel::{Gpu, Result};
 
 use crate::problem;
@@ -14,12 +14,13 @@ const MAX_NORM: f32 = 0.1;
 pub enum Run {
     /// `mlp`
     Classifier(Trainer<Classifier>),
-    /// `gpt`
+    /// `gpt` or `gpt-0.8m`
     LanguageModel(Trainer<LanguageModel>),
 }
 
 impl Run {
-    /// Builds `mlp` or `gpt` with Adam, with or without clipping by the global norm.
+    /// Builds `mlp` or `gpt` with Adam, or `gpt-0.8m` with AdamW, with or without clipping by the
+    /// global norm.
     ///
     /// # Errors
     /// As of the trainer.
@@ -27,10 +28,21 @@ impl Run {
     /// # Panics
     /// For another name.
     pub async fn new(gpu: &Gpu, model: &str, clip: bool) -> Result<Self> {
+        let (adam, adamw) = (Adam::default(), AdamW::default());
         match model {
-            "mlp" => Ok(Self::Classifier(trainer(gpu, problem::classifier(), clip).await?)),
-            "gpt" => Ok(Self::LanguageModel(trainer(gpu, problem::language_model()?, clip).await?)),
-            _ => panic!("no model {model}: mlp or gpt"),
+            "mlp" => {
+                let model = problem::classifier();
+                Ok(Self::Classifier(trainer(gpu, model, adam, clip).await?))
+            }
+            "gpt" => {
+                let model = problem::language_model(problem::gpt())?;
+                Ok(Self::LanguageModel(trainer(gpu, model, adam, clip).await?))
+            }
+            "gpt-0.8m" => {
+                let model = problem::language_model(problem::gpt_of_0_8m())?;
+                Ok(Self::LanguageModel(trainer(gpu, model, adamw, clip).await?))
+            }
+            _ => panic!("no model {model}: mlp, gpt or gpt-0.8m"),
         }
     }
 
@@ -64,9 +76,14 @@ impl Run {
     }
 }
 
-async fn trainer<M: Model>(gpu: &Gpu, model: M, clip: bool) -> Result<Trainer<M>> {
+async fn trainer<M: Model>(
+    gpu: &Gpu,
+    model: M,
+    optimizer: impl Optimizer + 'static,
+    clip: bool,
+) -> Result<Trainer<M>> {
     let clip = if clip { Clip::Norm(MAX_NORM) } else { Clip::None };
-    let trainer = Trainer::builder(model).optimizer(Adam::default()).clip(clip).build(gpu).await?;
+    let trainer = Trainer::builder(model).optimizer(optimizer).clip(clip).build(gpu).await?;
     for spec in trainer.parameters().specs() {
         trainer.parameters().write(&spec.name, &problem::initial(spec))?;
     }

@@ -10,7 +10,7 @@ pub struct Run(crate::Run);
 
 #[wasm_bindgen]
 impl Run {
-    /// Builds `mlp` or `gpt` on the page's adapter.
+    /// Builds `mlp`, `gpt` or `gpt-0.8m` on the page's adapter.
     pub async fn create(model: String, clip: bool) -> Result<Run, JsError> {
         let gpu = Gpu::new().await?;
         Ok(Self(crate::Run::new(&gpu, &model, clip).await?))

@@ -25,6 +25,9 @@ let bestValidation = null;
 let lastStatus = '';
 let textFile = null;
 let layerNames = [];
+/** Whether a run is being built, and kernels that are compiled. */
+let building = false;
+let compiled = 0;
 /** Step of the last snapshot on the host. */
 let snapshot = null;
 const charts = new Charts(() => series);
@@ -39,7 +42,7 @@ window.evenkeel = {
   get state() {
     const { last } = series;
     return {
-      run, running, alert: $('alert').hidden ? '' : $('alert').textContent, step: last ? last.step + 1 : 0, received: series.received, points: series.step.length,
+      run, running, compiled, alert: $('alert').hidden ? '' : $('alert').textContent, step: last ? last.step + 1 : 0, received: series.received, points: series.step.length,
       loss: last?.loss ?? null, smooth: series.smoothed, validation: series.validation.filter((x) => x !== null),
       norms: series.norm.length, heat: series.heat.step.length, layers: layerNames, skipped: series.skipped,
       clipped: series.clipped, faults: series.faults, accuracy, snapshot, speed: series.speedNow ?? null, rate: last?.learning_rate ?? null,
@@ -57,6 +60,13 @@ const handlers = {
     window.evenkeel.marks[name] ??= at - performance.timeOrigin;
   },
   adapter: showAdapter,
+  compiled({ done, asked }) {
+    compiled = done;
+    // Later ones are for a few more things, and need no place on the page.
+    $('compiling').hidden = !building;
+    $('compiling').querySelector('progress').value = done / asked;
+    $('compiling').querySelector('span').textContent = `${done} of ${asked} kernels compiled`;
+  },
   ready({ report, columns }) {
     series = new Series(columns, report.tokensPerStep, report.layers.length);
     run += 1;
@@ -242,6 +252,7 @@ async function start() {
   const before = current;
   current = { task, settings };
   showTask();
+  building = true;
   try {
     await ask('start', { task, settings });
     $('start').disabled = false;
@@ -249,6 +260,9 @@ async function start() {
     current = before.task ? before : current;
     $('start').disabled = false;
     showError(error);
+  } finally {
+    building = false;
+    $('compiling').hidden = true;
   }
 }
 

@@ -1,6 +1,6 @@
 // The run, away from the page: owns the wasm session and the GPU.
 //
-// To the page, besides replies: adapter, ready, mark, telemetry, validation, answers, text, running,
+// To the page, besides replies: adapter, compiled, ready, mark, telemetry, validation, answers, text, running,
 // lost, recovered, useless, snapshot, failed.
 import init, { Session } from 'evenkeel-browser';
 import { Chore, describeAdapter, isAsked, listen, loop, mark, now, plainError, post } from './loop.js';
@@ -66,7 +66,7 @@ const handlers = {
   async start({ task, settings: chosen }) {
     const old = session;
     session = null;
-    session = old ? await old.restart(task, chosen) : await Session.create(task, chosen);
+    session = old ? await old.restart(task, chosen) : await Session.create(task, chosen, compiled);
     settings = { ...chosen, task };
     left = Infinity;
     wanted = true;
@@ -119,6 +119,8 @@ const handlers = {
     session.lose_device();
   },
 };
+
+const compiled = (done, asked) => post('compiled', { done, asked });
 
 /** A run, or a part of one, begins. */
 function begin() {

@@ -4,7 +4,7 @@ use evenkeel::data::Corpus;
 use evenkeel::gpu::Check;
 use evenkeel::{Error, Gpu, Precision};
 use evenkeel_browser_shared::js::{self, Result, get, number, object, string, to_js};
-use js_sys::{Array, Float64Array, Object};
+use js_sys::{Array, Float64Array, Function, Object};
 use wasm_bindgen::prelude::*;
 
 use crate::addition::Addition;
@@ -69,10 +69,22 @@ pub struct WebSession(Session);
 
 #[wasm_bindgen(js_class = Session)]
 impl WebSession {
-    /// Takes a device and builds a run on it.
-    pub async fn create(task: JsValue, settings: JsValue) -> Result<WebSession> {
+    /// Takes a device and builds a run on it. `compiled` is called with the number of kernels that
+    /// the browser has compiled and the number that it was asked for, for this run and others on the
+    /// same device.
+    pub async fn create(
+        task: JsValue,
+        settings: JsValue,
+        compiled: Function,
+    ) -> Result<WebSession> {
         let (task, settings) = (read_task(&task)?, read_settings(&settings)?);
         let gpu = Gpu::new().await.map_err(to_js)?;
+        gpu.on_compiled(move |kernel| {
+            let [done, asked] =
+                [kernel.done, kernel.asked].map(|count| JsValue::from(count as f64));
+            // What the page does with it is no reason to end the run.
+            compiled.call2(&JsValue::NULL, &done, &asked).unwrap_or_default();
+        });
         Ok(Self(Session::new(gpu, task, settings).await.map_err(to_js)?))
     }
 

@@ -33,9 +33,15 @@ export async function serve(folder) {
   return { url: `http://localhost:${server.address().port}/`, close: () => server.close() };
 }
 
+const OPTIONS = { executablePath: process.env.CHROME ?? '/usr/bin/chromium', headless: true, chromiumSandbox: false };
+
 export function launch({ webgpu = true } = {}) {
-  const executablePath = process.env.CHROME ?? '/usr/bin/chromium';
-  return chromium.launch({ executablePath, headless: true, chromiumSandbox: false, args: webgpu ? [WEBGPU, ...QUIET] : QUIET });
+  return chromium.launch({ ...OPTIONS, args: webgpu ? [WEBGPU, ...QUIET] : QUIET });
+}
+
+/** A browser that keeps what it keeps in a folder. */
+export function launchIn(profile) {
+  return chromium.launchPersistentContext(profile, { ...OPTIONS, args: [WEBGPU, ...QUIET] });
 }
 
 /** The page under test. */

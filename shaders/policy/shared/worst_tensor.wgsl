@@ -1,5 +1,5 @@
 // Norms of tensors, and the one that is furthest out of line. The kernel binds `norms`, `tensors`
-// and `state`, and has 64 invocations.
+// and `state`, and has LANES invocations.
 struct Worst { ratio: f32, tensor: u32 }
 
 // Norm of the unscaled gradient of one tensor.

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{POLICY, WORST_TENSOR};
 use crate::kernel::Fragment;
-use crate::kernel::shared::{LANES_64, NUMERICS, REDUCE, STEP_STATE, TENSOR_NORM, WIDE};
+use crate::kernel::shared::{NUMERICS, REDUCE, ROW_LANES_64, STEP_STATE, TENSOR_NORM, WIDE};
 use crate::step::device_struct;
 use crate::{kernel, wgsl};
 
@@ -84,7 +84,7 @@ kernel! {
     /// is not taken into the window, unless more than `patience` follow each other. Within an
     /// episode each reaction serves `repeats` spikes, the last one all further ones.
     pub GuardSpikes = [
-        STEP_STATE, WIDE, NUMERICS, LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR, SPIKE_MEMORY,
+        STEP_STATE, WIDE, NUMERICS, ROW_LANES_64, REDUCE, TENSOR_NORM, POLICY, WORST_TENSOR, SPIKE_MEMORY,
         wgsl!("../../../shaders/policy/guard_spikes.wgsl"),
     ];
     workgroup [64, 1, 1];

@@ -2,7 +2,9 @@
 //! exponents where it matters.
 
 use crate::kernel::grid;
-use crate::kernel::shared::{GRID, OPEN_STEP, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WIDE};
+use crate::kernel::shared::{
+    FOLD_8, FOLD_16, GRID, OPEN_STEP, SCAN_FOLD, SCAN_PARTIAL, STEP_STATE, WIDE,
+};
 use crate::{kernel, wgsl};
 
 /// [`GradientNormParams::norm`]: the L2 norm.
@@ -18,7 +20,7 @@ pub const OVERFLOW_LARGEST: u32 = 0x7f7f_ffff;
 kernel! {
     /// Largest magnitude, scaled sum of squares and counts of each chunk of the gradient.
     pub GradientScan = [
-        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, SCAN_FOLD,
+        STEP_STATE, GRID, WIDE, SCAN_PARTIAL, FOLD_8, SCAN_FOLD,
         wgsl!("../../../shaders/step/gradient_scan.wgsl"),
     ];
     workgroup [64, 1, 1];
@@ -43,7 +45,7 @@ kernel! {
 kernel! {
     /// Global norm and counts of the gradient; opens the step.
     pub GradientNorm = [
-        STEP_STATE, WIDE, SCAN_PARTIAL, SCAN_FOLD, OPEN_STEP,
+        STEP_STATE, WIDE, SCAN_PARTIAL, FOLD_16, SCAN_FOLD, OPEN_STEP,
         wgsl!("../../../shaders/step/gradient_norm.wgsl"),
     ];
     workgroup [256, 1, 1];

@@ -130,7 +130,7 @@ async fn build_alone<M: Model>(
     };
     let ranks = Ranks::new(gpu, settings, shared).await?;
     let sequence = Sequence::new(plans.first(), &update, watch.as_ref(), microbatches);
-    gpu.compile(sequence.dispatches(0..sequence.len()).map(|placed| placed.dispatch));
+    gpu.compile(sequence.dispatches(0..sequence.len()).map(|placed| placed.dispatch)).await?;
     let pacing = Pacing::new(settings.submit_budget, sequence.len());
     let mut trainer = Trainer {
         gpu: gpu.clone(),

@@ -1,0 +1,2 @@
+// 256 invocations of a workgroup, joined by sixteens.
+const FOLD = 16u;
