@@ -23,10 +23,6 @@ struct HeadNormBackwardParams {
 @group(0) @binding(6) var<storage, read_write> query_partials: array<vec4<f32>>; // (blocks, quads)
 @group(0) @binding(7) var<storage, read_write> key_partials: array<vec4<f32>>; // (blocks, quads)
 
-// A head is as wide as it is, and lies in one workgroup.
-const COLUMN_LANES = 64u;
-const COLUMN_QUADS = 64u;
-
 // The gradient of xhat in quad q of a query or key head.
 fn weighted_gradient(start: u32, q: u32, is_query: bool) -> vec4<f32> {
     if is_query { return unpack(dy[start + q]) * full_weight(unpack(query_weight[q])); }
@@ -45,7 +41,7 @@ fn scaled_projection(
     return sum / (4.0 * f32(params.head_quads));
 }
 
-@compute @workgroup_size(COLUMN_LANES)
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -60,7 +56,7 @@ fn main(
     var query_sum = vec4(0.0);
     var key_sum = vec4(0.0);
     var first = block * params.rows_per_block * column_heads();
-    for (; first < end; first += COLUMN_LANES >> shift) {
+    for (; first < end; first += 64u >> shift) {
         let head = first + (lane >> shift);
         let column = head % column_heads();
         let is_query = column < params.heads;

@@ -8,6 +8,7 @@ struct GradientScanPowerParams { chunk_count: u32, overflow_bits: u32, power: f3
 @group(0) @binding(3) var<storage, read_write> partials: array<ScanPartial>;
 
 const FOLD = 8u;
+const COLUMNS = FOLD * FOLD;
 
 // |g| / 2^e with 2^e = 2^(top - 127). Elements too small to count give 0.
 fn scaled(bits: vec4<u32>, top: u32) -> vec4<f32> {

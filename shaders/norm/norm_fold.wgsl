@@ -10,6 +10,7 @@ struct NormFoldParams { segment_count: u32, indirect: u32, largest: u32, power: 
 @group(0) @binding(5) var<storage, read_write> norms: array<TensorNorm>;
 
 const FOLD = 8u;
+const COLUMNS = FOLD * FOLD;
 const INVOCATIONS = FOLD * FOLD;
 // Partials added up before they join an invocation's total: keeps chains of additions short.
 const BLOCK = 16u;

@@ -15,7 +15,7 @@ struct LayerNormParameterPartialsParams {
 @group(0) @binding(4) var<storage, read_write> weight_partials: array<vec4<f32>>; // (blocks, cols)
 @group(0) @binding(5) var<storage, read_write> bias_partials: array<vec4<f32>>; // (blocks, cols)
 
-@compute @workgroup_size(COLUMN_LANES)
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -34,7 +34,7 @@ fn main(
     let zero = hidden_zero(groups);
 
     if quad < col_quads {
-        for (var row = first + lane / width; row < end; row += COLUMN_LANES / width) {
+        for (var row = first + lane / width; row < end; row += 64u / width) {
             let i = row * col_quads + quad;
             let gradient = unpack(dy[i]);
             let found = statistics[row];

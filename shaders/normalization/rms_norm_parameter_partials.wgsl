@@ -13,7 +13,7 @@ struct RmsNormParameterPartialsParams {
 @group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // (rows): 1 / std, scale
 @group(0) @binding(4) var<storage, read_write> weight_partials: array<vec4<f32>>; // (blocks, cols)
 
-@compute @workgroup_size(COLUMN_LANES)
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -30,7 +30,7 @@ fn main(
     var weight_sum = vec4(0.0);
 
     if quad < col_quads {
-        for (var row = first + lane / width; row < end; row += COLUMN_LANES / width) {
+        for (var row = first + lane / width; row < end; row += 64u / width) {
             let i = row * col_quads + quad;
             let gradient = unpack(dy[i]);
             weight_sum += gradient * (unpack(x[i]) * statistics[row].y * statistics[row].x);

@@ -8,6 +8,7 @@ struct MuonNormParams { matrix_count: u32, eps: f32 }
 @group(0) @binding(3) var<storage, read_write> inverse: array<vec2<f32>>;
 
 const FOLD = 8u;
+const COLUMNS = FOLD * FOLD;
 const INVOCATIONS = FOLD * FOLD;
 
 @compute @workgroup_size(64)

@@ -11,7 +11,7 @@ struct ColumnPartialsParams {
 @group(0) @binding(1) var<storage, read> x: array<Quad>; // (rows, cols)
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>; // (blocks, cols)
 
-@compute @workgroup_size(COLUMN_LANES)
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -26,7 +26,7 @@ fn main(
     let end = min(params.rows, first + params.rows_per_block);
     var sum = vec4(0.0);
     if quad < params.col_quads {
-        for (var row = first + lane / width; row < end; row += COLUMN_LANES / width) {
+        for (var row = first + lane / width; row < end; row += 64u / width) {
             sum += unpack(x[row * params.col_quads + quad]);
         }
     }

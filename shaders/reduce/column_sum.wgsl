@@ -10,7 +10,7 @@ struct ColumnSumParams {
 @group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>; // (blocks, cols)
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // (cols)
 
-@compute @workgroup_size(COLUMN_LANES)
+@compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -20,7 +20,7 @@ fn main(
     let quad = flat_group(group, groups) * width + lane % width;
     var sum = vec4(0.0);
     if quad < params.col_quads {
-        for (var block = lane / width; block < params.blocks; block += COLUMN_LANES / width) {
+        for (var block = lane / width; block < params.blocks; block += 64u / width) {
             sum += partials[block * params.col_quads + quad];
         }
     }

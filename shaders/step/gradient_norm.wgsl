@@ -12,8 +12,8 @@ struct GradientNormParams {
 @group(0) @binding(2) var<storage, read_write> tensors: array<TensorState>;
 @group(0) @binding(3) var<storage, read_write> state: StepState;
 
-const INVOCATIONS = FOLD * FOLD;
-// Partials added up before they join an invocation's total: keeps chains of additions short.
+const PARTS = FOLD * FOLD;
+// Partials added up before they join a part: keeps chains of additions short.
 const BLOCK = 16u;
 const AT_ONCE = 4u;
 const NORM_MAX = 1u;
@@ -26,23 +26,33 @@ fn scaled_norm(total: ScanPartial) -> Wide {
     return Wide(root.significand, root.exponent + exponent);
 }
 
-@compute @workgroup_size(INVOCATIONS)
-fn main(@builtin(local_invocation_index) lane: u32) {
+// Every PARTS-th of the partials, in blocks.
+fn joined(part: u32) -> ScanPartial {
     var total = ScanPartial();
-    for (var start = lane; start < params.partial_count; start += INVOCATIONS * BLOCK) {
+    for (var start = part; start < params.partial_count; start += PARTS * BLOCK) {
         var block = ScanPartial();
-        let end = min(start + INVOCATIONS * BLOCK, params.partial_count);
+        let end = min(start + PARTS * BLOCK, params.partial_count);
         // A few at once, so that a GPU does not wait for one after the other; not all, which
         // compilers would write out.
-        for (var first = start; first < end; first += INVOCATIONS * AT_ONCE) {
+        for (var first = start; first < end; first += PARTS * AT_ONCE) {
             for (var k = 0u; k < AT_ONCE; k++) {
-                let i = first + k * INVOCATIONS;
+                let i = first + k * PARTS;
                 if i < end { block = combine(block, partials[i]); }
             }
         }
         total = combine(total, block);
     }
-    total = fold(lane, total);
+    return total;
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn main(@builtin(local_invocation_index) lane: u32) {
+    for (var column = lane; column < COLUMNS; column += INVOCATIONS) {
+        var sum = ScanPartial();
+        for (var part = column; part < PARTS; part += COLUMNS) { sum = combine(sum, joined(part)); }
+        folded[column] = sum;
+    }
+    let total = fold_columns(lane);
     for (var t = lane; t < params.tensor_count; t += INVOCATIONS) {
         tensors[t].clip_coefficient = 1.0;
     }

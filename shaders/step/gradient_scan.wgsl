@@ -7,9 +7,7 @@ struct GradientScanParams { chunk_count: u32, overflow_bits: u32 }
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> partials: array<ScanPartial>;
 
-const INVOCATIONS = FOLD * FOLD;
-// Parts of a chunk, one for each invocation of a workgroup of 64.
-const PARTS = 64u;
+const PARTS = FOLD * FOLD;
 const NONFINITE = vec4<u32>(0x7f800000u);
 
 // |g| as bits; zeros past the chunk's end.
@@ -74,11 +72,14 @@ fn main(
     let c = flat_group(group, groups);
     if c < params.chunk_count {
         let chunk = chunks[c];
-        var mine = ScanPartial();
-        for (var part = lane; part < PARTS; part += INVOCATIONS) {
-            mine = combine(mine, scan(chunk, part));
+        for (var column = lane; column < COLUMNS; column += INVOCATIONS) {
+            var sum = ScanPartial();
+            for (var part = column; part < PARTS; part += COLUMNS) {
+                sum = combine(sum, scan(chunk, part));
+            }
+            folded[column] = sum;
         }
-        var partial = fold(lane, mine);
+        var partial = fold_columns(lane);
         if lane == 0u {
             partial.zero_count = chunk.elements - partial.zero_count;
             partials[c] = partial;

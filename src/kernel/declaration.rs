@@ -140,7 +140,7 @@ impl Declaration {
         }
         let has_one_of = |stems: &[&str]| stems.iter().any(|stem| self.has_fragment(stem));
         let has_row_lanes = has_one_of(&["row_lanes_64", "row_lanes_256"]);
-        let has_other_lanes = has_one_of(&["fold_8", "fold_16", "column_lanes_64"]);
+        let has_other_lanes = has_one_of(&["fold_8", "fold_16"]);
         mine.few_lanes = variant.few_lanes && has_row_lanes
             || variant.has_few_lanes_everywhere() && has_other_lanes;
         let reduces = mine.few_lanes

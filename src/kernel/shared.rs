@@ -83,12 +83,7 @@ pub const ROW: Fragment = wgsl!("../../shaders/shared/row.wgsl");
 pub const REDUCE_VEC4: Fragment = wgsl!("../../shaders/shared/reduce_vec4.wgsl");
 /// What stands for [`REDUCE_VEC4`] where [`REDUCE_SUBGROUP`] stands for [`REDUCE`].
 pub const REDUCE_VEC4_SUBGROUP: Fragment = wgsl!("../../shaders/shared/reduce_vec4_subgroup.wgsl");
-/// `COLUMN_LANES`, `COLUMN_QUADS` of column sums by workgroups of 64: where
-/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`COLUMN_LANES_4`] stands for it.
-pub const COLUMN_LANES_64: Fragment = wgsl!("../../shaders/shared/column_lanes_64.wgsl");
-/// The same by workgroups of 4, on a CPU.
-pub const COLUMN_LANES_4: Fragment = wgsl!("../../shaders/shared/column_lanes_4.wgsl");
-/// `tile_width`, `fold_tile`: column sums; wants [`COLUMN_LANES_64`].
+/// `tile_width`, `fold_tile`: column sums by workgroups of 64.
 pub const COLUMN_TILE: Fragment = wgsl!("../../shaders/shared/column_tile.wgsl");
 /// `log_one_plus`, `one_minus_exp`, `exp4_nonpositive`, `nan_from`; joined after [`NUMERICS`].
 pub const EXP_LOG: Fragment = wgsl!("../../shaders/shared/exp_log.wgsl");
@@ -152,14 +147,17 @@ pub const HEAD_QUADS_32: Fragment = wgsl!("../../shaders/shared/head_quads_32.wg
 /// `MAX_HEAD_QUADS` of any head; as [`head_quads`](crate::kernel::Variant::head_quads) says, the
 /// others stand for it.
 pub const HEAD_QUADS_64: Fragment = wgsl!("../../shaders/shared/head_quads_64.wgsl");
-/// `FOLD` of [`SCAN_FOLD`] by workgroups of 64: where
-/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`FOLD_2`] stands for it.
+/// How [`SCAN_FOLD`] joins 64 parts by as many invocations: where
+/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`FOLD_8_FEW`] stands for it.
 pub const FOLD_8: Fragment = wgsl!("../../shaders/shared/fold_8.wgsl");
-/// The same by workgroups of 256.
+/// The same by workgroups of 4, on a CPU, with the same bits.
+pub const FOLD_8_FEW: Fragment = wgsl!("../../shaders/shared/fold_8_few.wgsl");
+/// How [`SCAN_FOLD`] joins 256 parts by as many invocations: where
+/// [`few_lanes`](crate::kernel::Variant::few_lanes) is set, [`FOLD_16_FEW`] stands for it.
 pub const FOLD_16: Fragment = wgsl!("../../shaders/shared/fold_16.wgsl");
-/// The same by workgroups of 4, on a CPU.
-pub const FOLD_2: Fragment = wgsl!("../../shaders/shared/fold_2.wgsl");
-/// `fold`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
+/// The same by workgroups of 4, on a CPU, with the same bits.
+pub const FOLD_16_FEW: Fragment = wgsl!("../../shaders/shared/fold_16_few.wgsl");
+/// `fold`, `fold_columns`: the scan partials of a workgroup, by the `combine` of [`SCAN_PARTIAL`] or
 /// [`POWER_PARTIAL`](crate::kernels::POWER_PARTIAL).
 pub const SCAN_FOLD: Fragment = wgsl!("../../shaders/shared/scan_fold.wgsl");
 /// `log2_bits`, `exp2_fraction`, `power_of_ratio`: powers that lose about one unit of 2^-24.

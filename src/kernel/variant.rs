@@ -28,8 +28,8 @@ pub struct Variant {
     /// [`Gpu`](crate::Gpu) sets it where
     /// [`cooperative_matrices`](crate::Gpu::cooperative_matrices) were admitted.
     pub cooperative: Option<CooperativeMatrix>,
-    /// Whether 4 invocations work on a row instead of 64, and, but with subgroups of 8, on columns, on
-    /// a chunk of the gradient and on what its scan left. [`Gpu`](crate::Gpu) sets it where
+    /// Whether 4 invocations work on a row instead of 64, and, but with subgroups of 8, on a chunk of
+    /// the gradient and on what its scan left. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
     pub few_lanes: bool,
     /// Whether matrix products in registers and attention share what they load among subgroups
@@ -258,8 +258,8 @@ impl Variant {
             "weight_f32" => self.weights.fragments().to_vec(),
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" | "row_lanes_256" if self.few_lanes => vec![shared::ROW_LANES_4],
-            "fold_8" | "fold_16" if self.few_lanes => vec![shared::FOLD_2],
-            "column_lanes_64" if self.few_lanes => vec![shared::COLUMN_LANES_4],
+            "fold_8" if self.few_lanes => vec![shared::FOLD_8_FEW],
+            "fold_16" if self.few_lanes => vec![shared::FOLD_16_FEW],
             "head_quads_64" => vec![self.head_quads.fragment()],
             "product_tile_64" => vec![self.product_tile.fragment()],
             _ => vec![*fragment],

@@ -2,17 +2,14 @@
 //! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
 //! be deterministic.
 
-use crate::kernel::shared::{
-    COLUMN_LANES_64, COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE,
-};
-use crate::kernel::{Declaration, Kernel, Variant, grid};
+use crate::kernel::shared::{COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE};
+use crate::kernel::{Declaration, Kernel, grid};
 use crate::{kernel, wgsl};
 
 /// Workgroups that cover a row of quads, in tiles as `shared/column_tile.wgsl` cuts them.
-pub(crate) const fn column_tiles(col_quads: u32, variant: Variant) -> u32 {
-    let widest = if variant.has_few_lanes_everywhere() { 4 } else { 16 };
-    let width = col_quads.next_power_of_two();
-    col_quads.div_ceil(if width > widest { widest } else { width })
+pub(crate) const fn column_tiles(col_quads: u32) -> u32 {
+    let width = if col_quads > 8 { 16 } else { col_quads.next_power_of_two() };
+    col_quads.div_ceil(width)
 }
 
 /// `(rows_per_block, blocks)` for the kernels that leave partial sums per block of rows: at most
@@ -27,11 +24,11 @@ kernel! {
     /// `partials[b, c] = sum of x[r, c]` over the rows r of block b.
     /// Use [`row_blocks`] to choose the blocks.
     pub ColumnPartials = [
-        QUAD_F32, GRID, COLUMN_LANES_64, COLUMN_TILE,
+        QUAD_F32, GRID, COLUMN_TILE,
         wgsl!("../../shaders/reduce/column_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
-    grid |params, variant| grid(column_tiles(params.col_quads, variant) * params.blocks);
+    grid |params| grid(column_tiles(params.col_quads) * params.blocks);
     uniform ColumnPartialsParams {
         /// Rows.
         rows: u32,
@@ -52,12 +49,9 @@ kernel! {
 
 kernel! {
     /// `y[c] = sum_b partials[b, c]`: folds partial sums into a parameter's gradient.
-    pub ColumnSum = [
-        GRID, COLUMN_LANES_64, COLUMN_TILE,
-        wgsl!("../../shaders/reduce/column_sum.wgsl"),
-    ];
+    pub ColumnSum = [GRID, COLUMN_TILE, wgsl!("../../shaders/reduce/column_sum.wgsl")];
     workgroup [64, 1, 1];
-    grid |params, variant| grid(column_tiles(params.col_quads, variant));
+    grid |params| grid(column_tiles(params.col_quads));
     uniform ColumnSumParams {
         /// Blocks of rows.
         blocks: u32,

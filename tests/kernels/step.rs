@@ -424,6 +424,26 @@ fn gradient_norm(gpu: &Gpu) {
     check_pytorch_cases(gpu);
     check_constant_lists(gpu);
     check_opening(gpu);
+    check_lanes(gpu);
+}
+
+/// Workgroups of 4 on a CPU, with and without subgroups of 8, and those of GPUs join in one order.
+fn check_lanes(gpu: &Gpu) {
+    let mut tensors: Vec<_> = (0..700).map(|i| values(i, 1 + i as usize % 7)).collect();
+    tensors.push(values(701, 150_003));
+    let flat = flatten(&tensors);
+    let of_device = |device_type, subgroup_size| {
+        let mut gpu = gpu.clone();
+        gpu.info.device_type = device_type;
+        (gpu.info.subgroup_min_size, gpu.info.subgroup_max_size) = (subgroup_size, subgroup_size);
+        let judge = Judge::new(&gpu, &flat, &clip(Norm::L2, 0.5), fresh(1.0));
+        judge.run(&gpu);
+        (judge.partials(&gpu), judge.state(&gpu))
+    };
+    let few = of_device(wgpu::DeviceType::Cpu, 4);
+    assert!(few == of_device(wgpu::DeviceType::DiscreteGpu, 32), "64 and 256 invocations");
+    let largest = gpu.info.subgroup_max_size;
+    assert!(few == of_device(wgpu::DeviceType::Cpu, largest), "subgroups of {largest}");
 }
 
 /// What policies set in one step is gone in the next.

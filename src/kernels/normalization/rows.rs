@@ -1,8 +1,8 @@
 //! Layer and RMS normalization, over each row.
 
 use crate::kernel::shared::{
-    CENTRED, COLUMN_LANES_64, COLUMN_TILE, GRID, OFFSET_WEIGHT, QUAD_F32, RANGE, REDUCE,
-    REDUCE_VEC4, ROW, ROW_LANES_64, WEIGHT_ROWS,
+    CENTRED, COLUMN_TILE, GRID, OFFSET_WEIGHT, QUAD_F32, RANGE, REDUCE, REDUCE_VEC4, ROW,
+    ROW_LANES_64, WEIGHT_ROWS,
 };
 use crate::kernel::{Fragment, grid};
 use crate::kernels::reduce::column_tiles;
@@ -117,13 +117,11 @@ kernel! {
 kernel! {
     /// Sums of dy xhat and of dy over blocks of rows.
     pub LayerNormParameterPartials = [
-        QUAD_F32, GRID, ROW, COLUMN_LANES_64, COLUMN_TILE, CENTRED,
+        QUAD_F32, GRID, ROW, COLUMN_TILE, CENTRED,
         wgsl!("../../../shaders/normalization/layer_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
-    grid |params, variant| {
-        grid(column_tiles(params.cols.div_ceil(4), variant) * params.blocks)
-    };
+    grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
     uniform LayerNormParameterPartialsParams {
         /// Rows.
         rows: u32,
@@ -251,13 +249,11 @@ kernel! {
 kernel! {
     /// Sums of dy xhat over blocks of rows.
     pub RmsNormParameterPartials = [
-        QUAD_F32, GRID, ROW, COLUMN_LANES_64, COLUMN_TILE,
+        QUAD_F32, GRID, ROW, COLUMN_TILE,
         wgsl!("../../../shaders/normalization/rms_norm_parameter_partials.wgsl"),
     ];
     workgroup [64, 1, 1];
-    grid |params, variant| {
-        grid(column_tiles(params.cols.div_ceil(4), variant) * params.blocks)
-    };
+    grid |params| grid(column_tiles(params.cols.div_ceil(4)) * params.blocks);
     uniform RmsNormParameterPartialsParams {
         /// Rows.
         rows: u32,

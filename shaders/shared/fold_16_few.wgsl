@@ -1,0 +1,5 @@
+// 256 parts joined by sixteens, in the order of fold_16.wgsl, by the 4 invocations of a workgroup, where
+// a CPU runs them one after the other: each sets all memory of the workgroup to zero, so it has little.
+const FOLD = 16u;
+const INVOCATIONS = 4u;
+const COLUMNS = 16u;
