@@ -141,10 +141,10 @@ fn each_process_names_the_one_that_is_killed_between_pieces() {
     let large = ["--steps", "3", "--width", "1024", "--layers", "3", "--time-limit", "5"];
     for (ranks, gone) in [(2, 1), (4, 2)] {
         let ranks = with_one(ranks, &large, gone, &["--kill-in", "1"]);
-        let output = output(&[Launcher::find().without_cleanup()], &ranks);
+        let output = output_of(mpirun_leaving_alone(&ranks));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_ne!(output.status.code(), Some(124), "some never ended: {errors}");
-        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_printed_nothing(&output);
         // By what it owed or by what it did not take, whichever is missed first.
         let [owed, taken] =
             [NAMED, "did not take what"].map(|how| format!("error: rank {gone} {how}"));
