@@ -6,6 +6,7 @@ use evenkeel::kernels::*;
 use evenkeel::reference::matmul::Product;
 use evenkeel::{Gpu, Precision, reference};
 
+use super::matmul::product_tiles;
 use super::support::{self, Tolerance, assert_close, read, values, wide};
 
 tests! {
@@ -108,13 +109,15 @@ fn rounding(inner: usize) -> Tolerance {
     Tolerance { absolute, relative: 3e-7, because: "one f32 rounding per term of the sum" }
 }
 
-/// The large tile over f32 in every format, and the small one in one: no text is of both.
+/// The usual tile over f32 in every format, and the others in one: no text is of both.
 fn variants<K: Kernel>(format: BlockFormat) -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
     let is_device_choice =
         |v: &Variant| v.subgroups_of_8 || v.words_of_64 || v.cooperative.is_some();
     variants.retain(|v| v.precision == Precision::F32 && !is_device_choice(v));
     variants.retain(|v| v.blocks == Some(format));
+    let is_taken = |v: &Variant| product_tiles().any(|tile| tile == v.product_tile);
+    variants.retain(is_taken);
     variants.retain(|v| v.product_tile == ProductTile::Of64 || format == BlockFormat::Q4_0);
     variants
 }
