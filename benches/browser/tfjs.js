@@ -91,7 +91,8 @@ serve(async (model, clip) => {
   const lossOf = model === "mlp" ? mlpLoss : gptLoss(GPTS[model]);
   const clipped = (grads) => {
     const squares = Object.values(grads).map((gradient) => gradient.square().sum());
-    const norm = tf.addN(squares).sqrt();
+    // Its addN of so many scalars comes to another sum on this backend.
+    const norm = tf.stack(squares).sum().sqrt();
     const factor = tf.minimum(1, tf.div(MAX_NORM, norm));
     for (const name in grads) grads[name] = grads[name].mul(factor);
   };
