@@ -139,8 +139,8 @@ impl Gpu {
     }
 
     /// Another device of the adapter that this one is of, for when it is lost: of the same name,
-    /// backend and driver, opened with the same options. Browsers do not say which adapter one is, so that there it is the one that
-    /// [`new`](Self::new) finds.
+    /// backend and driver, opened with the same options. Browsers do not say which adapter one is, so
+    /// that there it is the one that [`new`](Self::new) finds.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] where it is gone, [`Error::NoDevice`] if the driver refuses.

@@ -179,7 +179,7 @@ impl Gpu {
     }
 
     /// Measures matrix products of some sizes by each tile, and lets what is built from here on go
-    /// by the fastest: one to three seconds, in which nothing else should run. A tile counts only if
+    /// by the fastest: a few seconds, in which nothing else should run. A tile counts only if
     /// its products of integers are those of the kernel that uses no workgroup memory.
     ///
     /// Where shaders run on the CPU nothing is measured: products do not go by tiles there.

@@ -12,7 +12,7 @@ use crate::gpu::{Gpu, ProductTiles};
 
 /// Lets matrix products of what is built from here on go by the tiles that are fastest on this
 /// adapter: those that an earlier run found there, with the same driver and version of this crate, or
-/// else what [`Gpu::tune_products`] measures, once, in one to three seconds. No result changes by it.
+/// else what [`Gpu::tune_products`] measures, once, in a few seconds. No result changes by it.
 ///
 /// They are kept in `evenkeel/product-tiles.json` in the user's folder for caches (`$XDG_CACHE_HOME`
 /// or `~/.cache`, `~/Library/Caches`, `%LOCALAPPDATA%`), which may be deleted at any time; where that

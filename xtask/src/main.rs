@@ -1,8 +1,8 @@
 //! Everything a fresh machine needs, in one command. Each step is printed before it runs, and
 //! nothing is installed without being named.
 //!
-//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`mesa26`] a newer one for some tests, [`tests`]
-//! runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
+//! [`drivers`] finds Vulkan drivers, [`install`] gets a software one where there is none, [`mesa26`] a
+//! newer one for some tests, [`tests`] runs all tests, [`browser`] those of them that run in a page, [`backends`] the compilers of other
 //! platforms, [`web`] builds and serves the demo, [`wasm`] compiles for browsers, [`npm`] brings tools
 //! that run under Node, [`mpi`] what starts processes of a cluster, [`real_model`] a model to compare with,
 //! [`book`] builds the book, [`hosts`] makes several hosts of this one, [`scaling`] computes how long
