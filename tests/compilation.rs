@@ -5,11 +5,13 @@
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use evenkeel::gpu::Compiled;
 use evenkeel::graph::{Graph, Phase};
 use evenkeel::kernel::{Fragment, grid};
+use evenkeel::kernels::{CopyQuads, CopyQuadsParams};
 use evenkeel::plan::Parameters;
 use evenkeel::record::{Recorder, StepBuffers};
 use evenkeel::train::{Model, Predictor, Trainer};
@@ -104,6 +106,40 @@ fn a_device_that_is_lost_meanwhile_is_told_as_that() {
     let built = block_on(Trainer::builder(small_gpt(0.1, 2)).build(&gpu));
     let error = built.expect_err("no trainer of a lost device");
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+}
+
+/// wgpu 30 clears what nobody has written where a submit binds it, and loses what another thread writes
+/// meanwhile: what compiles a kernel must not bind the buffers that it is for.
+#[test]
+fn what_is_written_meanwhile_is_kept() {
+    const MOST: u32 = 1 << 18; // some seconds
+    for _ in 0..8 {
+        let Some(gpu) = own_gpu() else { return };
+        let is_compiled = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_compiled);
+        gpu.on_compiled(move |_| told.store(true, Relaxed));
+        let (step, y) = (StepBuffers::new(&gpu), gpu.buffer("y", 4 * u64::from(MOST)));
+        let x = gpu.buffer("x", 4 * u64::from(MOST));
+        let mut recorder = Recorder::new(&gpu, &step);
+        recorder.dispatch(&CopyQuads {
+            params: CopyQuadsParams { quads: MOST / 4 },
+            x: x.as_entire_buffer_binding(),
+            y: y.as_entire_buffer_binding(),
+        });
+        // It is told of before it runs.
+        let (mut count, mut behind) = (0, 0);
+        while behind < 4096 && count < MOST {
+            gpu.write(&x, 4 * u64::from(count), bytemuck::bytes_of(&(count + 1)));
+            count += 1;
+            behind += u32::from(is_compiled.load(Relaxed));
+        }
+        assert!(is_compiled.load(Relaxed), "not compiled within {MOST} writes");
+        let found: Vec<u32> = block_on(gpu.read(&x, 0, count as usize)).expect("readable");
+        let expected: Vec<u32> = (1..=count).collect();
+        let lost =
+            found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+        assert_eq!(lost, 0, "of {count} writes");
+    }
 }
 
 /// Threads are in the driver when the last handle goes.

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use evenkeel::graph::{Graph, Phase};
+use evenkeel::kernels::{CopyQuads, CopyQuadsParams};
 use evenkeel::nn::{Classifier, Gpt, GptConfig, Init, LanguageModel, MlpClassifier};
 use evenkeel::nn::{Generator, Sampling};
 use evenkeel::plan::Parameters;
@@ -19,6 +20,7 @@ use support::models::{small_gpt, small_gpt_batch};
 use support::{block_on, tokens, values};
 
 tests! {
+    a_device_that_is_destroyed_at_work_is_lost,
     everything_says_that_the_device_is_lost, steps_end_when_the_device_is_destroyed_under_them,
     a_run_in_f32_goes_on, a_run_in_f16_goes_on, runs_in_bf16_go_on, a_run_with_states_goes_on,
     snapshots_wait_for_nothing, without_a_snapshot_there_is_an_error_that_says_how,
@@ -52,6 +54,23 @@ fn watched_builder() -> TrainerBuilder<impl Model> {
     let config = GptConfig { watch_logits: true, ..GptConfig::gpt2(27, 8, 1, 2, 8) };
     let model = LanguageModel { gpt: Gpt::new(config).expect("valid"), batch: 2, time: 8 };
     Trainer::builder(model).watch_tensors(2).policy(SpikeGuard::default())
+}
+
+/// Natively wgpu 30 tells of it when all work is done, and refuses what is made of it before.
+fn a_device_that_is_destroyed_at_work_is_lost() {
+    let Some(gpu) = own_gpu() else { return };
+    let (x, y) = (gpu.buffer("x", 1 << 24), gpu.buffer("y", 1 << 24));
+    let copy = gpu.prepare(&CopyQuads {
+        params: CopyQuadsParams { quads: 1 << 20 },
+        x: x.as_entire_buffer_binding(),
+        y: y.as_entire_buffer_binding(),
+    });
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    gpu.encode(&mut encoder, std::iter::repeat_n(&copy, 30));
+    gpu.submit(encoder);
+    gpu.device.destroy();
+    assert_lost("a read", block_on(gpu.read::<u32>(&y, 0, 4)));
+    assert!(block_on(gpu.lost()).contains("Destroyed"));
 }
 
 fn everything_says_that_the_device_is_lost() {

@@ -352,7 +352,9 @@ fn the_backward_pass_ends_where_nothing_is_trained() {
         let trainer = build(Trainer::builder(model.clone()).freeze(is_frozen), &gpu);
         let (found, report) = (backward(&trainer), trainer.report());
         assert!(found.len() < all.len(), "{what}");
-        assert!(found.iter().all(|label| all.contains(label)), "{what}");
+        // Which four sums are joined depends on which there are.
+        let is_found = |label: &String| all.contains(label) || label.contains(".column_sum");
+        assert!(found.iter().all(is_found), "{what}");
         // All that is missing is what belongs to the gradient operations that are left out.
         let missing = backward_dispatches(&whole) - backward_dispatches(&trainer);
         let dispatches = whole.report().model_dispatches - report.model_dispatches;
@@ -380,7 +382,9 @@ fn the_backward_pass_ends_where_nothing_is_trained() {
                 assert!(!has("embedding") && !has("add_positions") && !has("blocks.0."));
                 // Of the two norms of the second block, nothing is trained below the first.
                 assert_eq!(count("blocks.1.residual_layer_norm.gradient.layer_norm_backward"), 1);
-                assert_eq!(count("blocks.1.residual_layer_norm.gradient.column_sum"), 4);
+                let partials =
+                    "blocks.1.residual_layer_norm.gradient.layer_norm_parameter_partials";
+                assert_eq!(count(partials), 2);
                 assert_eq!(count("blocks.1.attention.qkv.linear.gradient.matmul"), 2);
             }
             "the block in the middle" => {
@@ -389,8 +393,8 @@ fn the_backward_pass_ends_where_nothing_is_trained() {
                     let of_weights = ["matmul_transposed_a", "column_sum", "partials"];
                     assert!(!of_weights.iter().any(|part| label.contains(part)), "{label}");
                 }
-                // Through two norms, attention, four products and an activation.
-                assert_eq!(middle.count(), 2 + 1 + 4 + 1);
+                // Through two norms, attention and four products, one of them through an activation.
+                assert_eq!(middle.count(), 2 + 1 + 4);
                 assert!(has("blocks.0.layer_norm.gradient.layer_norm_backward"));
             }
             "all but the biases" => assert!(!has("matmul_transposed_a") && !has("embedding")),

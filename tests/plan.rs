@@ -17,7 +17,7 @@ use evenkeel::train::Model;
 use evenkeel::{Gpu, Precision};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use support::cases::{self, Case, Form, Leaves, RowFunction};
+use support::cases::{self, Behind, Case, Form, Leaves, RowFunction};
 use support::recorded::Recorded;
 use support::{Tolerance, assert_close, tokens};
 
@@ -211,6 +211,99 @@ fn tiles_of_products_change_no_bit() {
     assert_eq!([large.0, usual.0, small.0], [4, 9, 25]);
     assert!(large.1 == usual.1 && usual.1 == small.1, "outputs");
     assert!(large.2 == usual.2 && usual.2 == small.2, "gradients");
+}
+
+/// A product takes over the gradient of an activation, and what other products made before it.
+#[test]
+fn fused_gradients_have_the_bits_of_their_passes() {
+    let Some(gpu) = support::gpu() else { return };
+    let hardware = support::gpu_with_hardware_kernels();
+    let all = [(Activation::GeluTanh, false), (Activation::Silu, true)];
+    let size = [70, 68, 136];
+    for gpu in [gpu].into_iter().chain(hardware) {
+        for activation in all {
+            let of = |apart| cases::feed_forward_case(Leaves::Once, size, activation, apart);
+            let [fused, apart] = [false, true].map(|apart| passes_and_gradients(&gpu, &of(apart)));
+            assert_eq!((fused.passes, apart.passes), ([0, 0], [1, 0]), "{activation:?}");
+            assert!(fused.bits == apart.bits, "{activation:?}");
+        }
+        for (behind, gradients) in [(Behind::Scale, 0), (Behind::Activation, 1), (Behind::Gate, 1)]
+        {
+            let of = |apart| cases::branches_case(Leaves::Once, 70, behind, apart);
+            let [fused, apart] = [false, true].map(|apart| passes_and_gradients(&gpu, &of(apart)));
+            // Two additions of the forward pass, and two of gradients.
+            assert_eq!((fused.passes, apart.passes), ([0, 2], [gradients, 4]), "{behind:?}");
+            assert!(fused.bits == apart.bits, "{behind:?}");
+        }
+    }
+}
+
+struct Passes {
+    /// Gradients of activations, and additions.
+    passes: [usize; 2],
+    /// Of all gradients.
+    bits: Vec<u32>,
+}
+
+fn passes_and_gradients(gpu: &Gpu, case: &Case) -> Passes {
+    let recorded = Recorded::new(gpu, &case.graph, &case.data, &[case.output]);
+    recorded.run(&recorded.plan.first);
+    let gradients = (0..case.graph.parameters().len()).map(|index| recorded.gradient(index));
+    let bits = gradients.flatten().map(f32::to_bits).collect();
+    let count = |names: &[&str]| {
+        let kernels = recorded.plan.report.kernels.iter();
+        kernels.filter(|(name, _)| names.contains(name)).map(|(_, count)| count).sum()
+    };
+    Passes { passes: [count(&["activate_backward", "gated_backward"]), count(&["add"])], bits }
+}
+
+/// Nor is a gradient taken over that something else adds to, or that is the gradient of more than one.
+#[test]
+fn gradients_that_others_have_a_part_in_keep_their_passes() {
+    type Build<'b> = &'b dyn Fn(&mut Graph, Value, [Value; 2]) -> Value;
+    let Some(gpu) = support::gpu() else { return };
+    let added_to = |graph: &mut Graph, x: Value, weights: [Value; 2]| {
+        let y = graph.activation(x, Activation::Tanh);
+        let z = graph.linear(y, weights[0], None, Activation::None);
+        let squares = graph.multiply(y, y);
+        let z = graph.add(z, squares);
+        graph.linear(z, weights[1], None, Activation::None)
+    };
+    let of_both_terms = |graph: &mut Graph, x: Value, weights: [Value; 2]| {
+        let y = graph.activation(x, Activation::Tanh);
+        let residual = graph.scale(x, 0.5);
+        let sum = graph.add(y, residual);
+        let z = graph.linear(sum, weights[0], None, Activation::Relu);
+        graph.linear(z, weights[1], None, Activation::None)
+    };
+    for build in [&added_to as Build<'_>, &of_both_terms] {
+        let mut case = cases::Builder::new("several users", Leaves::Once);
+        let x = case.variable("x", &[3, 8]);
+        let x = case.graph.scale(x, 2.0);
+        let weights = ["first", "second"].map(|name| case.variable(name, &[8, 8]));
+        let y = build(&mut case.graph, x, weights);
+        let case = case.finish(y);
+        compare_loss(&gpu, &case);
+        assert_eq!(passes_and_gradients(&gpu, &case).passes[0], 1);
+    }
+}
+
+/// The last sums of four biases are one dispatch; a bias that two layers share keeps its own.
+#[test]
+fn last_sums_of_biases_are_taken_by_four() {
+    let Some(gpu) = support::gpu() else { return };
+    let case = cases::biases_case(Leaves::Once, 70);
+    compare_loss(&gpu, &case);
+    let recorded = Recorded::new(&gpu, &case.graph, &case.data, &[case.output]);
+    let sums = |name: &str| {
+        let dispatches = recorded.plan.first.iter();
+        dispatches.filter(|dispatch| dispatch.name == name).collect::<Vec<_>>()
+    };
+    let [fours, others] = ["column_sums", "column_sum"].map(sums);
+    // Of five own biases one is left over, and two layers have the shared one.
+    assert_eq!((fours.len(), others.len()), (1, 3));
+    let origin = fours[0].origin.as_deref().expect("an origin");
+    assert_eq!((&*origin.module, &*origin.label), ("layers", "layers.gradient.column_sums"));
 }
 
 /// Not only what reaches a loss: by-products, partial sums and gradients on the way too.

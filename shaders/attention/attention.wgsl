@@ -37,9 +37,9 @@ fn main(
     let kv_head = head / (params.heads / params.kv_heads);
     let begin = flat % blocks * ROWS;
     let query = begin + lane;
-    let end = min(begin + ROWS, params.time);
-    // Tiles are left out for eight queries together, whoever shares a workgroup with them.
-    let reach = oldest(query / TILE * TILE);
+    // Eight queries go through the same tiles, whoever shares a workgroup with them.
+    let first_query = begin + first_of_eight(lane);
+    let end = min(first_query + TILE, params.time);
     if sequence < params.batch {
         let q = query_at(sequence, head, min(query, params.time - 1u));
         let pitch = qkv_row(0u, 1u);
@@ -51,37 +51,35 @@ fn main(
         var largest = vec4(LOWEST);
         var spread = 0.0; // sum of exp(s - top) (top - s): every term is at least 0, none cancels
         var o = Row();
-        for (var first = oldest(begin) / TILE * TILE; first < end; first += TILE) {
+        for (var first = oldest(first_query) / TILE * TILE; first < end; first += TILE) {
             load_tiles(keys, values, first, lane);
-            if ROWS == TILE || (first <= query && reach < first + TILE) {
-                var s = x_dots(&q_row);
-                let sees_x = seen(first, query);
-                let sees_y = seen(first + 4u, query);
-                let x = select(vec4(LOWEST), params.scale * s[0], sees_x);
-                let y = select(vec4(LOWEST), params.scale * s[1], sees_y);
-                if watch != 0u { largest = max(max(largest, x), y); }
-                s[0] = select(vec4(LOWEST), capped(x), sees_x);
-                s[1] = select(vec4(LOWEST), capped(y), sees_y);
-                let highest = max(max(vec4(top), s[0]), s[1]);
-                let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
-                let rise = min(new_top - top, FAINT);
-                let keep = exp_of_minus(vec4(rise)).x;
-                if watch != 0u { spread = keep * (spread + rise * total); }
-                total *= keep;
-                let below = mat2x4(
-                    min(new_top - s[0], vec4(FAINT)), min(new_top - s[1], vec4(FAINT)));
-                // Of a score that is not finite the weight is NaN, not zero.
-                s[0] = select(vec4(0.0), poisoned(x, exp_of_minus(below[0])), sees_x);
-                s[1] = select(vec4(0.0), poisoned(y, exp_of_minus(below[1])), sees_y);
-                total += dot(s[0], vec4(1.0));
-                total += dot(s[1], vec4(1.0));
-                if watch != 0u {
-                    spread += dot(s[0], below[0]);
-                    spread += dot(s[1], below[1]);
-                }
-                add_y(&o, keep, s);
-                top = new_top;
+            var s = x_dots(&q_row);
+            let sees_x = seen(first, query);
+            let sees_y = seen(first + 4u, query);
+            let x = select(vec4(LOWEST), params.scale * s[0], sees_x);
+            let y = select(vec4(LOWEST), params.scale * s[1], sees_y);
+            if watch != 0u { largest = max(max(largest, x), y); }
+            s[0] = select(vec4(LOWEST), capped(x), sees_x);
+            s[1] = select(vec4(LOWEST), capped(y), sees_y);
+            let highest = max(max(vec4(top), s[0]), s[1]);
+            let new_top = max(max(highest.x, highest.y), max(highest.z, highest.w));
+            let rise = min(new_top - top, FAINT);
+            let keep = exp_of_minus(vec4(rise)).x;
+            if watch != 0u { spread = keep * (spread + rise * total); }
+            total *= keep;
+            let below = mat2x4(
+                min(new_top - s[0], vec4(FAINT)), min(new_top - s[1], vec4(FAINT)));
+            // Of a score that is not finite the weight is NaN, not zero.
+            s[0] = select(vec4(0.0), poisoned(x, exp_of_minus(below[0])), sees_x);
+            s[1] = select(vec4(0.0), poisoned(y, exp_of_minus(below[1])), sees_y);
+            total += dot(s[0], vec4(1.0));
+            total += dot(s[1], vec4(1.0));
+            if watch != 0u {
+                spread += dot(s[0], below[0]);
+                spread += dot(s[1], below[1]);
             }
+            add_y(&o, keep, s);
+            top = new_top;
             leave_tiles();
         }
         if query < params.time {

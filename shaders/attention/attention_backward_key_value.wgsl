@@ -39,9 +39,9 @@ fn main(
     let heads = params.heads / params.kv_heads;
     let begin = flat % blocks * ROWS;
     let key = begin + lane;
-    let end = min(latest(begin + ROWS - 1u) + 1u, params.time);
-    // Tiles are left out for eight keys together, whoever shares a workgroup with them.
-    let reach = latest(key / TILE * TILE + TILE - 1u);
+    // Eight keys go through the same tiles, whoever shares a workgroup with them.
+    let first_key = begin + first_of_eight(lane);
+    let end = min(latest(first_key + TILE - 1u) + 1u, params.time);
     if sequence < params.batch {
         let k = key_at(sequence, kv_head, min(key, params.time - 1u));
         let v = value_at(sequence, kv_head, min(key, params.time - 1u));
@@ -53,27 +53,25 @@ fn main(
             let at = statistic_at(sequence, head, 0u);
             let queries = Rows(query_at(sequence, head, 0u), qkv_row(0u, 1u));
             let gradients = Rows(output_at(sequence, head, 0u), params.heads * quads);
-            for (var first = begin; first < end; first += TILE) {
+            for (var first = first_key; first < end; first += TILE) {
                 load_tiles(queries, gradients, first, lane);
-                if ROWS == TILE || (key < first + TILE && first <= reach) {
-                    var s = x_dots(&k_row);
-                    var dp = y_dots(&v_row);
-                    let query = statistics_of(at, first, lane);
-                    let by_x = seen_by(first, key);
-                    let by_y = seen_by(first + 4u, key);
-                    s = mat2x4(params.scale * s[0], params.scale * s[1]);
-                    var p = mat2x4(
-                        probability(s[0], capped(s[0]), query.top[0], query.log_total[0]),
-                        probability(s[1], capped(s[1]), query.top[1], query.log_total[1]),
-                    );
-                    p = mat2x4(select(vec4(0.0), p[0], by_x), select(vec4(0.0), p[1], by_y));
-                    let x = dp[0] - query.delta[0];
-                    let y = dp[1] - query.delta[1];
-                    dp[0] = select(vec4(0.0), p[0] * x * capped_derivative(s[0]), by_x);
-                    dp[1] = select(vec4(0.0), p[1] * y * capped_derivative(s[1]), by_y);
-                    add_x(&dk, 1.0, dp);
-                    add_y(&dv, 1.0, p);
-                }
+                var s = x_dots(&k_row);
+                var dp = y_dots(&v_row);
+                let query = statistics_of(at, first, lane);
+                let by_x = seen_by(first, key);
+                let by_y = seen_by(first + 4u, key);
+                s = mat2x4(params.scale * s[0], params.scale * s[1]);
+                var p = mat2x4(
+                    probability(s[0], capped(s[0]), query.top[0], query.log_total[0]),
+                    probability(s[1], capped(s[1]), query.top[1], query.log_total[1]),
+                );
+                p = mat2x4(select(vec4(0.0), p[0], by_x), select(vec4(0.0), p[1], by_y));
+                let x = dp[0] - query.delta[0];
+                let y = dp[1] - query.delta[1];
+                dp[0] = select(vec4(0.0), p[0] * x * capped_derivative(s[0]), by_x);
+                dp[1] = select(vec4(0.0), p[1] * y * capped_derivative(s[1]), by_y);
+                add_x(&dk, 1.0, dp);
+                add_y(&dv, 1.0, p);
                 leave_tiles();
             }
         }

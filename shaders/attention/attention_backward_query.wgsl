@@ -47,9 +47,9 @@ fn main(
     let kv_head = head / (params.heads / params.kv_heads);
     let begin = flat % blocks * ROWS;
     let query = begin + lane;
-    let end = min(begin + ROWS, params.time);
-    // Tiles are left out for eight queries together, whoever shares a workgroup with them.
-    let reach = oldest(query / TILE * TILE);
+    // Eight queries go through the same tiles, whoever shares a workgroup with them.
+    let first_query = begin + first_of_eight(lane);
+    let end = min(first_query + TILE, params.time);
     if sequence < params.batch {
         let t = min(query, params.time - 1u);
         let q = query_at(sequence, head, t);
@@ -62,17 +62,15 @@ fn main(
         var q_row = qkv_quads(q);
         var o_row = gradient_quads(o);
         var dq = Row();
-        for (var first = oldest(begin) / TILE * TILE; first < end; first += TILE) {
+        for (var first = oldest(first_query) / TILE * TILE; first < end; first += TILE) {
             load_tiles(keys, values, first, lane);
-            if ROWS == TILE || (first <= query && reach < first + TILE) {
-                let s = x_dots(&q_row);
-                var dp = y_dots(&o_row);
-                let x = score_gradients(s[0], dp[0], row, row_delta);
-                let y = score_gradients(s[1], dp[1], row, row_delta);
-                dp[0] = select(vec4(0.0), x, seen(first, query));
-                dp[1] = select(vec4(0.0), y, seen(first + 4u, query));
-                add_x(&dq, 1.0, dp);
-            }
+            let s = x_dots(&q_row);
+            var dp = y_dots(&o_row);
+            let x = score_gradients(s[0], dp[0], row, row_delta);
+            let y = score_gradients(s[1], dp[1], row, row_delta);
+            dp[0] = select(vec4(0.0), x, seen(first, query));
+            dp[1] = select(vec4(0.0), y, seen(first + 4u, query));
+            add_x(&dq, 1.0, dp);
             leave_tiles();
         }
         if query < params.time {

@@ -1,14 +1,12 @@
-// C = alpha A·B, overwriting or adding. One workgroup per tile, in registers only.
+// C = alpha A·B, or that times an activation's derivative, overwriting or adding.
+// One workgroup per tile, in registers only.
 @group(0) @binding(0) var<uniform> params: ProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, rows, inner)
 @group(0) @binding(2) var<storage, read> b: array<StoredB>; // (batch, inner, cols)
-@group(0) @binding(3) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
+@group(0) @binding(3) var<storage, read> pre_activation: array<Quad>; // laid out as c
+@group(0) @binding(4) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
 
-fn store(at: u32, quad: u32, value: vec4<f32>) {
-    var total = value;
-    if params.accumulate != 0u { total += unpack(c[at]); }
-    c[at] = pack(total);
-}
+fn store(at: u32, quad: u32, value: vec4<f32>) { finish(at, value); }
 
 @compute @workgroup_size(INVOCATIONS)
 fn main(

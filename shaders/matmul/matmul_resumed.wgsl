@@ -3,8 +3,9 @@
 @group(0) @binding(0) var<uniform> params: ResumedProductParams;
 @group(0) @binding(1) var<storage, read> a: array<Quad>; // (batch, rows, inner)
 @group(0) @binding(2) var<storage, read> b: array<StoredB>; // (batch, inner, cols)
-@group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>; // laid out as c
-@group(0) @binding(4) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
+@group(0) @binding(3) var<storage, read> pre_activation: array<Quad>; // laid out as c
+@group(0) @binding(4) var<storage, read_write> sums: array<vec4<f32>>; // laid out as c
+@group(0) @binding(5) var<storage, read_write> c: array<Quad>; // (batch, rows, cols)
 
 @compute @workgroup_size(INVOCATIONS)
 fn main(

@@ -15,7 +15,8 @@ fn q4_0(word: u32) -> vec4<f32> {
 // One quad of each of four blocks, from the words that have its q and the scales. The product of 4
 // and 11 bits is exact, so the bits are ggml's.
 fn dequantize(words: vec4<u32>, scales: vec4<u32>, block: vec4<u32>, quad: u32) -> mat4x4<f32> {
-    let d = unpack_f16((scales >> (16u * (block % 2u))) & vec4(0xffffu));
+    let half = scales >> (16u * (block % 2u));
+    let d = unpack_f16((half.xz & vec2(0xffffu)) | (half.yw << vec2(16u)));
     let q = words >> vec4(quad % 8u / 4u * 4u);
     return mat4x4(q4_0(q.x) * d.x, q4_0(q.y) * d.y, q4_0(q.z) * d.z, q4_0(q.w) * d.w);
 }

@@ -15,13 +15,13 @@ fn q4_1(word: u32) -> vec4<f32> {
 // One quad of each of four blocks, from the words that have its q and the scales. The product of 4
 // and 11 bits is exact and only the sum rounds, fused or not, so the bits are ggml's.
 fn dequantize(words: vec4<u32>, scales: vec4<u32>, block: vec4<u32>, quad: u32) -> mat4x4<f32> {
-    let d = unpack_f16(scales & vec4(0xffffu));
-    let m = unpack_f16(scales >> vec4(16u));
+    let first = unpack_f16(scales.xy); // d and m of two blocks
+    let last = unpack_f16(scales.zw);
     let q = words >> vec4(quad % 8u / 4u * 4u);
     return mat4x4(
-        q4_1(q.x) * d.x + m.x,
-        q4_1(q.y) * d.y + m.y,
-        q4_1(q.z) * d.z + m.z,
-        q4_1(q.w) * d.w + m.w,
+        q4_1(q.x) * first.x + first.y,
+        q4_1(q.y) * first.z + first.w,
+        q4_1(q.z) * last.x + last.y,
+        q4_1(q.w) * last.z + last.w,
     );
 }

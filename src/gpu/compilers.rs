@@ -2,8 +2,8 @@
 //!
 //! Some drivers compile when a kernel first runs, all in the thread of the device's queue: lavapipe
 //! does. There a kernel first runs without workgroups, on devices of the threads' own; the driver
-//! then has it in its cache for the device that it is meant for, where it runs without workgroups
-//! too, so that the first step compiles nothing.
+//! then has it in its cache for the device that it is meant for, where it is rehearsed without
+//! workgroups too, so that the first step compiles nothing.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,27 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::pipeline::{Pipeline, unless_refused};
-use super::rehearsal::{Rehearsals, submit_without_workgroups};
+use super::pipeline::Pipeline;
+use super::rehearsal::{Rehearsal, Rehearsals};
 
 /// More threads than this wait for the slowest kernel, which takes about a tenth of the time of all.
 const MOST_THREADS: usize = 8;
-
-/// A kernel to compile.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub pipeline: Arc<Pipeline>,
-    /// Where the driver compiles when it runs.
-    pub first_run: Option<FirstRun>,
-}
-
-/// What else it takes to run a kernel for the first time.
-#[derive(Debug)]
-pub(super) struct FirstRun {
-    pub device: wgpu::Device,
-    pub queue: wgpu::Queue,
-    pub bind_group: wgpu::BindGroup,
-}
 
 /// The kernels that wait, and the threads that compile them. Threads end when none waits.
 #[derive(Debug, Default)]
@@ -41,27 +25,35 @@ pub(super) struct Compilers(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     rehearsals: Mutex<Rehearsals>,
+    /// On the device that kernels are meant for, where the driver compiles when they run.
+    own: Option<Rehearsal>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    /// The kernels to compile.
+    waiting: VecDeque<Arc<Pipeline>>,
     threads: Vec<JoinHandle<()>>,
     /// Those of them that will look for another kernel.
     working: usize,
 }
 
 impl Compilers {
-    /// For the device of an adapter that compiles when kernels run, if it does so.
-    pub fn new(adapter: Option<&wgpu::Adapter>) -> Self {
+    /// For a device whose driver may compile when kernels run. With the adapter there may be others
+    /// of it.
+    pub fn rehearsing(own: Rehearsal, adapter: Option<&wgpu::Adapter>) -> Self {
         let rehearsals = adapter.cloned().map_or(Rehearsals::None, Rehearsals::Unknown);
-        Self(Arc::new(Shared { state: Mutex::default(), rehearsals: Mutex::new(rehearsals) }))
+        Self(Arc::new(Shared {
+            rehearsals: Mutex::new(rehearsals),
+            own: Some(own),
+            ..Shared::default()
+        }))
     }
 
     /// Has a kernel compiled, in the order in which they are added.
-    pub fn add(&self, job: Job) {
+    pub fn add(&self, pipeline: Arc<Pipeline>) {
         let mut state = lock(&self.0.state);
-        state.jobs.push_back(job);
+        state.waiting.push_back(pipeline);
         let most = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         if state.working < most {
             let shared = Arc::clone(&self.0);
@@ -76,8 +68,8 @@ impl Compilers {
 
     /// Compiles with the threads until nothing is left.
     pub fn finish(&self) {
-        while let Some(job) = { lock(&self.0.state).jobs.pop_front() } {
-            self.0.compile(&job);
+        while let Some(pipeline) = { lock(&self.0.state).waiting.pop_front() } {
+            self.0.compile(&pipeline);
         }
         let threads = std::mem::take(&mut lock(&self.0.state).threads);
         threads.into_iter().for_each(|thread| thread.join().unwrap_or(()));
@@ -87,48 +79,44 @@ impl Compilers {
 impl Drop for Compilers {
     /// No thread is in the driver when the device goes.
     fn drop(&mut self) {
-        lock(&self.0.state).jobs.clear();
+        lock(&self.0.state).waiting.clear();
         self.finish();
     }
 }
 
 impl Shared {
     fn work(&self) {
-        while let Some(job) = self.next() {
+        while let Some(pipeline) = self.next() {
             // Whoever needs the kernel compiles it again, and hears why that failed.
-            catch_unwind(AssertUnwindSafe(|| self.compile(&job))).unwrap_or(());
+            catch_unwind(AssertUnwindSafe(|| self.compile(&pipeline))).unwrap_or(());
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<Arc<Pipeline>> {
         let mut state = lock(&self.state);
-        let job = state.jobs.pop_front();
-        if job.is_none() {
+        let pipeline = state.waiting.pop_front();
+        if pipeline.is_none() {
             state.working -= 1;
         }
-        job
+        pipeline
     }
 
-    fn compile(&self, job: &Job) {
+    fn compile(&self, pipeline: &Pipeline) {
         let begun = Instant::now();
-        let Job { pipeline, first_run } = job;
-        if first_run.is_some() && !pipeline.is_made() {
+        let Some(own) = &self.own else { return pipeline.make(begun) };
+        if !pipeline.is_made() {
             self.rehearse(pipeline);
         }
         pipeline.make(begun);
-        if let (Some(FirstRun { device, queue, bind_group }), true) =
-            (first_run, pipeline.is_made())
-        {
-            unless_refused(device, || {
-                submit_without_workgroups(device, queue, pipeline.get(), bind_group);
-            });
+        if pipeline.is_made() {
+            own.run(pipeline);
         }
     }
 
     /// Runs a kernel on another device, where that is of use.
     fn rehearse(&self, pipeline: &Pipeline) {
         let Some(rehearsal) = lock(&self.rehearsals).take(pipeline) else { return };
-        rehearsal.run(pipeline);
+        rehearsal.run_anew(pipeline);
         lock(&self.rehearsals).give_back(rehearsal);
     }
 }

@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-#[cfg(not(target_arch = "wasm32"))]
-use super::compilers::{FirstRun, Job};
 use super::pipeline::Pipeline;
 use super::{Gpu, Origin};
 use crate::kernel::{Access, AnyKernel, Declaration, Kernel, Variant, Work};
@@ -76,7 +74,11 @@ impl Gpu {
     /// Makes a dispatch that owns its uniform block, of the given variant: usually a
     /// [`Precision`](crate::Precision), the storage of tensors.
     pub fn prepare_as<K: Kernel>(&self, kernel: &K, variant: impl Into<Variant>) -> Dispatch {
-        let variant = self.fitted(variant.into());
+        self.prepare_exactly(kernel, self.fitted(variant.into()))
+    }
+
+    /// The same of this variant, whatever this device has and was found to do.
+    pub(super) fn prepare_exactly<K: Kernel>(&self, kernel: &K, variant: Variant) -> Dispatch {
         self.prepare_any(&AnyKernel::of(kernel, variant), variant)
     }
 
@@ -123,15 +125,7 @@ impl Gpu {
 
     #[cfg(not(target_arch = "wasm32"))]
     fn compile_ahead(&self, dispatch: &Dispatch) {
-        let first_run = || FirstRun {
-            device: self.device.clone(),
-            queue: self.queue.clone(),
-            bind_group: dispatch.bind_group.clone(),
-        };
-        self.shared.compilers.add(Job {
-            pipeline: Arc::clone(&dispatch.pipeline),
-            first_run: self.is_software().then(first_run),
-        });
+        self.shared.compilers.add(Arc::clone(&dispatch.pipeline));
     }
 
     /// Binds what a kernel has, and tells whether it is to be compiled.

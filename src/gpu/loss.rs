@@ -6,6 +6,8 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{Shared, pending};
 
+use crate::error::Error;
+
 /// What wgpu said of the loss of a device, once it has.
 #[derive(Clone, Debug)]
 pub(super) struct Loss {
@@ -35,6 +37,11 @@ impl Loss {
     /// What was said so far.
     pub fn reason(&self) -> Option<String> {
         self.reason.get().cloned()
+    }
+
+    /// That it is lost: for the reason that was said, or else this one.
+    pub fn error(&self, reason: &str) -> Error {
+        Error::DeviceLost { reason: self.reason().unwrap_or_else(|| reason.to_owned()) }
     }
 
     /// Resolves when something is said; never where the callback was replaced.

@@ -10,6 +10,8 @@ mod compilation;
 mod compilers;
 mod cooperative;
 mod dispatch;
+mod fitting;
+mod halves;
 mod loss;
 mod memory;
 mod numerics;
@@ -35,6 +37,7 @@ use compilers::Compilers;
 pub use cooperative::CooperativeMatrices;
 pub use dispatch::Dispatch;
 use futures::future::{Either, select};
+pub use halves::AdmittedConversions;
 use loss::Loss;
 pub use memory::MemoryLimits;
 pub(crate) use memory::buffer_bytes;
@@ -52,6 +55,8 @@ pub(crate) use pacing::{Pacing, Submitted};
 pub use pacing::{SUBMIT_BUDGET, SlowDispatch, SubmitReport};
 use pipeline::Pipeline;
 pub use product_tiles::{MeasuredProduct, ProductTiles, ProductTuning};
+#[cfg(not(target_arch = "wasm32"))]
+use rehearsal::Rehearsal;
 pub use requirements::Requirements;
 pub(crate) use submission::Completion;
 pub use submission::Submission;
@@ -86,6 +91,8 @@ struct Shared {
     /// In front of the rest: its threads end before anything else goes.
     #[cfg(not(target_arch = "wasm32"))]
     compilers: Compilers,
+    #[cfg(not(target_arch = "wasm32"))]
+    device: wgpu::Device,
     compilation: Arc<Compilation>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     product_tiles: Mutex<ProductTiles>,
@@ -96,6 +103,7 @@ struct Shared {
     loss: Loss,
     options: GpuOptions,
     matrices: OnceLock<CooperativeMatrices>,
+    conversions: OnceLock<AdmittedConversions>,
 }
 
 /// What was asked of a [`Gpu`] since it was made. Differences of two readings tell what a step
@@ -190,9 +198,13 @@ impl Gpu {
         // panic as wgpu does by default. Browsers report such errors to the console.
         #[cfg(not(target_arch = "wasm32"))]
         {
-            let loss = gpu.shared.loss.clone();
+            let (shared, loss) = (Arc::downgrade(&gpu.shared), gpu.shared.loss.clone());
             gpu.device.on_uncaptured_error(Arc::new(move |error| {
-                assert!(loss.reason().is_some(), "wgpu error: {error}\n");
+                let is_lost = match shared.upgrade() {
+                    Some(shared) => shared.is_lost(),
+                    None => loss.reason().is_some(),
+                };
+                assert!(is_lost, "wgpu error: {error}\n");
             }));
         }
         Ok(gpu)
@@ -229,7 +241,14 @@ impl Gpu {
     ) -> Self {
         let shared = Shared {
             #[cfg(not(target_arch = "wasm32"))]
-            compilers: Compilers::new(adapter.filter(|_| is_software(&info))),
+            device: device.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
+            compilers: if is_software(&info) {
+                let own = Rehearsal::on(device.clone(), queue.clone());
+                Compilers::rehearsing(own, adapter)
+            } else {
+                Compilers::default()
+            },
             compilation: Arc::default(),
             pipelines: Mutex::default(),
             product_tiles: Mutex::default(),
@@ -240,6 +259,7 @@ impl Gpu {
             loss: Loss::of(&device),
             options,
             matrices: OnceLock::new(),
+            conversions: OnceLock::new(),
         };
         Self { device, queue, info, shared: Arc::new(shared) }
     }
@@ -248,22 +268,6 @@ impl Gpu {
     /// adapter.
     pub fn is_software(&self) -> bool {
         is_software(&self.info)
-    }
-
-    /// A variant for this device: what is faster where shaders run on a CPU, and the cooperative
-    /// matrices that were admitted.
-    pub(crate) fn fitted(&self, variant: Variant) -> Variant {
-        let is_software = self.is_software();
-        let [fewest, most] = [self.info.subgroup_min_size, self.info.subgroup_max_size];
-        let features = self.device.features();
-        let is_vector = is_software && fewest == 8 && most == 8;
-        Variant {
-            few_lanes: is_software,
-            subgroups_of_8: is_vector && features.contains(wgpu::Features::SUBGROUP),
-            words_of_64: is_vector && features.contains(wgpu::Features::SHADER_INT64),
-            cooperative: variant.cooperative.or_else(|| self.matrix_of(variant.precision)),
-            ..variant
-        }
     }
 
     /// What was asked of this device so far.
@@ -276,7 +280,8 @@ impl Gpu {
         }
     }
 
-    /// Fails once the device is lost.
+    /// Fails once the device is lost: natively, where it was destroyed, once it is done with what it
+    /// has at work.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] with what the driver reported.
@@ -315,22 +320,36 @@ impl Gpu {
     }
 
     fn lost_error(&self, reason: &str) -> Error {
-        let reason = self.shared.loss.reason().unwrap_or_else(|| reason.to_owned());
-        Error::DeviceLost { reason }
+        self.shared.loss.error(reason)
     }
 
-    /// Lets wgpu call back.
     #[cfg(not(target_arch = "wasm32"))]
+    fn poll(&self, poll: wgpu::PollType) -> Result<()> {
+        self.shared.poll(poll)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Shared {
+    /// Lets wgpu call back.
     fn poll(&self, poll: wgpu::PollType) -> Result<()> {
         use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
         // A device that is lost while wgpu 30 waits for it makes it panic, after it has called back.
         match catch_unwind(AssertUnwindSafe(|| self.device.poll(poll))) {
             Ok(Ok(_)) => Ok(()),
             // The submit was refused: the device is destroyed, and may have work left to finish.
-            Ok(Err(error)) => Err(self.lost_error(&error.to_string())),
-            Err(_) if self.shared.loss.reason().is_some() => Err(self.lost_error("")),
+            Ok(Err(error)) => Err(self.loss.error(&error.to_string())),
+            Err(_) if self.loss.reason().is_some() => Err(self.loss.error("")),
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// Whether the device is lost. One that was destroyed says so when its work is done, which is
+    /// waited for.
+    fn is_lost(&self) -> bool {
+        self.loss.reason().is_some()
+            || self.poll(wgpu::PollType::wait_indefinitely()).is_err()
+            || self.loss.reason().is_some()
     }
 }
 

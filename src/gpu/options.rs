@@ -9,7 +9,8 @@ use crate::error::Result;
 /// # async fn open() -> evenkeel::Result<()> {
 /// use evenkeel::gpu::{Gpu, GpuOptions};
 ///
-/// let gpu = Gpu::with(GpuOptions { cooperative_matrices: true }).await?;
+/// let options = GpuOptions { cooperative_matrices: true, ..GpuOptions::default() };
+/// let gpu = Gpu::with(options).await?;
 /// for refused in &gpu.cooperative_matrices().refused {
 ///     eprintln!("{refused}");
 /// }
@@ -23,6 +24,11 @@ pub struct GpuOptions {
     /// f32 where they are stored in f32. Sums are f32. A feature of wgpu that is experimental: see
     /// [`Requirements::with_cooperative_matrices`](super::Requirements::with_cooperative_matrices).
     pub cooperative_matrices: bool,
+    /// Converts f16 by integer operations alone. Without it kernels use the device's own conversions
+    /// where [those](crate::kernel::HalfConversions) pass a
+    /// [self-test](Gpu::admit_half_conversions), with the same bits: this is a way around a driver
+    /// that passes it and then converts differently in some kernel.
+    pub integer_halves: bool,
 }
 
 impl Gpu {

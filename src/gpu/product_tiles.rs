@@ -290,7 +290,7 @@ impl Operands {
         let (rows, cols) = SIZES[0];
         let params = MatmulDirectParams::dense(rows, cols, INNER);
         let [a, b, c] = [&self.a, &self.b, &self.c].map(wgpu::Buffer::as_entire_buffer_binding);
-        gpu.prepare(&MatmulDirect { params, a, b, c })
+        gpu.prepare(&MatmulDirect::plain(params, [a, b, c]))
     }
 
     /// A·B, Aᵀ·B and A·Bᵀ.
@@ -299,13 +299,14 @@ impl Operands {
             [&self.a, &self.a_transposed, &self.b, &self.b_transposed, &self.c]
                 .map(wgpu::Buffer::as_entire_buffer_binding);
         let params = MatmulParams::dense(rows, cols, INNER);
-        let a_b = Matmul { params, a: a.clone(), b: b.clone(), c: c.clone() };
+        let a_b = Matmul::plain(params, [a.clone(), b.clone(), c.clone()]);
         let params = MatmulTransposedAParams::dense(rows, cols, INNER);
         let at_b = MatmulTransposedA { params, a: a_transposed, b, c: c.clone() };
         let params = MatmulTransposedBParams::dense(rows, cols, INNER);
         let [bias, pre_activation] =
             [&self.bias, &self.pre_activation].map(wgpu::Buffer::as_entire_buffer_binding);
-        let a_bt = MatmulTransposedB { params, a, b: b_transposed, bias, c, pre_activation };
+        let (activation, b) = (0, b_transposed);
+        let a_bt = MatmulTransposedB { params, activation, a, b, bias, c, pre_activation };
         [gpu.prepare_as(&a_b, tile), gpu.prepare_as(&at_b, tile), gpu.prepare_as(&a_bt, tile)]
     }
 

@@ -1,4 +1,5 @@
-//! Devices on which kernels run once, without workgroups, ahead of the device they are meant for.
+//! Kernels that run once, without workgroups and over buffers of nobody's, before they are needed: on
+//! devices of threads' own, and on the one that they are meant for.
 
 use std::time::{Duration, Instant};
 
@@ -48,13 +49,14 @@ impl Rehearsals {
 
 /// Whether what one device compiled is quick for another, and was not so before.
 fn are_of_use(adapter: &wgpu::Adapter, pipeline: &Pipeline) -> bool {
-    let first_run = || Rehearsal::new(adapter)?.run(pipeline);
+    let first_run = || Rehearsal::new(adapter)?.run_anew(pipeline);
     let Some(empty) = first_run().filter(|empty| *empty > COMPILED) else { return false };
     first_run().is_some_and(|full| full < empty / 2)
 }
 
-/// A device of a thread's own, of the same adapter as the one that kernels are meant for. It compiles
-/// in a queue of its own, and what it compiled is in the driver's cache for all.
+/// A device, with buffers to bind that nobody else has. A buffer that a submit binds and that nobody
+/// has written yet is cleared in it, and wgpu 30 loses what another thread writes to it meanwhile:
+/// those of a plan must not come here.
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     device: wgpu::Device,
@@ -65,10 +67,17 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// None where the driver has no other device to give.
+    /// On a device of its own, of the same adapter as the one that kernels are meant for. It compiles
+    /// in a queue of its own, and what it compiled is in the driver's cache for all. None where the
+    /// driver has no other device to give.
     pub fn new(adapter: &wgpu::Adapter) -> Option<Self> {
         let descriptor = super::Gpu::requirements(adapter).descriptor();
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).ok()?;
+        Some(Self::on(device, queue))
+    }
+
+    /// On this device.
+    pub fn on(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let buffer = |usage| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("rehearsal"),
@@ -80,21 +89,39 @@ impl Rehearsal {
         let storage = || buffer(wgpu::BufferUsages::STORAGE);
         let uniform = buffer(wgpu::BufferUsages::UNIFORM);
         let (read, written) = (storage(), storage());
-        Some(Self { uniform, read, written, device, queue })
+        Self { uniform, read, written, device, queue }
     }
 
-    /// What the first run of a kernel takes: much where the driver compiles in it.
-    pub fn run(&self, pipeline: &Pipeline) -> Option<Duration> {
+    /// Makes the pipeline for this device too, and runs it. What that takes is much where the driver
+    /// compiles in it.
+    pub fn run_anew(&self, pipeline: &Pipeline) -> Option<Duration> {
         unless_refused(&self.device, || {
             let pipeline = pipeline.on(&self.device);
-            let bind_group = self.bind_group(&pipeline);
-            let compiled = pipeline.get();
+            pipeline.get();
             let begun = Instant::now();
-            submit_without_workgroups(&self.device, &self.queue, compiled, &bind_group);
+            self.submit(&pipeline);
             self.device.poll(wgpu::PollType::wait_indefinitely()).ok()?;
             Some(begun.elapsed())
         })
         .flatten()
+    }
+
+    /// Runs a pipeline that was made for this device.
+    pub fn run(&self, pipeline: &Pipeline) {
+        // What is refused is found again by whoever needs it.
+        unless_refused(&self.device, || self.submit(pipeline));
+    }
+
+    /// Reads and writes nothing.
+    fn submit(&self, pipeline: &Pipeline) {
+        let bind_group = self.bind_group(pipeline);
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(pipeline.get());
+        pass.set_bind_group(0, &bind_group, &[]);
+        pass.dispatch_workgroups(0, 0, 0);
+        drop(pass);
+        self.queue.submit([encoder.finish()]);
     }
 
     fn bind_group(&self, pipeline: &Pipeline) -> wgpu::BindGroup {
@@ -115,20 +142,4 @@ impl Rehearsal {
             entries: &entries,
         })
     }
-}
-
-/// Runs a kernel, which reads and writes nothing.
-pub(super) fn submit_without_workgroups(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
-    pipeline: &wgpu::ComputePipeline,
-    bind_group: &wgpu::BindGroup,
-) {
-    let mut encoder = device.create_command_encoder(&Default::default());
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    pass.set_pipeline(pipeline);
-    pass.set_bind_group(0, bind_group, &[]);
-    pass.dispatch_workgroups(0, 0, 0);
-    drop(pass);
-    queue.submit([encoder.finish()]);
 }

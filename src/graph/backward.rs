@@ -60,6 +60,8 @@ impl Graph {
         }
         self.scope = scope;
         self.differentiated = None;
+        self.fuse_gradient_products();
+        self.join_column_sums();
     }
 
     /// Adds one gradient to what an input has already received. Parameters keep their

@@ -8,6 +8,7 @@
 
 mod backward;
 mod evaluate;
+mod fusion;
 mod leaves;
 mod node;
 mod op;

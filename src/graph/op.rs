@@ -1,5 +1,6 @@
 //! What an operation is: one `impl` in one place, with no central match anywhere.
 
+use std::any::Any;
 use std::fmt::Debug;
 
 use super::{Graph, Node, Shape, Value};
@@ -28,8 +29,9 @@ pub enum OverRanks {
 ///
 /// It may have several outputs: the first is the one [`Graph::apply`] returns, the others are
 /// by-products (statistics that the backward pass needs, a fused residual sum). Implement it for
-/// your own kernels as well; the `custom_op` example shows one with its gradient.
-pub trait Op: Debug {
+/// your own kernels as well; the `custom_op` example shows one with its gradient. [`Any`] is how
+/// [`Graph::backward`] finds those of the crate that it fuses.
+pub trait Op: Any + Debug {
     /// Name for labels and reports, usually the kernel's.
     fn name(&self) -> &'static str;
 

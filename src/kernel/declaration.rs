@@ -92,7 +92,7 @@ impl Declaration {
         let mine = self.variant(variant);
         if mine.few_lanes {
             [4, 1, 1]
-        } else if mine.subgroups_of_8 {
+        } else if mine.subgroups_of_8 || mine.large_register_tiles {
             [8, 1, 1]
         } else if mine.cooperative.is_some() {
             [128, 1, 1]
@@ -138,6 +138,12 @@ impl Declaration {
         if self.reads_blocks() {
             mine.blocks = variant.blocks;
         }
+        let is_f16 = mine.precision == Precision::F16;
+        let ways = variant.half_conversions;
+        // Integers would take longer than the products, and the self-test of the matrices covers it.
+        let loads = ways.loads || mine.cooperative.is_some() && is_f16;
+        mine.half_conversions.loads = loads && (is_f16 || mine.blocks.is_some());
+        mine.half_conversions.stores = ways.stores && is_f16;
         let has_one_of = |stems: &[&str]| stems.iter().any(|stem| self.has_fragment(stem));
         let has_row_lanes = has_one_of(&["row_lanes_64", "row_lanes_256"]);
         let has_other_lanes = has_one_of(&["fold_8", "fold_16"]);
@@ -145,9 +151,11 @@ impl Declaration {
             || variant.has_few_lanes_everywhere() && has_other_lanes;
         let reduces = mine.few_lanes
             && ["reduce", "reduce_vec4"].iter().any(|fragment| self.has_fragment(fragment));
-        let shares =
-            reduces || self.has_fragment("product_direct") || self.has_fragment("attention_tile");
+        let is_direct = self.has_fragment("product_direct");
+        let shares = reduces || is_direct || self.has_fragment("attention_tile");
         mine.subgroups_of_8 = has_vectors && variant.subgroups_of_8 && shares;
+        mine.large_register_tiles =
+            variant.large_register_tiles && is_direct && !mine.subgroups_of_8;
         if self.has_fragment("head_quads_64") {
             mine.head_quads = variant.head_quads;
         }

@@ -16,6 +16,7 @@ mod declaration;
 #[doc(hidden)]
 pub mod embed;
 mod fragment;
+mod half_conversions;
 mod moments;
 pub mod precision;
 pub mod shared;
@@ -28,6 +29,7 @@ pub use cooperative::CooperativeMatrix;
 pub(crate) use declaration::AnyKernel;
 pub use declaration::{Access, Declaration, Field, Kernel, MAX_GROUPS, grid};
 pub use fragment::Fragment;
+pub use half_conversions::HalfConversions;
 pub use moments::MomentStorage;
 pub use precision::{Precision, WeightStorage};
 pub use variant::{HeadQuads, ProductTile, Variant};

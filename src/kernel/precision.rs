@@ -9,7 +9,8 @@
 //! [`Variant`](crate::kernel::Variant). Halves are
 //! packed two to a word by integer operations, which works on devices without a half-precision
 //! feature and gives the bits of the [`half`] crate on all of them: to nearest, ties to even,
-//! overflow to Inf, subnormals kept.
+//! overflow to Inf, subnormals kept. Where a device's own conversions of f16 were found to give the
+//! same bits, they stand for those ([`HalfConversions`](crate::kernel::HalfConversions)).
 
 use std::fmt;
 
@@ -53,7 +54,9 @@ impl Precision {
     pub const fn fragments(self) -> &'static [Fragment] {
         match self {
             Self::F32 => &[shared::QUAD_F32],
-            Self::F16 => &[shared::F16, shared::QUAD_F16],
+            Self::F16 => {
+                &[shared::UNPACK_F16, shared::ROUND_F16, shared::PACK_F16, shared::QUAD_F16]
+            }
             Self::Bf16 => &[shared::BF16, shared::QUAD_BF16],
         }
     }

@@ -8,20 +8,30 @@ pub const QUAD_F32: Fragment = wgsl!("../../shaders/shared/quad_f32.wgsl");
 /// [`QUAD_F32`]'s functions over words of 64 bits, which stands for it where
 /// [`words_of_64`](crate::kernel::Variant::words_of_64) is set.
 pub const QUAD_F32_WORDS: Fragment = wgsl!("../../shaders/shared/quad_f32_words.wgsl");
-/// `unpack_f16`, `pack_f16`: f16 as integers.
-pub const F16: Fragment = wgsl!("../../shaders/shared/f16.wgsl");
-/// `Quad`, `unpack`, `pack` over f16 storage; wants [`F16`].
+/// `unpack_f16`: four numbers of f16 by integers.
+pub const UNPACK_F16: Fragment = wgsl!("../../shaders/shared/unpack_f16.wgsl");
+/// `unpack_f16` by the device's own conversion, which stands for [`UNPACK_F16`] where
+/// [`half_conversions`](crate::kernel::Variant::half_conversions) says so.
+pub const UNPACK_F16_CONVERTED: Fragment = wgsl!("../../shaders/shared/unpack_f16_converted.wgsl");
+/// `round_f16`: four numbers as f16 by integers.
+pub const ROUND_F16: Fragment = wgsl!("../../shaders/shared/round_f16.wgsl");
+/// `pack_f16`: four numbers as f16; wants [`ROUND_F16`].
+pub const PACK_F16: Fragment = wgsl!("../../shaders/shared/pack_f16.wgsl");
+/// `pack_f16` by the device's own conversion, which stands for [`PACK_F16`] where
+/// [`half_conversions`](crate::kernel::Variant::half_conversions) says so; wants [`ROUND_F16`] too.
+pub const PACK_F16_CONVERTED: Fragment = wgsl!("../../shaders/shared/pack_f16_converted.wgsl");
+/// `Quad`, `unpack`, `pack` over f16 storage; wants [`UNPACK_F16`] and [`PACK_F16`].
 pub const QUAD_F16: Fragment = wgsl!("../../shaders/shared/quad_f16.wgsl");
 /// `Quad`, `unpack`, `pack` over bf16 storage; wants [`BF16`].
 pub const QUAD_BF16: Fragment = wgsl!("../../shaders/shared/quad_bf16.wgsl");
 /// `Weight`, `load_weight`, `store_weight`, `weight_value`, `set_weight` over f32 storage; wants
 /// [`STEP_STATE`], and a buffer `weight` that is read and written.
 pub const WEIGHT_F32: Fragment = wgsl!("../../shaders/shared/weight_f32.wgsl");
-/// `dequantize` of [`BlockFormat::Q8_0`](crate::kernel::BlockFormat::Q8_0); wants [`F16`].
+/// `dequantize` of [`BlockFormat::Q8_0`](crate::kernel::BlockFormat::Q8_0); wants [`UNPACK_F16`].
 pub const BLOCKS_Q8_0: Fragment = wgsl!("../../shaders/shared/blocks_q8_0.wgsl");
-/// `dequantize` of [`BlockFormat::Q4_0`](crate::kernel::BlockFormat::Q4_0); wants [`F16`].
+/// `dequantize` of [`BlockFormat::Q4_0`](crate::kernel::BlockFormat::Q4_0); wants [`UNPACK_F16`].
 pub const BLOCKS_Q4_0: Fragment = wgsl!("../../shaders/shared/blocks_q4_0.wgsl");
-/// `dequantize` of [`BlockFormat::Q4_1`](crate::kernel::BlockFormat::Q4_1); wants [`F16`].
+/// `dequantize` of [`BlockFormat::Q4_1`](crate::kernel::BlockFormat::Q4_1); wants [`UNPACK_F16`].
 pub const BLOCKS_Q4_1: Fragment = wgsl!("../../shaders/shared/blocks_q4_1.wgsl");
 /// `b_quads`: quads of rows of B in blocks; wants one of [`BLOCKS_Q8_0`] and its like.
 pub const PRODUCT_B_BLOCKS: Fragment = wgsl!("../../shaders/matmul/shared/product_b_blocks.wgsl");
@@ -97,9 +107,6 @@ pub const PRODUCT_TILE_64: Fragment = wgsl!("../../shaders/matmul/shared/product
 pub const PRODUCT_TILE_128: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_128.wgsl");
 /// A smaller one.
 pub const PRODUCT_TILE_32: Fragment = wgsl!("../../shaders/matmul/shared/product_tile_32.wgsl");
-/// [`QUAD_F16`]'s functions with the device's own conversion to f32, which stands for it where
-/// [`cooperative`](crate::kernel::Variant::cooperative) is set; wants [`F16`].
-pub const QUAD_F16_CONVERTED: Fragment = wgsl!("../../shaders/shared/quad_f16_converted.wgsl");
 /// `multiply` by cooperative matrices, which stands for
 /// [`PRODUCT_TILED`](crate::kernels::PRODUCT_TILED) where
 /// [`cooperative`](crate::kernel::Variant::cooperative) is set; wants one of
@@ -117,6 +124,12 @@ pub const COOPERATIVE_F32_8: Fragment = wgsl!("../../shaders/matmul/shared/coope
 /// [`PRODUCT_DIRECT`](crate::kernels::PRODUCT_DIRECT) where
 /// [`subgroups_of_8`](crate::kernel::Variant::subgroups_of_8) is set; the sums have the same bits.
 pub const PRODUCT_SUBGROUP: Fragment = wgsl!("../../shaders/matmul/shared/product_subgroup.wgsl");
+/// `multiply` with 16 x 16 elements per invocation, which stands for
+/// [`PRODUCT_DIRECT`](crate::kernels::PRODUCT_DIRECT) where
+/// [`large_register_tiles`](crate::kernel::Variant::large_register_tiles) is set; the sums have the
+/// same bits.
+pub const PRODUCT_DIRECT_LARGE: Fragment =
+    wgsl!("../../shaders/matmul/shared/product_direct_large.wgsl");
 /// What stands for [`ATTENTION_TILE`](crate::kernels::ATTENTION_TILE) by subgroups of 8, beside
 /// [`ATTENTION_SUBGROUP_8`] or [`ATTENTION_SUBGROUP_WIDE`]; the sums have the same bits.
 pub const ATTENTION_SUBGROUP: Fragment =

@@ -6,6 +6,7 @@
 use super::blocks::BlockFormat;
 use super::cooperative::CooperativeMatrix;
 use super::fragment::Fragment;
+use super::half_conversions::HalfConversions;
 use super::precision::{Precision, WeightStorage};
 use super::shared;
 
@@ -28,6 +29,10 @@ pub struct Variant {
     /// [`Gpu`](crate::Gpu) sets it where
     /// [`cooperative_matrices`](crate::Gpu::cooperative_matrices) were admitted.
     pub cooperative: Option<CooperativeMatrix>,
+    /// What reads and writes f16 by the device's own conversions; products by
+    /// [`cooperative`](Self::cooperative) matrices of f16 always read so. [`Gpu`](crate::Gpu) adds
+    /// those that [`half_conversions`](crate::Gpu::half_conversions) admitted.
+    pub half_conversions: HalfConversions,
     /// Whether 4 invocations work on a row instead of 64, and, but with subgroups of 8, on a chunk of
     /// the gradient and on what its scan left. [`Gpu`](crate::Gpu) sets it where
     /// [`is_software`](crate::Gpu::is_software) holds.
@@ -39,6 +44,11 @@ pub struct Variant {
     /// Whether f32 tensors are read and written as words of 64 bits. [`Gpu`](crate::Gpu) sets it
     /// where software runs subgroups of 8 and has such words.
     pub words_of_64: bool,
+    /// Whether an invocation of a product in registers computes 16 x 16 elements in the place of 8 x 8,
+    /// but with [`subgroups_of_8`](Self::subgroups_of_8). [`Gpu`](crate::Gpu) leaves it where software
+    /// has subgroups of 4, which is SwiftShader: a number that is loaded costs it as much as ten
+    /// products of it.
+    pub large_register_tiles: bool,
     /// Quads in a head of attention.
     pub head_quads: HeadQuads,
     /// The tile of a matrix product through workgroup memory.
@@ -192,6 +202,11 @@ impl Variant {
         let in_blocks = Self::over_quads().filter(of_weights).flat_map(|variant| {
             BlockFormat::ALL.map(|format| Self { blocks: Some(format), ..variant })
         });
+        // Their scales are f16 whatever the storage of tensors.
+        let in_blocks = in_blocks.flat_map(|variant| {
+            let loads = HalfConversions { loads: true, ..variant.half_conversions };
+            [variant.half_conversions, loads].map(|ways| Self { half_conversions: ways, ..variant })
+        });
         Self::over_quads().chain(in_blocks)
     }
 
@@ -212,9 +227,18 @@ impl Variant {
         let native = Self { native_f16: true, ..Precision::F16.into() };
         let cooperative = CooperativeMatrix::ALL
             .map(|matrix| Self { cooperative: Some(matrix), ..matrix.precision().into() });
+        let halves = move || {
+            let cooperative = cooperative.into_iter().filter(|v| v.precision == Precision::F16);
+            [Precision::F16.into(), native].into_iter().chain(cooperative)
+        };
+        let ways = HalfConversions::ALL.into_iter().filter(|ways| *ways != HalfConversions::NONE);
+        let converted = ways.flat_map(move |half_conversions| {
+            halves().map(move |variant| Self { half_conversions, ..variant })
+        });
         let lanes = storage
             .chain([native])
             .chain(cooperative)
+            .chain(converted)
             .flat_map(|variant| [false, true].map(|few_lanes| Self { few_lanes, ..variant }));
         lanes
             .flat_map(|variant| HeadQuads::ALL.map(|head_quads| Self { head_quads, ..variant }))
@@ -223,6 +247,17 @@ impl Variant {
                 [false, true].map(|subgroups_of_8| Self { subgroups_of_8, ..variant })
             })
             .flat_map(|variant| [false, true].map(|words_of_64| Self { words_of_64, ..variant }))
+            .flat_map(|variant| {
+                let large = Self { large_register_tiles: true, ..variant };
+                std::iter::once(variant).chain(variant.is_of_registers().then_some(large))
+            })
+    }
+
+    /// Whether products in registers heed all that it has, with no more of a device than its
+    /// conversions.
+    fn is_of_registers(self) -> bool {
+        let Self { precision, half_conversions, .. } = self;
+        self == Self { half_conversions, ..precision.into() }
     }
 
     /// Features of the device that this variant needs.
@@ -254,8 +289,12 @@ impl Variant {
             return fragments;
         }
         match fragment.stem() {
+            "quad_f32" if self.precision == Precision::F16 => {
+                self.half_conversions.quad_fragments().to_vec()
+            }
             "quad_f32" => self.precision.fragments().to_vec(),
             "weight_f32" => self.weights.fragments().to_vec(),
+            "product_direct" if self.large_register_tiles => vec![shared::PRODUCT_DIRECT_LARGE],
             "product_terms_f32" if self.native_f16 => vec![shared::PRODUCT_TERMS_F16],
             "row_lanes_64" | "row_lanes_256" if self.few_lanes => vec![shared::ROW_LANES_4],
             "fold_8" if self.few_lanes => vec![shared::FOLD_8_FEW],
@@ -268,7 +307,7 @@ impl Variant {
 
     /// What stands for `fragment` where a weight lies in blocks.
     fn block_fragments(self, fragment: &Fragment) -> Option<Vec<Fragment>> {
-        let format = [shared::F16, self.blocks?.fragment()];
+        let format = [self.half_conversions.load_fragment(), self.blocks?.fragment()];
         let readers = match fragment.stem() {
             "product_b_rows" => &[shared::PRODUCT_B_BLOCKS, shared::PRODUCT_B_ROWS_BLOCKS][..],
             "product_b_columns" => &[shared::PRODUCT_B_BLOCKS, shared::PRODUCT_B_COLUMNS_BLOCKS],
@@ -286,9 +325,6 @@ impl Variant {
         let fragments = match fragment.stem() {
             "product_tiled" => vec![matrix.fragment(), shared::PRODUCT_COOPERATIVE],
             "product_terms_f32" | "product_tile_64" => Vec::new(),
-            "quad_f32" if self.precision == Precision::F16 => {
-                vec![shared::F16, shared::QUAD_F16_CONVERTED]
-            }
             _ => return None,
         };
         Some(fragments)

@@ -10,8 +10,9 @@ use super::declaration::{Access, AnyKernel, Declaration};
 /// Bytes are those of the buffers it is bound to, each element once: what must be moved by a kernel
 /// that goes through all of them, whatever caches do. Buffers that hold what a kernel adds to, and
 /// weights and moments of an optimizer, are read and written. Of a table, a gather reads no more
-/// than it gives, and nothing of a bias that is not there. A kernel that leaves out a part of what
-/// it is bound to, such as a policy that does not act in this step, moves less.
+/// than it gives, and nothing of a bias that is not there, nor of the argument of an activation that
+/// is not. A kernel that leaves out a part of what it is bound to, such as a policy that does not act
+/// in this step, moves less.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Bytes read.
@@ -32,6 +33,10 @@ impl Work {
     pub(crate) fn of(kernel: &AnyKernel<'_>) -> Self {
         let declaration = kernel.declaration;
         let field = |name: &str| field(declaration, kernel.uniform, name);
+        let constant = |name: &str| {
+            let mut constants = declaration.overrides.iter().zip(&kernel.overrides);
+            constants.find(|(own, _)| **own == name).map(|(_, value)| *value)
+        };
         let is_update = declaration.has_fragment("update_frame") || field("accumulate") == Some(1);
         let bound = || declaration.buffers.iter().zip(&kernel.buffers);
         let bytes = |access| {
@@ -41,6 +46,7 @@ impl Work {
         let written_bytes = bytes(Access::Write).map(|(_, bytes)| bytes).sum();
         let read = bytes(Access::Read).map(|(name, bytes)| match name {
             "table" => bytes.min(written_bytes),
+            "pre_activation" if constant("activation") == Some(0) => 0,
             _ if field(&format!("has_{name}")) == Some(0) => 0,
             _ => bytes,
         });

@@ -19,13 +19,18 @@
 use crate::kernel::shared::{
     ACTIVATION, GRID, LANES_64, PRODUCT_TERMS_F32, PRODUCT_TILE_64, QUAD_F32,
 };
-use crate::kernel::{Declaration, Fragment, Kernel, ProductTile, Variant, grid};
+use crate::kernel::{Declaration, Fragment, Kernel, Variant, grid};
 use crate::{kernel, wgsl};
 
 /// `ProductParams` of a batched matrix product.
 pub const PRODUCT: Fragment = wgsl!("../../shaders/matmul/shared/product.wgsl");
-/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation.
+/// `ActivatedProductParams` and a `store` that adds a bias and applies an activation; has the constant
+/// `activation`.
 pub const PRODUCT_ACTIVATED: Fragment = wgsl!("../../shaders/matmul/shared/product_activated.wgsl");
+/// `finish`: times the derivative of an activation where there is one, and stored; has the constants
+/// `activation` and `gated`.
+pub const PRODUCT_DERIVATIVE: Fragment =
+    wgsl!("../../shaders/matmul/shared/product_derivative.wgsl");
 /// `a_block` of A stored as (rows, inner).
 pub const PRODUCT_A_ROWS: Fragment = wgsl!("../../shaders/matmul/shared/product_a_rows.wgsl");
 /// `a_block` of A stored as (inner, rows).
@@ -50,8 +55,17 @@ pub const PRODUCT_DIRECT: Fragment = wgsl!("../../shaders/matmul/shared/product_
 pub const PRODUCT_STORE: Fragment = wgsl!("../../shaders/matmul/shared/product_store.wgsl");
 
 /// What one workgroup computes in registers only.
-const fn direct_tile(variant: Variant) -> ProductTile {
-    if variant.subgroups_of_8 { ProductTile::Of32 } else { ProductTile::Of64 }
+struct DirectTile(Variant);
+
+impl DirectTile {
+    const fn count(self, rows: u32, cols: u32, batch: u32) -> u32 {
+        let (tile_rows, tile_cols) = match self.0 {
+            Variant { subgroups_of_8: true, .. } => (32, 32),
+            Variant { large_register_tiles: true, .. } => (64, 32),
+            _ => (64, 64),
+        };
+        rows.div_ceil(tile_rows) * cols.div_ceil(tile_cols) * batch
+    }
 }
 
 /// What one workgroup of a product of few rows computes: 4 x 4 elements.
@@ -70,6 +84,7 @@ macro_rules! product {
         pub $Kernel:ident, $Params:ident = [$($fragment:expr),+ $(,)?];
         rows of A, B are |$rows:ident, $cols:ident, $inner:ident| $a_row:ident, $b_row:ident;
         tile |$variant:ident| $tile:expr;
+        $(overrides { $($overrides:tt)* })?
         own { $($(#[$field_doc:meta])* $field:ident: $field_type:ident),* $(,)? }
         buffers { $($buffers:tt)* }
     ) => {
@@ -78,6 +93,7 @@ macro_rules! product {
             pub $Kernel = [$($fragment),+];
             workgroup [64, 1, 1];
             grid |params, $variant| grid($tile.count(params.rows, params.cols, params.batch));
+            $(overrides { $($overrides)* })?
             uniform $Params {
                 /// Rows of C.
                 rows: u32,
@@ -159,20 +175,34 @@ macro_rules! product {
 }
 
 product! {
-    /// C = alpha A·B: the data gradient of a linear layer.
+    /// C = alpha A·B: the data gradient of a linear layer. Where that, y, with C where it is added to,
+    /// is the gradient of what an activation f gave, it can end with f's derivative: C = y f'(z), and
+    /// with a gate g and what it was multiplied with, u, side by side in a row of z, C = y u f'(g) in
+    /// the columns of g, y f(g) in those of u.
     pub Matmul, MatmulParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        QUAD_F32, GRID, ACTIVATION, PRODUCT, PRODUCT_DERIVATIVE, PRODUCT_A_ROWS,
+        PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_TERMS_F32, PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_TILE_64, PRODUCT_TILED,
         wgsl!("../../shaders/matmul/matmul.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     tile |variant| variant.tile();
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`, whose derivative the product ends with; 0
+        /// for none.
+        activation,
+        /// 1 where f is that of a gate: rows of C and of the argument then have twice as many columns,
+        /// and what the gates were multiplied with in the second half.
+        gated,
+    }
     own {}
     buffers {
         /// (batch, rows, inner)
         Read a,
         /// (batch, inner, cols)
         Read b,
+        /// The argument of f, laid out as `c`; any buffer where `activation` is 0.
+        Read pre_activation,
         /// (batch, rows, cols), overwritten or added to.
         Write c,
     }
@@ -187,11 +217,13 @@ product! {
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     tile |variant| variant.tile();
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation,
+    }
     own {
         /// 1 where there is a bias.
         has_bias: u32,
-        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
-        activation: u32,
         /// The first quad of the bias.
         bias_offset: u32,
     }
@@ -231,20 +263,31 @@ product! {
 }
 
 product! {
-    /// C = alpha A·B, in registers only: the data gradient of a linear layer.
+    /// [`Matmul`] in registers only.
     pub MatmulDirect, MatmulDirectParams = [
-        QUAD_F32, GRID, PRODUCT, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        QUAD_F32, GRID, ACTIVATION, PRODUCT, PRODUCT_DERIVATIVE, PRODUCT_A_ROWS,
+        PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_DIRECT,
         wgsl!("../../shaders/matmul/matmul_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |variant| direct_tile(variant);
+    tile |variant| DirectTile(variant);
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`, whose derivative the product ends with; 0
+        /// for none.
+        activation,
+        /// 1 where f is that of a gate: rows of C and of the argument then have twice as many columns,
+        /// and what the gates were multiplied with in the second half.
+        gated,
+    }
     own {}
     buffers {
         /// (batch, rows, inner)
         Read a,
         /// (batch, inner, cols)
         Read b,
+        /// The argument of f, laid out as `c`; any buffer where `activation` is 0.
+        Read pre_activation,
         /// (batch, rows, cols), overwritten or added to.
         Write c,
     }
@@ -258,12 +301,14 @@ product! {
         PRODUCT_FROM_ZERO, PRODUCT_PARTIAL, PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_transposed_b_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
-    tile |variant| direct_tile(variant);
+    tile |variant| DirectTile(variant);
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation,
+    }
     own {
         /// 1 where there is a bias.
         has_bias: u32,
-        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
-        activation: u32,
         /// The first quad of the bias.
         bias_offset: u32,
     }
@@ -292,11 +337,13 @@ product! {
     ];
     rows of A, B are |rows, cols, inner| inner, inner;
     tile |_variant| FewTile;
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
+        activation,
+    }
     own {
         /// 1 where there is a bias.
         has_bias: u32,
-        /// f, by the numbers of `shared/activation.wgsl`; 0 is the identity.
-        activation: u32,
         /// The first quad of the bias.
         bias_offset: u32,
     }
@@ -323,7 +370,7 @@ product! {
         wgsl!("../../shaders/matmul/matmul_transposed_a_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| rows, cols;
-    tile |variant| direct_tile(variant);
+    tile |variant| DirectTile(variant);
     own {}
     buffers {
         /// (batch, inner, rows)
@@ -341,12 +388,21 @@ product! {
     /// before left them, in the order of one product, so where parts end at a multiple of 256 the
     /// result has the bits of [`Matmul`]. Where there are several, alpha is 1.
     pub MatmulResumed, MatmulResumedParams = [
-        QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        QUAD_F32, GRID, ACTIVATION, PRODUCT_RESUMED, PRODUCT_DERIVATIVE, PRODUCT_A_ROWS,
+        PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_PARTIAL,
         PRODUCT_TERMS_F32, PRODUCT_TILE_64, PRODUCT_TILED, wgsl!("../../shaders/matmul/matmul_resumed.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
     tile |variant| variant.tile();
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`, whose derivative the product ends with; 0
+        /// for none.
+        activation,
+        /// 1 where f is that of a gate: rows of C and of the argument then have twice as many columns,
+        /// and what the gates were multiplied with in the second half.
+        gated,
+    }
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,
@@ -358,6 +414,8 @@ product! {
         Read a,
         /// (batch, inner, cols)
         Read b,
+        /// The argument of f, laid out as `c`; any buffer where `activation` is 0.
+        Read pre_activation,
         /// f32, laid out as `c`; any buffer that is bound nowhere else for a single dispatch.
         Write sums,
         /// (batch, rows, cols), overwritten or added to by the last dispatch.
@@ -368,12 +426,21 @@ product! {
 product! {
     /// [`MatmulResumed`] in registers only, with the bits of [`MatmulDirect`].
     pub MatmulResumedDirect, MatmulResumedDirectParams = [
-        QUAD_F32, GRID, PRODUCT_RESUMED, PRODUCT_A_ROWS, PRODUCT_B_ROWS, PRODUCT_STORE,
+        QUAD_F32, GRID, ACTIVATION, PRODUCT_RESUMED, PRODUCT_DERIVATIVE, PRODUCT_A_ROWS,
+        PRODUCT_B_ROWS, PRODUCT_STORE,
         PRODUCT_PARTIAL,
         PRODUCT_DIRECT, wgsl!("../../shaders/matmul/matmul_resumed_direct.wgsl"),
     ];
     rows of A, B are |rows, cols, inner| inner, cols;
-    tile |variant| direct_tile(variant);
+    tile |variant| DirectTile(variant);
+    overrides {
+        /// f, by the numbers of `shared/activation.wgsl`, whose derivative the product ends with; 0
+        /// for none.
+        activation,
+        /// 1 where f is that of a gate: rows of C and of the argument then have twice as many columns,
+        /// and what the gates were multiplied with in the second half.
+        gated,
+    }
     own {
         /// 1 goes on from `sums`, 0 begins with zero.
         resume: u32,
@@ -385,12 +452,29 @@ product! {
         Read a,
         /// (batch, inner, cols)
         Read b,
+        /// The argument of f, laid out as `c`; any buffer where `activation` is 0.
+        Read pre_activation,
         /// f32, laid out as `c`; any buffer that is bound nowhere else for a single dispatch.
         Write sums,
         /// (batch, rows, cols), overwritten or added to by the last dispatch.
         Write c,
     }
 }
+
+macro_rules! plain {
+    ($Kernel:ident, $Params:ident) => {
+        impl<'a> $Kernel<'a> {
+            /// The product of A and B into C by itself, with no activation's derivative at its end.
+            pub fn plain(params: $Params, [a, b, c]: [wgpu::BufferBinding<'a>; 3]) -> Self {
+                let (activation, gated, pre_activation) = (0, 0, a.clone());
+                Self { params, activation, gated, a, b, pre_activation, c }
+            }
+        }
+    };
+}
+
+plain!(Matmul, MatmulParams);
+plain!(MatmulDirect, MatmulDirectParams);
 
 /// Every kernel of this family.
 pub(super) const ALL: &[Declaration] = &[

@@ -1,5 +1,5 @@
 //! Sums over rows and over columns. A bias gradient is [`ColumnPartials`] followed by
-//! [`ColumnSum`]: two stages in fixed order, since WGSL has no float atomics and they would not
+//! [`ColumnSum`], or [`ColumnSums`] of four at once: two stages in fixed order, since WGSL has no float atomics and they would not
 //! be deterministic.
 
 use crate::kernel::shared::{COLUMN_TILE, GRID, LANES_64, QUAD_F32, REDUCE, STEP_STATE, WIDE};
@@ -65,6 +65,50 @@ kernel! {
         Read partials,
         /// (cols), overwritten or added to, as `accumulate` says.
         Write y,
+    }
+}
+
+kernel! {
+    /// Four times [`ColumnSum`], with its bits, in one dispatch: of partial sums over as many blocks.
+    pub ColumnSums = [GRID, COLUMN_TILE, wgsl!("../../shaders/reduce/column_sums.wgsl")];
+    workgroup [64, 1, 1];
+    grid |params| grid(
+        column_tiles(params.a_quads)
+            + column_tiles(params.b_quads)
+            + column_tiles(params.c_quads)
+            + column_tiles(params.d_quads)
+    );
+    uniform ColumnSumsParams {
+        /// Blocks of rows.
+        blocks: u32,
+        /// 1 adds to what is there, 0 overwrites.
+        accumulate: u32,
+        /// Quads in a row of `a`.
+        a_quads: u32,
+        /// Quads in a row of `b`.
+        b_quads: u32,
+        /// Quads in a row of `c`.
+        c_quads: u32,
+        /// Quads in a row of `d`.
+        d_quads: u32,
+    }
+    buffers {
+        /// (blocks, a_cols)
+        Read a,
+        /// (blocks, b_cols)
+        Read b,
+        /// (blocks, c_cols)
+        Read c,
+        /// (blocks, d_cols)
+        Read d,
+        /// (a_cols), overwritten or added to, as `accumulate` says.
+        Write a_sum,
+        /// (b_cols), the same.
+        Write b_sum,
+        /// (c_cols), the same.
+        Write c_sum,
+        /// (d_cols), the same.
+        Write d_sum,
     }
 }
 
@@ -151,6 +195,7 @@ kernel! {
 pub(super) const ALL: &[Declaration] = &[
     ColumnPartials::DECLARATION,
     ColumnSum::DECLARATION,
+    ColumnSums::DECLARATION,
     DividedColumnSum::DECLARATION,
     RowMean::DECLARATION,
     ValueScan::DECLARATION,

@@ -32,7 +32,8 @@ pub use sinks::Sinks;
 
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu};
-use crate::graph::{Graph, InputSpec, Node, Source, Value};
+use crate::graph::{Graph, InputSpec, Node, Shape, Source, Value};
+use crate::kernel::Precision;
 use crate::record::{Recorder, Slot, StepBuffers};
 
 /// What a plan is made of.
@@ -162,6 +163,9 @@ impl Plan {
         shared: &mut SharedBuffers,
     ) -> Result<Self> {
         let graph = request.graph;
+        if has_halves(graph) {
+            gpu.admit_half_conversions().await?;
+        }
         let outline = PlanOutline {
             graph,
             outputs: request.outputs,
@@ -277,6 +281,12 @@ impl Plan {
             report,
         })
     }
+}
+
+/// Whether kernels convert from or to f16: tensors, or the scales of blocks.
+fn has_halves(graph: &Graph) -> bool {
+    let has = |shape: &Shape| shape.precision == Precision::F16 || shape.block_format().is_some();
+    graph.nodes().iter().any(|node| node.shapes.iter().any(has))
 }
 
 /// Which nodes the outputs and sinks depend on.

@@ -7,6 +7,10 @@ use super::{Slot, StepBuffers};
 use crate::gpu::{ALIGNMENT, Dispatch, Gpu, Origin};
 use crate::kernel::{AnyKernel, BlockFormat, HeadQuads, Kernel, Precision, Variant};
 
+/// Rows, columns and terms of a product that is worth large tiles in registers: they take SwiftShader
+/// a third of a second to compile, which smaller products are long in saving.
+const LARGE_PRODUCT: u32 = 128;
+
 /// Bytes of one buffer of uniform blocks: 256 dispatches.
 const PAGE: u64 = 256 * ALIGNMENT;
 
@@ -99,10 +103,13 @@ impl<'a> Recorder<'a> {
     }
 
     /// Compiles the matrix products recorded until the end of the operation for the tile that is
-    /// fastest for `batch` products of `rows` x `cols`, by the device's
-    /// [`product_tiles`](crate::Gpu::product_tiles).
-    pub fn set_product_size(&mut self, rows: u32, cols: u32, batch: u32) {
+    /// fastest for `batch` products of `rows` x `cols` with sums of `inner` terms, by the device's
+    /// [`product_tiles`](crate::Gpu::product_tiles); those in registers for large ones, where the
+    /// device has them and the sizes are at least 128.
+    pub fn set_product_size(&mut self, rows: u32, cols: u32, inner: u32, batch: u32) {
         self.variant.product_tile = self.gpu.product_tiles().fitting(rows, cols, batch);
+        let is_large = rows.min(cols).min(inner) >= LARGE_PRODUCT;
+        self.variant.large_register_tiles = is_large;
     }
 
     /// Compiles what is recorded until the end of the operation for a weight in such blocks, or in

@@ -10,6 +10,11 @@ pub fn column_sum(partials: &[f64], cols: usize) -> Vec<f64> {
     (0..cols).map(|c| partials.iter().skip(c).step_by(cols).sum()).collect()
 }
 
+/// [`column_sum`] of each of these partials, which have as many columns as stands beside them.
+pub fn column_sums(partials: &[(&[f64], usize)]) -> Vec<Vec<f64>> {
+    partials.iter().map(|&(partials, cols)| column_sum(partials, cols)).collect()
+}
+
 /// `y[c] = sum_b partials[b, first + c] / divisor[c]`, and 0 where the divisor is.
 pub fn divided_column_sum(
     partials: &[f64],

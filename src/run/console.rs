@@ -33,8 +33,7 @@ pub fn say_aside() {
 /// Prints a line; see [`say!`](crate::say).
 pub fn print_line(line: Arguments<'_>) {
     if IS_ASIDE.load(Ordering::Relaxed) {
-        // There is nowhere left to say it.
-        drop(writeln!(io::stderr(), "{line}"));
+        print_aside(line);
     } else {
         print_result(line);
     }
@@ -44,6 +43,18 @@ pub fn print_line(line: Arguments<'_>) {
 pub fn print_result(line: Arguments<'_>) {
     let mut out = io::stdout().lock();
     keep(out.write_fmt(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()));
+}
+
+/// Prints a line to the error output.
+pub fn print_aside(line: Arguments<'_>) {
+    // There is nowhere left to say that it could not be said.
+    drop(write_line(&mut io::stderr(), line));
+}
+
+/// In one write: several processes of one run may share a terminal or a log, and what is not buffered
+/// would be written in pieces, between which those of others get.
+fn write_line(out: &mut impl Write, line: Arguments<'_>) -> io::Result<()> {
+    out.write_all(format!("{line}\n").as_bytes())
 }
 
 /// Prints bytes as they are; see [`say!`](crate::say).
@@ -86,8 +97,7 @@ fn complain(kind: &str, message: &dyn Display) {
     let message = message.to_string();
     let lines: Vec<_> = message.lines().map(str::trim).collect();
     let name = NAME.get().map_or(String::new(), |name| format!("{name}: "));
-    // There is nowhere left to say it.
-    drop(writeln!(io::stderr(), "{kind}: {name}{}", lines.join(" ")));
+    print_aside(format_args!("{kind}: {name}{}", lines.join(" ")));
 }
 
 /// How a program ended, if not with an error.
@@ -150,6 +160,28 @@ pub fn finish_with<T: Into<Ending>, E: Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Keeps what each write brought.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_write() {
+        let mut out = Writes::default();
+        write_line(&mut out, format_args!("{}: {}", "error", 7)).expect("written");
+        assert_eq!(out.0, [b"error: 7\n"]);
+    }
 
     #[test]
     fn endings_have_their_exit_codes() {

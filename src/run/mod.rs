@@ -44,8 +44,8 @@ mod tuning;
 
 pub use compile_bar::CompileBar;
 pub use console::{
-    Ending, complain_as, finish, finish_with, print_bytes, print_line, print_result, say_aside,
-    tell_error, warn,
+    Ending, complain_as, finish, finish_with, print_aside, print_bytes, print_line, print_result,
+    say_aside, tell_error, warn,
 };
 pub use exit_code::exit_code;
 pub use fingerprint::{Fingerprint, TokenHash};

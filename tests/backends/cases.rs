@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use evenkeel::kernel::{Declaration, HeadQuads, Precision, ProductTile, Variant, WeightStorage};
+use evenkeel::kernel::{
+    Declaration, HalfConversions, HeadQuads, Precision, ProductTile, Variant, WeightStorage,
+};
 use evenkeel::kernels;
 use naga::valid::Capabilities;
 
@@ -15,8 +17,11 @@ pub struct Case {
     pub overrides: Vec<u32>,
 }
 
-/// But those by subgroups of 8 and with words of 64 bits, which are for software drivers of Vulkan
-/// alone: the tests of kernels run them there. And but those by cooperative matrices.
+/// Both ways of f16 by integers, or both by the device: a text of one of each is of the same fragments.
+///
+/// But those by subgroups of 8, with words of 64 bits and with large tiles in registers, which are for
+/// software drivers of Vulkan alone, the last in Chromium as well: the tests of kernels run them there.
+/// And but those by cooperative matrices.
 pub fn all() -> impl Iterator<Item = Case> {
     of(|variant| variant.cooperative.is_none())
 }
@@ -29,13 +34,22 @@ pub fn cooperative() -> impl Iterator<Item = Case> {
 fn of(is_chosen: impl Fn(&Variant) -> bool + Copy) -> impl Iterator<Item = Case> {
     kernels::all().flat_map(move |kernel| {
         let mut variants = kernel.variants();
-        variants.retain(|variant| !variant.subgroups_of_8 && !variant.words_of_64);
+        let is_of_software =
+            |v: &Variant| v.subgroups_of_8 || v.words_of_64 || v.large_register_tiles;
+        variants.retain(|variant| !is_of_software(variant));
+        variants.retain(|variant| !has_one_way(variant));
         variants.retain(is_chosen);
         variants.into_iter().flat_map(move |variant| {
             let case = move |overrides| Case { kernel, variant, overrides };
             overrides(kernel).into_iter().map(case)
         })
     })
+}
+
+/// Whether f16 is read by the device and written by integers, or the other way round, by choice.
+fn has_one_way(variant: &Variant) -> bool {
+    let HalfConversions { loads, stores } = variant.half_conversions;
+    loads != stores && variant.precision == Precision::F16 && variant.cooperative.is_none()
 }
 
 /// Every combination of the values that the constants of a kernel.
@@ -57,6 +71,9 @@ fn values(name: &str) -> Vec<u32> {
         "watch" => vec![0, 1],
         // Any number, and the same text.
         "context" => vec![2048],
+        // The one of most text, whose gate has all of it: none is the same with branches never taken.
+        "activation" => vec![3],
+        "gated" => vec![1],
         _ => panic!("say here which values programs give to the constant {name}"),
     }
 }
@@ -80,7 +97,7 @@ impl Case {
 /// A name that is also one of a file.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { precision, weights, blocks, .. } = self.variant;
+        let Variant { precision, weights, blocks, half_conversions, .. } = self.variant;
         let Variant { native_f16, few_lanes, head_quads, product_tile, cooperative, .. } =
             self.variant;
         f.write_str(self.kernel.name)?;
@@ -101,6 +118,11 @@ impl fmt::Display for Case {
         }
         if let Some(matrix) = cooperative {
             write!(f, ".cooperative-{}-{}", matrix.precision(), matrix.size())?;
+        }
+        match half_conversions {
+            HalfConversions::NONE => (),
+            HalfConversions { stores: false, .. } => f.write_str(".converted-loads")?,
+            _ => f.write_str(".converted")?,
         }
         if few_lanes {
             f.write_str(".few-lanes")?;

@@ -44,6 +44,24 @@ fn cooperative_matrices_are_asked_for() {
     assert_eq!(found["outcome"], if has { "pass" } else { "degraded" });
 }
 
+/// What was found of the device's conversions, and that they are not used where integers are asked for.
+#[test]
+fn conversions_of_f16_are_told() {
+    let Some(gpu) = support::gpu() else { return };
+    let consequence = |arguments: &[&str]| {
+        let reports: Vec<Value> = serde_json::from_str(&succeed(NAME, arguments)).expect("JSON");
+        let checks = reports[0]["checks"].as_array().expect("rows").clone();
+        let row = checks.into_iter().find(|check| check["name"] == "f16 by pack2x16float");
+        row.expect("a row")["consequence"].as_str().expect("words").to_owned()
+    };
+    let found = consequence(&["--json", "--quick"]);
+    if gpu.info.name.contains("llvmpipe") {
+        assert!(found.starts_with("used: "), "{found}");
+    }
+    let turned_off = consequence(&["--json", "--quick", "--integer-halves"]);
+    assert!(turned_off.starts_with("not used") && turned_off.contains("integer_halves"), "{found}");
+}
+
 #[test]
 fn without_an_adapter_there_is_a_code_for_that() {
     let place = Place::new();

@@ -366,6 +366,7 @@ fn plain_form_agrees(gpu: &Gpu, kernels: Kernels) {
             c_inner_stride: matrix as u32,
             ..MatmulTransposedBParams::dense(time, time, 8)
         },
+        activation: 0,
         a: online.qkv.as_entire_buffer_binding(),
         b: online.qkv.as_entire_buffer_binding(),
         bias: online.qkv.as_entire_buffer_binding(),
@@ -393,8 +394,11 @@ fn plain_form_agrees(gpu: &Gpu, kernels: Kernels) {
             c_inner_stride: head,
             ..MatmulParams::dense(time, 8, time)
         },
+        activation: 0,
+        gated: 0,
         a: probabilities.as_entire_buffer_binding(),
         b: online.qkv.as_entire_buffer_binding(),
+        pre_activation: probabilities.as_entire_buffer_binding(),
         c: output.as_entire_buffer_binding(),
     });
     let online = read(gpu, &online.output);

@@ -44,7 +44,7 @@ fn tensor(gpu: &Gpu, precision: Precision, values: &[f32]) -> wgpu::Buffer {
 }
 
 /// What all kernels leave, as bytes: output, statistics, row logits, gradient.
-fn run(gpu: &Gpu, size: &Size, precision: Precision, qkv: &[f32]) -> [Vec<u8>; 4] {
+pub fn run(gpu: &Gpu, size: &Size, precision: Precision, qkv: &[f32]) -> [Vec<u8>; 4] {
     let rows = size.batch * size.heads * size.time;
     let bind = wgpu::Buffer::as_entire_buffer_binding;
     let qkv_values = tensor(gpu, precision, qkv);

@@ -112,8 +112,13 @@ fn rounding(inner: usize) -> Tolerance {
 /// The usual tile over f32 in every format, and the others in one: no text is of both.
 fn variants<K: Kernel>(format: BlockFormat) -> Vec<Variant> {
     let mut variants = K::DECLARATION.variants();
-    let is_device_choice =
-        |v: &Variant| v.subgroups_of_8 || v.words_of_64 || v.cooperative.is_some();
+    let is_device_choice = |v: &Variant| {
+        v.subgroups_of_8
+            || v.words_of_64
+            || v.large_register_tiles
+            || v.cooperative.is_some()
+            || v.half_conversions.loads
+    };
     variants.retain(|v| v.precision == Precision::F32 && !is_device_choice(v));
     variants.retain(|v| v.blocks == Some(format));
     let is_taken = |v: &Variant| product_tiles().any(|tile| tile == v.product_tile);
@@ -127,7 +132,7 @@ macro_rules! products {
     (
         $gpu:ident, $Kernel:ident, $Params:ident, $reference:ident,
         |$rows:ident, $outputs:ident, $inputs:ident| $size:expr
-        $(, read $read:ident)? $(, write $write:ident)?
+        $(, read $read:ident)? $(, write $write:ident)? $(, constants $($constant:ident)+)?
     ) => {
         for format in BlockFormat::ALL {
             for &($rows, $outputs, $inputs) in SIZES {
@@ -145,6 +150,7 @@ macro_rules! products {
                     let spare = $gpu.buffer("spare", 16);
                     let kernel = $Kernel {
                         params: $Params { accumulate: 1, alpha: 0.5, ..params },
+                        $($($constant: 0,)+)?
                         a: ga.as_entire_buffer_binding(),
                         b: b.as_entire_buffer_binding(),
                         $($read: b.as_entire_buffer_binding(),)?
@@ -178,29 +184,29 @@ fn products_have_the_bits_of_the_weight_in_f32() {
     products!(
         gpu, MatmulTransposedB, MatmulTransposedBParams, matmul_transposed_b,
         |rows, outputs, inputs| Product { rows, cols: outputs, inner: inputs },
-        read bias, write pre_activation
+        read bias, write pre_activation, constants activation
     );
-    products!(gpu, Matmul, MatmulParams, matmul, |rows, outputs, inputs| Product {
-        rows,
-        cols: inputs,
-        inner: outputs
-    });
+    products!(
+        gpu, Matmul, MatmulParams, matmul,
+        |rows, outputs, inputs| Product { rows, cols: inputs, inner: outputs },
+        read pre_activation, constants activation gated
+    );
     on_all(|gpu| {
         products!(
             gpu, MatmulTransposedBDirect, MatmulTransposedBDirectParams, matmul_transposed_b,
             |rows, outputs, inputs| Product { rows, cols: outputs, inner: inputs },
-            read bias, write pre_activation
+            read bias, write pre_activation, constants activation
         );
         products!(
             gpu, MatmulTransposedBFew, MatmulTransposedBFewParams, matmul_transposed_b,
             |rows, outputs, inputs| Product { rows, cols: outputs, inner: inputs },
-            read bias, write pre_activation
+            read bias, write pre_activation, constants activation
         );
-        products!(gpu, MatmulDirect, MatmulDirectParams, matmul, |rows, outputs, inputs| Product {
-            rows,
-            cols: inputs,
-            inner: outputs
-        });
+        products!(
+            gpu, MatmulDirect, MatmulDirectParams, matmul,
+            |rows, outputs, inputs| Product { rows, cols: inputs, inner: outputs },
+            read pre_activation, constants activation gated
+        );
     });
 }
 
@@ -227,8 +233,11 @@ macro_rules! resumed {
                     };
                     let kernel = $Kernel {
                         params,
+                        activation: 0,
+                        gated: 0,
                         a: a.as_entire_buffer_binding(),
                         b: b.as_entire_buffer_binding(),
+                        pre_activation: a.as_entire_buffer_binding(),
                         sums: sums.as_entire_buffer_binding(),
                         c: c.as_entire_buffer_binding(),
                     };
@@ -279,6 +288,7 @@ fn products_in_half_precision_read_the_same_numbers() {
                     let params = MatmulTransposedBDirectParams::dense(6, 37, 64);
                     let kernel = MatmulTransposedBDirect {
                         params,
+                        activation: 0,
                         a: gx.as_entire_buffer_binding(),
                         b: b.as_entire_buffer_binding(),
                         bias: b.as_entire_buffer_binding(),

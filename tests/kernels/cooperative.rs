@@ -53,6 +53,18 @@ fn bind(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
     buffer.as_entire_buffer_binding()
 }
 
+fn a_b<'b>(params: MatmulParams, [a, b, c]: [&'b wgpu::Buffer; 3]) -> Matmul<'b> {
+    Matmul::plain(params, [a, b, c].map(bind))
+}
+
+fn resumed<'b>(
+    params: MatmulResumedParams,
+    [a, b, sums, c]: [wgpu::BufferBinding<'b>; 4],
+) -> MatmulResumed<'b> {
+    let (activation, gated, pre_activation) = (0, 0, a.clone());
+    MatmulResumed { params, activation, gated, a, b, pre_activation, sums, c }
+}
+
 /// Halves in padded rows, behind them NaN that no product may touch, and what they hold.
 fn halves(gpu: &Gpu, dense: &[f32], cols: usize) -> (wgpu::Buffer, Vec<f32>) {
     let mut bytes = Precision::F16.encode(&pad(dense, cols));
@@ -176,7 +188,7 @@ fn heads_are_multiplied_where_they_lie() {
     };
     for variant in over_f16(&gpu) {
         let c = gpu.upload("c", &block_on(gpu.read::<u8>(&before, 0, 2 * 12 * 80 * 2)).unwrap());
-        gpu.run_as(&Matmul { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
+        gpu.run_as(&a_b(params, [&a, &b, &c]), variant);
         let found = read_halves(&gpu, &c, 24, 80);
         for (outer, head) in (0..8).map(|z| (z / 4, z % 4)) {
             let product = reference::matmul::matmul(
@@ -218,12 +230,12 @@ fn bias_activation_and_accumulation_are_those_of_the_plain_kernel() {
         let (pre_activation, _) = halves(gpu, &vec![7.0; rows * cols], cols);
         let params = MatmulTransposedBParams {
             has_bias: 1,
-            activation,
             accumulate,
             ..MatmulTransposedBParams::dense(rows as u32, cols as u32, inner as u32)
         };
         let kernel = MatmulTransposedB {
             params,
+            activation,
             a: bind(&a),
             b: bind(&b),
             bias: bind(&bias),
@@ -272,6 +284,7 @@ fn weights_in_blocks_are_read() {
             let spare = [gpu.buffer("bias", 16), gpu.buffer("pre_activation", 16)];
             let kernel = MatmulTransposedB {
                 params: MatmulTransposedBParams::dense(65, 70, 96),
+                activation: 0,
                 a: bind(&x),
                 b: bind(&b),
                 bias: bind(&spare[0]),
@@ -288,7 +301,7 @@ fn weights_in_blocks_are_read() {
             let (dy, held) = halves(&gpu, &values(9, rows * outputs), outputs);
             let c = gpu.buffer("c", (rows * 96 * 2) as u64);
             let params = MatmulParams::dense(65, 96, 70);
-            gpu.run_as(&Matmul { params, a: bind(&dy), b: bind(&b), c: bind(&c) }, variant);
+            gpu.run_as(&a_b(params, [&dy, &b, &c]), variant);
             let size = Product { rows, cols: inputs, inner: outputs };
             let expected = reference::matmul::matmul(&wide(&held), &wide(&weight), size);
             let found = read_halves(&gpu, &c, rows, inputs);
@@ -330,7 +343,7 @@ fn extremes_are_those_of_f32_sums() {
         let [(a, _), (b, _)] = [halves(&gpu, &[300.0; 4 * 4], 4), halves(&gpu, &[300.0; 4 * 4], 4)];
         let c = gpu.buffer("c", 4 * 8);
         let params = MatmulParams::dense(4, 4, 4);
-        gpu.run_as(&Matmul { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
+        gpu.run_as(&a_b(params, [&a, &b, &c]), variant);
         assert_eq!(read_halves(&gpu, &c, 4, 4), [f32::INFINITY; 16], "360,000 in f16");
     }
 }
@@ -347,7 +360,7 @@ fn bits_repeat_and_sums_go_on() {
         let sums = gpu.buffer("sums", (rows * 40 * 4) as u64);
         let run = |params| {
             let (a, b, sums, c) = (bind(&a), bind(&b), bind(&sums), bind(&c));
-            gpu.run_as(&MatmulResumed { params, a, b, sums, c }, variant);
+            gpu.run_as(&resumed(params, [a, b, sums, c]), variant);
         };
         let whole = MatmulResumedParams::dense(70, 37, 700);
         run(whole);
@@ -386,7 +399,7 @@ fn grids_are_those_of_the_tile() {
             c_outer_stride: 1,
             ..MatmulParams::dense(1, 1, 1)
         };
-        gpu.run_as(&Matmul { params, a: bind(&a), b: bind(&b), c: bind(&c) }, variant);
+        gpu.run_as(&a_b(params, [&a, &b, &c]), variant);
         let expected: Vec<_> =
             a_held.iter().zip(&b_held).map(|(a, b)| f64::from(*a) * f64::from(*b)).collect();
         let found = read_halves(&gpu, &c, count, 1);

@@ -19,7 +19,7 @@ macro_rules! rows {
     };
 }
 
-use evenkeel::kernel::Declaration;
+use evenkeel::kernel::{Declaration, Variant};
 use evenkeel::{Gpu, kernels};
 
 /// Name and function of a test.
@@ -36,6 +36,7 @@ mod cooperative;
 mod elementwise;
 mod embedding;
 mod generation;
+mod halves;
 mod logits;
 mod loss;
 mod matmul;
@@ -47,6 +48,7 @@ mod policy;
 mod probe;
 mod random;
 mod reduce;
+mod register_tiles;
 mod softmax;
 mod step;
 mod weights;
@@ -58,9 +60,11 @@ pub const OTHERS: &[(&str, &[Test])] = &[
     ("attention_windows", attention_windows::TESTS),
     ("blocks", blocks::TESTS),
     ("elementwise", elementwise::TESTS),
+    ("halves", halves::TESTS),
     ("matmul", matmul::TESTS),
     ("norm_extremes", norm_extremes::TESTS),
     ("random", random::TESTS),
+    ("register_tiles", register_tiles::TESTS),
     ("softmax", softmax::TESTS),
     ("weights", weights::TESTS),
 ];
@@ -95,8 +99,8 @@ pub const FAMILIES: &[(&str, &[Test])] = &[
 fn run_row(name: &str, row: fn(&Gpu)) {
     let Some(gpu) = support::gpu() else { return };
     row(&gpu);
-    let has_variants =
-        |kernel: &Declaration| kernel.variants().iter().any(|v| v.few_lanes || v.subgroups_of_8);
+    let is_of_software = |v: &Variant| v.few_lanes || v.subgroups_of_8 || v.large_register_tiles;
+    let has_variants = |kernel: &Declaration| kernel.variants().iter().any(is_of_software);
     if gpu.is_software() && kernels::all().any(|k| k.name == name && has_variants(k)) {
         row(&support::gpu_with_hardware_kernels().expect("the same adapter"));
     }

@@ -8,7 +8,8 @@ use evenkeel::reference::norm as reference;
 use evenkeel::step::{Chunk, ScanPartial, StepState, TensorState};
 use num_bigint::BigUint;
 
-use super::step::{Flat, NONFINITE, any_finite, flatten};
+use super::step::NONFINITE;
+use super::step::judge::{Flat, any_finite, flatten};
 use super::support::{Tolerance, assert_close, block_on, values, wide};
 
 rows! { gradient_scan_power, norm_fold, gradient_scan_exact, exact_fold, global_norm }

@@ -24,7 +24,7 @@ fn rounding(terms: usize) -> Tolerance {
     Tolerance { absolute: 6e-8 * terms as f64, relative: 1e-6, because: "rounding of an f32 sum" }
 }
 
-rows! { column_partials, column_sum, divided_column_sum, row_mean, value_scan }
+rows! { column_partials, column_sum, column_sums, divided_column_sum, row_mean, value_scan }
 
 fn column_partials(gpu: &Gpu) {
     for &(rows, cols, rows_per_block) in SHAPES {
@@ -70,6 +70,59 @@ fn column_sum(gpu: &Gpu) {
             let expected: Vec<_> = sum.iter().zip(kept).map(|(s, b)| s + b).collect();
             let actual = unpad(&read(gpu, &y), cols);
             assert_close("column_sum", &actual, &expected, rounding(blocks.min(2000)));
+        }
+    }
+}
+
+/// Of any widths beside each other, with the bits of four dispatches by themselves.
+fn column_sums(gpu: &Gpu) {
+    let bits = |buffer: &_| read(gpu, buffer).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    for (blocks, cols) in [(1, [1, 64, 3, 65]), (128, [131, 5, 600, 4]), (7, [4, 4, 257, 1])] {
+        let quads = cols.map(|cols: usize| cols.div_ceil(4) as u32);
+        let partials = [0, 1, 2, 3].map(|i| values(i as u64, blocks * cols[i]));
+        let before = cols.map(|cols| values(9, cols));
+        let gpartials = [0, 1, 2, 3].map(|i| gpu.upload("partials", &pad(&partials[i], cols[i])));
+        let of_f64 = partials.each_ref().map(|partials| wide(partials));
+        let of_f64 = [0, 1, 2, 3].map(|i| (&*of_f64[i], cols[i]));
+        let expected = reference::reduce::column_sums(&of_f64);
+        for accumulate in [0, 1] {
+            let begun = || [0, 1, 2, 3].map(|i| gpu.upload("sum", &pad(&before[i], cols[i])));
+            let (sums, alone) = (begun(), begun());
+            gpu.run(&ColumnSums {
+                params: ColumnSumsParams {
+                    blocks: blocks as u32,
+                    accumulate,
+                    a_quads: quads[0],
+                    b_quads: quads[1],
+                    c_quads: quads[2],
+                    d_quads: quads[3],
+                },
+                a: gpartials[0].as_entire_buffer_binding(),
+                b: gpartials[1].as_entire_buffer_binding(),
+                c: gpartials[2].as_entire_buffer_binding(),
+                d: gpartials[3].as_entire_buffer_binding(),
+                a_sum: sums[0].as_entire_buffer_binding(),
+                b_sum: sums[1].as_entire_buffer_binding(),
+                c_sum: sums[2].as_entire_buffer_binding(),
+                d_sum: sums[3].as_entire_buffer_binding(),
+            });
+            for i in 0..4 {
+                gpu.run(&ColumnSum {
+                    params: ColumnSumParams {
+                        blocks: blocks as u32,
+                        col_quads: quads[i],
+                        accumulate,
+                    },
+                    partials: gpartials[i].as_entire_buffer_binding(),
+                    y: alone[i].as_entire_buffer_binding(),
+                });
+                let what = format!("{blocks} blocks of {} columns", cols[i]);
+                assert_eq!(bits(&sums[i]), bits(&alone[i]), "{what}");
+                let kept = before[i].iter().map(|&b| f64::from(b) * f64::from(accumulate));
+                let expected: Vec<_> = expected[i].iter().zip(kept).map(|(s, b)| s + b).collect();
+                let actual = unpad(&read(gpu, &sums[i]), cols[i]);
+                assert_close(&what, &actual, &expected, rounding(blocks));
+            }
         }
     }
 }

@@ -153,6 +153,7 @@ pub fn all(leaves: Leaves) -> Vec<Case> {
     let families: &[fn(Leaves) -> Vec<Case>] = &[
         elementwise,
         linear,
+        feed_forward,
         adapter_cases::adapted,
         adapter_cases::scaled_columns,
         matmul,
@@ -234,6 +235,103 @@ fn linear(leaves: Leaves) -> Vec<Case> {
     let kinds = [Activation::None, Activation::GeluTanh, Activation::Relu];
     let both = kinds.into_iter().flat_map(|kind| [(kind, true), (kind, false)]);
     both.map(|(kind, bias)| linear_case(leaves, &[2, 3], [5, 7], kind, bias)).collect()
+}
+
+/// Two linear layers with an activation between them, which may be that of a gate: width, hidden and
+/// width again. Where they lie `apart`, an operation without effect is behind the activation.
+pub fn feed_forward_case(
+    leaves: Leaves,
+    [rows, width, hidden]: [usize; 3],
+    (kind, gated): (Activation, bool),
+    apart: bool,
+) -> Case {
+    let name = format!("feed forward {kind:?} {rows} {width} {hidden}, {gated}, {apart}");
+    let mut case = Builder::new(name, leaves);
+    let x = case.variable("x", &[rows, width]);
+    let first = case.variable("first", &[if gated { 2 * hidden } else { hidden }, width]);
+    let second = case.variable("second", &[width, hidden]);
+    let graph = &mut case.graph;
+    let mut y = if gated {
+        let both = graph.linear(x, first, None, Activation::None);
+        graph.gated(both, kind)
+    } else {
+        graph.linear(x, first, None, kind)
+    };
+    if apart {
+        y = graph.scale(y, 1.0);
+    }
+    let y = graph.linear(y, second, None, Activation::None);
+    case.finish(y)
+}
+
+fn feed_forward(leaves: Leaves) -> Vec<Case> {
+    let size = [3, 5, 8];
+    let of = |kind, gated| feed_forward_case(leaves, size, (kind, gated), false);
+    let mut cases = vec![
+        of(Activation::GeluTanh, false),
+        of(Activation::Relu, false),
+        of(Activation::Silu, true),
+        of(Activation::None, true),
+    ];
+    let mut case = Builder::new("an activation in front of products of several matrices", leaves);
+    let (x, b) = (case.variable("x", &[2, 4, 5]), case.variable("b", &[2, 3, 5]));
+    let activated = case.graph.activation(x, Activation::Silu);
+    let y = case.graph.matmul_transposed_b(activated, b);
+    cases.push(case.finish(y));
+    let behind = [(Behind::Scale, false), (Behind::Activation, false), (Behind::Gate, false)];
+    cases.extend(behind.map(|(behind, apart)| branches_case(leaves, 3, behind, apart)));
+    cases.push(biases_case(leaves, 3));
+    cases
+}
+
+/// The sum of seven linear layers of one value with `rows` rows. The first and the last share a bias,
+/// the others have their own.
+pub fn biases_case(leaves: Leaves, rows: usize) -> Case {
+    let mut case = Builder::new(format!("biases {rows}"), leaves);
+    let x = case.variable("x", &[rows, 8]);
+    let shared = case.variable("shared", &[8]);
+    let layers: Vec<_> = (0..7)
+        .map(|layer| {
+            let weight = case.variable(&format!("weight {layer}"), &[8, 8]);
+            let own = (1..6).contains(&layer);
+            let bias = if own { case.variable(&format!("bias {layer}"), &[8]) } else { shared };
+            case.graph.module(format!("layers.{layer}"), |graph| {
+                graph.linear(x, weight, Some(bias), Activation::None)
+            })
+        })
+        .collect();
+    let y = layers.into_iter().reduce(|sum, y| case.graph.add(sum, y)).expect("layers");
+    case.finish(y)
+}
+
+/// What several linear layers are behind.
+#[derive(Clone, Copy, Debug)]
+pub enum Behind {
+    Scale,
+    Activation,
+    Gate,
+}
+
+/// The sum of three linear layers of one value with `rows` rows, as of a layer and of the adapters
+/// beside it. Where they lie `apart`, an operation without effect is in front of each.
+pub fn branches_case(leaves: Leaves, rows: usize, behind: Behind, apart: bool) -> Case {
+    let mut case = Builder::new(format!("branches {rows} {behind:?} {apart}"), leaves);
+    let x = case.variable("x", &[rows, 16]);
+    let y = match behind {
+        Behind::Scale => case.graph.scale(x, 0.5),
+        Behind::Activation => case.graph.activation(x, Activation::GeluTanh),
+        Behind::Gate => case.graph.swiglu(x),
+    };
+    let cols = case.graph.shape(y).cols();
+    let mut branch = |name| {
+        let weight = case.variable(name, &[7, cols]);
+        let y = if apart { case.graph.scale(y, 1.0) } else { y };
+        case.graph.linear(y, weight, None, Activation::None)
+    };
+    let [first, second, third] = ["first", "second", "third"].map(&mut branch);
+    let sum = case.graph.add(first, second);
+    let sum = case.graph.add(sum, third);
+    case.finish(sum)
 }
 
 /// Which of the operands is stored transposed.

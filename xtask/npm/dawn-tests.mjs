@@ -59,9 +59,11 @@ async function runOne() {
     console.log('Dawn finds no Vulkan adapter');
     return false;
   }
-  const { vendor, architecture, device, description } = adapter.info;
+  const { vendor, architecture, device, description, subgroupMinSize, subgroupMaxSize } = adapter.info;
   const has = ['shader-f16', 'subgroups'].filter((name) => adapter.features.has(name));
-  await tell({ adapter: [vendor, architecture, device, description, ...has].filter(Boolean).join(', ') });
+  const sizes = `subgroups of ${subgroupMinSize} to ${subgroupMaxSize}`;
+  const words = [vendor, architecture, device, description, ...has, sizes];
+  await tell({ adapter: words.filter(Boolean).join(', ') });
   await tell({ isReady: true });
   const { files } = await load('files.js');
   for (const [name, bytes] of await readFiles(folder)) files.set(name, bytes);

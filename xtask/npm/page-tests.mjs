@@ -66,7 +66,9 @@ function adapterOf(page) {
   return page.evaluate(async () => {
     const { info, features } = await navigator.gpu.requestAdapter();
     const has = ['shader-f16', 'subgroups'].filter((name) => features.has(name));
-    return [info.vendor, info.architecture, info.description, ...has].filter(Boolean).join(', ');
+    const sizes = `subgroups of ${info.subgroupMinSize} to ${info.subgroupMaxSize}`;
+    const words = [info.vendor, info.architecture, info.description, ...has, sizes];
+    return words.filter(Boolean).join(', ');
   });
 }
 

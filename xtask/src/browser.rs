@@ -10,7 +10,7 @@ use crate::chromium::Chromium;
 use crate::drivers::Driver;
 use crate::npm::{self, Folder};
 use crate::steps::{self, Step};
-use crate::wasm::{Compiler, Profile};
+use crate::wasm::{self, Compiler, Profile};
 
 /// Names of the test programs that are compiled for pages too.
 pub fn test_programs() -> Result<Vec<String>> {
@@ -34,7 +34,7 @@ impl Tests {
     /// Builds the page.
     pub fn build() -> Result<Self> {
         let site = steps::target().join("browser-tests");
-        Compiler::find_or_install()?.build("evenkeel-browser-tests", Profile::Fast, &site)?;
+        Compiler::find_or_install()?.build(wasm::TESTS, Profile::Fast, &site)?;
         copy_files(&steps::root().join("tests/browser/page"), &site)?;
         Ok(Self { site, npm: npm::xtask()? })
     }

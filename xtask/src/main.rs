@@ -68,7 +68,7 @@ enum Command {
     Scaling(scaling::Options),
     /// Build the book into target/book, and follow its links
     Book,
-    /// Check that the library and the page compile for browsers
+    /// Check that the library, the page and the tests that run in a page compile for browsers
     CheckWasm,
 }
 

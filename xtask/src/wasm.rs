@@ -39,6 +39,8 @@ const DENY_WARNINGS: (&str, &str) = ("RUSTFLAGS", "-Dwarnings");
 
 /// The programs of the page.
 const PROGRAMS: [&str; 2] = ["evenkeel-browser", "evenkeel-browser-finetune"];
+/// The tests that run in a page.
+pub const TESTS: &str = "evenkeel-browser-tests";
 
 /// How programs for pages are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +87,12 @@ impl Compiler {
         Ok(Self::Debian)
     }
 
-    /// Checks that the library and the programs of the page compile, without a warning.
+    /// Checks that the library, the programs of the page and the tests that run in one compile,
+    /// without a warning.
     pub fn check(self) -> Result<()> {
         let library = self.cargo("check").args(["--package", "evenkeel", "--lib"]);
         library.envs([DENY_WARNINGS]).run()?;
-        let programs = PROGRAMS.iter().flat_map(|name| ["--package", name]);
+        let programs = PROGRAMS.iter().chain([&TESTS]).flat_map(|name| ["--package", name]);
         self.cargo("check").args(programs).args(["--lib"]).envs([DENY_WARNINGS]).run()
     }
 

@@ -5,6 +5,10 @@
 const ROWS = 8u; // rows per workgroup, one per invocation
 const TILE = 8u;
 
+// Which lane has the first of the eight rows that a lane's is among. The same for all, so that
+// control flow is uniform.
+fn first_of_eight(lane: u32) -> u32 { return 0u; }
+
 // Where rows lie: the first of a sequence, and how far it is from one to the next.
 struct Rows { at: u32, pitch: u32 }
 

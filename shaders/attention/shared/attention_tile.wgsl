@@ -7,6 +7,10 @@ const ROWS = BLOCK; // rows per workgroup, one per invocation
 const TILE = 8u;
 alias Row = array<vec4<f32>, MAX_HEAD_QUADS>;
 
+// Which lane has the first of the eight rows that a lane's is among. Loops end by it, since some
+// drivers compute what a branch skips.
+fn first_of_eight(lane: u32) -> u32 { return lane / TILE * TILE; }
+
 // Where rows lie: the first of a sequence, and how far it is from one to the next.
 struct Rows { at: u32, pitch: u32 }
 

@@ -1,5 +1,8 @@
 // A matrix product with a bias and an activation at its end: the parameters of shared/product.wgsl
-// and three more. What the activation was given is kept for its backward pass.
+// and two more. What the activation was given is kept for its backward pass. Which activation is a
+// constant, so that others cost nothing: some drivers compute all branches.
+override activation: u32 = 0u;
+
 struct ActivatedProductParams {
     rows: u32,
     cols: u32,
@@ -8,7 +11,6 @@ struct ActivatedProductParams {
     inner_count: u32,
     accumulate: u32,
     has_bias: u32,
-    activation: u32,
     bias_offset: u32,
     alpha: f32,
     a_offset: u32,
@@ -30,11 +32,11 @@ struct ActivatedProductParams {
 fn store(at: u32, quad: u32, value: vec4<f32>) {
     var total = value;
     if params.has_bias != 0u { total += unpack(bias[params.bias_offset + quad]); }
-    if params.activation != 0u {
+    if activation != 0u {
         // The activation sees the rounded value that its backward pass will read.
         let stored = pack(total);
         pre_activation[at] = stored;
-        total = activate(params.activation, unpack(stored));
+        total = activate(activation, unpack(stored));
     }
     if params.accumulate != 0u { total += unpack(c[at]); }
     c[at] = pack(total);

@@ -41,8 +41,6 @@ fn store(at: u32, quad: u32, value: vec4<f32>) {
     if params.unfinished != 0u {
         sums[at] = value;
     } else {
-        var total = value;
-        if params.accumulate != 0u { total += unpack(c[at]); }
-        c[at] = pack(total);
+        finish(at, value);
     }
 }

@@ -6,11 +6,11 @@ use std::io::{BufRead, IsTerminal, stdin, stdout};
 
 use evenkeel::Result;
 use evenkeel::nn::{Generation, GenerationSpeed, Generator, GeneratorSettings, Sampling};
-use evenkeel::run::{Ending, Signal, Signals, print_bytes, say};
+use evenkeel::run::{Ending, Signal, Signals, print_aside, print_bytes, say};
 use evenkeel::text::{ChatOptions, Conversation, Message, Tokenizer};
 
 use crate::loaded::{Loaded, ModelOptions, Opened};
-use crate::writing::{Ends, SamplingOptions, Writing, note, note_speed};
+use crate::writing::{Ends, SamplingOptions, Writing, note_speed};
 use input::{Input, read};
 
 /// Positions that there is room for where nobody says: a cache takes as much memory as it has
@@ -104,15 +104,15 @@ impl<'a> Chat<'a> {
     async fn talk(&mut self, lines: &mut impl BufRead, signals: &Signals) -> Result<Ending> {
         let is_shown = stdin().is_terminal() && stdout().is_terminal();
         if is_shown {
-            note(format_args!("{HELP}"));
+            print_aside(format_args!("{HELP}"));
         }
         loop {
             match read(lines, is_shown)? {
                 Input::End => return Ok(Ending::Done),
                 Input::Reset => self.reset(),
-                Input::Help => note(format_args!("{HELP}")),
+                Input::Help => print_aside(format_args!("{HELP}")),
                 Input::Unknown(command) => {
-                    note(format_args!("{command} is not known here; /help says what is"));
+                    print_aside(format_args!("{command} is not known here; /help says what is"));
                 }
                 Input::Message(message) => {
                     signals.forget();

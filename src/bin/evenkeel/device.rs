@@ -16,13 +16,17 @@ pub struct Options {
     /// on, and is looked into, with what it began with
     #[arg(long, global = true, help_heading = "Device")]
     cooperative_matrices: bool,
+    /// Convert f16 by integer operations alone, where the GPU's own conversions pass a self-test and
+    /// would be used: the same bits, slower
+    #[arg(long, global = true, help_heading = "Device")]
+    integer_halves: bool,
 }
 
 impl Options {
     /// Has every device of this process opened so.
     pub fn set(&self) {
-        let Self { cooperative_matrices } = *self;
-        OPTIONS.get_or_init(|| GpuOptions { cooperative_matrices });
+        let Self { cooperative_matrices, integer_halves } = *self;
+        OPTIONS.get_or_init(|| GpuOptions { cooperative_matrices, integer_halves });
     }
 }
 

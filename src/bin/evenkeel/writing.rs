@@ -1,10 +1,8 @@
 //! How texts are drawn, and a text that is being written.
 
-use std::fmt::Arguments;
-use std::io::{Write, stderr};
-
 use evenkeel::Result;
 use evenkeel::nn::{GenerationSpeed, Sampling};
+use evenkeel::run::print_aside;
 use evenkeel::text::{DecodeStream, StopTexts, Tokenizer};
 
 /// How tokens are drawn, and how many.
@@ -134,16 +132,10 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// A line on the error output, which is no error.
-pub fn note(line: Arguments<'_>) {
-    // There is nowhere left to say that it could not be said.
-    drop(writeln!(stderr(), "{line}"));
-}
-
 /// Says how fast texts were read and written.
 pub fn note_speed(speed: GenerationSpeed) {
     let GenerationSpeed { prompt_tokens, tokens, .. } = speed;
     let [reading, writing] = [speed.prompt_tokens_per_second(), speed.tokens_per_second()];
-    note(format_args!("prompt: {prompt_tokens} tokens, {reading:.1} tokens/s"));
-    note(format_args!("generation: {tokens} tokens, {writing:.1} tokens/s"));
+    print_aside(format_args!("prompt: {prompt_tokens} tokens, {reading:.1} tokens/s"));
+    print_aside(format_args!("generation: {tokens} tokens, {writing:.1} tokens/s"));
 }

@@ -3,7 +3,7 @@
 //! no other.
 
 use super::products::integer;
-use super::{Check, Gpu, Outcome, list, whole};
+use super::{Check, Gpu, Outcome, list, prepared, whole};
 use crate::error::Result;
 use crate::gpu::Dispatch;
 use crate::kernel::{CooperativeMatrix, Precision, Variant};
@@ -27,14 +27,9 @@ pub(in crate::gpu) async fn first_wrong(
     gpu: &Gpu,
     matrix: CooperativeMatrix,
 ) -> Result<Option<String>> {
-    let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let internal = gpu.device.push_error_scope(wgpu::ErrorFilter::Internal);
-    let cases = cases(gpu, matrix);
-    for error in [internal.pop(), validation.pop()] {
-        if let Some(error) = error.await {
-            let words: Vec<_> = error.to_string().split_whitespace().map(str::to_owned).collect();
-            return Ok(Some(format!("the driver refuses the kernels ({})", words.join(" "))));
-        }
+    let (cases, refusal) = prepared(gpu, || cases(gpu, matrix));
+    if let Some(reason) = refusal.await {
+        return Ok(Some(reason));
     }
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     gpu.encode(&mut encoder, cases.iter().map(|case| &case.dispatch));
@@ -73,17 +68,24 @@ fn cases(gpu: &Gpu, matrix: CooperativeMatrix) -> [Case; 3] {
     let transposed_b = upload("b transposed", cols, inner, &|col, k| b(k, col));
     let [rows, cols, inner] = SIZE.map(|n| n as u32);
     macro_rules! case {
-        ($Kernel:ident, $Params:ident, $a:ident, $b:ident, $stored:expr $(, $unused:ident)*) => {{
+        ($Kernel:ident, $Params:ident, $a:ident, $b:ident, $stored:expr $(, $unused:ident)* $(; $($constant:ident)+)?) => {{
             let c = gpu.buffer("c", 4 * u64::from(rows * cols));
             $(let $unused = gpu.buffer("unused", 16);)*
             let params = $Params::dense(rows, cols, inner);
             let (a, b) = (whole(&$a), whole(&$b));
-            let kernel = $Kernel { params, a, b, c: whole(&c) $(, $unused: whole(&$unused))* };
+            let kernel = $Kernel {
+                    params,
+                    $($($constant: 0,)+)?
+                    a,
+                    b,
+                    c: whole(&c),
+                    $($unused: whole(&$unused),)*
+                };
             Case { dispatch: gpu.prepare_as(&kernel, variant), c, stored: $stored }
         }};
     }
     [
-        case!(Matmul, MatmulParams, plain_a, plain_b, precision),
+        case!(Matmul, MatmulParams, plain_a, plain_b, precision, pre_activation; activation gated),
         case!(MatmulTransposedA, MatmulTransposedAParams, transposed_a, plain_b, Precision::F32),
         case!(
             MatmulTransposedB,
@@ -92,7 +94,8 @@ fn cases(gpu: &Gpu, matrix: CooperativeMatrix) -> [Case; 3] {
             transposed_b,
             precision,
             bias,
-            pre_activation
+            pre_activation;
+            activation
         ),
     ]
 }

@@ -11,6 +11,7 @@ mod conversion;
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) mod cooperative;
 mod device;
+pub(super) mod halves;
 mod products;
 mod races;
 #[cfg(not(target_arch = "wasm32"))]
@@ -148,6 +149,7 @@ impl Gpu {
     /// [`Error::DeviceLost`] where it dies of them.
     pub async fn numerics(&self) -> Result<Numerics> {
         device::can_probe(self)?;
+        let halves = self.admit_half_conversions().await?;
         let (probes, errors) = {
             let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
             let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -175,7 +177,7 @@ impl Gpu {
         let (f16, subgroups) = (device::has_f16(self), device::has_subgroups(self));
         let mut checks = non_finite.checks();
         checks.extend(arithmetic.checks());
-        checks.extend(conversions.checks());
+        checks.extend(conversions.checks(halves));
         checks.extend([compensation.check(), reductions.check(), products.check(), races.check()]);
         checks.extend([device::check_f16(f16), device::check_subgroups(subgroups, &self.info)]);
         #[cfg(not(target_arch = "wasm32"))]
@@ -206,6 +208,29 @@ fn refuse(gpu: &Gpu, error: Option<wgpu::Error>) -> Result<()> {
             instead: format!("use another adapter or driver ({error})"),
         }),
     }
+}
+
+/// What `prepare` makes, and what the driver says of the kernels of it, if it refuses them.
+#[cfg(not(target_arch = "wasm32"))]
+fn prepared<T, P: FnOnce() -> T>(
+    gpu: &Gpu,
+    prepare: P,
+) -> (T, impl Future<Output = Option<String>> + use<T, P>) {
+    let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = gpu.device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let made = prepare();
+    let errors = [internal.pop(), validation.pop()];
+    let refusal = async move {
+        for error in errors {
+            if let Some(error) = error.await {
+                let words = error.to_string();
+                let words: Vec<_> = words.split_whitespace().collect();
+                return Some(format!("the driver refuses the kernels ({})", words.join(" ")));
+            }
+        }
+        None
+    };
+    (made, refusal)
 }
 
 /// A buffer as one binding.

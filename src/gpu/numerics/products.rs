@@ -44,14 +44,21 @@ impl Probe {
         let ab_t = operands.ab_t();
         let mut cases = Vec::new();
         macro_rules! product {
-            ($Kernel:ident, $Params:ident, $operands:ident $(, $unused:ident)*) => {{
+            ($Kernel:ident, $Params:ident, $operands:ident $(, $unused:ident)* $(; $($constant:ident)+)?) => {{
                 let params = $Params::dense(rows, cols, inner);
                 for &tile in tiles(gpu) {
                     let c = gpu.buffer("c", 4 * (rows * cols) as u64);
                     $(let $unused = gpu.buffer("unused", 16);)*
                     let [a, b] = $operands.map(whole);
                     let kernel =
-                        $Kernel { params, a, b, c: whole(&c) $(, $unused: whole(&$unused))* };
+                        $Kernel {
+                    params,
+                    $($($constant: 0,)+)?
+                    a,
+                    b,
+                    c: whole(&c),
+                    $($unused: whole(&$unused),)*
+                };
                     let name = match gpu.is_software() {
                         true => $Kernel::DECLARATION.name.to_owned(),
                         false => format!("{} in tiles of {}", $Kernel::DECLARATION.name, tile.size()),
@@ -62,19 +69,20 @@ impl Probe {
             }};
         }
         if gpu.is_software() {
-            product!(MatmulDirect, MatmulDirectParams, ab);
+            product!(MatmulDirect, MatmulDirectParams, ab, pre_activation; activation gated);
             product!(MatmulTransposedADirect, MatmulTransposedADirectParams, at_b);
             product!(
                 MatmulTransposedBDirect,
                 MatmulTransposedBDirectParams,
                 ab_t,
                 bias,
-                pre_activation
+                pre_activation;
+                activation
             );
         } else {
-            product!(Matmul, MatmulParams, ab);
+            product!(Matmul, MatmulParams, ab, pre_activation; activation gated);
             product!(MatmulTransposedA, MatmulTransposedAParams, at_b);
-            product!(MatmulTransposedB, MatmulTransposedBParams, ab_t, bias, pre_activation);
+            product!(MatmulTransposedB, MatmulTransposedBParams, ab_t, bias, pre_activation; activation);
         }
         Self(cases)
     }

@@ -61,10 +61,10 @@ impl Gpu {
         let (a, b, c) = (whole(&a), whole(&b), whole(&c));
         if self.is_software() {
             let params = MatmulDirectParams::dense(size, size, size);
-            self.prepare(&MatmulDirect { params, a, b, c })
+            self.prepare(&MatmulDirect::plain(params, [a, b, c]))
         } else {
             let params = MatmulParams::dense(size, size, size);
-            self.prepare(&Matmul { params, a, b, c })
+            self.prepare(&Matmul::plain(params, [a, b, c]))
         }
     }
 

@@ -128,7 +128,7 @@ impl Op for Adapted {
                 ..MatmulTransposedBParams::dense(rows, cols, inner)
             };
             let unused = Slot::new(recorder.unused(), Shape::real([4]));
-            record_ab_t(recorder, params, [h, b, b, y, &unused]);
+            record_ab_t(recorder, params, Activation::None, [h, b, b, y, &unused]);
         }
     }
 
@@ -212,7 +212,7 @@ impl Op for AdaptedHidden {
                 c_row_stride: to_u32(dh.shape.row_quads()),
                 ..MatmulParams::dense(rows, cols, inner)
             };
-            record_ab(recorder, params, [dy, b, dh]);
+            record_ab(recorder, params, [dy, b, dh], None);
         }
     }
 

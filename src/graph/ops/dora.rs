@@ -51,7 +51,7 @@ impl RowNorms {
             b_offset: to_u32(self.a_first * a.shape.row_quads()),
             ..MatmulParams::dense(count, cols, rank)
         };
-        record_ab(recorder, params, [b, a, delta]);
+        record_ab(recorder, params, [b, a, delta], None);
     }
 }
 

@@ -70,14 +70,13 @@ impl Op for Linear {
                 [x.shape.rows(), part.shape.rows(), part.shape.cols()].map(to_u32);
             let params = MatmulTransposedBParams {
                 has_bias: u32::from(bias.is_some()),
-                activation: self.activation as u32,
                 bias_offset: to_u32(first / 4),
                 c_offset: to_u32(first / 4),
                 c_row_stride: to_u32(y.shape.row_quads()),
                 ..MatmulTransposedBParams::dense(rows, cols, inner)
             };
             let slots = [x, &part, bias.unwrap_or(&part), y, pre_activation];
-            record_ab_t(recorder, params, slots);
+            record_ab_t(recorder, params, self.activation, slots);
         }
     }
 

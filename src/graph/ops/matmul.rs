@@ -1,13 +1,14 @@
 //! Matrix products.
 
 use super::first;
+use super::gradient_products::Derivative;
 use super::product_kernels::{
     at_b_scratch, record_ab, record_ab_t, record_at_b, record_resumed, resumed_scratch,
 };
 use crate::graph::{Dense, Element, Graph, Node, Op, Shape, Value};
 use crate::kernel::Precision;
 use crate::kernels::{
-    MatmulParams, MatmulResumedParams, MatmulTransposedAParams, MatmulTransposedBParams,
+    Activation, MatmulParams, MatmulResumedParams, MatmulTransposedAParams, MatmulTransposedBParams,
 };
 use crate::record::{Extent, Machine, Recorder, Slot, to_u32};
 use crate::reference::matmul as reference;
@@ -140,8 +141,33 @@ impl Product {
         pieces.collect()
     }
 
+    /// Whether it makes a tensor as A·B, the form of a linear layer's data gradient.
+    pub(in crate::graph) fn is_of_data(&self) -> bool {
+        self.transposed == Transposed::Neither && self.element == Element::Real
+    }
+
+    /// Records the product of A and B into C; a derivative is for A·B alone.
+    pub(super) fn record_pieces(
+        &self,
+        recorder: &mut Recorder<'_>,
+        operands: [&Slot; 3],
+        derivative: Option<Derivative<'_>>,
+    ) {
+        let pieces = self.pieces(operands);
+        let last = pieces.len() - 1;
+        for (index, piece) in pieces.iter().enumerate() {
+            self.record_piece(recorder, piece, [index == 0, index == last], derivative);
+        }
+    }
+
     /// Records one piece; `ends` says whether it is the first and whether it is the last.
-    fn record_piece(&self, recorder: &mut Recorder<'_>, piece: &Piece, ends: [bool; 2]) {
+    fn record_piece(
+        &self,
+        recorder: &mut Recorder<'_>,
+        piece: &Piece,
+        ends: [bool; 2],
+        derivative: Option<Derivative<'_>>,
+    ) {
         let [a, b, c] = piece.slots.each_ref();
         let Sizes { rows, cols, inner, batch } = piece.sizes;
         let [rows, cols, inner, batch] = [rows, cols, inner, batch].map(to_u32);
@@ -171,14 +197,16 @@ impl Product {
                     unfinished: u32::from(!is_last),
                     ..strided!(MatmulResumedParams)
                 };
-                record_resumed(recorder, params, [a, b, c]);
+                record_resumed(recorder, params, [a, b, c], derivative);
             }
-            Transposed::Neither => record_ab(recorder, strided!(MatmulParams), [a, b, c]),
+            Transposed::Neither => {
+                record_ab(recorder, strided!(MatmulParams), [a, b, c], derivative);
+            }
             Transposed::A => record_at_b(recorder, strided!(MatmulTransposedAParams), [a, b, c]),
             Transposed::B => {
                 let unused = Slot::new(recorder.unused(), Shape::real([4]));
                 let params = strided!(MatmulTransposedBParams);
-                record_ab_t(recorder, params, [a, b, b, c, &unused]);
+                record_ab_t(recorder, params, Activation::None, [a, b, b, c, &unused]);
             }
         }
     }
@@ -237,11 +265,7 @@ impl Op for Product {
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
-        let pieces = self.pieces([&inputs[0], &inputs[1], &outputs[0]]);
-        let last = pieces.len() - 1;
-        for (index, piece) in pieces.iter().enumerate() {
-            self.record_piece(recorder, piece, [index == 0, index == last]);
-        }
+        self.record_pieces(recorder, [&inputs[0], &inputs[1], &outputs[0]], None);
     }
 
     fn scratch_bytes(&self, machine: Machine, inputs: &[Extent], outputs: &[Extent]) -> u64 {

@@ -8,6 +8,7 @@ mod dora;
 mod elementwise;
 mod embedding;
 mod generation;
+mod gradient_products;
 mod linear;
 mod linear_cross_entropy;
 mod logits;
@@ -31,6 +32,10 @@ pub use logits::{AttentionLogits, HeadNorm, LossLogits, QkNorm};
 pub use loss::{CountTargets, CrossEntropy, MeanSquaredError};
 pub use matmul::{Product, Transposed};
 pub use step::SeedGradient;
+
+pub(super) use elementwise::GatedBackward;
+pub(super) use gradient_products::{ActivationGradient, GradientProducts};
+pub(super) use reduce::{ColumnSum, ColumnSums};
 
 use super::{Shape, Value};
 

@@ -1,9 +1,10 @@
 //! Which kernels make a matrix product: in registers only on software drivers, through workgroup
 //! memory on GPUs, there in tiles of the size that suits the matrix.
 
+use super::gradient_products::Derivative;
 use crate::kernel::ProductTile;
 use crate::kernels::{
-    ColumnSum, ColumnSumParams, Matmul, MatmulDirect, MatmulParams, MatmulResumed,
+    Activation, ColumnSum, ColumnSumParams, Matmul, MatmulDirect, MatmulParams, MatmulResumed,
     MatmulResumedDirect, MatmulResumedParams, MatmulTransposedA, MatmulTransposedADirect,
     MatmulTransposedAParams, MatmulTransposedB, MatmulTransposedBDirect, MatmulTransposedBFew,
     MatmulTransposedBParams,
@@ -17,15 +18,32 @@ fn set_blocks(recorder: &mut Recorder<'_>, b: &Slot, batch: u32, offset: u32) {
     recorder.set_blocks(blocks);
 }
 
-pub(super) fn record_ab(recorder: &mut Recorder<'_>, params: MatmulParams, [a, b, c]: [&Slot; 3]) {
+/// The activation whose gradient a product A·B ends with, whether it is that of a gate, and where its
+/// argument lies: for kernels, that of nothing where there is none.
+fn end(derivative: Option<Derivative<'_>>, unused: &Slot) -> (u32, u32, Slot) {
+    match derivative {
+        Some(Derivative { gradient, argument }) => {
+            (gradient.kind as u32, u32::from(gradient.gated), argument.clone())
+        }
+        None => (0, 0, unused.clone()),
+    }
+}
+
+pub(super) fn record_ab(
+    recorder: &mut Recorder<'_>,
+    params: MatmulParams,
+    [a, b, c]: [&Slot; 3],
+    derivative: Option<Derivative<'_>>,
+) {
     set_blocks(recorder, b, params.batch, params.b_offset);
-    let [a, b, c] = [a, b, c].map(Slot::binding);
+    recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
+    let (activation, gated, argument) = end(derivative, a);
+    let [a, b, pre_activation, c] = [a, b, &argument, c].map(Slot::binding);
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulDirect { params, a, b, c });
+        recorder.dispatch(&MatmulDirect { params, activation, gated, a, b, pre_activation, c });
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
-        recorder.dispatch(&Matmul { params, a, b, c });
+        recorder.dispatch(&Matmul { params, activation, gated, a, b, pre_activation, c });
     }
 }
 
@@ -34,22 +52,42 @@ pub(super) fn resumed_scratch(quads: usize) -> u64 {
     16 * quads as u64
 }
 
-/// Records one of several dispatches whose sums go on from one to the next.
+/// Records one of several dispatches of [`record_ab`] whose sums go on from one to the next.
 pub(super) fn record_resumed(
     recorder: &mut Recorder<'_>,
     params: MatmulResumedParams,
     [a, b, c]: [&Slot; 3],
+    derivative: Option<Derivative<'_>>,
 ) {
     set_blocks(recorder, b, params.batch, params.b_offset);
     let sums = recorder.scratch(resumed_scratch(c.shape.quads()));
-    let [a, b, c] = [a, b, c].map(Slot::binding);
+    recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
+    let (activation, gated, argument) = end(derivative, a);
+    let [a, b, pre_activation, c] = [a, b, &argument, c].map(Slot::binding);
     let sums = sums.as_entire_buffer_binding();
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulResumedDirect { params, a, b, sums, c });
+        recorder.dispatch(&MatmulResumedDirect {
+            params,
+            activation,
+            gated,
+            a,
+            b,
+            pre_activation,
+            sums,
+            c,
+        });
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
-        recorder.dispatch(&MatmulResumed { params, a, b, sums, c });
+        recorder.dispatch(&MatmulResumed {
+            params,
+            activation,
+            gated,
+            a,
+            b,
+            pre_activation,
+            sums,
+            c,
+        });
     }
 }
 
@@ -60,6 +98,7 @@ pub(super) fn record_at_b(
     [a, b, c]: [&Slot; 3],
 ) {
     let splits = chosen_splits(recorder.machine(), &params, c.shape.quads());
+    recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
     let [a_whole, b_whole, c_whole] = [a, b, c].map(Slot::binding);
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
@@ -67,7 +106,6 @@ pub(super) fn record_at_b(
     } else if splits > 1 {
         record_split_at_b(recorder, params, splits, [a, b, c]);
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
         recorder.dispatch(&MatmulTransposedA { params, a: a_whole, b: b_whole, c: c_whole });
     }
 }
@@ -135,7 +173,7 @@ fn record_split_at_b(
         ..params
     };
     let partials = partials.as_entire_buffer_binding();
-    recorder.set_product_size(params.rows, params.cols, batch);
+    recorder.set_product_size(params.rows, params.cols, inner, batch);
     recorder.dispatch(&MatmulTransposedA { params, a, b, c: partials.clone() });
     let accumulate = u32::from(c.accumulate);
     let params = ColumnSumParams { blocks: batch, col_quads: quads, accumulate };
@@ -148,19 +186,36 @@ const FEW_ROWS: u32 = 4;
 pub(super) fn record_ab_t(
     recorder: &mut Recorder<'_>,
     params: MatmulTransposedBParams,
+    activation: Activation,
     [a, b, bias, c, pre_activation]: [&Slot; 5],
 ) {
     set_blocks(recorder, b, params.batch, params.b_offset);
+    recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
     let [a, b, bias, c] = [a, b, bias, c].map(Slot::binding);
-    let pre_activation = pre_activation.binding();
+    let (activation, pre_activation) = (activation as u32, pre_activation.binding());
     if !recorder.tiled_products() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
+        recorder.dispatch(&MatmulTransposedBDirect {
+            params,
+            activation,
+            a,
+            b,
+            bias,
+            c,
+            pre_activation,
+        });
     } else if params.rows <= FEW_ROWS && !recorder.gpu().is_software() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedBFew { params, a, b, bias, c, pre_activation });
+        recorder.dispatch(&MatmulTransposedBFew {
+            params,
+            activation,
+            a,
+            b,
+            bias,
+            c,
+            pre_activation,
+        });
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
-        recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
+        recorder.dispatch(&MatmulTransposedB { params, activation, a, b, bias, c, pre_activation });
     }
 }

@@ -3,7 +3,7 @@
 use crate::graph::{Dense, Graph, Op, Shape, Value};
 use crate::kernels::{
     ColumnPartials as ColumnPartialsKernel, ColumnPartialsParams, ColumnSum as ColumnSumKernel,
-    ColumnSumParams, row_blocks,
+    ColumnSumParams, ColumnSums as ColumnSumsKernel, ColumnSumsParams, row_blocks,
 };
 use crate::record::{Recorder, Slot, to_u32};
 use crate::reference::reduce as reference;
@@ -82,6 +82,52 @@ impl Op for ColumnSum {
 
     fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
         vec![reference::column_sum(inputs[0].data, inputs[0].shape.cols())]
+    }
+
+    fn accumulates(&self, _: usize) -> bool {
+        true
+    }
+}
+
+/// What [`ColumnSum`] gives of each of four partials (blocks, cols), of as many blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct ColumnSums;
+
+impl Op for ColumnSums {
+    fn name(&self) -> &'static str {
+        "column_sums"
+    }
+
+    fn shapes(&self, inputs: &[Shape]) -> Vec<Shape> {
+        inputs.iter().map(|partials| Shape::f32([partials.cols()])).collect()
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, inputs: &[Slot], outputs: &[Slot]) {
+        let [a, b, c, d] = inputs else { panic!("column_sums: {} inputs, not 4", inputs.len()) };
+        let quads = |partials: &Slot| to_u32(partials.shape.row_quads());
+        recorder.dispatch(&ColumnSumsKernel {
+            params: ColumnSumsParams {
+                blocks: to_u32(a.shape.rows()),
+                accumulate: u32::from(outputs[0].accumulate),
+                a_quads: quads(a),
+                b_quads: quads(b),
+                c_quads: quads(c),
+                d_quads: quads(d),
+            },
+            a: a.binding(),
+            b: b.binding(),
+            c: c.binding(),
+            d: d.binding(),
+            a_sum: outputs[0].binding(),
+            b_sum: outputs[1].binding(),
+            c_sum: outputs[2].binding(),
+            d_sum: outputs[3].binding(),
+        });
+    }
+
+    fn evaluate(&self, _: &StepInput, inputs: &[Dense<'_>]) -> Vec<Vec<f64>> {
+        let partials = inputs.iter().map(|partials| (partials.data, partials.shape.cols()));
+        reference::column_sums(&partials.collect::<Vec<_>>())
     }
 
     fn accumulates(&self, _: usize) -> bool {

@@ -20,7 +20,7 @@ use passes::{agreement, moment_statistics, squared_ratio, tensor_factors, weight
 use plain::{adam, adamw, sgd};
 use rules::{adam_atan2, adamw_packed, adamw_scaled, amsgrad, lion};
 
-use super::step as frame;
+use super::step::judge as frame;
 use super::support::{self, Tolerance, values};
 
 rows! {

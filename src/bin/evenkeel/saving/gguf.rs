@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use evenkeel::gguf::Export;
 use evenkeel::nn::Lora;
-use evenkeel::run::{Signals, amount, folder, say};
+use evenkeel::run::{Signals, amount, folder, print_aside, say};
 use evenkeel::{BlockFormat, Error, Precision, Result};
 
 use super::{Output, bar, check_apart, told};
 use crate::loaded::{Loaded, Opened};
-use crate::writing::note;
 
 /// Whether a name is that of a GGUF file.
 pub fn is_gguf(path: &Path) -> bool {
@@ -78,7 +77,7 @@ impl GgufTarget {
         let others = export.not_in_blocks(&loaded.parameters)?;
         if let Some(first) = others.first() {
             let count = others.len();
-            note(format_args!(
+            print_aside(format_args!(
                 "{count} tensors have rows that are no multiple of 32, and are in F16: {first}{}",
                 if count > 1 { ", ..." } else { "" }
             ));

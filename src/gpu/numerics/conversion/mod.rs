@@ -1,14 +1,15 @@
-//! Rounding of conversions: the library's own must be exact, WGSL's are only watched.
+//! Rounding of conversions: the library's own must be exact, WGSL's are watched, and used where
+//! [`halves`](super::halves) found them to be exact too.
 
-mod samples;
+pub(super) mod samples;
 
 use half::f16;
 use samples::{COUNT, HALVES, halves, pairs, words};
 
 use super::{Check, Gpu, Outcome, list, whole};
 use crate::error::Result;
-use crate::gpu::Dispatch;
-use crate::kernel::Precision;
+use crate::gpu::{AdmittedConversions, Dispatch};
+use crate::kernel::{Precision, Variant};
 use crate::kernels::{
     CastFromF32, CastFromF32Params, CastToF32, CastToF32Params, ProbeConversion,
     ProbeConversionParams,
@@ -74,10 +75,11 @@ impl Probe {
             let quads = COUNT as u32 / 2;
             let params = CastFromF32Params { quads };
             let kernel = CastFromF32 { params, x: whole(&pairs), y: whole(&narrow) };
-            dispatches.push(gpu.prepare_as(&kernel, precision));
+            let variant = Variant::from(precision);
+            dispatches.push(gpu.prepare_exactly(&kernel, variant));
             let params = CastToF32Params { quads: HALVES as u32 / 4 };
             let kernel = CastToF32 { params, x: whole(&halves), y: whole(&wide) };
-            dispatches.push(gpu.prepare_as(&kernel, precision));
+            dispatches.push(gpu.prepare_exactly(&kernel, variant));
             own.push((precision, narrow, wide));
         }
         Self { packed, unpacked, numbers, own, dispatches }
@@ -156,8 +158,9 @@ impl Conversions {
         }
     }
 
-    pub(super) fn checks(&self) -> Vec<Check> {
-        vec![self.check_own(), self.check_builtin(), self.check_integers()]
+    /// With what kernels were found to be allowed of WGSL's.
+    pub(super) fn checks(&self, halves: &AdmittedConversions) -> Vec<Check> {
+        vec![self.check_own(), self.check_builtin(halves), self.check_integers()]
     }
 
     fn check_own(&self) -> Check {
@@ -177,7 +180,7 @@ impl Conversions {
         Check { name: "f16 and bf16, own", outcome, found, consequence }
     }
 
-    fn check_builtin(&self) -> Check {
+    fn check_builtin(&self, halves: &AdmittedConversions) -> Check {
         let faults = [
             (self.pack_nearest, "pack not to nearest even"),
             (self.pack_keeps_subnormals, "pack loses subnormals"),
@@ -190,7 +193,7 @@ impl Conversions {
             [] => (Outcome::Pass, "to nearest even, subnormals kept, overflow to Inf".to_owned()),
             faults => (Outcome::Degraded, list(faults)),
         };
-        let consequence = "not used: halves are converted by integer operations".to_owned();
+        let consequence = halves.consequence();
         Check { name: "f16 by pack2x16float", outcome, found, consequence }
     }
 

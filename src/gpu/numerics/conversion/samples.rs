@@ -7,7 +7,7 @@ use super::super::random_words;
 /// Pairs, words and numbers that are converted; a multiple of 4.
 pub(super) const COUNT: usize = 2048;
 /// Every half there is.
-pub(super) const HALVES: usize = 1 << 16;
+pub(in crate::gpu::numerics) const HALVES: usize = 1 << 16;
 
 /// Ties, the ends of f16's range, and random numbers within and about it.
 pub(super) fn pairs() -> Vec<[f32; 2]> {
@@ -66,6 +66,6 @@ pub(super) fn words() -> Vec<u32> {
 }
 
 /// All halves in order, two to a word.
-pub(super) fn halves() -> Vec<u32> {
+pub(in crate::gpu::numerics) fn halves() -> Vec<u32> {
     (0..HALVES as u32 / 2).map(|i| (2 * i) | (2 * i + 1) << 16).collect()
 }

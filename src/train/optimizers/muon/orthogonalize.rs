@@ -196,12 +196,21 @@ fn record_gram_of_rows(
     let unused = recorder.unused();
     let bind = wgpu::Buffer::as_entire_buffer_binding;
     let (a, b, bias, c, pre_activation) = (bind(x), bind(x), bind(x), bind(gram), bind(&unused));
+    let activation = 0;
     if recorder.gpu().is_software() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulTransposedBDirect { params, a, b, bias, c, pre_activation });
+        recorder.dispatch(&MatmulTransposedBDirect {
+            params,
+            activation,
+            a,
+            b,
+            bias,
+            c,
+            pre_activation,
+        });
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
-        recorder.dispatch(&MatmulTransposedB { params, a, b, bias, c, pre_activation });
+        recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
+        recorder.dispatch(&MatmulTransposedB { params, activation, a, b, bias, c, pre_activation });
     }
 }
 
@@ -225,7 +234,7 @@ fn record_gram_of_cols(
         let params = bytemuck::cast(params);
         recorder.dispatch(&MatmulTransposedADirect { params, a, b, c });
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
+        recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
         recorder.dispatch(&MatmulTransposedA { params, a, b, c });
     }
 }
@@ -238,9 +247,9 @@ fn record_product(
     let [a, b, c] = [a, b, c].map(wgpu::Buffer::as_entire_buffer_binding);
     if recorder.gpu().is_software() {
         let params = bytemuck::cast(params);
-        recorder.dispatch(&MatmulDirect { params, a, b, c });
+        recorder.dispatch(&MatmulDirect::plain(params, [a, b, c]));
     } else {
-        recorder.set_product_size(params.rows, params.cols, params.batch);
-        recorder.dispatch(&Matmul { params, a, b, c });
+        recorder.set_product_size(params.rows, params.cols, params.inner, params.batch);
+        recorder.dispatch(&Matmul::plain(params, [a, b, c]));
     }
 }
