@@ -1,6 +1,7 @@
 //! What each feature costs: a training step with it against the plain step, in one run.
 //!
-//! `cargo bench --bench features`. The model is a GPT of 2 layers and width 128; every variant makes
+//! `cargo bench --bench features`, or `cargo bench --bench features -- PART` for those with this in
+//! their names. The model is a GPT of 2 layers and width 128; every variant makes
 //! a few steps in turn, round after round, each time right after the plain one, so that both see the
 //! same machine. Printed are the median time of a step, the median of its ratios to the plain one
 //! (the plain one's own tells the noise), and the bytes per parameter on the device without
@@ -8,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use evenkeel::gpu::GpuOptions;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel, QkClip, QkNorm};
 use evenkeel::train::stability::{
     AdaGc, AdaptiveGradientClip, AutoClip, ClipPerTensor, SnapshotRing, SpikeGuard, ZClip,
@@ -32,11 +34,15 @@ type Feature = (&'static str, fn(&mut GptConfig), fn(Builder) -> Builder);
 
 const SAME: fn(&mut GptConfig) = |_| {};
 
-const FEATURES: [Feature; 34] = [
+/// On a device that was opened with `GpuOptions::integer_halves`.
+const F16_BY_INTEGERS: &str = "f16 by integers";
+
+const FEATURES: [Feature; 35] = [
     ("plain: f32, AdamW, Clip::Norm", SAME, |b| b),
     ("no clip", SAME, |b| b.clip(Clip::None)),
     ("loss scale, dynamic", SAME, |b| b.loss_scale(LossScale::dynamic())),
     ("f16", SAME, |b| b.precision(Precision::F16)),
+    (F16_BY_INTEGERS, SAME, |b| b.precision(Precision::F16)),
     ("bf16", SAME, |b| b.precision(Precision::Bf16)),
     ("bf16, stochastic weights", SAME, |b| bf16(b, WeightStorage::Bf16Stochastic)),
     ("bf16, Kahan weights", SAME, |b| bf16(b, WeightStorage::Bf16Kahan)),
@@ -75,13 +81,20 @@ fn bf16(builder: Builder, weights: WeightStorage) -> Builder {
     builder.precision(Precision::Bf16).weights(weights)
 }
 
-fn trainer(gpu: &Gpu, (_, change, build): Feature) -> Trainer<LanguageModel> {
+/// A trainer with the feature, and the device that it is on.
+fn trainer(gpu: &Gpu, (name, change, build): Feature) -> (Gpu, Trainer<LanguageModel>) {
+    let options = GpuOptions { integer_halves: true, ..GpuOptions::default() };
+    let gpu = match name {
+        F16_BY_INTEGERS => block_on(Gpu::with(options)).expect("an adapter"),
+        _ => gpu.clone(),
+    };
     let mut config = GptConfig::gpt2(VOCABULARY, CONTEXT, 2, 4, 128);
     change(&mut config);
     let gpt = Gpt::new(config).expect("valid");
     let model = LanguageModel { gpt, batch: BATCH, time: CONTEXT };
     let builder = Trainer::builder(model).clip(Clip::Norm(1.0)).seed(1);
-    block_on(build(builder).build(gpu)).expect("a trainer")
+    let trainer = block_on(build(builder).build(&gpu)).expect("a trainer");
+    (gpu, trainer)
 }
 
 fn batch() -> Batch {
@@ -93,7 +106,7 @@ fn batch() -> Batch {
 }
 
 /// Time of a few steps, until the device has done them.
-fn time(gpu: &Gpu, trainer: &mut Trainer<LanguageModel>, batch: &Batch) -> Duration {
+fn time((gpu, trainer): &mut (Gpu, Trainer<LanguageModel>), batch: &Batch) -> Duration {
     let finish = || gpu.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device");
     finish();
     let start = Instant::now();
@@ -104,18 +117,25 @@ fn time(gpu: &Gpu, trainer: &mut Trainer<LanguageModel>, batch: &Batch) -> Durat
     start.elapsed() / STEPS as u32
 }
 
+/// Whether the first argument is a part of the name, if there is one.
+fn is_wanted(name: &str) -> bool {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    arguments.next().is_none_or(|part| name.contains(&part))
+}
+
 fn main() {
     let gpu = block_on(Gpu::new()).expect("an adapter");
     let kind = if gpu.is_software() { "software" } else { "hardware" };
     println!("adapter: {} ({kind}), {}", gpu.info.name, gpu.info.driver_info);
     let batch = batch();
     let mut plain = trainer(&gpu, FEATURES[0]);
-    let mut trainers: Vec<_> = FEATURES.into_iter().map(|f| trainer(&gpu, f)).collect();
-    let mut times = vec![Vec::new(); FEATURES.len()];
+    let features: Vec<_> = FEATURES.into_iter().filter(|(name, ..)| is_wanted(name)).collect();
+    let mut trainers: Vec<_> = features.iter().map(|&f| trainer(&gpu, f)).collect();
+    let mut times = vec![Vec::new(); features.len()];
     let mut ratios = times.clone();
     for round in 0..=ROUNDS {
         for ((trainer, times), ratios) in trainers.iter_mut().zip(&mut times).zip(&mut ratios) {
-            let [peer, own] = [&mut plain, trainer].map(|t| time(&gpu, t, &batch).as_secs_f64());
+            let [peer, own] = [&mut plain, trainer].map(|t| time(t, &batch).as_secs_f64());
             // The first round compiles and warms up.
             if round > 0 {
                 times.push(own);
@@ -132,7 +152,8 @@ fn main() {
         "{:<31} {:>8} {:>6} {:>11} {:>10}",
         "feature", "ms/step", "ratio", "dispatches", "bytes/par."
     );
-    for (((name, ..), trainer), (seconds, ratio)) in FEATURES.iter().zip(&trainers).zip(medians) {
+    let named = features.iter().zip(&trainers);
+    for (((name, ..), (_, trainer)), (seconds, ratio)) in named.zip(medians) {
         let report = trainer.report();
         let bytes = report.total_bytes() - report.activation_bytes;
         println!(

@@ -12,9 +12,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use evenkeel::Gpu;
+use evenkeel::gpu::GpuOptions;
 use evenkeel::nn::{Gpt, GptConfig, LanguageModel};
 use evenkeel::train::{AdamW, Batch, Clip, Trainer};
+use evenkeel::{Gpu, Precision};
 use pollster::block_on;
 
 /// A model and its batch.
@@ -51,13 +52,13 @@ const MODELS: [Model; 3] = [
 ];
 
 impl Model {
-    fn trainer(&self, gpu: &Gpu) -> Trainer<LanguageModel> {
+    fn trainer(&self, gpu: &Gpu, precision: Precision) -> Trainer<LanguageModel> {
         let Self { vocabulary, context, layers, heads, width, .. } = *self;
         let gpt = Gpt::new(GptConfig::gpt2(vocabulary, context, layers, heads, width));
         let model =
             LanguageModel { gpt: gpt.expect("valid"), batch: self.batch, time: self.context };
-        let builder =
-            Trainer::builder(model).optimizer(AdamW::default()).clip(Clip::Norm(1.0)).seed(1);
+        let builder = Trainer::builder(model).precision(precision);
+        let builder = builder.optimizer(AdamW::default()).clip(Clip::Norm(1.0)).seed(1);
         block_on(builder.build(gpu)).expect("a trainer")
     }
 
@@ -86,11 +87,12 @@ fn steps(criterion: &mut Criterion) {
     let models = if gpu.is_software() { &MODELS[..1] } else { &MODELS };
     for model in models {
         step(criterion, &gpu, model);
+        in_halves(criterion, &gpu, model);
     }
 }
 
 fn step(criterion: &mut Criterion, gpu: &Gpu, model: &Model) {
-    let (mut trainer, batch) = (model.trainer(gpu), model.data());
+    let (mut trainer, batch) = (model.trainer(gpu, Precision::F32), model.data());
     let report = trainer.report();
     println!(
         "{}: {} parameters in {} tensors, {} + {} dispatches, {:.1} MB on the device",
@@ -105,15 +107,7 @@ fn step(criterion: &mut Criterion, gpu: &Gpu, model: &Model) {
     let mut group = criterion.benchmark_group(format!("step {}", model.name));
     group.sample_size(10).throughput(Throughput::Elements(model.tokens() as u64));
     group.bench_function("tokens", |bencher| {
-        bencher.iter_custom(|count| {
-            finish(gpu);
-            let start = Instant::now();
-            for _ in 0..count {
-                block_on(trainer.step(black_box(&batch))).expect("a step");
-            }
-            finish(gpu);
-            start.elapsed()
-        });
+        bencher.iter_custom(|count| time(gpu, &mut trainer, &batch, count));
     });
     group.bench_function("host", |bencher| {
         bencher.iter_custom(|count| {
@@ -156,6 +150,39 @@ fn step(criterion: &mut Criterion, gpu: &Gpu, model: &Model) {
         });
     }
     group.finish();
+}
+
+/// The same step in bf16 and in f16, which is converted as the device was found to, and by integers.
+fn in_halves(criterion: &mut Criterion, gpu: &Gpu, model: &Model) {
+    let options = GpuOptions { integer_halves: true, ..GpuOptions::default() };
+    let integers = block_on(Gpu::with(options)).expect("an adapter");
+    let batch = model.data();
+    let mut group = criterion.benchmark_group(format!("step {} in halves", model.name));
+    group.sample_size(10).throughput(Throughput::Elements(model.tokens() as u64));
+    let rows = [
+        ("bf16", gpu, Precision::Bf16),
+        ("f16", gpu, Precision::F16),
+        ("f16 by integers", &integers, Precision::F16),
+    ];
+    for (name, gpu, precision) in rows {
+        let mut trainer = model.trainer(gpu, precision);
+        println!("{name}: {:?}", gpu.half_conversions());
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|count| time(gpu, &mut trainer, &batch, count));
+        });
+    }
+    group.finish();
+}
+
+/// How long the device takes for so many steps.
+fn time(gpu: &Gpu, trainer: &mut Trainer<LanguageModel>, batch: &Batch, count: u64) -> Duration {
+    finish(gpu);
+    let start = Instant::now();
+    for _ in 0..count {
+        block_on(trainer.step(black_box(batch))).expect("a step");
+    }
+    finish(gpu);
+    start.elapsed()
 }
 
 /// Repetitions of a kernel's dispatches per submit.

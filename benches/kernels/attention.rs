@@ -1,9 +1,11 @@
 use std::fmt;
 
-use evenkeel::kernel::HeadQuads;
+use evenkeel::Precision;
+use evenkeel::kernel::{HeadQuads, Variant};
 use evenkeel::kernels::*;
 
 use crate::bench::{Family, Shape, bind};
+use crate::halves::halves;
 
 const BATCH: u32 = 8;
 
@@ -143,6 +145,52 @@ fn online(family: &mut Family<'_>, size: Size) {
         qkv_gradient,
     };
     family.computes(size, 4 * product, &tiled);
+}
+
+/// Over halves, forward and the gradient of queries: with a row to an invocation on software drivers, in
+/// tiles on GPUs.
+pub fn over_halves(family: &mut Family<'_>, way: &str) {
+    let size = SIZES[1];
+    let name = format!("{size}, {way}");
+    let (rows, width) = (BATCH * size.time, size.heads * size.head_dim);
+    let heads = HeadQuads::fitting(size.head_dim / 4);
+    let variant = Variant { precision: Precision::F16, ..heads.into() };
+    let (params, product) = (size.params(), size.product());
+    let [qkv, qkv_gradient] = [(); 2].map(|()| halves(family.gpu, 3 * rows * width));
+    let [output, output_gradient] = [(); 2].map(|()| halves(family.gpu, rows * width));
+    let [statistics, delta] = [2, 1].map(|numbers| family.vector(numbers * rows * size.heads));
+    let row_logits = family.vector(2 * rows * size.heads);
+    let [qkv, qkv_gradient, output, output_gradient, statistics, delta, row_logits] =
+        [&qkv, &qkv_gradient, &output, &output_gradient, &statistics, &delta, &row_logits]
+            .map(bind);
+    macro_rules! measured {
+        ($Forward:ident, $Backward:ident) => {{
+            let forward = $Forward {
+                params: bytemuck::cast(params),
+                qkv: qkv.clone(),
+                output,
+                statistics: statistics.clone(),
+                watch: 0,
+                row_logits,
+            };
+            family.gpu.run_as(&forward, variant);
+            family.computes_as(variant, &name, 2 * product, &forward);
+            let backward = $Backward {
+                params: bytemuck::cast(params),
+                qkv,
+                output_gradient,
+                statistics,
+                delta,
+                qkv_gradient,
+            };
+            family.computes_as(variant, &name, 3 * product, &backward);
+        }};
+    }
+    if family.gpu.is_software() {
+        measured!(Attention, AttentionBackwardQuery);
+    } else {
+        measured!(AttentionTiled, AttentionTiledBackwardQuery);
+    }
 }
 
 /// The scores of 4 heads of 32. Half of them are never read.

@@ -14,6 +14,7 @@ mod cooperative;
 mod elementwise;
 mod embedding;
 mod generation;
+mod halves;
 mod logits;
 mod loss;
 mod matmul;
@@ -28,7 +29,7 @@ mod table;
 mod update;
 mod weights;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use evenkeel::Precision;
@@ -69,7 +70,14 @@ fn kernels(criterion: &mut Criterion) {
     for (name, run) in FAMILIES {
         run(&mut Family::new(&gpu, criterion.benchmark_group(*name), &mut table));
     }
-    let options = GpuOptions { cooperative_matrices: true };
+    let converting = block_on(Gpu::new()).expect("an adapter");
+    let begun = Instant::now();
+    let found = block_on(converting.admit_half_conversions()).expect("an answer");
+    println!("conversions of f16, asked for in {:.0?}: {found:?}", begun.elapsed());
+    for gpu in [&gpu, &converting] {
+        halves::run(&mut Family::new(gpu, criterion.benchmark_group("halves"), &mut table));
+    }
+    let options = GpuOptions { cooperative_matrices: true, ..GpuOptions::default() };
     let with_matrices = block_on(Gpu::with(options)).expect("an adapter");
     if with_matrices.cooperative_matrices().of(Precision::F16).is_some() {
         for gpu in [&gpu, &with_matrices] {

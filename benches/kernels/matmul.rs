@@ -11,7 +11,7 @@ pub const GPU_SIZES: [(u32, u32, u32); 4] =
     [(2048, 2048, 2048), (2048, 768, 768), (2048, 3072, 768), (768, 768, 2048)];
 
 /// A matrix in blocks, of numbers in [-1, 1).
-fn blocks(gpu: &Gpu, format: BlockFormat, (rows, cols): (u32, u32)) -> wgpu::Buffer {
+pub fn blocks(gpu: &Gpu, format: BlockFormat, (rows, cols): (u32, u32)) -> wgpu::Buffer {
     let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
     let numbers: Vec<_> = (0..rows * cols).map(number).collect();
     gpu.upload("blocks", &format.split(&format.encode(&numbers)).concat())
@@ -19,7 +19,7 @@ fn blocks(gpu: &Gpu, format: BlockFormat, (rows, cols): (u32, u32)) -> wgpu::Buf
 
 /// One product at one size, with buffers that its dense form fills.
 macro_rules! product {
-    ($family:ident, $size:ident, $Kernel:ident, $Params:ident, $a:ident, $b:ident $(, $more:ident $cols:expr)*) => {{
+    ($family:ident, $size:ident, $Kernel:ident, $Params:ident, $a:ident, $b:ident $(, $more:ident $cols:expr)* $(; $($constant:ident)+)?) => {{
         let (rows, cols, inner) = $size;
         let [a] = $family.tensors(Shape { rows: $a.0, cols: $a.1 });
         let [b] = $family.tensors(Shape { rows: $b.0, cols: $b.1 });
@@ -27,6 +27,7 @@ macro_rules! product {
         $(let $more = $family.vector($cols);)*
         let kernel = $Kernel {
             params: $Params::dense(rows, cols, inner),
+            $($($constant: 0,)+)?
             a: bind(&a),
             b: bind(&b),
             c: bind(&c),
@@ -34,7 +35,11 @@ macro_rules! product {
         };
         for variant in $Kernel::DECLARATION.variants() {
             let is_device_choice = {
-                variant.subgroups_of_8 || variant.words_of_64 || variant.cooperative.is_some()
+                variant.subgroups_of_8
+                    || variant.words_of_64
+                    || variant.large_register_tiles
+                    || variant.cooperative.is_some()
+                    || variant.half_conversions.loads
             };
             if variant.precision == Precision::F32 && !is_device_choice {
                 let tile = match variant.product_tile {
@@ -59,17 +64,45 @@ pub fn run(family: &mut Family<'_>) {
     if family.gpu.is_software() {
         let (rows, cols, inner) = SOFTWARE_SIZE;
         let (a, b) = ((rows, inner), (inner, cols));
-        product!(family, SOFTWARE_SIZE, MatmulDirect, MatmulDirectParams, a, b);
+        product!(
+            family,
+            SOFTWARE_SIZE,
+            MatmulDirect,
+            MatmulDirectParams,
+            a,
+            b,
+            pre_activation cols;
+            activation gated
+        );
     }
     let large = if family.gpu.is_software() { &[][..] } else { &GPU_SIZES };
     for &size in SIZES.iter().chain(large) {
         let (rows, cols, inner) = size;
         let (plain_a, transposed_a) = ((rows, inner), (inner, rows));
         let (plain_b, transposed_b) = ((inner, cols), (cols, inner));
-        product!(family, size, Matmul, MatmulParams, plain_a, plain_b);
-        product!(family, size, MatmulDirect, MatmulDirectParams, plain_a, plain_b);
+        product!(family, size, Matmul, MatmulParams, plain_a, plain_b, pre_activation cols; activation gated);
+        product!(
+            family,
+            size,
+            MatmulDirect,
+            MatmulDirectParams,
+            plain_a,
+            plain_b,
+            pre_activation cols;
+            activation gated
+        );
         let all = rows * cols;
-        product!(family, size, MatmulResumed, MatmulResumedParams, plain_a, plain_b, sums all);
+        product!(
+            family,
+            size,
+            MatmulResumed,
+            MatmulResumedParams,
+            plain_a,
+            plain_b,
+            pre_activation cols,
+            sums all;
+            activation gated
+        );
         product!(
             family,
             size,
@@ -77,7 +110,9 @@ pub fn run(family: &mut Family<'_>) {
             MatmulResumedDirectParams,
             plain_a,
             plain_b,
-            sums all
+            pre_activation cols,
+            sums all;
+            activation gated
         );
         product!(family, size, MatmulTransposedA, MatmulTransposedAParams, transposed_a, plain_b);
         product!(
@@ -96,7 +131,8 @@ pub fn run(family: &mut Family<'_>) {
             plain_a,
             transposed_b,
             bias cols,
-            pre_activation cols
+            pre_activation cols;
+            activation
         );
         let (few, few_a) = ((1, cols, inner), (1, inner));
         product!(
@@ -107,7 +143,8 @@ pub fn run(family: &mut Family<'_>) {
             few_a,
             transposed_b,
             bias cols,
-            pre_activation cols
+            pre_activation cols;
+            activation
         );
         product!(
             family,
@@ -117,7 +154,8 @@ pub fn run(family: &mut Family<'_>) {
             plain_a,
             transposed_b,
             bias cols,
-            pre_activation cols
+            pre_activation cols;
+            activation
         );
     }
 }
