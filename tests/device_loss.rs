@@ -89,9 +89,10 @@ fn everything_says_that_the_device_is_lost() {
     assert!(gpu.check().is_ok());
 
     gpu.device.destroy();
-    // In a page a promise tells it, natively whoever asks.
-    if cfg!(not(target_arch = "wasm32")) {
-        assert_lost("check", gpu.check());
+    // In a page a promise tells it, natively whoever asks: once the device is done with what threads
+    // that compile for the generator still run on it.
+    while cfg!(not(target_arch = "wasm32")) && gpu.check().is_ok() {
+        std::thread::yield_now();
     }
     let reason = block_on(gpu.lost());
     assert_lost("check", gpu.check());
