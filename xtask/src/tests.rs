@@ -1,8 +1,12 @@
 //! All tests: those that need no GPU once, the others on every driver.
 
 use std::fs;
+use std::iter;
+use std::num::NonZero;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +30,9 @@ use crate::web;
 const CPU_TESTS: [&str; 7] =
     ["backends", "book", "gradients", "loader", "shader_contract", "text", "watch"];
 
+/// The test program that takes a third of their time.
+const LONGEST: &str = "kernels";
+
 /// Leaves the tests that pages cannot run: `tests!` and the kernel table put all others into modules
 /// of these names.
 const NOT_IN_PAGES: [&str; 4] = ["--skip", "test::", "--skip", "::row::"];
@@ -42,8 +49,8 @@ const MPI: [&str; 2] = ["mpi", "mpirun"];
 /// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs
 /// them natively, and Chromium on SwiftShader.
 const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
+    "blocks",
     "kernels::attention",
-    "kernels::blocks",
     "kernels::generation",
     "hardware",
     "every_kind_of_model_goes_on",
@@ -176,13 +183,9 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
     let demo = cargo_test(options).args(DEMO).envs(environment(first));
     report.push(watch("the demo's sessions".to_owned(), demo, options)?);
     for driver in drivers {
-        let programs = |names: &[&String]| {
-            let chosen = names.iter().flat_map(|name| ["--test", name]);
-            cargo_test(options).args(chosen).envs(environment(driver))
-        };
         if !(options.browser && driver.kind == Kind::SwiftShader) {
             let all: Vec<_> = gpu_tests.iter().collect();
-            report.push(watch(format!("GPU tests on {driver}"), programs(&all), options)?);
+            report.push(side_by_side(&all, driver, options)?);
             continue;
         }
         // Once on SwiftShader, the slowest driver, is enough.
@@ -191,12 +194,45 @@ fn native(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) -> R
         println!("==> on {driver} these do not run: {}", ON_ONE_DRIVER.join(", "));
         let rest = gpu_tests.iter().filter(|name| !ON_ONE_DRIVER.contains(&name.as_str()));
         let (shared, native): (Vec<_>, Vec<_>) = rest.partition(|name| in_pages.contains(name));
-        report.push(watch(format!("GPU tests on {driver}"), programs(&native), options)?);
-        let rest = programs(&shared).args(["--no-fail-fast", "--"]).args(NOT_IN_PAGES);
+        report.push(side_by_side(&native, driver, options)?);
+        let rest = cargo_test(options).args(shared.iter().flat_map(|name| ["--test", name]));
+        let rest = rest.envs(environment(driver)).args(["--no-fail-fast", "--"]).args(NOT_IN_PAGES);
         let name = format!("GPU tests on {driver} that no page can run");
         report.push(watch_step(name, rest.args(&options.arguments), options)?);
     }
     Ok(())
+}
+
+/// Test programs on a driver; on one of software as many at once as the machine has cores, since it
+/// compiles the kernels of a program in one thread, which most of the time goes into.
+fn side_by_side(names: &[&String], driver: &Driver, options: &Options) -> Result<Outcome> {
+    let start = Instant::now();
+    let mut queue: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+    // Taken from the end: the longest first, so that no core waits for it when the others are done.
+    queue.sort_by_key(|&name| name == LONGEST);
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let count = if driver.kind == Kind::Hardware { 1 } else { cores.min(queue.len()) };
+    let queue = Mutex::new(queue);
+    let next = || queue.lock().expect("no panic").pop();
+    let work = || {
+        let test = |name| {
+            let step = cargo_test(options).args(["--test", name]).envs(environment(driver));
+            watch(name.to_owned(), step.prefix(&format!("{name}: ")), options)
+        };
+        iter::from_fn(next).map(test).collect::<Result<Vec<_>>>()
+    };
+    let outcomes = thread::scope(|scope| {
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        let outcomes = workers.into_iter().map(|worker| worker.join().expect("no panic"));
+        outcomes.collect::<Result<Vec<_>>>()
+    })?;
+    let mut tally = Tally::default();
+    let mut success = true;
+    for (_, succeeded, counted, _) in outcomes.concat() {
+        tally += counted;
+        success &= succeeded;
+    }
+    Ok((format!("GPU tests on {driver}"), success, tally, start.elapsed()))
 }
 
 /// The tests that other software drivers skip: they have no cooperative matrices.
@@ -263,7 +299,7 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
     let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
     let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
     let swiftshader = named(Kind::SwiftShader);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let chromium = scope.spawn(|| in_page(options, "Chromium", swiftshader, in_chromium));
         let mut others = vec![in_page(options, "Dawn", drivers.first(), in_dawn)];
         if let Some((lavapipe, chromium)) = &on_lavapipe {
@@ -285,7 +321,7 @@ fn build_pages() -> Result<(PathBuf, browser::Tests)> {
     // What both need is installed before.
     Compiler::find_or_install()?;
     npm::xtask()?;
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let site = scope.spawn(web::build);
         let tests = browser::Tests::build();
         Ok((site.join().expect("no panic")?, tests?))
