@@ -250,6 +250,10 @@ macro_rules! activation_test {
 macro_rules! many_tiles_test {
     ($gpu:ident, $Kernel:ident, $Params:ident) => {
         derivative_test!($gpu, $Kernel, $Params, [(0, 19)]);
+        // In pages SwiftShader takes minutes for the barriers of so many tiles in workgroup memory.
+        if cfg!(target_arch = "wasm32") && !stringify!($Kernel).ends_with("Direct") {
+            return;
+        }
         let count = 65_541;
         let (a, b) = (values(6, count), values(7, count));
         let (ga, gb) = ($gpu.upload("a", &pad(&a, 1)), $gpu.upload("b", &pad(&b, 1)));

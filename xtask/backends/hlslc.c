@@ -2,10 +2,10 @@
 //
 //     hlslc.exe LIST
 //
-// Each line of LIST is `fxc PROFILE FILE`, `fxc_debug PROFILE FILE` as in programs built for
-// debugging, without optimization, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of 16 bits
-// are on. The entry point is `main`. The answer to each is a line `ok FILE` or `error FILE`, the
-// latter followed by the compiler's message, a tab before each of its lines.
+// Each line of LIST is `fxc PROFILE FILE`, `dxc PROFILE FILE`, or `dxc16 PROFILE FILE` where types of
+// 16 bits are on; with `_debug` behind the first word it is compiled as in programs built for
+// debugging, without optimization. The entry point is `main`. The answer to each is a line `ok FILE`
+// or `error FILE`, the latter followed by the compiler's message, a tab before each of its lines.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,8 +111,8 @@ static void fxc(const char *file, const char *profile, int is_debug, const char 
     RELEASE((Object *)errors);
 }
 
-static void dxc(const char *file, const char *profile, int has_16_bits, const char *source,
-                SIZE_T size) {
+static void dxc(const char *file, const char *profile, int has_16_bits, int is_debug,
+                const char *source, SIZE_T size) {
     static Object *compiler;
     if (!compiler) {
         CreateDxc create = (CreateDxc)find("dxcompiler.dll", "DxcCreateInstance");
@@ -124,9 +124,14 @@ static void dxc(const char *file, const char *profile, int has_16_bits, const ch
     }
     wchar_t target[16];
     mbstowcs(target, profile, 16);
-    const wchar_t *arguments[] = {L"-E",  L"main", L"-T",           target, L"-HV",
-                                  L"2018", L"-no-warnings", L"-Ges", L"-enable-16bit-types"};
-    UINT count = sizeof arguments / sizeof *arguments - !has_16_bits;
+    const wchar_t *arguments[11] = {L"-E",  L"main", L"-T", target, L"-HV", L"2018",
+                                    L"-no-warnings", L"-Ges"};
+    UINT count = 8;
+    if (is_debug) {
+        arguments[count++] = L"-Zi";
+        arguments[count++] = L"-Od";
+    }
+    if (has_16_bits) arguments[count++] = L"-enable-16bit-types";
     Buffer buffer = {source, size, 65001 /* UTF-8 */};
     Object *result = NULL, *object = NULL, *errors = NULL;
     HRESULT status = CALL(Compiler, compiler, compile, &buffer, arguments, count, NULL,
@@ -159,10 +164,11 @@ int main(int count, char **words) {
             return 2;
         }
         SIZE_T size = fread(source, 1, 1 << 20, input);
+        int is_debug = strstr(compiler, "_debug") != NULL;
         if (!strncmp(compiler, "fxc", 3)) {
-            fxc(file, profile, !strcmp(compiler, "fxc_debug"), source, size);
+            fxc(file, profile, is_debug, source, size);
         } else {
-            dxc(file, profile, !strcmp(compiler, "dxc16"), source, size);
+            dxc(file, profile, !strncmp(compiler, "dxc16", 5), is_debug, source, size);
         }
         free(source);
         fclose(input);

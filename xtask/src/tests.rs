@@ -45,13 +45,20 @@ const ON_ONE_DRIVER: [&str; 9] =
 /// The tests that start processes by MPI.
 const MPI: [&str; 2] = ["mpi", "mpirun"];
 
+/// Parts of the names of the tests that Dawn runs on a software driver: kernels, half precision, whole
+/// steps and runs that go from place to place, since that driver is not Chromium's and may have
+/// `shader-f16`. What the others test of the host is the same program in Chromium.
+const IN_DAWN: [&str; 7] =
+    ["exchange::", "f16", "half", "halves", "kernels::", "step::", "training::"];
+
 /// Parts of the names of tests whose kernels lavapipe's LLVM takes minutes for in the form that Dawn
-/// gives them: attention, draws of tokens, weights in blocks and what hardware gets. Lavapipe runs
-/// them natively, and Chromium on SwiftShader.
-const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 6] = [
+/// gives them: attention, draws of tokens, the largest tiles in registers, weights in blocks and what
+/// hardware gets. Lavapipe runs them natively, and Chromium on SwiftShader.
+const NOT_IN_PAGES_ON_LAVAPIPE: [&str; 7] = [
     "blocks",
     "kernels::attention",
     "kernels::generation",
+    "large_tiles",
     "hardware",
     "every_kind_of_model_goes_on",
     "devices_agree",
@@ -297,7 +304,11 @@ fn in_pages(options: &Options, drivers: &[Driver], report: &mut Vec<Outcome>) ->
         None
     };
     let in_chromium = |folder: &Path| Ok(tests.in_chromium(&chromium, folder));
-    let in_dawn = |folder: &Path| Ok(tests.in_dawn(drivers.first().context("a driver")?, folder));
+    let in_dawn = |folder: &Path| {
+        let driver = drivers.first().context("a driver")?;
+        let is_chosen = driver.kind != Kind::Hardware && options.arguments.is_empty();
+        Ok(tests.in_dawn(driver, folder).args(IN_DAWN.iter().filter(|_| is_chosen)))
+    };
     let swiftshader = named(Kind::SwiftShader);
     thread::scope(|scope| {
         let chromium = scope.spawn(|| in_page(options, "Chromium", swiftshader, in_chromium));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -60,9 +61,14 @@ pub fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
     let [wasm, finetune, site] = ["wasm", "wasm-finetune", "site"].map(|name| folder.join(name));
     let compiler = Compiler::find_or_install()?;
-    // Two programs, so that the second is fetched by those only who fine-tune.
-    compiler.build("evenkeel-browser", Profile::Small, &wasm)?;
-    compiler.build("evenkeel-browser-finetune", Profile::Small, &finetune)?;
+    // Two programs, so that the second is fetched by those only who fine-tune. One is made small while
+    // cargo compiles the other.
+    thread::scope(|scope| {
+        let larger =
+            scope.spawn(|| compiler.build("evenkeel-browser-finetune", Profile::Small, &finetune));
+        compiler.build("evenkeel-browser", Profile::Small, &wasm)?;
+        larger.join().expect("no panic")
+    })?;
     demo()?.script("build.mjs").args([&wasm, &finetune, &site]).run()?;
     Ok(site)
 }
