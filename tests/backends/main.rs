@@ -94,7 +94,7 @@ fn broken_spirv() -> Vec<u8> {
 fn hlsl_6_0_is_accepted_by_dxc() {
     let mut batch = Batch::new("dxc_6_0");
     batch.translate(
-        |case| format!("dxc{} cs_6_0", suffix(case)),
+        |case| format!("{} cs_6_0", if is_wide(case) { "dxc" } else { "dxc_debug" }),
         |case, shader| {
             let is_chosen = !case.needs_f16() && !is_left_out_of_hlsl(case);
             is_chosen.then(|| shader.hlsl(ShaderModel::V6_0))
@@ -109,7 +109,7 @@ fn hlsl_6_0_is_accepted_by_dxc() {
 fn hlsl_6_2_is_accepted_by_dxc() {
     let mut batch = Batch::new("dxc_6_2");
     batch.translate(
-        |case| format!("dxc16{} cs_6_2", suffix(case)),
+        |_| "dxc16 cs_6_2".to_owned(),
         |case, shader| {
             let text = shader.hlsl(ShaderModel::V6_2);
             let is_known = is_left_out_of_hlsl(case) || text == shader.hlsl(ShaderModel::V6_0);
@@ -150,7 +150,7 @@ fn hlsl_5_1_of_products_is_accepted_by_fxc() {
 fn check_fxc(name: &'static str, is_chosen: impl Fn(&Case) -> bool) {
     let mut batch = Batch::new(name);
     batch.translate(
-        |case| format!("fxc{} cs_5_1", suffix(case)),
+        |case| format!("{} cs_5_1", if is_left_as_it_is(case) { "fxc_debug" } else { "fxc" }),
         |case, shader| {
             (is_chosen(case) && !case.needs_f16() && !is_left_out_of_fxc(case))
                 .then(|| shader.hlsl(ShaderModel::V5_1))
@@ -164,13 +164,14 @@ fn is_long(case: &Case) -> bool {
     is_product(case) || is_attention(case)
 }
 
-/// What is compiled without optimization, as in programs built for debugging, by the same rules:
-/// products and attention, which FXC would take half a minute for each, and what differs from an
-/// optimized kernel by its storage alone.
-fn suffix(case: &Case) -> &'static str {
-    if is_long(case) || !is_wide(case) { "_debug" } else { "" }
+/// What FXC does not optimize, as in programs built for debugging, by the same rules: products and
+/// attention, which would take half a minute each, and what is not [wide](is_wide).
+fn is_left_as_it_is(case: &Case) -> bool {
+    !is_wide(case) || is_long(case)
 }
 
+/// What computes on f32 and no blocks. What does not differs from it by its storage alone, and neither
+/// FXC nor DXC optimizes it in HLSL without types of 16 bits.
 fn is_wide(case: &Case) -> bool {
     case.variant.precision == Precision::F32 && case.variant.blocks.is_none()
 }

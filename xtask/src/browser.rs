@@ -53,7 +53,7 @@ impl Tests {
         let node = self.npm.program("node");
         node.args([self.npm.path().join("dawn-tests.mjs").as_path(), &self.site, folder])
             .envs(driver.environment())
-            // Lavapipe's LLVM takes two thirds of the time for vectors of half the width.
+            // Half the usual width: lavapipe's LLVM takes two thirds of the time for it, or less.
             .envs([("LP_NATIVE_VECTOR_WIDTH", "128")])
     }
 }

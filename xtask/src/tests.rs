@@ -30,7 +30,7 @@ use crate::web;
 const CPU_TESTS: [&str; 7] =
     ["backends", "book", "gradients", "loader", "shader_contract", "text", "watch"];
 
-/// The test program that takes a third of their time.
+/// The test program that takes longest.
 const LONGEST: &str = "kernels";
 
 /// Leaves the tests that pages cannot run: `tests!` and the kernel table put all others into modules

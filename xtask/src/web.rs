@@ -60,7 +60,9 @@ pub fn bench(pages_only: bool, arguments: &[String]) -> Result<()> {
 pub fn build() -> Result<PathBuf> {
     let folder = steps::target().join("web");
     let [wasm, finetune, site] = ["wasm", "wasm-finetune", "site"].map(|name| folder.join(name));
+    // What both need is installed before.
     let compiler = Compiler::find_or_install()?;
+    npm::xtask()?;
     // Two programs, so that the second is fetched by those only who fine-tune. One is made small while
     // cargo compiles the other.
     thread::scope(|scope| {
